@@ -1,0 +1,73 @@
+"""A JAX toolkit in which the way a derivative is made is a parameter.
+
+The public names, and nothing else. They load on first use, so `import toolkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit import adjoint, catalogue, data, linear, run, solver
+    from toolkit.hypergradients import (
+        Hypergradient,
+        HypergradientReport,
+        check_hypergradient,
+        hypergradient,
+    )
+    from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
+    from toolkit.types import Issue, Solution, SolveInfo, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Hypergradient",
+    "HypergradientReport",
+    "Issue",
+    "Solution",
+    "SolutionMap",
+    "SolveInfo",
+    "Status",
+    "adjoint",
+    "argmin",
+    "catalogue",
+    "check_hypergradient",
+    "data",
+    "fixed_point",
+    "hypergradient",
+    "linear",
+    "root",
+    "run",
+    "solver",
+]
+
+_ROOMS = ("adjoint", "catalogue", "data", "linear", "run", "solver")
+_HOME = {
+    "Hypergradient": "hypergradients",
+    "HypergradientReport": "hypergradients",
+    "check_hypergradient": "hypergradients",
+    "hypergradient": "hypergradients",
+    "SolutionMap": "solution_map",
+    "argmin": "solution_map",
+    "fixed_point": "solution_map",
+    "root": "solution_map",
+    "Issue": "types",
+    "Solution": "types",
+    "SolveInfo": "types",
+    "Status": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"toolkit.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"toolkit.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,66 @@
+"""The derivative of one step at the solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.requirements import require_one_objective
+from toolkit.types import Primal, Problem, Tree
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """The derivative of one application of the solver's step at the solution.
+
+    With the step `phi(y, theta)`, `dy = phi_theta dtheta`: the implicit derivative with `phi_y`
+    left out. Its bias is of the order of the step's contraction factor: small for fast solvers
+    (for Newton's method it is the implicit derivative itself), and large for short gradient steps.
+
+    For a callable solver the step is the map itself (fixed point), or the callable once more from
+    its own solution.
+
+    Differentiation: forward and reverse mode, any order that the step admits. Zero by
+    construction: with respect to `y0`.
+
+    Cost: one step, one product.
+
+    Source: Bolte, Pauwels & Vaiter 2023, equation 3.
+    """
+
+    @property
+    def presumes_solution(self) -> bool:
+        """True: the step is taken where the solver ended."""
+        return True
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`primal.run` with the derivative of one more step."""
+        if primal.steps is not None and primal.steps.loops_on_data:
+            raise ValueError(
+                f"`solver` must have steps that reverse mode can cross under OneStep: got "
+                f"{primal.name}, whose steps contain a data-dependent loop (a line search); use "
+                "the adjoint Implicit, or tk.solver.GradientDescent."
+            )
+
+        def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            require_one_objective("OneStep", xs)
+            constant = tree.stop_gradient((y0, theta, None))
+            if primal.steps is not None:
+                carry = tree.stop_gradient(primal.steps.run(*constant))
+                y, made = primal.steps.finish(carry)
+                return tree.graft(y, primal.steps.once(carry, theta)), made
+            y, made = tree.stop_gradient(primal.run(*constant))
+            if problem.kind == "fixed_point":
+                return tree.graft(y, problem.evaluate(y, theta, None)), made
+            return tree.graft(y, primal.run(y, theta, None)[0]), made
+
+        return run
+
+    def hvp_evals(self, steps: Array) -> Array:
+        """One."""
+        return 0 * steps + 1

@@ -1,0 +1,41 @@
+"""No derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jax import Array
+
+from toolkit import tree
+from toolkit.types import Primal, Problem, Tree
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The derivative of the solution is zero: it is treated as a constant.
+
+    Differentiation: forward and reverse mode, any order; zero by construction. An outer function
+    that depends on `theta` directly keeps that derivative.
+
+    Cost: none.
+    """
+
+    @property
+    def presumes_solution(self) -> bool:
+        """False: zero whatever the steps were."""
+        return False
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`primal.run` with derivative zero."""
+
+        def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            return primal.run(*tree.stop_gradient((y0, theta, xs)))
+
+        return run
+
+    def hvp_evals(self, steps: Array) -> Array:
+        """None."""
+        return 0 * steps

@@ -1,0 +1,96 @@
+"""The derivative through the last steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.requirements import require_steps_without_data_loops
+from toolkit.replay import replayed_scan
+from toolkit.types import Primal, Problem, Steps, Tree
+
+_REFUSAL = (
+    "Truncated() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
+    "Unroll(forward_mode=True), or Implicit()."
+)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """The derivative through the last `num_steps` steps; those before are a constant.
+
+    Biased: what the earlier steps knew of `theta` is missing. On problems with long memory even
+    the sign can be wrong.
+
+    Args:
+      num_steps: steps differentiated, counted from the end; all of them if there are fewer.
+
+    Differentiation: reverse mode and Hessians (`jax.hessian`), any order. Zero by construction:
+    with respect to `y0`, where earlier steps exist.
+
+    Cost: memory of `num_steps` iterates, a reverse pass of one Hessian-vector product each. A
+    solver with a tolerance runs twice: where it will stop is not known before.
+
+    Source: Shaban et al. 2019 (K-RMD).
+    """
+
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int):
+            raise ValueError(f"`num_steps` must be an int: got {self.num_steps!r}.")
+        if self.num_steps < 1:
+            raise ValueError(
+                f"`num_steps` must be at least 1: got {self.num_steps}; use Stopped() for none."
+            )
+
+    @property
+    def presumes_solution(self) -> bool:
+        """False: defined by the steps that were made."""
+        return False
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`primal.run` with the derivative of its last steps."""
+        steps = require_steps_without_data_loops("Truncated", primal)
+        last = min(self.num_steps, steps.num_steps)
+
+        def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            constant = tree.stop_gradient((y0, theta, xs))
+            if steps.exact:
+                first: int | Array = steps.num_steps - last
+            else:
+                _, made = steps.finish(steps.run(*constant))
+                first = jnp.maximum(made - last, 0)
+            if last == steps.num_steps:
+                carry = steps.begin(y0, theta)
+            else:
+                carry = tree.stop_gradient(_after(steps, first, *constant))
+            numbers = first + jnp.arange(last, dtype=jnp.int32)
+            seen = jax.tree.map(lambda leaf: leaf[numbers], xs)
+            carry = replayed_scan(
+                steps.step, steps.replayed, carry, theta, (numbers, seen), refusal=_REFUSAL
+            )
+            return steps.finish(carry)
+
+        return run
+
+    def hvp_evals(self, steps: Array) -> Array:
+        """One for each differentiated step."""
+        return jnp.minimum(steps, self.num_steps)
+
+
+def _after(steps: Steps, count: int | Array, y0: Tree, theta: Tree, xs: Tree) -> Tree:
+    """The carry after the first `count` steps."""
+
+    def advance(t: Array, carry: Tree) -> Tree:
+        number = jnp.asarray(t, jnp.int32)
+        return steps.step(carry, theta, (number, jax.tree.map(lambda leaf: leaf[t], xs)))
+
+    return jax.lax.fori_loop(0, count, advance, steps.begin(y0, theta))

@@ -1,0 +1,58 @@
+"""Closed-over arrays become explicit arguments, so that every rule can differentiate them.
+
+`jax.closure_convert` does the same for floating arrays, but remembers a function by its identity:
+when a notebook changes a global that the function reads, it answers with the old value. Here each
+call traces afresh, and integer and key tracers are lifted too, which `vmap` needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+
+class Lifted(NamedTuple):
+    """A function whose closed-over tracers are its first argument."""
+
+    call: Callable[..., Any]  # (closed, *args), same results as the function's own
+    closed: tuple[Any, ...]  # what the function closes over now
+    shape: Any  # the result's tree of jax.ShapeDtypeStruct
+    loops_on_data: bool  # a `while_loop` inside, which reverse mode cannot cross
+
+
+def lift(fun: Callable[..., Any], *examples: Any) -> Lifted:
+    """Trace `fun` once at the shapes of `examples` and lift the tracers it closes over.
+
+    Concrete arrays stay constants: nothing can differentiate them. The result accepts arguments
+    of exactly the examples' tree structure, shapes and dtypes.
+    """
+    jaxpr, shape = jax.make_jaxpr(lambda *args: fun(*args), return_shape=True)(*examples)
+    is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
+    constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
+    structure = jax.tree.structure(shape)
+
+    def call(closed: tuple[Any, ...], *args: Any) -> Any:
+        pending = iter(closed)
+        consts = [
+            next(pending) if lifted else c for c, lifted in zip(constants, is_closed, strict=True)
+        ]
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(args))
+        return jax.tree.unflatten(structure, flat)
+
+    closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
+    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr))
+
+
+def _has_while(jaxpr: Any) -> bool:
+    for equation in jaxpr.eqns:
+        # A linear solve brings its own transpose: loops inside it are no obstacle.
+        if equation.primitive.name == "custom_linear_solve":
+            continue
+        if equation.primitive.name == "while":
+            return True
+        if any(_has_while(inner) for inner in jaxprs_in_params(equation.params)):
+            return True
+    return False

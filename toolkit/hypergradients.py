@@ -1,0 +1,302 @@
+"""Hypergradients with a report, and the check against finite differences."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.implicit import Implicit, Pullback
+from toolkit.solution_map import Prepared, SolutionMap
+from toolkit.types import Issue, LinearInfo, Solution, Status, Tree
+
+Outer = Callable[[Tree, Tree], Array]
+
+
+class HypergradientReport(NamedTuple):
+    """What is known about a hypergradient besides its value; arrays `[]`, no derivative."""
+
+    inner_residual: Array  # 2-norm of the optimality condition at the solution
+    linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
+    linear_steps: Array  # int32; iterations of the linear solver, 0 where there was none
+    error_estimate: Array  # absolute, 2-norm, of the gradient; NaN where the rule has none
+    gradient_evals: Array  # int32; inner gradients (or maps): one a step, one for the residual
+    hvp_evals: Array  # int32; products with second derivatives (or Jacobians) of the inner function
+    status: Array  # int32, a `tk.Issue` bit mask; 0 is fine
+
+
+class Hypergradient(NamedTuple):
+    """An outer value, its gradient, and how both were come by."""
+
+    value: Array  # [] the outer function at the solution
+    gradient: Tree  # like theta; None at leaves without derivative
+    solution: Solution
+    report: HypergradientReport
+
+
+def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
+    """`hg(y0, theta)`: value and gradient of `theta -> outer(solve(y0, theta).value, theta)`.
+
+    The gradient is that of `jax.grad` of the composition, by the rule that `solve` was given; what
+    `jax.grad` has no place for, the state of the linear system and of the inner solve, is in
+    `report`.
+
+    Args:
+      outer: `outer(y, theta) -> real scalar`.
+      solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`.
+
+    Returns: `hg(y0, theta, xs=None) -> Hypergradient(value, gradient, solution, report)`, to be
+    jitted, vmapped or scanned by the caller.
+
+    `report.error_estimate` (implicit rule): a first-order estimate, not a bound. With `r` the
+    residual of the linear system, `g` that of the solve, `v` the linear solution, and curvatures
+    estimated by the Rayleigh quotients of `v` and `g`, it adds the effect on the gradient of a
+    Newton correction of the solve and of a correction of `v`.
+
+    Raises: TypeError, ValueError on bad arguments, naming them.
+
+    Differentiation: value and gradient, by the modes and to the order that the rule admits.
+
+    Cost: that of the rule. Each field of the report costs nothing when it is unused in compiled
+    code; used, the estimate costs one Hessian-vector product and one third-derivative product.
+    """
+    if not callable(outer):
+        raise TypeError(f"`outer` must be callable: got {type(outer).__name__}.")
+    if not isinstance(solve, SolutionMap):
+        raise TypeError(
+            "`solve` must come from tk.argmin, tk.root or tk.fixed_point: got "
+            f"{type(solve).__name__}; for other functions use jax.grad."
+        )
+
+    def run(y0: Tree, theta: Tree, xs: Tree = None) -> Hypergradient:
+        if not jax.tree.leaves(tree.split(theta).inexact):
+            raise ValueError(
+                "`theta` must have a floating or complex leaf to differentiate: got "
+                f"{tree.describe(theta)}."
+            )
+        if isinstance(solve.adjoint, Implicit) and xs is None:
+            return _by_pullback(outer, solve, solve.adjoint, y0, theta)
+        return _by_reverse_mode(outer, solve, y0, theta, xs)
+
+    return run
+
+
+def _by_pullback(
+    outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree
+) -> Hypergradient:
+    prepared = solve.prepare(y0, theta)
+    problem, operands = prepared.problem, prepared.operands
+    y, steps = rule.differentiable(problem, prepared.primal)(prepared.y0, operands, None)
+
+    def outer_at(y: Tree, inexact: Tree) -> Array:
+        moved = operands._replace(theta=inexact)
+        return _scalar(outer(problem.user_y(y, moved), problem.user_theta(moved)))
+
+    value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
+    pulled = rule.pullback(problem, y, operands, y_bar)
+    gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
+    solution = solve.conclude(prepared, y, steps)
+    estimate = _error_estimate(outer_at, prepared, y, pulled)
+    report = _report(solve, solution, value, gradient, pulled.info, estimate)
+    return Hypergradient(value, gradient, solution, report)
+
+
+def _by_reverse_mode(
+    outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree, xs: Tree
+) -> Hypergradient:
+    parts = tree.split(theta)
+
+    def composed(inexact: Tree) -> tuple[Array, Solution]:
+        whole = tree.merge(inexact, parts.arrays, parts.static)
+        solution = solve(y0, whole, xs)
+        return _scalar(outer(solution.value, whole)), solution
+
+    (value, solution), gradient = _value_and_grad(composed, parts.inexact)
+    report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
+    return Hypergradient(value, gradient, solution, report)
+
+
+def _value_and_grad(
+    composed: Callable[[Tree], tuple[Array, Solution]], inexact: Tree
+) -> tuple[tuple[Array, Solution], Tree]:
+    """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves."""
+    static: list[Tree] = []
+
+    def arrays_only(inexact: Tree) -> tuple[Array, tuple[Tree, Tree]]:
+        value, solution = composed(inexact)
+        parts = tree.split(solution)
+        static.append(parts.static)
+        return value, (parts.inexact, parts.arrays)
+
+    (value, arrays), gradient = jax.value_and_grad(arrays_only, has_aux=True)(inexact)
+    return (value, tree.merge(*arrays, static[0])), gradient
+
+
+def _report(
+    solve: SolutionMap,
+    solution: Solution,
+    value: Array,
+    gradient: Tree,
+    linear: LinearInfo | None,
+    estimate: Array,
+) -> HypergradientReport:
+    info, rule = solution.info, solve.adjoint
+    zero = jnp.asarray(0, jnp.int32)
+    finite = tree.all_finite((value, gradient)) & (info.status != Status.NOT_FINITE)
+    status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
+    if rule.presumes_solution:
+        status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
+    hvp_evals = rule.hvp_evals(info.steps)
+    if linear is not None:
+        unsolved = linear.status == Status.STEP_LIMIT
+        status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
+        status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
+        if solve.kind == "argmin":
+            indefinite = linear.negative_curvature
+            status |= jnp.where(indefinite, int(Issue.NEGATIVE_CURVATURE), 0)
+        hvp_evals = hvp_evals + linear.steps + 1  # one recomputes the residual
+    return HypergradientReport(
+        *tree.stop_gradient(
+            (
+                info.residual,
+                jnp.zeros_like(info.residual) if linear is None else linear.residual,
+                zero if linear is None else linear.steps,
+                estimate,
+                info.steps + 1,
+                hvp_evals.astype(jnp.int32),
+                status.astype(jnp.int32),
+            )
+        )
+    )
+
+
+def _error_estimate(
+    outer_at: Callable[[Tree, Tree], Array], prepared: Prepared, y: Tree, pulled: Pullback
+) -> Array:
+    """Twice the first-order size of what the residuals of both solves do to the gradient."""
+    problem, operands = prepared.problem, prepared.operands
+    v, g, v_norm = pulled.solution, pulled.residual, tree.norm(pulled.solution)
+
+    # gradient = d/dtheta of L = f - <F, v>, and d/dy L = 0 is the linear system.
+    def lagrangian(real: Tree, inexact: Tree) -> Array:
+        point, moved = tree.as_like(y, real), operands._replace(theta=inexact)
+        condition = tree.as_real(problem.residual(point, problem.evaluate(point, moved, None)))
+        return outer_at(point, inexact) - optax.tree.vdot(condition, v)
+
+    newton_size = _ratio(tree.norm(g) ** 2, jnp.abs(optax.tree.vdot(g, pulled.jacobian(g))))
+    (unsolved, _), (drift, moved_gradient) = jax.jvp(
+        lambda real: jax.grad(lagrangian, (0, 1))(real, operands.theta),
+        (tree.as_real(y),),
+        (optax.tree.scale(-newton_size, g),),
+    )
+    # The curvature along v: v'Hv = v'(b - unsolved).
+    curvature = jnp.abs(optax.tree.vdot(v, optax.tree.sub(pulled.right_side, unsolved)))
+    correction_of_v = _ratio(v_norm**2, curvature) * (tree.norm(unsolved) + tree.norm(drift))
+    coupling = _ratio(tree.norm(pulled.theta_bar.theta), v_norm)
+    # Twice: what is left out is of the size of what is estimated.
+    return 2 * (tree.norm(moved_gradient) + coupling * correction_of_v)
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def _scalar(value: Any) -> Array:
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}.")
+    return jnp.asarray(value)
+
+
+def check_hypergradient(
+    outer: Outer,
+    solve: Callable[..., Solution],
+    y0: Tree,
+    theta: Tree,
+    rtol: float = 1e-3,
+    *,
+    directions: int = 3,
+    key: Array | None = None,
+) -> None:
+    """Compare the hypergradient with central differences along random directions.
+
+    The difference quotient is that of the computed value `outer(solve(y0, theta).value, theta)`,
+    so it judges the rule together with the steps that were made: an implicit rule fails here where
+    the solve did not converge, an unrolled one does not.
+
+    Args:
+      outer: `outer(y, theta) -> real scalar`.
+      solve: `(y0, theta) -> tk.Solution`, differentiable in reverse mode.
+      rtol: relative to the larger of the two derivatives along a direction.
+      directions: how many, Gaussian, of unit 2-norm.
+      key: of the directions; `jax.random.key(0)` when not given.
+
+    Raises:
+      AssertionError: naming the derivative along the direction, the difference quotient, and the
+        quotient's own uncertainty (from its steps), which excuses a difference up to its size.
+
+    Cost: one hypergradient and 12 solves a direction; float32 leaves about 3 digits to compare.
+    """
+    parts = tree.split(theta)
+
+    def composed(inexact: Tree) -> Array:
+        whole = tree.merge(inexact, parts.arrays, parts.static)
+        return _scalar(outer(solve(y0, whole).value, whole))
+
+    gradient = jax.jit(jax.grad(composed))(parts.inexact)
+    value = jax.jit(composed)
+    key = jax.random.key(0) if key is None else key
+    for number, direction_key in enumerate(jax.random.split(key, directions)):
+        direction = optax.tree.random_like(direction_key, parts.inexact)
+        direction = optax.tree.scale(1 / tree.norm(direction), direction)
+        along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
+        quotient, uncertainty = _difference_quotient(value, parts.inexact, direction)
+        allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
+        # Not `>`: a NaN must fail.
+        if not abs(along - quotient) <= allowed:
+            raise AssertionError(
+                f"hypergradient differs from finite differences along direction {number}: the "
+                f"rule gives {along:.10g}, central differences give {quotient:.10g} (uncertain by "
+                f"{uncertainty:.1e}), rtol={rtol:g}; an unconverged solve under an implicit rule "
+                "is the usual cause: look at hypergradient(...).report."
+            )
+        if uncertainty > 0.5 * max(abs(along), abs(quotient)):
+            warnings.warn(
+                f"check_hypergradient decides nothing along direction {number}: the derivative "
+                f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
+                "use float64, or an outer function of larger slope.",
+                stacklevel=2,
+            )
+
+
+def _pair(gradient: Array, direction: Array) -> Array:
+    # JAX's gradient of a complex leaf pairs without conjugation.
+    return jnp.sum(gradient * direction)
+
+
+def _difference_quotient(
+    value: Callable[[Tree], Array], at: Tree, direction: Tree
+) -> tuple[float, float]:
+    """The central difference that agrees best with its neighbours over six steps, and how well."""
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(at))
+    scale = max(1.0, float(tree.norm(at)) / tree.size(at) ** 0.5)
+    steps = [scale * eps ** (1 / 3) * 4.0**k for k in range(-2, 4)]
+    quotients, rounding = [], []
+    for h in steps:
+        forward, backward = (
+            float(value(optax.tree.add_scale(at, signed, direction))) for signed in (h, -h)
+        )
+        quotients.append((forward - backward) / (2 * h))
+        rounding.append(eps * (abs(forward) + abs(backward)) / h)
+    # Neighbours can agree by chance of rounding, so the rounding counts on its own.
+    doubts = [
+        abs(a - b) + r for a, b, r in zip(quotients, quotients[1:], rounding, strict=False)
+    ]
+    best = min(range(len(doubts)), key=lambda i: math.inf if math.isnan(doubts[i]) else doubts[i])
+    return quotients[best], doubts[best]

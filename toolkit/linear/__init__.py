@@ -1,0 +1,11 @@
+"""Linear solvers: callables `(matvec, b, x0=None) -> (x, LinearInfo)` on trees."""
+
+from toolkit.linear.bicgstab import BiCGStab
+from toolkit.linear.cg import CG
+from toolkit.linear.choose import choose
+from toolkit.linear.dense import Dense
+from toolkit.linear.gmres import GMRES
+from toolkit.linear.neumann import Neumann
+from toolkit.types import LinearInfo
+
+__all__ = ["CG", "GMRES", "BiCGStab", "Dense", "LinearInfo", "Neumann", "choose"]

@@ -1,0 +1,29 @@
+"""Which linear solver serves when none is named."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from toolkit import tree
+from toolkit.linear.cg import CG
+from toolkit.linear.dense import Dense
+from toolkit.linear.gmres import GMRES
+from toolkit.types import LinearSolver, Tree
+
+LARGEST_DENSE = 256  # unknowns; above this no matrix is ever materialised
+_MAX_STEPS = 1000
+
+
+def choose(y: Tree, symmetric: bool) -> LinearSolver:
+    """`Dense` up to 256 real unknowns (Cholesky or LU); above, `CG` if symmetric, else `GMRES`.
+
+    The iterative ones run to `10 eps^(3/4)` (1.8e-11 in float64, 6.4e-5 in float32) or 1,000
+    steps; a system that needs more says so in its status.
+    """
+    unknowns = tree.size(y)
+    if unknowns <= LARGEST_DENSE:
+        return Dense()
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
+    tol = 10 * eps**0.75
+    return CG(_MAX_STEPS, tol) if symmetric else GMRES(_MAX_STEPS, tol)

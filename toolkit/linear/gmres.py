@@ -1,0 +1,70 @@
+"""Restarted GMRES."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.scipy.sparse.linalg import gmres
+
+from toolkit import tree
+from toolkit.linear.judge import judge, positive, start
+from toolkit.types import LinearInfo, Tree
+
+_RESTART = 20  # the longest Krylov basis kept, in vectors like b
+
+
+@dataclass(frozen=True)
+class GMRES:
+    """Restarted GMRES, for any square `A`; JAX's routine, one restart at a time.
+
+    Args:
+      max_steps: products at most; rounded up to whole restarts of min(max_steps, 20, size).
+      tol: relative to ||b||.
+
+    Returns: `info.steps` counts whole restarts' products, an upper bound: JAX's routine does not
+    say where inside a restart it stopped.
+
+    Cost: one product a step, memory of 21 vectors like `b`, one product for the residual.
+
+    Source: Saad & Schultz 1986.
+    """
+
+    max_steps: int
+    tol: float
+
+    def __post_init__(self) -> None:
+        positive("max_steps", self.max_steps)
+
+    def __call__(
+        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
+    ) -> tuple[Tree, LinearInfo]:
+        restart = max(1, min(self.max_steps, _RESTART, tree.size(b)))
+        target = self.tol * tree.norm(b)
+
+        def unfinished(carry: tuple[Tree, Array, Array, Array]) -> Array:
+            _, steps, residual, previous = carry
+            # A restart that gains nothing will gain nothing again.
+            gaining = residual < previous
+            return (steps < self.max_steps) & (residual > target) & gaining
+
+        def cycle(carry: tuple[Tree, Array, Array, Array]) -> tuple[Tree, Array, Array, Array]:
+            x, steps, residual, _ = carry
+            new, _ = gmres(
+                matvec, b, x0=x, tol=self.tol, restart=restart, maxiter=1, solve_method="batched"
+            )
+            after = tree.norm(optax.tree.sub(b, matvec(new)))
+            better = after < residual
+            kept = tree.where(better, new, x)
+            return kept, steps + restart, jnp.where(better, after, residual), residual
+
+        x = start(b, x0)
+        first = tree.norm(optax.tree.sub(b, matvec(x)))
+        steps = jnp.asarray(0, jnp.int32)
+        x, steps, _, _ = jax.lax.while_loop(
+            unfinished, cycle, (x, steps, first, jnp.full_like(first, jnp.inf))
+        )
+        return judge(matvec, b, x, steps, self.tol)

@@ -1,0 +1,47 @@
+"""Forward mode refused by name, where a rule exists in reverse mode only.
+
+JAX's own message ("can't apply forward-mode autodiff (jvp) to a custom_vjp function") names neither
+the rule nor a remedy, and inside `jit` no code of ours is on the stack to catch it. So the tangents
+pass through an identity that transposes, but cannot be evaluated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from toolkit import tree
+from toolkit.types import Tree
+
+_refused_p = Primitive("forward_mode_refused")
+
+
+def _refuse(*_: Any, message: str, **__: Any) -> Any:
+    raise TypeError(message)
+
+
+_refused_p.def_impl(_refuse)
+_refused_p.def_abstract_eval(lambda tangent, *, message: tangent)
+mlir.register_lowering(_refused_p, _refuse)
+ad.deflinear2(_refused_p, lambda cotangent, _, *, message: [cotangent])
+batching.primitive_batchers[_refused_p] = lambda args, dims, *, message: (
+    _refused_p.bind(*args, message=message),
+    dims[0],
+)
+
+
+def refuse_forward_mode(operands: Tree, message: str) -> Tree:
+    """`operands` unchanged; a `jvp` through them raises `TypeError(message)`, a `vjp` does not."""
+
+    @jax.custom_jvp
+    def guard(leaf: Any) -> Any:
+        return leaf
+
+    @guard.defjvp
+    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        return primals[0], _refused_p.bind(tangents[0], message=message)
+
+    return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)

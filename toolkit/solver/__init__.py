@@ -1,0 +1,17 @@
+"""Solvers: settings that bind to a problem and show their steps."""
+
+from toolkit.solver.anderson import Anderson
+from toolkit.solver.fixed_point import FixedPointIteration
+from toolkit.solver.gradient_descent import GradientDescent
+from toolkit.solver.lbfgs import LBFGS
+from toolkit.solver.newton import Newton
+from toolkit.solver.optax import Optax
+
+__all__ = [
+    "LBFGS",
+    "Anderson",
+    "FixedPointIteration",
+    "GradientDescent",
+    "Newton",
+    "Optax",
+]

@@ -1,0 +1,68 @@
+"""Damped fixed-point iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.types import Evaluation, Method, Problem, Tree
+
+
+class IterationState(NamedTuple):
+    """The iterate."""
+
+    y: Tree
+
+
+@dataclass(frozen=True)
+class FixedPointIteration:
+    """`y <- damping * y + (1 - damping) * fun(y, theta)`.
+
+    Args:
+      max_steps: steps at most.
+      tol: stop when the 2-norm of `fun(y) - y` is at most this (absolute).
+      damping: in [0, 1); 0 is the plain iteration.
+
+    Differentiation: by every rule. Converges where the damped map is a contraction.
+
+    Cost: one evaluation of `fun` a step.
+    """
+
+    max_steps: int
+    tol: float
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
+        if isinstance(self.damping, (int, float)) and not 0 <= self.damping < 1:
+            raise ValueError(f"`damping` must be in [0, 1): got {self.damping}.")
+
+    def bind(self, problem: Problem) -> Method:
+        """The steps on `problem`, a fixed point."""
+        require_kind(self, problem.kind, ("fixed_point",), "tk.solver.Newton")
+
+        def init(y0: Tree, theta: Tree) -> IterationState:
+            return IterationState(y0)
+
+        def evaluate(state: IterationState, theta: Tree, x: Tree) -> Evaluation:
+            new = problem.evaluate(state.y, theta, x)
+            return Evaluation(new, problem.residual(state.y, new))
+
+        def update(
+            state: IterationState, new: Tree, theta: Tree, t: Array, x: Tree
+        ) -> IterationState:
+            if isinstance(self.damping, (int, float)) and self.damping == 0:
+                return IterationState(new)
+            mixed = jax.tree.map(
+                lambda old, n: (self.damping * old + (1 - self.damping) * n).astype(old.dtype),
+                state.y,
+                new,
+            )
+            return IterationState(mixed)
+
+        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)

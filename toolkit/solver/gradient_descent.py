@@ -1,0 +1,85 @@
+"""Gradient descent with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit.solver.settings import (
+    add_scaled,
+    at_step,
+    require_kind,
+    require_schedule,
+    require_steps,
+    require_tol,
+)
+from toolkit.types import Evaluation, Method, Problem, Tree
+
+Schedule = float | Array | Callable[[Tree, Array], Array]
+
+
+class DescentState(NamedTuple):
+    """Iterate and velocity; the velocity is None without momentum."""
+
+    y: Tree
+    velocity: Tree
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """`v <- momentum * v - grad; y <- y + step_size * v`, from `v = 0`.
+
+    Args:
+      step_size: a number, an array `[]` or `[num_steps]`, or a callable `(theta, step) -> array`.
+      num_steps: the number of steps, or its limit when `tol` is given.
+      momentum: as `step_size`; the number 0 keeps no velocity.
+      tol: stop when the 2-norm of the gradient is at most this (absolute); None never stops early.
+
+    Differentiation: step sizes and momenta are hyperparameters under the rules that follow the
+    steps (unroll, truncated, one-step); under the implicit rule their derivative is 0 by theory.
+
+    Cost: one gradient a step.
+    """
+
+    step_size: Schedule
+    num_steps: int
+    momentum: Schedule = 0.0
+    tol: float | None = None
+
+    def __post_init__(self) -> None:
+        require_steps("num_steps", self.num_steps)
+        require_schedule("step_size", self.step_size, self.num_steps)
+        require_schedule("momentum", self.momentum, self.num_steps)
+        require_tol(self.tol)
+
+    def bind(self, problem: Problem) -> Method:
+        """The steps on `problem`, an argmin."""
+        require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
+        heavy_ball = not (isinstance(self.momentum, (int, float)) and self.momentum == 0)
+
+        def init(y0: Tree, theta: Tree) -> DescentState:
+            return DescentState(y0, jax.tree.map(jnp.zeros_like, y0) if heavy_ball else None)
+
+        def evaluate(state: DescentState, theta: Tree, x: Tree) -> Evaluation:
+            gradient = problem.evaluate(state.y, theta, x)
+            return Evaluation(gradient, gradient)
+
+        def update(
+            state: DescentState, gradient: Tree, theta: Tree, t: Array, x: Tree
+        ) -> DescentState:
+            user_theta = problem.user_theta(theta)
+            step_size = at_step(self.step_size, user_theta, t)
+            if not heavy_ball:
+                return DescentState(add_scaled(state.y, -step_size, gradient), None)
+            momentum = at_step(self.momentum, user_theta, t)
+            velocity = jax.tree.map(
+                lambda v, g: (momentum * v - g).astype(v.dtype), state.velocity, gradient
+            )
+            return DescentState(add_scaled(state.y, step_size, velocity), velocity)
+
+        return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol)

@@ -1,0 +1,107 @@
+"""The only solver loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.replay import scan
+from toolkit.types import Method, Steps, Tree
+
+
+class Progress(NamedTuple):
+    """Where a loop that may stop early stands."""
+
+    state: Tree
+    steps: Array  # [] int32, updates made
+    done: Array  # [] bool: converged, or no longer finite
+
+
+def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> Steps:
+    """The loop of `method`; `replayed` is the same method with a cheaper pullback."""
+    if method.tol is None:
+        return Steps(
+            begin=method.init,
+            step=lambda state, theta, x: _step(method, state, theta, x),
+            replayed=lambda state, theta, x: _step(replayed, state, theta, x),
+            once=lambda state, theta: method.value(_last_step(method, state, theta)),
+            finish=lambda state: (method.value(state), jnp.asarray(method.num_steps, jnp.int32)),
+            run=lambda y0, theta, xs: _run_all(method, y0, theta, xs),
+            num_steps=method.num_steps,
+            exact=True,
+            loops_on_data=loops_on_data,
+        )
+    return Steps(
+        begin=lambda y0, theta: _begin(method.init(y0, theta)),
+        step=lambda progress, theta, x: _step_unless_done(method, progress, theta, x),
+        replayed=lambda progress, theta, x: _step_unless_done(replayed, progress, theta, x),
+        once=lambda progress, theta: method.value(_last_step(method, progress.state, theta)),
+        finish=lambda progress: (method.value(progress.state), progress.steps),
+        run=lambda y0, theta, xs: _run_until_done(method, y0, theta, xs),
+        num_steps=method.num_steps,
+        exact=False,
+        loops_on_data=loops_on_data,
+    )
+
+
+def _begin(state: Tree) -> Progress:
+    return Progress(state, jnp.asarray(0, jnp.int32), jnp.asarray(False))
+
+
+def _step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Tree:
+    t, seen = x
+    return method.update(state, method.evaluate(state, theta, seen).needed, theta, t, seen)
+
+
+def _last_step(method: Method, state: Tree, theta: Tree) -> Tree:
+    return _step(method, state, theta, (jnp.asarray(max(method.num_steps - 1, 0)), None))
+
+
+def _step_unless_done(
+    method: Method, progress: Progress, theta: Tree, x: tuple[Array, Tree]
+) -> Progress:
+    """Nothing moves once the residual has reached the tolerance.
+
+    A residual that is not finite makes the iterate NaN, so that no finite value outlives it.
+    """
+    t, seen = x
+
+    def active() -> Progress:
+        needed, residual = method.evaluate(progress.state, theta, seen)
+        norm = tree.norm(tree.stop_gradient(residual))
+        assert method.tol is not None  # else the loop has no reason to ask
+        converged, finite = norm <= method.tol, jnp.isfinite(norm)
+        moved = method.update(progress.state, needed, theta, t, seen)
+        moving, whole, _ = tree.split(moved)
+        moved = tree.merge(tree.nan_unless(finite, moving), whole)
+        state = tree.where(converged, progress.state, moved)
+        steps = progress.steps + jnp.where(converged, 0, 1).astype(jnp.int32)
+        return Progress(state, steps, converged | ~finite)
+
+    return jax.lax.cond(progress.done, lambda: progress, active)
+
+
+def _run_all(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Tree:
+    numbers = jnp.arange(method.num_steps, dtype=jnp.int32)
+    return scan(
+        lambda state, theta, x: _step(method, state, theta, x),
+        method.init(y0, theta),
+        theta,
+        (numbers, xs),
+    )
+
+
+def _run_until_done(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Progress:
+    def unfinished(progress: Progress) -> Array:
+        return ~progress.done & (progress.steps < method.num_steps)
+
+    def advance(progress: Progress) -> Progress:
+        t = progress.steps
+        seen = jax.tree.map(lambda leaf: leaf[t], xs)
+        return _step_unless_done(method, progress, theta, (t, seen))
+
+    return jax.lax.while_loop(unfinished, advance, _begin(method.init(y0, theta)))

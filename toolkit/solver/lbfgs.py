@@ -1,0 +1,74 @@
+"""L-BFGS with a zoom line search, by optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optax
+from jax import Array
+
+from toolkit import tree
+from toolkit.solver.optax import OptaxState
+from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.types import Evaluation, Method, Problem, Tree
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS (10 pairs) with a zoom line search: `optax.lbfgs`.
+
+    Args:
+      max_steps: steps at most.
+      tol: stop when the 2-norm of the gradient is at most this (absolute).
+
+    Differentiation: by the rules that need no steps (implicit, nudged, stopped, one-step). Its
+    line search loops on data, which reverse mode cannot cross.
+
+    Cost: one value and gradient for each trial of the line search, usually one or two a step; a
+    step starts from what the last line search evaluated. Memory of 20 iterates.
+
+    Source: Liu & Nocedal 1989; line search: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
+    """
+
+    max_steps: int
+    tol: float
+
+    def __post_init__(self) -> None:
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
+
+    def bind(self, problem: Problem) -> Method:
+        """The steps on `problem`, an argmin; complex leaves as pairs of real ones."""
+        require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or Anderson")
+        objective, optimizer = problem.objective, optax.lbfgs()
+        assert objective is not None  # an argmin has one
+
+        def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
+            return lambda real: objective(tree.as_like(like, real), theta, x)
+
+        def init(y0: Tree, theta: Tree) -> OptaxState:
+            return OptaxState(y0, optimizer.init(tree.as_real(y0)))
+
+        def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
+            # The last line search has usually evaluated this very point.
+            pair = optax.value_and_grad_from_state(real_objective(state.y, theta, x))
+            value, gradient = pair(tree.as_real(state.y), state=state.optimizer)
+            return Evaluation((value, gradient), gradient)
+
+        def update(
+            state: OptaxState, needed: tuple[Array, Tree], theta: Tree, t: Array, x: Tree
+        ) -> OptaxState:
+            value, gradient = needed
+            real = tree.as_real(state.y)
+            updates, inner = optimizer.update(
+                gradient,
+                state.optimizer,
+                real,
+                value=value,
+                grad=gradient,
+                value_fn=real_objective(state.y, theta, x),
+            )
+            return OptaxState(tree.as_like(state.y, optax.apply_updates(real, updates)), inner)
+
+        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)

@@ -1,0 +1,72 @@
+"""Newton's method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from toolkit import tree
+from toolkit.linear_system import solve_linear
+from toolkit.solver.settings import add_scaled, require_steps, require_tol
+from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
+
+
+class NewtonState(NamedTuple):
+    """The iterate."""
+
+    y: Tree
+
+
+@dataclass(frozen=True)
+class Newton:
+    """`y <- y - J^{-1} F(y)`: F the gradient (argmin), the function (root), or `fun(y) - y`.
+
+    Full steps, no line search: quadratic convergence from a start that is near enough, and a
+    status that says when it was not. On an argmin it converges to any stationary point.
+
+    Args:
+      max_steps: steps at most.
+      tol: stop when the 2-norm of F is at most this (absolute).
+      linear_solver: None chooses by structure and size, as the implicit rule does.
+
+    Differentiation: by every rule; unrolling differentiates through the linear solves.
+
+    Cost: one F and one linear solve a step.
+    """
+
+    max_steps: int
+    tol: float
+    linear_solver: LinearSolver | None = None
+
+    def __post_init__(self) -> None:
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
+
+    def bind(self, problem: Problem) -> Method:
+        """The steps on `problem`, of any kind."""
+        linear_solver = self.linear_solver or problem.linear_solver
+
+        def init(y0: Tree, theta: Tree) -> NewtonState:
+            return NewtonState(y0)
+
+        def evaluate(state: NewtonState, theta: Tree, x: Tree) -> Evaluation:
+            residual = problem.residual(state.y, problem.evaluate(state.y, theta, x))
+            return Evaluation(residual, residual)
+
+        def update(
+            state: NewtonState, residual: Tree, theta: Tree, t: Array, x: Tree
+        ) -> NewtonState:
+            def condition(real: Tree) -> Tree:
+                y = tree.as_like(state.y, real)
+                return tree.as_real(problem.residual(y, problem.evaluate(y, theta, x)))
+
+            _, jacobian = jax.linearize(condition, tree.as_real(state.y))
+            move, _ = solve_linear(
+                linear_solver, jacobian, tree.as_real(residual), problem.symmetric
+            )
+            return NewtonState(add_scaled(state.y, -1, tree.as_like(state.y, move)))
+
+        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)

@@ -1,0 +1,76 @@
+"""Any optax transformation as a solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import optax
+from jax import Array
+
+from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.types import Evaluation, Method, Problem, Tree
+
+
+class OptaxState(NamedTuple):
+    """Iterate and the optimizer's own state."""
+
+    y: Tree
+    optimizer: Tree
+
+
+@dataclass(frozen=True)
+class Optax:
+    """`updates, s <- optimizer.update(grad, s, y); y <- y + updates`.
+
+    Args:
+      optimizer: an optax transformation. One that asks for more (`optax.lbfgs`, `polyak_sgd`)
+        is given `value`, `grad` and `value_fn`.
+      num_steps: the number of steps, or its limit when `tol` is given.
+      tol: stop when the 2-norm of the gradient is at most this (absolute); None never stops early.
+
+    Differentiation: hyperparameters inside the transformation's closure are differentiated where
+    they are traced values (`optax.sgd(theta["rate"])` built inside the differentiated function).
+    Adam differentiated at a zero second moment is NaN: set its `eps_root > 0` where it is unrolled.
+
+    Cost: one gradient a step.
+    """
+
+    optimizer: optax.GradientTransformation
+    num_steps: int
+    tol: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(
+                f"`optimizer` must be an optax transformation such as optax.adam(1e-3): "
+                f"got {type(self.optimizer).__name__}."
+            )
+        require_steps("num_steps", self.num_steps)
+        require_tol(self.tol)
+
+    def bind(self, problem: Problem) -> Method:
+        """The steps on `problem`, an argmin."""
+        require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
+        objective, optimizer = problem.objective, self.optimizer
+        assert objective is not None  # an argmin has one
+
+        def init(y0: Tree, theta: Tree) -> OptaxState:
+            return OptaxState(y0, optimizer.init(y0))
+
+        def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
+            gradient = problem.evaluate(state.y, theta, x)
+            return Evaluation(gradient, gradient)
+
+        def update(state: OptaxState, gradient: Tree, theta: Tree, t: Array, x: Tree) -> OptaxState:
+            extra = {}
+            if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+                extra = {
+                    "value": objective(state.y, theta, x),
+                    "grad": gradient,
+                    "value_fn": lambda y: objective(y, theta, x),
+                }
+            updates, inner = optimizer.update(gradient, state.optimizer, state.y, **extra)
+            return OptaxState(optax.apply_updates(state.y, updates), inner)
+
+        return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol)

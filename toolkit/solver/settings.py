@@ -1,0 +1,66 @@
+"""Checks that several solvers make of their settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.types import Kind
+
+
+def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead: str) -> None:
+    """Refuse a solver that does not solve this kind of problem, naming those that do."""
+    if kind not in allowed:
+        raise ValueError(
+            f"`solver` must solve `{kind}`: got {type(solver).__name__}, which solves "
+            f"{' and '.join(f'`{k}`' for k in allowed)}; use {instead}."
+        )
+
+
+def require_steps(name: str, value: Any) -> None:
+    """Refuse a number of steps that is not a nonnegative Python integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(
+            f"`{name}` must be a nonnegative int (it sets the length of a loop): got {value!r}."
+        )
+
+
+def require_tol(value: Any) -> None:
+    """Refuse a tolerance that is neither None nor a nonnegative number."""
+    if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+        raise ValueError(
+            f"`tol` must be None or a nonnegative number (absolute, on the residual): got {value!r}."
+        )
+
+
+def require_schedule(name: str, value: Any, num_steps: int) -> None:
+    """Refuse a schedule that is not a number, an array `[]` or `[num_steps]`, or a callable."""
+    if callable(value):
+        return
+    if not isinstance(value, jax.core.Tracer):
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError):
+            value = None
+    if value is None or jnp.shape(value) not in ((), (num_steps,)):
+        got = type(value).__name__ if value is None else f"shape {jnp.shape(value)}"
+        raise ValueError(
+            f"`{name}` must be a number, an array of shape () or ({num_steps},), or a callable "
+            f"(theta, step) -> array: got {got}."
+        )
+
+
+def at_step(schedule: Any, theta: Any, t: Any) -> Any:
+    """The value of a schedule at step `t`: a number, an array of one entry a step, or a callable."""
+    if callable(schedule):
+        return schedule(theta, t)
+    if jnp.ndim(schedule) == 1:
+        return jnp.asarray(schedule)[t]
+    return schedule
+
+
+def add_scaled(y: Any, scale: Any, direction: Any) -> Any:
+    """`y + scale * direction`, leaf by leaf, in the types of `y`."""
+    return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), y, direction)

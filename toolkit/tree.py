@@ -1,0 +1,161 @@
+"""Leaves: which are differentiated, which are carried, and real views of complex ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit.types import Tree
+
+
+class Parts(NamedTuple):
+    """A tree in three: same structure each, `None` where a leaf belongs to another part."""
+
+    inexact: Tree  # floating and complex leaves, as arrays: differentiated
+    arrays: Tree  # integer, boolean and PRNG-key leaves: carried
+    static: Tree  # everything else: carried, and never handed to JAX
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether `leaf` is a floating or complex array or Python number."""
+    return _is_array(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _strong(leaf: Any) -> Array:
+    # Python numbers become arrays, and weak types go: a loop's carry must keep its type.
+    return jnp.asarray(leaf, dtype=jnp.result_type(leaf))
+
+
+def split(tree: Tree) -> Parts:
+    """Split `tree` into what is differentiated, what is carried as arrays, and the rest."""
+    inexact = jax.tree.map(lambda leaf: _strong(leaf) if is_inexact(leaf) else None, tree)
+    carried = jax.tree.map(
+        lambda leaf: leaf if _is_array(leaf) and not is_inexact(leaf) else None, tree
+    )
+    static = jax.tree.map(lambda leaf: None if _is_array(leaf) else leaf, tree)
+    return Parts(inexact, carried, static)
+
+
+def merge(*trees: Tree) -> Tree:
+    """Undo `split`: at each place the one leaf that is not `None`."""
+
+    def pick(*leaves: Any) -> Any:
+        return next((leaf for leaf in leaves if leaf is not None), None)
+
+    return jax.tree.map(pick, *trees, is_leaf=_is_none)
+
+
+def select(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
+    """Split `tree` by a tree of Python booleans into (where true, where false)."""
+
+    def keep(wanted: bool) -> Tree:
+        return jax.tree.map(
+            lambda leaf, chosen: leaf if chosen == wanted else None, tree, mask, is_leaf=_is_none
+        )
+
+    return keep(True), keep(False)
+
+
+def present(tree: Tree) -> Tree:
+    """A tree of Python booleans: where a leaf is not `None`."""
+    return jax.tree.map(lambda leaf: leaf is not None, tree, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def conj(tree: Tree) -> Tree:
+    """Complex conjugate of each complex leaf; real leaves are untouched."""
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, tree)
+
+
+def as_real(tree: Tree) -> Tree:
+    """Each complex leaf as the pair (real, imaginary)."""
+    return jax.tree.map(
+        lambda leaf: (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
+    )
+
+
+def as_like(template: Tree, real: Tree) -> Tree:
+    """Undo `as_real`: `template` says which leaves were complex."""
+    return jax.tree.map(
+        lambda leaf, part: jax.lax.complex(*part) if jnp.iscomplexobj(leaf) else part,
+        template,
+        real,
+    )
+
+
+def norm(tree: Tree) -> Array:
+    """2-norm over all leaves; 0 for a tree without leaves."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.zeros(())
+    return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in leaves))
+
+
+def size(tree: Tree) -> int:
+    """The number of real unknowns: a complex entry counts twice."""
+    return sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in jax.tree.leaves(tree))
+
+
+def all_finite(tree: Tree) -> Array:
+    """Whether every entry of every leaf is finite."""
+    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(checks)) if checks else jnp.asarray(True)
+
+
+def nan_unless(condition: Array, tree: Tree) -> Tree:
+    """`tree` where `condition` holds, NaN elsewhere."""
+    return jax.tree.map(lambda leaf: jnp.where(condition, leaf, jnp.nan), tree)
+
+
+def where(condition: Array, true: Tree, false: Tree) -> Tree:
+    """`true` where the scalar `condition` holds, else `false`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), true, false)
+
+
+def stop_gradient(tree: Tree) -> Tree:
+    """`tree` without derivative; any leaf that carries none is passed through."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(leaf) if is_inexact(leaf) else leaf, tree
+    )
+
+
+@jax.custom_jvp
+def graft(value: Tree, carrier: Tree) -> Tree:
+    """`value` to the bit, with the derivative of `carrier` (a tree of the same shapes)."""
+    del carrier
+    return value
+
+
+@graft.defjvp
+def _graft_jvp(primals: tuple[Tree, Tree], tangents: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+    value, carrier = primals
+    return graft(value, carrier), tangents[1]
+
+
+def describe(tree: Tree) -> str:
+    """Structure, shapes and dtypes in a line, for error messages."""
+
+    def one(leaf: Any) -> str:
+        if _is_array(leaf) or hasattr(leaf, "shape"):
+            dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+            return f"{dtype}[{','.join(map(str, jnp.shape(leaf)))}]"
+        return type(leaf).__name__
+
+    leaves, structure = jax.tree.flatten(tree)
+    names = iter([one(leaf) for leaf in leaves])
+    return str(jax.tree.unflatten(structure, list(names))).replace("'", "")
+
+
+Matvec = Callable[[Tree], Tree]

@@ -1,0 +1,169 @@
+"""What every room agrees on: results, statuses, and the roles that settings classes play.
+
+Shapes: a *tree* is any pytree of arrays. `y` is the inner variable, `theta` everything that the
+solution is differentiated with respect to. Inside the library both hold only floating or complex
+leaves (`None` marks a leaf that is carried untouched), and `theta` also carries the arrays that the
+user's functions close over; `toolkit.solution_map` does the conversion in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from jax import Array
+
+Tree = Any
+Kind = Literal["argmin", "root", "fixed_point"]
+
+
+class Status(IntEnum):
+    """How a solve ended: data inside `jit`, never an exception there."""
+
+    CONVERGED = 0
+    STEP_LIMIT = 1
+    NOT_FINITE = 2
+
+
+class Issue(IntFlag):
+    """What may be wrong with a hypergradient; bits combine, 0 is fine."""
+
+    INNER_NOT_CONVERGED = 1
+    LINEAR_NOT_CONVERGED = 2
+    NOT_FINITE = 4
+    NEGATIVE_CURVATURE = 8
+    NOT_REVERSED = 16
+
+
+class SolveInfo(NamedTuple):
+    """How a solve went; arrays without gradient."""
+
+    status: Array  # [] int32, a `Status`
+    steps: Array  # [] int32, updates made
+    residual: Array  # [] 2-norm over all leaves of the optimality condition at the value
+
+
+class Solution(NamedTuple):
+    """What a solve returns."""
+
+    value: Tree  # like y0; differentiable by the adjoint's rule
+    info: SolveInfo
+    aux: Tree = None  # the function's aux at the value, when `has_aux=True`
+
+
+class LinearInfo(NamedTuple):
+    """How a linear solve went."""
+
+    status: Array  # [] int32, a `Status`
+    steps: Array  # [] int32, iterations (matrix columns for a direct solve)
+    residual: Array  # [] ||A x - b|| / ||b||, recomputed from the system handed in
+    negative_curvature: Array | bool = False  # [] bool, some p'Ap <= 0 was seen
+
+
+class Evaluation(NamedTuple):
+    """What a solver computes at an iterate before it moves."""
+
+    needed: Tree  # what `Method.update` needs: a gradient, the value of the map, ...
+    residual: Tree  # zero at the solution; its 2-norm is compared with `tol`
+
+
+class Method(NamedTuple):
+    """A solver bound to a problem: pure functions of explicit arguments.
+
+    One step is `update(state, evaluate(state, theta, x).needed, theta, t, x)`. Evaluation and
+    update are apart because a derivative rule may give the evaluation a cheaper pullback.
+    """
+
+    init: Callable[[Tree, Tree], Tree]  # (y0, theta) -> state
+    evaluate: Callable[[Tree, Tree, Tree], Evaluation]  # (state, theta, x)
+    update: Callable[..., Tree]  # (state, needed, theta, t, x) -> state
+    value: Callable[[Tree], Tree]  # state -> y
+    num_steps: int  # the number of steps, or its limit when `tol` is given
+    tol: float | None  # absolute, on the residual; None runs exactly `num_steps`
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A solve as the solvers and the adjoints see it.
+
+    `evaluate(y, theta, x)` is the gradient (argmin; for complex leaves its conjugate, along which
+    the function ascends), the function (root), or the map (fixed point).
+    """
+
+    kind: Kind
+    evaluate: Callable[[Tree, Tree, Tree], Tree]
+    objective: Callable[[Tree, Tree, Tree], Array] | None  # the scalar of an argmin
+    user_y: Callable[[Tree, Tree], Tree]  # (y, theta) -> y as the user wrote it
+    user_theta: Callable[[Tree], Tree]  # theta -> theta as the user wrote it
+    linear_solver: LinearSolver  # the default for this structure and size
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the derivative of `residual` is symmetric: it is a Hessian."""
+        return self.kind == "argmin"
+
+    def residual(self, y: Tree, evaluation: Tree) -> Tree:
+        """The tree that is zero at the solution, given `evaluation` at `y`."""
+        if self.kind != "fixed_point":
+            return evaluation
+        import jax
+
+        return jax.tree.map(lambda new, old: new - old, evaluation, y)
+
+
+class Steps(NamedTuple):
+    """The loop of a solver, one step at a time; a tolerance is the loop's affair, not a rule's."""
+
+    begin: Callable[[Tree, Tree], Tree]  # (y0, theta) -> carry
+    step: Callable[[Tree, Tree, Tree], Tree]  # (carry, theta, (number, x)) -> carry
+    replayed: Callable[[Tree, Tree, Tree], Tree]  # the same, with a cheaper reverse pass
+    once: Callable[[Tree, Tree], Tree]  # (carry, theta) -> y after one unconditional step
+    finish: Callable[[Tree], tuple[Tree, Array]]  # carry -> (y, steps made)
+    run: Callable[[Tree, Tree, Tree], Tree]  # (y0, theta, xs) -> last carry; no reverse mode
+    num_steps: int  # at most
+    exact: bool  # exactly `num_steps` are made
+    loops_on_data: bool  # a step contains a `while_loop`, which reverse mode cannot cross
+
+
+class Primal(NamedTuple):
+    """The computation whose derivative an adjoint makes."""
+
+    run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
+    steps: Steps | None  # where the solver shows them
+    name: str  # of the solver, for messages
+
+
+class LinearSolver(Protocol):
+    """Solves `A x = b` given `matvec`; trees in, trees out."""
+
+    def __call__(
+        self, matvec: Callable[[Tree], Tree], b: Tree, x0: Tree | None = None
+    ) -> tuple[Tree, LinearInfo]: ...
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A solver that shows its steps; any callable `(fun, y0, theta) -> Solution` also serves."""
+
+    def bind(self, problem: Problem) -> Method: ...
+
+
+class Adjoint(Protocol):
+    """A derivative rule of a solve: same value, another derivative."""
+
+    @property
+    def presumes_solution(self) -> bool:
+        """Whether the derivative is that of an exact solution, whatever the steps were."""
+        ...
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`primal.run` with this rule's derivative."""
+        ...
+
+    def hvp_evals(self, steps: Array) -> Array:
+        """Hessian-vector (or Jacobian-vector) products that a gradient takes after `steps`."""
+        ...
