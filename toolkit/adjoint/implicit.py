@@ -128,7 +128,7 @@ class Implicit:
 
     def _tangent(self, problem: Problem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
         """`-F_y^{-1} F_theta theta_dot`."""
-        is_zero = jax.tree.map(_is_symbolic_zero, theta_dot, is_leaf=_is_symbolic_zero)
+        is_zero = jax.tree.map(_is_zero, theta_dot)
         if all(jax.tree.leaves(is_zero)):
             return optax.tree.zeros_like(y)
         moves = jax.tree.map(lambda zero: not zero, is_zero)
@@ -151,10 +151,8 @@ def _transpose(linear: Callable[[Tree], Tree], like: Tree) -> Callable[[Tree], T
     return lambda v: transposed(v)[0]
 
 
-def _is_symbolic_zero(leaf: Tree) -> bool:
-    return isinstance(leaf, SymbolicZero) or (
-        hasattr(leaf, "dtype") and leaf.dtype == jax.dtypes.float0
-    )
+def _is_zero(tangent: Tree) -> bool:
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
 def _float0(like: Array) -> np.ndarray:
