@@ -1,0 +1,272 @@
+"""Which training labels are wrong? Data hyper-cleaning on real handwritten digits.
+
+    toolkit run configs/hyperclean_digits.yaml                          about 20 s on 2 cores
+    toolkit run configs/hyperclean_digits.yaml adjoint.kind=unroll      another derivative, one word
+
+40 % of the labels of the training set are replaced by another digit. Every training example `i`
+gets a weight `sigmoid(theta_i)`. The inner problem trains an MLP on the weighted loss, the outer one
+is its loss on a small clean validation set, and `theta` descends by hypergradient:
+
+    min_theta  mean_val CE(y*(theta))
+    y*(theta) = argmin_y  mean_i sigmoid(theta_i) CE_i(y) + l2 / 2 |y|^2
+
+Expect (5 seeds): plain training 0.67 to 0.78 accurate on test digits, cleaned 0.93 to 0.98, the
+oracle that is told which labels are wrong 0.96 to 0.98; F1 of the corruption found 0.93 to 0.97.
+
+The inner solve is warm-started and short, and the implicit rule is damped (0.3 on the diagonal of a
+Hessian whose floor is `l2`): a direction that cleans well, not an accurate hypergradient. The bit
+INNER_NOT_CONVERGED in the column `issues` says so.
+
+Source: Franceschi et al. 2017, section 5.1; Shaban et al. 2019, section 5.1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field
+
+import toolkit as tk
+from toolkit import catalogue, run
+from toolkit.data import Labelled
+
+NUM_CLASSES = 10
+
+
+class Config(run.Settings):
+    """What this experiment can be asked."""
+
+    train_size: Annotated[int, Field(ge=10)] = 1000
+    validation_size: Annotated[int, Field(ge=10)] = 400
+    corrupted: Annotated[float, Field(ge=0, le=1)] = 0.4
+    hidden: Annotated[int, Field(ge=1)] = 128
+    l2: Annotated[float, Field(ge=0)] = 1e-3
+    solver: catalogue.Solver = catalogue.GradientDescent(step_size=0.3, num_steps=20, momentum=0.9)
+    adjoint: catalogue.Adjoint = catalogue.Implicit(
+        linear_solver=catalogue.CG(max_steps=20, tol=1e-3), damping=0.3
+    )
+    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.1)
+    final_step_size: Annotated[float, Field(gt=0)] = 0.3
+    final_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    final_steps: Annotated[int, Field(ge=1)] = 1000
+
+
+class Data(NamedTuple):
+    """What training sees, and the truth that only the report sees."""
+
+    train: Labelled  # with the labels as given
+    validation: Labelled
+    test: Labelled
+    truth: jax.Array  # [train_size] int32, the true training labels
+    corrupted: jax.Array  # [train_size] bool
+
+
+class State(NamedTuple):
+    """All that is carried from one outer step to the next."""
+
+    y: Any  # MLP parameters
+    theta: jax.Array  # [train_size] log-odds of the weights
+    optimizer: Any
+
+
+def load(config: Config) -> Data:
+    """The seeded split and corruption of a config."""
+    split_key, corruption_key, _ = jax.random.split(jax.random.key(config.seed), 3)
+    sizes = (config.train_size, config.validation_size)
+    train, validation, test = tk.data.split(split_key, tk.data.digits(), *sizes)
+    given, corrupted = tk.data.corrupt_labels(
+        corruption_key, train.labels, config.corrupted, NUM_CLASSES
+    )
+    return Data(train._replace(labels=given), validation, test, train.labels, corrupted)
+
+
+def initial_parameters(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
+    """An MLP 64-hidden-10: Gaussian weights of variance 1 / inputs, zero biases."""
+    first_key, second_key = jax.random.split(key)
+    return {
+        "w1": jax.random.normal(first_key, (64, hidden)) / 8,
+        "b1": jnp.zeros(hidden),
+        "w2": jax.random.normal(second_key, (hidden, NUM_CLASSES)) / hidden**0.5,
+        "b2": jnp.zeros(NUM_CLASSES),
+    }
+
+
+def logits(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+    """[B, 10] for images [B, 64]."""
+    return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
+
+
+def losses(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
+    """[B] cross-entropies."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits(y, data.images), data.labels)
+
+
+def weighted_loss(y: Any, weights: jax.Array, data: Labelled, l2: float) -> jax.Array:
+    """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
+    return jnp.mean(weights * losses(y, data)) + l2 / 2 * optax.tree.norm(y, squared=True)
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    data = load(config)
+    optimizer = config.optimizer.build()
+
+    def inner(y: Any, theta: jax.Array) -> jax.Array:
+        return weighted_loss(y, jax.nn.sigmoid(theta), data.train, config.l2)
+
+    def outer(y: Any, theta: jax.Array) -> jax.Array:
+        return jnp.mean(losses(y, data.validation))
+
+    solve = tk.argmin(inner, config.solver.build(), adjoint=config.adjoint.build())
+    hypergradient = tk.hypergradient(outer, solve)
+
+    def init(key: jax.Array) -> State:
+        _, _, model_key = jax.random.split(key, 3)
+        theta = jnp.zeros(config.train_size)
+        return State(initial_parameters(model_key, config.hidden), theta, optimizer.init(theta))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        hg = hypergradient(state.y, state.theta)
+        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        weights = jax.nn.sigmoid(theta)
+        metrics = {
+            "outer_loss": hg.value,
+            "inner_loss": inner(hg.solution.value, state.theta),
+            "gradient_norm": optax.tree.norm(hg.gradient),
+            "inner_residual": hg.report.inner_residual,
+            "linear_residual": hg.report.linear_residual,
+            "linear_steps": hg.report.linear_steps,
+            "issues": hg.report.status,
+            "weight_clean": jnp.mean(weights, where=~data.corrupted),
+            "weight_corrupted": jnp.mean(weights, where=data.corrupted),
+        }
+        return State(hg.solution.value, theta, optimizer_state), metrics
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, data, state.theta)
+
+    return run.Program(init, step, finish)
+
+
+def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:
+    """Train from scratch on three sets of weights, compare on test digits, judge what was found."""
+    weights = {
+        "plain": jnp.ones(config.train_size),
+        "cleaned": jax.nn.sigmoid(theta),
+        "oracle": (~data.corrupted).astype(jnp.float32),
+    }
+    _, _, model_key = jax.random.split(jax.random.key(config.seed), 3)
+    descent = tk.solver.GradientDescent(
+        config.final_step_size, config.final_steps, config.final_momentum
+    )
+    train = tk.argmin(
+        lambda y, w: weighted_loss(y, w / jnp.mean(w), data.train, config.l2),
+        descent,
+        adjoint=tk.adjoint.Stopped(),
+    )
+
+    @jax.jit
+    def fit(w: jax.Array) -> tuple[Any, jax.Array]:
+        y = train(initial_parameters(model_key, config.hidden), w).value
+        right = jnp.argmax(logits(y, data.test.images), axis=1) == data.test.labels
+        return y, jnp.mean(right)
+
+    fitted = {name: fit(w) for name, w in weights.items()}
+    accuracy = {name: float(right) for name, (_, right) in fitted.items()}
+    found = np.asarray(weights["cleaned"] < 0.5)
+    precision, recall, f1 = detection_scores(found, np.asarray(data.corrupted))
+    span = accuracy["oracle"] - accuracy["plain"]
+    metrics = {
+        **{f"accuracy_{name}": value for name, value in accuracy.items()},
+        "gap_closed": (accuracy["cleaned"] - accuracy["plain"]) / span if span > 0 else 0.0,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
+    table = (
+        ("test accuracy, plain training", f"{accuracy['plain']:.1%}"),
+        ("test accuracy, cleaned", f"{accuracy['cleaned']:.1%}"),
+        ("test accuracy, oracle", f"{accuracy['oracle']:.1%}"),
+        ("way from plain to oracle", f"{metrics['gap_closed']:.0%}"),
+        ("corrupted labels found: precision", f"{precision:.3f}"),
+        ("corrupted labels found: recall", f"{recall:.3f}"),
+        ("corrupted labels found: F1", f"{f1:.3f}"),
+    )
+    return run.Final({"theta": theta, "model": fitted["cleaned"][0]}, metrics, table)
+
+
+def detection_scores(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Precision, recall and F1 of a detection; 0 where nothing was found or nothing is there."""
+    hits = float(np.sum(found & truth))
+    precision = hits / max(float(np.sum(found)), 1.0)
+    recall = hits / max(float(np.sum(truth)), 1.0)
+    return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
+
+
+def figures(
+    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[run.Figure, ...]:
+    """The pictures of the report."""
+    data = load(config)
+    corrupted = np.asarray(data.corrupted)
+    weights = 1 / (1 + np.exp(-np.asarray(params["theta"], np.float64)))
+    steps = [row["step"] for row in rows]
+
+    def curves(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(steps, [row["outer_loss"] for row in rows], label="outer: clean validation")
+        axes.plot(steps, [row["inner_loss"] for row in rows], label="inner: weighted training")
+        axes.set(xlabel="outer step", ylabel="loss", ylim=(0, None))
+        axes.legend()
+
+    def separation(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(steps, [row["weight_clean"] for row in rows], label="clean")
+        axes.plot(steps, [row["weight_corrupted"] for row in rows], label="corrupted")
+        axes.set(xlabel="outer step", ylabel="mean weight", ylim=(0, 1))
+        axes.legend()
+
+    def histogram(figure: Any) -> None:
+        axes = figure.subplots()
+        groups = [weights[~corrupted], weights[corrupted]]
+        axes.hist(groups, bins=np.linspace(0, 1, 26), stacked=True, label=["clean", "corrupted"])
+        axes.axvline(0.5, linestyle="--", linewidth=1, color="0.5")
+        axes.set(xlabel="learned weight", ylabel="training examples", xlim=(0, 1))
+        axes.legend()
+
+    def grid(figure: Any) -> None:
+        most_distrusted = np.argsort(weights, kind="stable")[:18]
+        for axes, i in zip(figure.subplots(3, 6).flat, most_distrusted, strict=True):
+            axes.imshow(np.asarray(data.train.images[i]).reshape(8, 8), cmap="gray_r", vmin=0)
+            given, truth = int(data.train.labels[i]), int(data.truth[i])
+            verdict = f"{given} is {truth}" if given != truth else f"{given} is right"
+            axes.set_title(verdict, fontsize=9, fontweight="normal")
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+
+    found = metrics["recall"] * corrupted.sum()
+    return (
+        run.Figure("Losses", "What the weights descend, and what the network trains on.", curves),
+        run.Figure(
+            "Mean weight of clean and corrupted examples",
+            "The truth behind the labels is used for this picture only.",
+            separation,
+        ),
+        run.Figure(
+            "Learned weights",
+            f"Below 0.5 an example counts as distrusted: {found:.0f} of {corrupted.sum()} "
+            "corrupted labels are.",
+            histogram,
+        ),
+        run.Figure(
+            "The 18 digits that are distrusted most",
+            "Above each digit the label it was given, and what it really is.",
+            grid,
+        ),
+    )

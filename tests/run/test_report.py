@@ -1,0 +1,111 @@
+"""The page: complete, self-contained, escaped; drawn again from the files alone."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.run.conftest import CONFIG, EXPERIMENT
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and checks that elements nest."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(path):
+    tags = Tags()
+    tags.feed(Path(path).read_text())
+    assert not tags.open
+    return tags
+
+
+@pytest.fixture
+def run(toolkit, work):
+    (work / "toy.yaml").write_text(
+        CONFIG + "label: '<b onload=x>'\nclaims: {error: {at_most: 1e-9}, count: {at_least: 5}}\n"
+    )
+    toolkit("run", "toy.yaml")
+    return Path("runs/toy-1")
+
+
+def test_the_page_is_self_contained_and_escaped(run):
+    text = (run / "report.html").read_text()
+    tags = parsed(run / "report.html")
+    assert "http" not in text
+    assert not {"script", "link", "iframe", "object", "img", "b onload"} & set(tags.tags)
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    references = [value for name, value in tags.attributes if name in ("href", "src", "xlink:href")]
+    assert all(value.startswith(("#", "data:")) for value in references)
+    ids = [value for name, value in tags.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for value in references if value.startswith("#")} <= set(ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
+
+
+def test_the_page_tells_the_run(run):
+    text = (run / "report.html").read_text()
+    for words in (
+        "A toy: noisy descent", "1 of 2 claims missed", "toolkit run toy.yaml", "&lt;b onload=x&gt;",
+        "&lt;script&gt;alert(1)", "not drawn: ValueError: no &lt;b&gt;data", "adjoint.damping", "experiment_sha256",
+    ):  # fmt: skip
+        assert words in text
+    assert text.count("<svg") == 3  # one figure of two, two curves
+
+
+def test_the_card_tells_the_run(run):
+    card = (run / "README.md").read_text()
+    assert "toolkit run toy.yaml" in card
+    assert re.search(r"\| error \| .* \| at most 1e-09 \| \*\*missed\*\* \|", card)
+    assert "| count | 20 | at least 5 | met |" in card
+
+
+def test_reports_are_drawn_again(toolkit, run):
+    text = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    code, out, _ = toolkit("report", run)
+    assert (code, out) == (0, [str(run / "report.html")])
+    assert (run / "report.html").read_text() == text
+    assert toolkit("report", run, "--out", "copy.html")[0] == 0
+    assert Path("copy.html").read_text() == text
+
+
+def test_a_report_survives_its_experiment(toolkit, run, work):
+    (work / "experiments/toy.py").write_text(EXPERIMENT.replace("def figures", "def other"))
+    assert toolkit("report", run)[0] == 0
+    (work / "experiments/toy.py").unlink()
+    code, _, err = toolkit("report", run)
+    assert code == 0
+    assert err[0].startswith("warning: runs/toy-1/config.yaml: experiment: not found")
+
+
+def test_several_runs_on_one_page(toolkit, run):
+    toolkit("run", "toy.yaml", "rate=0.05", "label=other")
+    toolkit("run", "toy.yaml", "nan_at=4")
+    code, out, _ = toolkit("report", run, "runs/toy-2", "runs/toy-3", "--out", "all.html")
+    text = Path("all.html").read_text()
+    parsed("all.html")
+    assert (code, out) == (0, ["all.html"])
+    assert "http" not in text
+    for words in ("toy-1", "0.05", "&lt;b onload=x&gt;", "failed at step 4 of 20", "<th>rate</th>"):
+        assert words in text
+    assert "<th>width</th>" not in text

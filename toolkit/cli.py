@@ -1,0 +1,212 @@
+"""The command line: argument parsing, and failures as one line with an exit code. The work is in `toolkit.run`.
+
+Each command imports what it needs, so that `--help` and config errors answer before jax could even load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
+
+COMMANDS = ("run", "resume", "check", "report", "list", "doctor", "schema")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise fail(
+            Exit.CONFIG,
+            self.prog,
+            message,
+            "these words",
+            f"`{self.prog} --help` to list what there is",
+        )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code and never raises."""
+    words = sys.argv[1:] if words is None else list(words)
+    show_traceback = "--traceback" in words
+    try:
+        return int(_dispatch([word for word in words if word != "--traceback"]))
+    except RunError as error:
+        if show_traceback:
+            traceback.print_exception(error)
+        print("\n".join(error.lines()), file=sys.stderr, flush=True)
+        return int(error.code)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `toolkit list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.DONE)
+    except SystemExit as done:  # argparse, after --help
+        return int(done.code or 0)
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exception(error)
+        print(printable(_bug(error)), file=sys.stderr, flush=True)
+        return int(Exit.BUG)
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = nearest(words[0], COMMANDS)
+        raise fail(
+            Exit.CONFIG,
+            "toolkit",
+            "no such command",
+            shown(words[0]),
+            f"one of {', '.join(COMMANDS)}",
+            near,
+        )
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-") or "overrides" not in arguments]
+    if unknown:
+        expected = f"`toolkit {arguments.command or ''} --help` to list what there is".replace(
+            "  ", " "
+        )
+        raise fail(Exit.CONFIG, "toolkit", "unknown words", shown(" ".join(unknown)), expected)
+    if rest:  # overrides after an option, which argparse leaves over
+        arguments.overrides += rest
+    if arguments.command is None:
+        parser.print_help()
+        return Exit.CONFIG
+    arguments.words = shlex.join(["toolkit", *words])
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": _run,
+        "resume": _resume,
+        "check": _check,
+        "report": _report,
+        "list": _list,
+        "doctor": _doctor,
+        "schema": _schema,
+    }
+    return commands[arguments.command](arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="toolkit",
+        description="Bilevel optimization in JAX: run, resume and report experiments.",
+        epilog="Failures are one line and an exit code; --traceback, with any command, adds Python's traceback.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser(
+        "run", help="start a run, or continue the unfinished one", allow_abbrev=False
+    )
+    _add_config(run)
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run directory (default: runs/<config name>-<number>)",
+    )
+
+    resume = commands.add_parser(
+        "resume", help="continue a run from its newest checkpoint", allow_abbrev=False
+    )
+    resume.add_argument("directory", type=Path, metavar="RUN_DIR")
+    resume.add_argument(
+        "--allow-drift", action="store_true", help="continue in a changed environment, rows marked"
+    )
+
+    _add_config(
+        commands.add_parser(
+            "check", help="validate a config without running it", allow_abbrev=False
+        )
+    )
+
+    report = commands.add_parser(
+        "report", help="draw the page of a run, or of several side by side"
+    )
+    report.add_argument("directories", type=Path, nargs="+", metavar="RUN_DIR")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="default: report.html in the run directory"
+    )
+
+    listing = commands.add_parser("list", help="what a config may name, with fields and defaults")
+    listing.add_argument(
+        "family", nargs="?", metavar="adjoints|solvers|linear_solvers|optimizers|experiments"
+    )
+
+    commands.add_parser("doctor", help="versions, devices, and a check for known miscompilation")
+
+    schema = commands.add_parser("schema", help="JSON schema of a config, for editors")
+    schema.add_argument(
+        "config",
+        type=Path,
+        nargs="?",
+        metavar="CONFIG.yaml",
+        help="default: what all configs share",
+    )
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. steps=100 adjoint.kind=unroll"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.run(arguments.config, arguments.overrides, arguments.out, arguments.words)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.resume(arguments.directory, arguments.allow_drift, arguments.words)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.check(arguments.config, arguments.overrides)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from toolkit.run import report
+
+    return report.command(arguments.directories, arguments.out)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from toolkit import catalogue
+    from toolkit.run import describe
+
+    return describe.list_names(catalogue.FAMILIES, arguments.family)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from toolkit.run import doctor
+
+    return doctor.command()
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from toolkit import catalogue
+    from toolkit.run import describe
+
+    return describe.schema(catalogue.FAMILIES, arguments.config)
+
+
+def _bug(error: Exception) -> str:
+    """A bug of ours in one line: what was raised, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    reason = str(error).partition("\n")[0][:300]
+    got = f"{type(error).__name__}: {reason} at {place}"
+    return f"error: toolkit: internal error, got {got}, expected none; please report it with --traceback"

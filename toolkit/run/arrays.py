@@ -1,0 +1,135 @@
+"""Pytrees of arrays as safetensors, bit for bit, with names that are paths in the tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+# Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as their bytes.
+_SHARED = {"bool", "float16", "float32", "float64", "complex64"}
+_SHARED |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+LAYOUT = "layout"  # key of the file's metadata
+
+Leaves = dict[str, Any]  # name -> array
+Layout = dict[
+    str, dict[str, Any]
+]  # name -> {"shape": [...], "dtype": "float32", "key_impl": only for PRNG keys}
+
+
+def named_leaves(tree: Any) -> Leaves:
+    """Leaves by path, `params/dense/kernel`. Raises: ValueError where a path would be ambiguous."""
+    leaves: Leaves = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        name = "/".join(keys) or "value"
+        if name in leaves or any("/" in key for key in keys):
+            raise ValueError(f"ambiguous leaf {name!r}, expected distinct keys without `/`")
+        leaves[name] = leaf
+    return leaves
+
+
+def encode(tree: Any) -> tuple[bytes, Layout]:
+    """A safetensors file of the tree's arrays, and the layout needed to read it back."""
+    layout: Layout = {}
+    tensors: dict[str, np.ndarray] = {}
+    for name, leaf in jax.device_get({k: _plain(v) for k, v in named_leaves(tree).items()}).items():
+        array = np.asarray(leaf)
+        layout[name] = {"shape": list(array.shape), "dtype": array.dtype.name}
+        shared = array.dtype.name in _SHARED
+        # np.array(order="C") keeps zero dimensions, which ascontiguousarray would not.
+        tensors[name] = (
+            np.array(array, order="C") if shared else np.frombuffer(array.tobytes(), np.uint8)
+        )
+    for name, leaf in named_leaves(tree).items():
+        if _is_key(leaf):
+            layout[name]["key_impl"] = str(jax.random.key_impl(leaf))
+    return save_tensors(tensors, {LAYOUT: json.dumps(layout)}), layout
+
+
+def layout_of(data: bytes) -> Layout:
+    """The layout that `encode` put into the file's header. Raises: ValueError or KeyError where there is none."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][LAYOUT])
+
+
+def decode(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
+    """Arrays by name. Raises: ValueError where the bytes are no safetensors file of this layout."""
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"not a safetensors file: {error}") from None
+    if set(tensors) != set(layout):
+        raise ValueError("other arrays than its manifest lists")
+    arrays = {}
+    for name, entry in layout.items():
+        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        array = (
+            tensors[name] if entry["dtype"] in _SHARED else tensors[name].view(dtype).reshape(shape)
+        )
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{name}: another shape or type than its manifest says")
+        arrays[name] = array
+    return arrays
+
+
+def mismatch(layout: Layout, template: Any) -> tuple[str, str] | None:
+    """The first leaf at which a stored layout differs from the tree to restore: (stored, wanted)."""
+    wanted = {name: _stored(leaf) for name, leaf in named_leaves(template).items()}
+    for name in sorted(wanted.keys() | layout.keys()):
+        stored, like = layout.get(name), wanted.get(name)
+        got = _described(name, stored["dtype"], stored["shape"]) if stored else f"no {name}"
+        expected = (
+            _described(name, like.dtype.name, like.shape) if like is not None else f"no {name}"
+        )
+        if got != expected:
+            return got, expected
+    return None
+
+
+def restore(arrays: Mapping[str, np.ndarray], layout: Layout, template: Any) -> Any:
+    """A tree like `template` on its devices. The arrays are copied: a device may alias the host's memory."""
+
+    def leaf(name: str, like: Any) -> Any:
+        value = jax.numpy.array(arrays[name], copy=True)
+        if "key_impl" in layout[name]:
+            value = jax.random.wrap_key_data(value, impl=layout[name]["key_impl"])
+        return jax.device_put(value, like.sharding)
+
+    leaves = [leaf(name, like) for name, like in named_leaves(template).items()]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`{"dense/kernel": a}` as `{"dense": {"kernel": a}}`."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = array
+    return tree
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _stored(leaf: Any) -> Any:
+    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+
+
+def _described(name: str, dtype: str, shape: Iterable[int]) -> str:
+    return f"{name} {dtype}[{','.join(map(str, shape))}]"

@@ -1,0 +1,284 @@
+"""The run directory: born whole, held by one process at a time, left alone once finished.
+
+The lock is `flock` on the open file `config.yaml`, which is written once and never replaced. The kernel drops it with
+the process, so no kill leaves a lock behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from toolkit.run import plain_yaml, storage
+from toolkit.run.errors import Exit, RunError, fail, nearest
+
+CONFIG, RECORD, METRICS, EVENTS = "config.yaml", "run.json", "metrics.jsonl", "events.jsonl"
+CHECKPOINTS, FINAL, REPORT, CARD = "checkpoints", "final", "report.html", "README.md"
+RECORD_LIMIT = 16 << 20  # bytes
+ATTEMPTS = 5  # at being born, against a cleaner that mistakes a newborn for a leftover
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory that this process holds."""
+
+    path: Path
+    lock: int  # descriptor of the locked config.yaml
+
+    def record(self) -> dict[str, Any]:
+        return read_record(self.path)
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Rewrites run.json with these fields changed."""
+        record = {**self.record(), **changes}
+        storage.write_file(self.path / RECORD, storage.json_bytes(record))
+        return record
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Appends a line to events.jsonl."""
+        line = json.dumps({"time": now(), "event": name, **fields}, ensure_ascii=False)
+        with storage.storing(self.path / EVENTS), open(self.path / EVENTS, "a+b") as file:
+            if file.tell() and not _ends_a_line(file.fileno(), file.tell()):
+                file.write(b"\n")  # a killed process may leave half a line
+            file.write(line.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def held(place: RunDirectory) -> Iterator[RunDirectory]:
+    """Releases the lock at the end."""
+    try:
+        yield place
+    finally:
+        os.close(place.lock)
+
+
+def create(path: Path, config_text: str, record: dict[str, Any]) -> RunDirectory:
+    """A new run directory, locked from before it is visible.
+
+    Raises: RunError: exit 4 where another process was faster, exit 5 where the disk refuses.
+    """
+    with storage.storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(ATTEMPTS):
+            place = _create_once(path, config_text, record)
+            if place is not None:
+                return place
+    raise fail(
+        Exit.OCCUPIED,
+        path,
+        "cannot be created",
+        "interference by other processes",
+        "a quiet directory",
+    )
+
+
+def claim(path: Path) -> RunDirectory:
+    """An existing, unfinished run directory, locked. Raises: RunError (exit 4) if in use or finished."""
+    if not is_run(path):
+        expected = "a new or empty directory, or an unfinished run"
+        raise fail(Exit.OCCUPIED, path, "not a run directory", "other files", expected)
+    refuse_finished(path)
+    with storage.storing(path):
+        lock = os.open(path / CONFIG, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with storage.storing(path):
+            _lock(lock, path)
+        refuse_finished(path)  # its holder may have finished while we came
+    except BaseException:
+        os.close(lock)
+        raise
+    for name in (CHECKPOINTS, FINAL, CONFIG, RECORD, METRICS, REPORT, CARD):
+        for entry in storage.leftovers(path / name):
+            _remove(entry)
+    for entry in (path / CHECKPOINTS).glob(".*.tmp-*"):
+        _remove(entry)
+    return RunDirectory(path, lock)
+
+
+def refuse_finished(path: Path) -> None:
+    """Raises: RunError (exit 4) if the run in `path` is finished."""
+    if read_record(path).get("status") == "finished":
+        raise fail(
+            Exit.OCCUPIED,
+            path,
+            "the run is finished",
+            "a finished run",
+            "an unfinished one, or another --out",
+        )
+
+
+def is_run(path: Path) -> bool:
+    return (path / CONFIG).is_file() and (path / RECORD).is_file()
+
+
+def is_free(path: Path) -> bool:
+    """Whether a run can be born at `path`."""
+    try:
+        return not any(path.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def existing(path: Path) -> Path:
+    """`path`, if it is a run directory. Raises: RunError (exit 2) otherwise."""
+    if not is_run(path):
+        known = [str(entry.parent) for entry in path.parent.glob(f"*/{RECORD}")]
+        got = "no such directory" if not path.exists() else "something else"
+        raise fail(
+            Exit.CONFIG,
+            path,
+            "not a run directory",
+            got,
+            "a directory made by `run`",
+            nearest(path, known),
+        )
+    return path
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed starts left beside `path`, but nothing that a living process still holds."""
+    for entry in storage.leftovers(path):
+        try:
+            descriptor = os.open(entry / CONFIG, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            _remove(entry)
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(entry)
+        except OSError:
+            pass  # alive
+        finally:
+            os.close(descriptor)
+
+
+def default_path(config: Path, continues: Callable[[Path], bool]) -> Path:
+    """`runs/NAME-N`: the unfinished run that `continues` accepts and nobody holds, else the next number."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).lstrip(".-")[:64] or "run"
+    numbers = {}
+    for entry in Path("runs").glob(f"{name}-*"):
+        number = entry.name.removeprefix(f"{name}-")
+        if number.isascii() and number.isdigit():
+            numbers[int(number)] = entry
+    for _, entry in sorted(numbers.items(), reverse=True):
+        if is_run(entry) and not _in_use(entry) and continues(entry):
+            return entry
+    return Path("runs") / f"{name}-{max(numbers, default=0) + 1}"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json. Raises: RunError (exit 3) where it is damaged."""
+    try:
+        record = json.loads(storage.read_regular(path / RECORD, RECORD_LIMIT))
+        if isinstance(record, dict):
+            return record
+        reason = "another type"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise fail(
+        Exit.CHECKPOINT, path / RECORD, "damaged", reason, "the JSON object that `run` wrote"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved config of a run."""
+    return plain_yaml.read(path / CONFIG).value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; half a last line, as a killed run leaves it, is left out."""
+    try:
+        lines = (path / METRICS).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _create_once(path: Path, config_text: str, record: dict[str, Any]) -> RunDirectory | None:
+    """None where another process took our half-made directory for a leftover."""
+    temporary, lock = storage.aside(path), None
+    try:
+        temporary.mkdir()
+        lock = os.open(temporary / CONFIG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(lock, "wb", closefd=False) as file:
+            file.write(config_text.encode())
+        os.fsync(lock)
+        storage.write_new(temporary / RECORD, storage.json_bytes(record))
+        storage.write_new(temporary / METRICS, b"")
+        storage.write_new(temporary / EVENTS, b"")
+        (temporary / CHECKPOINTS).mkdir()
+        storage.sync_folder(temporary)
+        os.rename(temporary, path)
+        storage.sync_folder(path.parent)
+    except BaseException as error:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, FileNotFoundError | BlockingIOError):
+            return None
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOTEMPTY,
+            errno.EEXIST,
+            errno.ENOTDIR,
+        ):
+            raise _occupied(path) from None
+        raise
+    return RunDirectory(path, lock)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _occupied(path) from None
+
+
+def _occupied(path: Path) -> RunError:
+    try:
+        holder = read_record(path).get("process", {})
+    except RunError:
+        holder = {}
+    got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    return fail(Exit.OCCUPIED, path, "in use", got, "a directory that no other process runs in")
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        with open(path / CONFIG, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+
+
+def _ends_a_line(descriptor: int, size: int) -> bool:
+    return os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""Failures as data: one line each, and the exit code that a caller can rely on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+MESSAGE_LIMIT = 2000  # bytes of one whole message; a config cannot flood a log
+VALUE_LIMIT = 80  # characters of one quoted value
+
+
+class Exit(IntEnum):
+    """What the process answers; part of the public contract."""
+
+    DONE = 0
+    BUG = 1
+    CONFIG = 2
+    CHECKPOINT = 3
+    OCCUPIED = 4
+    STORAGE = 5
+    NOT_FINITE = 6
+    ENVIRONMENT = 7
+    CLAIM = 8
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong. Reads as `where: what, got ..., expected ... (did you mean ...?)`."""
+
+    where: str
+    what: str
+    got: str = "nothing"
+    expected: str = ""
+    near: str | None = None
+
+    def line(self) -> str:
+        expected = f", expected {self.expected}" if self.expected else ""
+        near = f" (did you mean `{self.near}`?)" if self.near else ""
+        return printable(f"{self.where}: {self.what}, got {self.got}{expected}{near}")
+
+
+class RunError(Exception):
+    """A failure with its exit code and one or more problems, in the order to print them."""
+
+    def __init__(self, code: Exit, *problems: Problem):
+        super().__init__("; ".join(problem.line() for problem in problems))
+        self.code = code
+        self.problems = problems
+
+    def lines(self) -> list[str]:
+        """The lines to print: one a problem, all of them together within `MESSAGE_LIMIT` bytes."""
+        lines: list[str] = []
+        room = MESSAGE_LIMIT - 60  # what the closing line may need
+        for done, problem in enumerate(self.problems):
+            line = clip(f"error: {problem.line()}", room if not lines else MESSAGE_LIMIT)
+            room -= len(line.encode()) + 1
+            if room < 0:
+                return [*lines, f"error: and {len(self.problems) - done} more problems"]
+            lines.append(line)
+        return lines
+
+
+def fail(
+    code: Exit,
+    where: object,
+    what: str,
+    got: str = "nothing",
+    expected: str = "",
+    near: str | None = None,
+) -> RunError:
+    """The error of a single problem; written `raise fail(...)`."""
+    return RunError(code, Problem(str(where), what, got, expected, near))
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` is most likely a misspelling of, or None."""
+    matches = difflib.get_close_matches(str(name)[:VALUE_LIMIT], list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def shown(value: Any) -> str:
+    """A value of a config as one short line: `1e-3` as 0.001, text in quotes, long ones cut."""
+    if value is None:
+        return "null"
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        text = repr(value)
+    return printable(text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, control characters escaped, so that a value cannot forge a line of a log."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def clip(text: str, limit: int) -> str:
+    """`text` cut to at most `limit` bytes of UTF-8."""
+    data = text.encode()
+    return text if len(data) <= limit else data[: max(limit - 3, 0)].decode(errors="ignore") + "…"

@@ -1,0 +1,78 @@
+"""What a finished run leaves: final/params.safetensors and final/metrics.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolkit.run import arrays, directory, storage
+from toolkit.run.errors import Exit, fail
+from toolkit.run.metrics import nonfinite
+from toolkit.run.program import Final
+
+PARAMS, METRICS = "params.safetensors", "metrics.json"
+
+
+class Durable(NamedTuple):
+    """`final/` read back: all that figures are drawn from, besides the rows."""
+
+    params: dict[str, Any]  # nested dict of numpy arrays
+    metrics: dict[str, float]
+
+
+def write(place: Path, final: Final, seconds: float, source: Path) -> dict[str, float]:
+    """Writes `final/` at once; returns its metrics, with the run's `seconds` added.
+
+    Raises: RunError: exit 2 for a result that is no `Final`, exit 6 for a metric that is not finite.
+    """
+    if not isinstance(final, Final):
+        raise fail(
+            Exit.CONFIG, source, "finish: wrong type", type(final).__name__, "toolkit.run.Final"
+        )
+    metrics = {name: _number(name, value, source) for name, value in final.metrics.items()}
+    bad = nonfinite(metrics)
+    if bad:
+        got = ", ".join(str(metrics[name]) for name in bad)
+        raise fail(
+            Exit.NOT_FINITE,
+            place,
+            f"final metrics: {', '.join(bad)} not finite",
+            got,
+            "finite metrics",
+        )
+    metrics = {"seconds": round(seconds, 3)} | metrics
+    try:
+        data, _ = arrays.encode(final.params)
+    except (ValueError, TypeError) as error:
+        raise fail(
+            Exit.CONFIG, source, "finish: params cannot be saved", str(error), "a dict of arrays"
+        ) from error
+    files = {PARAMS: data, METRICS: storage.json_bytes(metrics)}
+    storage.write_folder(place / directory.FINAL, files)
+    return metrics
+
+
+def read(place: Path) -> Durable | None:
+    """`final/` of a run, or None where the run has not got there. Raises: RunError (exit 3) if damaged."""
+    folder = place / directory.FINAL
+    if not folder.is_dir():
+        return None
+    try:
+        data = (folder / PARAMS).read_bytes()
+        params = arrays.nested(arrays.decode(data, arrays.layout_of(data)))
+        return Durable(params, json.loads((folder / METRICS).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise fail(
+            Exit.CHECKPOINT, folder, "damaged", str(error)[:200], "the files that `run` wrote"
+        ) from None
+
+
+def _number(name: str, value: Any, source: Path) -> float:
+    array = np.asarray(value)
+    if array.shape != () or array.dtype.kind not in "biuf":
+        got = f"{name} of {array.dtype}{list(array.shape)}"
+        raise fail(Exit.CONFIG, source, "finish: bad metric", got, "a number")
+    return array.item()

@@ -1,0 +1,46 @@
+"""The interface between the runner and an experiment: pure functions in, durable numbers and pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jax import Array
+    from matplotlib.figure import Figure as Canvas
+
+    State = Any  # a pytree of arrays; typed PRNG keys are allowed
+
+
+class Final(NamedTuple):
+    """What remains of a finished run."""
+
+    params: dict[str, Any]  # nested dict of arrays, written to final/params.safetensors
+    metrics: dict[
+        str, float
+    ]  # finite numbers, written to final/metrics.json; claims refer to these names
+    table: tuple[tuple[str, str], ...] = ()  # rows (name, value) printed at the end
+
+
+class Program(NamedTuple):
+    """The functions that the runner drives: `init`, then `step` as often as the config says, then `finish`.
+
+    `init` and `step` are compiled apart, never fused: a fused program rounds differently from a resumed one.
+    """
+
+    init: Callable[[Array], State]  # key -> state
+    step: Callable[[State], tuple[State, dict[str, Array]]]  # pure; each metric is a scalar
+    finish: Callable[[State], Final]  # called once, after the last step, not compiled
+
+
+class Figure(NamedTuple):
+    """A picture of the report, drawn from durable files only, so that it can be redrawn at any time.
+
+    `draw` receives an empty matplotlib figure of the right size, styled for the page, and adds its own axes
+    (`axes = figure.subplots()`).
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Canvas], None]
+    wide: bool = False  # spans the page instead of half of it

@@ -1,0 +1,60 @@
+"""`report.html` and `README.md`, drawn from a run directory's files alone, so that they can be drawn again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.run import directory, storage
+from toolkit.run.errors import Exit
+from toolkit.run.story import Story, figures, read
+
+
+def command(paths: Sequence[Path], out: Path | None) -> int:
+    """`toolkit report`: redraws one run's page and card, or draws several side by side."""
+    for path in paths:
+        directory.existing(path)
+    if len(paths) > 1:
+        from toolkit.run.page import comparison
+
+        target = out or Path("comparison.html")
+        storage.write_file(
+            target, comparison([read(path) for path in dict.fromkeys(paths)]).encode()
+        )
+    elif out is not None:
+        target = out
+        storage.write_file(target, _page(read(paths[0])).encode())
+    else:
+        target = paths[0] / directory.REPORT
+        _print(write(paths[0]))
+    print(target)
+    return Exit.DONE
+
+
+def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
+    """Draws `report.html` and `README.md` into the run directory; returns warnings."""
+    from toolkit.run.card import card
+    from toolkit.run.page import page
+
+    story = read(path, record)
+    drawn, warnings = figures(story)
+    text, failures = page(story, drawn)
+    storage.write_file(path / directory.REPORT, text.encode())
+    storage.write_file(path / directory.CARD, card(story).encode())
+    return warnings + failures
+
+
+def _page(story: Story) -> str:
+    from toolkit.run.page import page
+
+    drawn, warnings = figures(story)
+    text, failures = page(story, drawn)
+    _print(warnings + failures)
+    return text
+
+
+def _print(warnings: list[str]) -> None:
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,104 @@
+"""Writes that are whole or absent: aside, fsynced, renamed. A disk that refuses is exit code 5, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.run.errors import Exit, fail
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns an error of the operating system into exit code 5 that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        got = error.strerror or str(error)
+        expected = "a writable directory with free space"
+        raise fail(Exit.STORAGE, path, "cannot write", got, expected) from error
+
+
+def aside(path: Path) -> Path:
+    """A fresh name beside `path`, which `leftovers` recognizes."""
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed writers of `path` left beside it."""
+    prefix = f".{path.name}.tmp-"
+    try:
+        return sorted(entry for entry in path.parent.iterdir() if entry.name.startswith(prefix))
+    except OSError:
+        return []
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`, durably: after a crash it holds the old bytes or the new ones."""
+    temporary = aside(path)
+    with storing(path):
+        try:
+            write_new(temporary, data)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> None:
+    """Creates the folder `path` with these files, durably and all at once. Its parent must exist."""
+    temporary = aside(path)
+    with storing(path):
+        try:
+            temporary.mkdir()
+            for name, data in files.items():
+                write_new(temporary / name, data)
+            sync_folder(temporary)
+            os.rename(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes and fsyncs a file that does not exist yet."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; links, devices and pipes are refused.
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > limit:
+            raise OSError(f"{status.st_size} bytes, expected at most {limit}")
+        return file.read(limit + 1)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON. Raises: ValueError for NaN, which JSON does not have."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,82 @@
+"""All that a report tells about a run, read from the run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.run import claims, config, directory, environment, experiment, final
+from toolkit.run.errors import RunError
+from toolkit.run.program import Figure
+
+
+class Story(NamedTuple):
+    """A run in durable facts."""
+
+    path: Path
+    record: dict[str, Any]  # run.json
+    config: dict[str, Any]  # resolved
+    rows: list[dict[str, Any]]  # metrics.jsonl
+    durable: final.Durable | None  # final/, once there
+    verdicts: list[claims.Verdict]
+    summary: str  # first line of the experiment's docstring
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics without the time, empty before the end."""
+        found = self.durable.metrics if self.durable else {}
+        return {name: value for name, value in found.items() if name != "seconds"}
+
+    @property
+    def step(self) -> int:
+        """The last step that is known."""
+        return max(self.record.get("step") or 0, self.rows[-1]["step"] if self.rows else 0)
+
+    def status(self) -> tuple[str, str]:
+        """(`good`, `bad` or `open`, the same in words)."""
+        missed = sum(not verdict.holds for verdict in self.verdicts)
+        status = self.record.get("status", "unknown")
+        if status != "finished":
+            return (
+                "bad" if status == "failed" else "open"
+            ), f"{status} at step {self.step} of {self.record.get('steps')}"
+        if missed:
+            return "bad", f"finished, {missed} of {len(self.verdicts)} claims missed"
+        return "good", "finished, all claims met" if self.verdicts else "finished"
+
+
+def read(path: Path, record: dict[str, Any] | None = None) -> Story:
+    """The story of a run directory. `record` stands in for a run.json that is about to be written."""
+    record = record or directory.read_record(path)
+    resolved = directory.read_config(path)
+    durable = final.read(path)
+    bounds = claims.from_record(resolved.get("claims", {}))
+    verdicts = claims.judge(bounds, durable.metrics) if durable else []
+    source = Path(experiment.FOLDER) / f"{resolved['experiment']}.py"
+    summary = experiment.summary(source) if source.is_file() else ""
+    return Story(path, record, resolved, directory.read_rows(path), durable, verdicts, summary)
+
+
+def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
+    """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
+    if story.durable is None:
+        return (), []
+    try:
+        source = experiment.find(story.config["experiment"], str(story.path / directory.CONFIG))
+        module = experiment.whole(source)
+        if not hasattr(module, "figures"):
+            return (), []
+        settings = config.validate(
+            experiment.config_class(module), story.config, {(): str(story.path)}
+        )
+        with experiment.reported(source, "figures failed"):
+            found = tuple(
+                module.figures(settings, story.durable.params, story.durable.metrics, story.rows)
+            )
+    except RunError as error:
+        return (), [str(error)]
+    then = story.record.get("environment", {}).get("experiment_sha256")
+    changed = then is not None and then != environment.file_hash(source)
+    return found, [
+        f"{source}: changed since the run; the figures are of the newer file"
+    ] if changed else []
