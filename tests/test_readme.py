@@ -34,7 +34,9 @@ def test_the_example_learns_which_features_are_noise() -> None:
 
 def test_paths_exist() -> None:
     root = README.parent
-    for path in re.findall(r"`((?!experiments/NAME)(?:toolkit|tests|experiments|configs)/[\w/.]*)`", README.read_text()):
+    for path in re.findall(
+        r"`((?!experiments/NAME)(?:toolkit|tests|experiments|configs)/[\w/.]*)`", README.read_text()
+    ):
         assert (root / path).exists(), path
     for path in re.findall(r"\]\(([\w/.]+)\)", README.read_text()):
         assert (root / path).exists(), path

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import adjoint, catalogue, data, linear, run, solver
+    from toolkit import adjoint, catalogue, data, estimator, linear, run, solver
     from toolkit.hypergradients import (
         Hypergradient,
         HypergradientReport,
@@ -34,6 +34,7 @@ __all__ = [
     "catalogue",
     "check_hypergradient",
     "data",
+    "estimator",
     "fixed_point",
     "hypergradient",
     "linear",
@@ -42,7 +43,7 @@ __all__ = [
     "solver",
 ]
 
-_ROOMS = ("adjoint", "catalogue", "data", "linear", "run", "solver")
+_ROOMS = ("adjoint", "catalogue", "data", "estimator", "linear", "run", "solver")
 _HOME = {
     "Hypergradient": "hypergradients",
     "HypergradientReport": "hypergradients",

@@ -1,4 +1,4 @@
-"""Forward mode refused by name, where a rule exists in reverse mode only.
+"""Derivatives refused by name, where a rule lacks them: forward mode, or any.
 
 JAX's own message ("can't apply forward-mode autodiff (jvp) to a custom_vjp function") names neither
 the rule nor a remedy, and inside `jit` no code of ours is on the stack to catch it. So the tangents
@@ -43,5 +43,22 @@ def refuse_forward_mode(operands: Tree, message: str) -> Tree:
     @guard.defjvp
     def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         return primals[0], _refused_p.bind(tangents[0], message=message)
+
+    return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)
+
+
+def refuse_derivatives(operands: Tree, message: str) -> Tree:
+    """`operands` unchanged; any derivative through them raises `TypeError(message)`.
+
+    Inside the two halves of a `custom_vjp` this refuses what would differentiate the halves.
+    """
+
+    @jax.custom_jvp
+    def guard(leaf: Any) -> Any:
+        return leaf
+
+    @guard.defjvp
+    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        raise TypeError(message)
 
     return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)

@@ -41,7 +41,7 @@ class Operands(NamedTuple):
     theta: Tree  # the user's floating leaves
     carried: Tree  # integer, boolean and key leaves of the user's theta and y
     fun: tuple[Array, ...]  # what `fun` closes over
-    solver: tuple[tuple[Array, ...], tuple[Array, ...]]  # what the solver's init, update close over
+    solver: tuple[tuple[Array, ...], ...]  # what the solver's init, update, schedule close over
 
 
 class Prepared(NamedTuple):
@@ -81,6 +81,7 @@ class SolutionMap:
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Prepared:
         """Partition the leaves, lift the closures, bind the solver; trace `fun` once."""
         y_parts, theta_parts = tree.split(y0), tree.split(theta)
+        y, inexact = y_parts.inexact, theta_parts.inexact
         if not jax.tree.leaves(y_parts.inexact):
             raise ValueError(
                 f"`y0` must have a floating or complex leaf to solve for: got {tree.describe(y0)}."
@@ -93,22 +94,29 @@ class SolutionMap:
         def user_theta(operands: Operands) -> Tree:
             return tree.merge(operands.theta, operands.carried[0], theta_parts.static)
 
-        start = Operands(theta_parts.inexact, carried, (), ((), ()))
-        lifted = self._lift(user_y, user_theta, y_parts.inexact, start, xs)
+        start = Operands(inexact, carried, (), ())
+        lifted = self._lift(user_y, user_theta, y, start, xs)
+        axes = tree.varying_axes(lifted.shape)
+        if axes - tree.varying_axes(y):
+            # Inside shard_map each device solves a problem of its own. A start that all devices
+            # share would make JAX sum the gradients of all their problems, silently.
+            y, start, xs = tree.vary((y, start, xs), axes)
+            lifted = self._lift(user_y, user_theta, y, start, xs)
+            lifted = lifted._replace(closed=tree.vary(lifted.closed, axes))
         problem = Problem(
             self.kind,
             *_evaluations(self.kind, lifted),
             user_y,
             user_theta,
-            linear.choose(y_parts.inexact, self.kind == "argmin"),
+            linear.choose(y, self.kind == "argmin"),
         )
         operands = start._replace(fun=lifted.closed)
         if not isinstance(self.solver, Solver):
             primal = _opaque(self.kind, self.solver, problem, lifted)
-            return Prepared(problem, primal, y_parts.inexact, operands, xs, None)
+            return Prepared(problem, primal, y, operands, xs, None)
         method = self.solver.bind(problem)
         _check_xs(xs, method.num_steps)
-        method, operands, loops = _lift_solver(method, y_parts.inexact, operands, _first(xs))
+        method, operands, loops = _lift_solver(method, y, operands, _first(xs))
         fast = forward_over_reverse(problem)
         replayed = method._replace(evaluate=self.solver.bind(fast).evaluate)
         steps = as_steps(method, replayed, loops)
@@ -117,7 +125,7 @@ class SolutionMap:
             return steps.finish(steps.run(y0, theta, xs))
 
         primal = Primal(run, steps, type(self.solver).__name__)
-        return Prepared(problem, primal, y_parts.inexact, operands, xs, method.tol)
+        return Prepared(problem, primal, y, operands, xs, method.tol)
 
     def conclude(self, prepared: Prepared, y: Tree, steps: Array) -> Solution:
         """The solution as the user sees it, judged."""
@@ -268,7 +276,7 @@ def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]
     """(evaluate, objective) of a problem, from its lifted function."""
 
     def fun(y: Tree, operands: Operands, x: Tree) -> Any:
-        bare = Operands(operands.theta, operands.carried, (), ((), ()))
+        bare = Operands(operands.theta, operands.carried, (), ())
         return lifted.call(operands.fun, y, bare, x)
 
     if kind != "argmin":
@@ -294,8 +302,17 @@ def _lift_solver(
         inner = theta._replace(solver=bare.solver)
         return update.call(theta.solver[1], state, needed, inner, t, x)
 
-    operands = operands._replace(solver=(begin.closed, update.closed))
-    return method._replace(init=init, update=move), operands, update.loops_on_data
+    closed: tuple[tuple[Array, ...], ...] = (begin.closed, update.closed)
+    method = method._replace(init=init, update=move)
+    if method.descent is not None:
+        schedule = lift(method.descent.schedule, operands, number)
+
+        def scheduled(theta: Operands, t: Array) -> tuple[Tree, Tree]:
+            return schedule.call(theta.solver[2], theta._replace(solver=bare.solver), t)
+
+        closed = (*closed, schedule.closed)
+        method = method._replace(descent=method.descent._replace(schedule=scheduled))
+    return method, operands._replace(solver=closed), update.loops_on_data
 
 
 def _opaque(
@@ -322,6 +339,11 @@ def _opaque(
             raise ValueError(
                 f"`solver` must return tk.Solution(value, info): {name} returned "
                 f"{type(out).__name__}."
+            )
+        if not hasattr(out.info, "steps"):
+            raise ValueError(
+                f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "
+                f"residual): the info of {name} is {type(out.info).__name__}."
             )
         y = tree.split(out.value).inexact
         _check_same(f"the value of {name}", y, y0)
@@ -377,6 +399,12 @@ def _check_xs(xs: Tree, num_steps: int) -> None:
 
 
 def _first(xs: Tree) -> Tree:
+    for leaf in jax.tree.leaves(xs):
+        if jnp.ndim(leaf) < 1 or len(leaf) < 1:
+            raise ValueError(
+                "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
+                f"got {tree.describe(xs)}."
+            )
     return jax.tree.map(lambda leaf: leaf[0], xs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from toolkit.types import Tree
 
@@ -96,11 +98,21 @@ def as_like(template: Tree, real: Tree) -> Tree:
 
 
 def norm(tree: Tree) -> Array:
-    """2-norm over all leaves; 0 for a tree without leaves."""
-    leaves = jax.tree.leaves(tree)
+    """2-norm over all leaves; 0 for a tree without leaves.
+
+    Scaled by the largest entry: a plain sum of squares is 0 for 1e-25 in float32 (1e-4 in float16),
+    and a solve of that size would pass for a solved one.
+    """
+    leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.zeros(())
-    return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in leaves))
+    dtype = jnp.result_type(*leaves)
+    leaves = [leaf.astype(jnp.promote_types(dtype, jnp.float32)) for leaf in leaves]
+    largest = functools.reduce(jnp.maximum, [jnp.max(leaf) for leaf in leaves])
+    normal = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
+    scale = jnp.where(normal, largest, 1)
+    squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
+    return (scale * jnp.sqrt(squares)).astype(dtype)
 
 
 def size(tree: Tree) -> int:
@@ -129,6 +141,37 @@ def stop_gradient(tree: Tree) -> Tree:
     return jax.tree.map(
         lambda leaf: jax.lax.stop_gradient(leaf) if is_inexact(leaf) else leaf, tree
     )
+
+
+def varying_axes(tree: Tree) -> frozenset[str]:
+    """The axes of an enclosing `jax.shard_map` over which some leaf differs between devices."""
+
+    def of(leaf: Any) -> frozenset[str]:
+        typed = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+        manual = getattr(typed, "manual_axis_type", None)
+        return manual.varying if manual else frozenset()
+
+    return frozenset().union(*map(of, jax.tree.leaves(tree)))
+
+
+def vary(tree: Tree, axes: frozenset[str]) -> Tree:
+    """Mark each array as differing between devices along `axes`; the values stay."""
+
+    def one(leaf: Any) -> Any:
+        missing = tuple(sorted(axes - varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def is_zero_tangent(tangent: Any) -> bool:
+    """Whether a tangent, as `symbolic_zeros=True` hands it over, is zero by construction."""
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+
+
+def zero_tangent(like: Array) -> np.ndarray:
+    """The tangent of an integer array."""
+    return np.zeros(like.shape, jax.dtypes.float0)
 
 
 @jax.custom_jvp

@@ -69,6 +69,13 @@ class Evaluation(NamedTuple):
     residual: Tree  # zero at the solution; its 2-norm is compared with `tol`
 
 
+class Descent(NamedTuple):
+    """What makes a method `v <- momentum * v - grad; y <- y + step_size * v`, state `(y, v)`."""
+
+    schedule: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (theta, t) -> (step_size, momentum)
+    momenta: Any  # [num_steps] numpy where they are known before tracing, else None
+
+
 class Method(NamedTuple):
     """A solver bound to a problem: pure functions of explicit arguments.
 
@@ -82,6 +89,7 @@ class Method(NamedTuple):
     value: Callable[[Tree], Tree]  # state -> y
     num_steps: int  # the number of steps, or its limit when `tol` is given
     tol: float | None  # absolute, on the residual; None runs exactly `num_steps`
+    descent: Descent | None = None  # where it is momentum gradient descent
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +133,7 @@ class Steps(NamedTuple):
     num_steps: int  # at most
     exact: bool  # exactly `num_steps` are made
     loops_on_data: bool  # a step contains a `while_loop`, which reverse mode cannot cross
+    descent: Descent | None  # where the steps are those of momentum gradient descent
 
 
 class Primal(NamedTuple):

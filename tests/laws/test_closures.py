@@ -11,7 +11,7 @@ import pytest
 
 import toolkit as tk
 from tests.cases import H
-from toolkit.adjoint import Implicit, OneStep, Truncated, Unroll
+from toolkit.adjoint import Forward, Implicit, OneStep, Truncated, Unroll
 from toolkit.linear import CG
 
 RULES = [
@@ -20,6 +20,7 @@ RULES = [
     Unroll(),
     Unroll("sqrt"),
     Unroll(forward_mode=True),
+    Forward(),
     Truncated(150),
 ]
 rules = pytest.mark.parametrize("adjoint", RULES, ids=str)
@@ -90,7 +91,9 @@ def test_a_changed_global_is_seen() -> None:
     assert solve(jnp.zeros(())).value == 2.0
 
 
-@pytest.mark.parametrize("adjoint", [Unroll(), Unroll("sqrt"), Unroll(forward_mode=True)], ids=str)
+@pytest.mark.parametrize(
+    "adjoint", [Unroll(), Unroll("sqrt"), Unroll(forward_mode=True), Forward()], ids=str
+)
 def test_traced_settings_are_hyperparameters(adjoint: Any) -> None:
     """Step sizes and momenta that the solver merely holds, against the closed form of 3 steps."""
 

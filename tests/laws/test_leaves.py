@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import toolkit as tk
-from toolkit.adjoint import Implicit, OneStep, Stopped, Truncated, Unroll
+from toolkit.adjoint import Forward, Implicit, OneStep, Stopped, Truncated, Unroll
 from toolkit.linear import CG
 
 CONVERGED_RULES = [
@@ -22,6 +22,7 @@ CONVERGED_RULES = [
     Unroll(),
     Unroll("sqrt"),
     Unroll(forward_mode=True),
+    Forward(),
     Truncated(250),
 ]
 every_rule = pytest.mark.parametrize("adjoint", [*CONVERGED_RULES, OneStep(), Stopped()], ids=str)

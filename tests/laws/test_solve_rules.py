@@ -14,7 +14,7 @@ import pytest
 
 import toolkit as tk
 from tests.cases import CASES, outer
-from toolkit.adjoint import Implicit, OneStep, Stopped, Truncated, Unroll
+from toolkit.adjoint import Forward, Implicit, OneStep, Stopped, Truncated, Unroll
 from toolkit.linear import CG, GMRES, BiCGStab, Dense, Neumann
 
 SYMMETRIC = {"ridge", "ridge_per_feature", "quadratic"}
@@ -42,6 +42,7 @@ RULES = {
     "unroll_sqrt": Rule(Unroll(checkpoint="sqrt"), EVERY - LINE_SEARCH, forward_mode=False),
     "unroll_7": Rule(Unroll(checkpoint=7), EVERY - LINE_SEARCH, forward_mode=False),
     "unroll_forward": Rule(Unroll(forward_mode=True), EVERY - LINE_SEARCH),
+    "forward": Rule(Forward(), EVERY),
     # 150 of 250 steps: the missing head is (contraction 0.85)^150 = 3e-11.
     "truncated": Rule(Truncated(150), EVERY - LINE_SEARCH, forward_mode=False),
 }
@@ -121,7 +122,7 @@ def test_reverse_over_reverse_is_the_closed_form(rule: str) -> None:
     _close(jax.jit(jax.jacrev(jax.grad(composed)))(theta), expected, 1e-6, 1e-6 * scale)
 
 
-@pytest.mark.parametrize("rule", ["implicit", "implicit_cg", "unroll_forward"])
+@pytest.mark.parametrize("rule", ["implicit", "implicit_cg", "unroll_forward", "forward"])
 def test_third_derivative_is_the_closed_form(rule: str) -> None:
     composed, exact, theta = _functions(rule, "ridge")
     third = lambda f: jax.jacfwd(jax.jacfwd(jax.grad(f)))

@@ -12,7 +12,7 @@ import pytest
 
 import toolkit as tk
 from tests.cases import B, H
-from toolkit.adjoint import Implicit, OneStep, Stopped, Truncated, Unroll
+from toolkit.adjoint import Forward, Implicit, OneStep, Stopped, Truncated, Unroll
 
 STEPS, STEP_SIZE, LAST = 6, 0.05, 2
 P = np.eye(3) - STEP_SIZE * H
@@ -27,6 +27,7 @@ EXPECTED = {
     Unroll(checkpoint="sqrt"): _series(STEPS),
     Unroll(checkpoint=4): _series(STEPS),
     Unroll(forward_mode=True): _series(STEPS),
+    Forward(): _series(STEPS),
     Truncated(LAST): _series(LAST),
     OneStep(): _series(1),
     Implicit(): np.linalg.solve(H, B),
@@ -69,7 +70,7 @@ def test_truncated_counts_the_steps_made_not_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "adjoint", [Unroll(), Unroll(checkpoint=4), Unroll(forward_mode=True)], ids=str
+    "adjoint", [Unroll(), Unroll(checkpoint=4), Unroll(forward_mode=True), Forward()], ids=str
 )
 def test_early_stop_unrolls_the_steps_made(adjoint: object) -> None:
     theta = jnp.asarray([0.5, -1.0])
@@ -86,6 +87,7 @@ def test_derivative_in_the_start() -> None:
     theta = jnp.asarray([0.5, -1.0])
     for adjoint, expected in (
         (Unroll(), np.linalg.matrix_power(P, STEPS)),
+        (Forward(), np.linalg.matrix_power(P, STEPS)),
         (Truncated(STEPS), np.linalg.matrix_power(P, STEPS)),
         (Truncated(LAST), np.zeros((3, 3))),
         (Implicit(), np.zeros((3, 3))),

@@ -1,9 +1,11 @@
 """Derivative rules of a solve: the same value, another derivative."""
 
+from toolkit.adjoint.forward import Forward
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.one_step import OneStep
+from toolkit.adjoint.reversible import Reversible
 from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll
 
-__all__ = ["Implicit", "OneStep", "Stopped", "Truncated", "Unroll"]
+__all__ = ["Forward", "Implicit", "OneStep", "Reversible", "Stopped", "Truncated", "Unroll"]

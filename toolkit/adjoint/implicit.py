@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
+from toolkit.curvature import forward_over_reverse
 from toolkit.linear_system import solve_linear
 from toolkit.types import LinearInfo, LinearSolver, Primal, Problem, Tree
 
@@ -75,7 +74,7 @@ class Implicit:
             # The wrapped solve, not the raw one: its second derivative is this rule's again.
             y, steps = solve(*primals)
             y_dot = self._tangent(problem, y, theta, tangents[1])
-            return (y, steps), (y_dot, _float0(steps))
+            return (y, steps), (y_dot, tree.zero_tangent(steps))
 
         solve.defjvp(rule, symbolic_zeros=True)
 
@@ -93,10 +92,11 @@ class Implicit:
         # JAX pairs complex cotangents without conjugation: Re(y_bar * dy).
         right_side = tree.as_real(tree.conj(y_bar))
         moving, fixed, _ = tree.split(theta)
+        fast = forward_over_reverse(problem)
 
         def condition(moving: Tree) -> Tree:
             full = tree.merge(moving, fixed)
-            return tree.as_real(problem.residual(y, problem.evaluate(y, full, None)))
+            return tree.as_real(problem.residual(y, fast.evaluate(y, full, None)))
 
         residual, jacobian = self._linearised(problem, y, theta)
         matvec = jacobian if problem.symmetric else _transpose(jacobian, right_side)
@@ -128,7 +128,7 @@ class Implicit:
 
     def _tangent(self, problem: Problem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
         """`-F_y^{-1} F_theta theta_dot`."""
-        is_zero = jax.tree.map(_is_zero, theta_dot)
+        is_zero = jax.tree.map(tree.is_zero_tangent, theta_dot)
         if all(jax.tree.leaves(is_zero)):
             return optax.tree.zeros_like(y)
         moves = jax.tree.map(lambda zero: not zero, is_zero)
@@ -149,11 +149,3 @@ class Implicit:
 def _transpose(linear: Callable[[Tree], Tree], like: Tree) -> Callable[[Tree], Tree]:
     transposed = jax.linear_transpose(linear, like)
     return lambda v: transposed(v)[0]
-
-
-def _is_zero(tangent: Tree) -> bool:
-    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
-
-
-def _float0(like: Array) -> np.ndarray:
-    return np.zeros(like.shape, jax.dtypes.float0)

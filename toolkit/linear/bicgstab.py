@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import judge, positive, start
+from toolkit.linear.judge import add_scaled, judge, require_steps, require_tol, start
 from toolkit.types import LinearInfo, Tree
 
 
@@ -44,7 +44,8 @@ class BiCGStab:
     tol: float
 
     def __post_init__(self) -> None:
-        positive("max_steps", self.max_steps)
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
@@ -62,14 +63,14 @@ class BiCGStab:
             ap = matvec(s.p)
             denominator = dot(shadow, ap)
             alpha = _divide(s.rho, denominator)
-            half = optax.tree.add_scale(s.r, -alpha, ap)
+            half = add_scaled(s.r, -alpha, ap)
             a_half = matvec(half)
             omega = _divide(dot(a_half, half), dot(a_half, a_half))
-            x = optax.tree.add_scale(optax.tree.add_scale(s.x, alpha, s.p), omega, half)
-            r = optax.tree.add_scale(half, -omega, a_half)
+            x = add_scaled(add_scaled(s.x, alpha, s.p), omega, half)
+            r = add_scaled(half, -omega, a_half)
             rho = dot(shadow, r)
             beta = _divide(rho, s.rho) * _divide(alpha, omega)
-            p = optax.tree.add_scale(r, beta, optax.tree.add_scale(s.p, -omega, ap))
+            p = add_scaled(r, beta, add_scaled(s.p, -omega, ap))
             broken = (denominator == 0) | (omega == 0)
             return _State(x, r, p, rho, s.steps + 1, broken)
 

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import judge, positive, real_dot, start
+from toolkit.linear.judge import add_scaled, judge, real_dot, require_steps, require_tol, start
 from toolkit.types import LinearInfo, Tree
 
 
@@ -46,7 +46,8 @@ class CG:
     tol: float
 
     def __post_init__(self) -> None:
-        positive("max_steps", self.max_steps)
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
@@ -54,7 +55,6 @@ class CG:
         x = start(b, x0)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         rr = real_dot(r, r)
-        # A recurrence can claim less than rounding allows: stop a little below `tol`.
         target = self.tol**2 * real_dot(b, b)
         first = _State(x, r, r, rr, jnp.asarray(0, jnp.int32), jnp.asarray(False))
 
@@ -65,10 +65,10 @@ class CG:
             ap = matvec(s.p)
             pap = real_dot(s.p, ap)
             alpha = jnp.where(pap == 0, 0, s.rr / jnp.where(pap == 0, 1, pap))
-            x = optax.tree.add_scale(s.x, alpha, s.p)
-            r = optax.tree.add_scale(s.r, -alpha, ap)
+            x = add_scaled(s.x, alpha, s.p)
+            r = add_scaled(s.r, -alpha, ap)
             rr = real_dot(r, r)
-            p = optax.tree.add_scale(r, rr / s.rr, s.p)
+            p = add_scaled(r, rr / s.rr, s.p)
             steps = jnp.where(pap == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
             return _State(x, r, p, rr, steps, s.negative | (pap <= 0))
 

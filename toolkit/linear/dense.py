@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.linear.judge import judge
+from toolkit.linear.judge import flat_system, judge
 from toolkit.types import LinearInfo, Tree
 
 
@@ -19,8 +18,8 @@ class Dense:
     """Materialise `A`; Cholesky where it is symmetric positive definite, LU elsewhere.
 
     A symmetric matrix that Cholesky refuses sets `info.negative_curvature`. A matrix that is
-    singular to working precision ends with `STEP_LIMIT` whatever its residual says: its solution
-    is not determined by the data. The status compares the residual with `sqrt(eps)`.
+    singular to working precision ends with `STEP_LIMIT` whatever its residual says, or with NaN and
+    `NOT_FINITE` where a pivot is exactly 0: its solution is not determined by the data. The status compares the residual with `sqrt(eps)`.
 
     Cost: `n` products (one batched product) and `n^3 / 3` to `2 n^3 / 3` operations; memory `n^2`.
     """
@@ -29,23 +28,20 @@ class Dense:
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
         del x0  # a direct solve has no use for a start
-        flat, unravel = ravel_pytree(b)
-        columns = jax.vmap(lambda e: ravel_pytree(matvec(unravel(e)))[0])(
-            jnp.eye(flat.size, dtype=flat.dtype)
-        )
+        product, flat, back = flat_system(matvec, b)
+        columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
         matrix = columns.T  # row j of `columns` is A e_j
-        solution, symmetric, definite, singular = _solve(matrix, flat)
+        eps = max([float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(b)], default=0.0)
+        solution, symmetric, definite, singular = _solve(matrix, flat, eps)
         negative = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
-        tol = jnp.sqrt(jnp.finfo(flat.dtype).eps)
         # No residual passes a negative tolerance: a singular system never counts as solved.
-        tol = jnp.where(singular, -1.0, tol)
-        return judge(matvec, b, unravel(solution), flat.size, tol, negative)
+        tol = jnp.where(singular, -1.0, eps**0.5)
+        return judge(matvec, b, back(solution), flat.size, tol, negative)
 
 
-def _solve(matrix: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Array]:
     """(solution, symmetric, positive definite, singular to working precision)."""
     n = max(b.size, 1)
-    eps = jnp.finfo(b.dtype).eps
     scale = jnp.max(jnp.abs(matrix), initial=0)
     symmetric = jnp.max(jnp.abs(matrix - matrix.conj().T), initial=0) <= 10 * n * eps * scale
     factor = jnp.linalg.cholesky(matrix)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
 from toolkit import tree
-from toolkit.linear.judge import judge, positive, start
+from toolkit.linear.judge import flat_system, judge, require_steps, require_tol, start
 from toolkit.types import LinearInfo, Tree
 
 _RESTART = 20  # the longest Krylov basis kept, in vectors like b
@@ -37,34 +37,44 @@ class GMRES:
     tol: float
 
     def __post_init__(self) -> None:
-        positive("max_steps", self.max_steps)
+        require_steps("max_steps", self.max_steps)
+        require_tol(self.tol)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
-        restart = max(1, min(self.max_steps, _RESTART, tree.size(b)))
-        target = self.tol * tree.norm(b)
+        product, flat, back = flat_system(matvec, b)
+        if flat.size == 0:
+            return judge(matvec, b, b, 0, self.tol)
+        restart = min(self.max_steps, _RESTART, tree.size(b))
+        target = self.tol * tree.norm(flat)
 
-        def unfinished(carry: tuple[Tree, Array, Array, Array]) -> Array:
+        def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, steps, residual, previous = carry
             # A restart that gains nothing will gain nothing again.
             gaining = residual < previous
             return (steps < self.max_steps) & (residual > target) & gaining
 
-        def cycle(carry: tuple[Tree, Array, Array, Array]) -> tuple[Tree, Array, Array, Array]:
+        def cycle(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             x, steps, residual, _ = carry
             new, _ = gmres(
-                matvec, b, x0=x, tol=self.tol, restart=restart, maxiter=1, solve_method="batched"
+                product,
+                flat,
+                x0=x,
+                tol=self.tol,
+                restart=restart,
+                maxiter=1,
+                solve_method="batched",
             )
-            after = tree.norm(optax.tree.sub(b, matvec(new)))
+            after = tree.norm(flat - product(new))
             better = after < residual
-            kept = tree.where(better, new, x)
+            kept = jnp.where(better, new, x)
             return kept, steps + restart, jnp.where(better, after, residual), residual
 
-        x = start(b, x0)
-        first = tree.norm(optax.tree.sub(b, matvec(x)))
+        x = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
+        first = tree.norm(flat - product(x))
         steps = jnp.asarray(0, jnp.int32)
         x, steps, _, _ = jax.lax.while_loop(
             unfinished, cycle, (x, steps, first, jnp.full_like(first, jnp.inf))
         )
-        return judge(matvec, b, x, steps, self.tol)
+        return judge(matvec, b, back(x), steps, self.tol)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.types import LinearInfo, Status, Tree
@@ -15,12 +19,13 @@ def start(b: Tree, x0: Tree | None) -> Tree:
     """The first iterate: `x0`, or zeros like `b`."""
     if x0 is None:
         return optax.tree.zeros_like(b)
-    if jax.tree.structure(x0) != jax.tree.structure(b):
+    shapes = [jax.tree.map(jnp.shape, one) for one in (x0, b)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"`x0` must have the structure of `b`: got {tree.describe(x0)}, "
+            f"`x0` must have the structure and shapes of `b`: got {tree.describe(x0)}, "
             f"expected {tree.describe(b)}."
         )
-    return x0
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), x0, b)
 
 
 def real_dot(a: Tree, b: Tree) -> Array:
@@ -28,10 +33,40 @@ def real_dot(a: Tree, b: Tree) -> Array:
     return jnp.real(optax.tree.vdot(a, b))
 
 
-def positive(name: str, value: float) -> None:
-    """Refuse a setting that is not positive."""
-    if value <= 0:
-        raise ValueError(f"`{name}` must be positive: got {value}.")
+def add_scaled(x: Tree, scale: Array | float, y: Tree) -> Tree:
+    """`x + scale * y`, leaf by leaf, in the types of `x`: trees may mix precisions."""
+
+    def one(a: Array, b: Array) -> Array:
+        total = a + scale * b
+        return total if jnp.iscomplexobj(total) else total.astype(a.dtype)
+
+    return jax.tree.map(one, x, y)
+
+
+def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
+    """`A` and `b` on one vector, in a type that LAPACK knows, and the way back."""
+    flat, unravel = ravel_pytree(b)
+    wide = jnp.promote_types(flat.dtype, jnp.float32)
+
+    def back(vector: Array) -> Tree:
+        return unravel(vector.astype(flat.dtype))
+
+    def product(vector: Array) -> Array:
+        return ravel_pytree(matvec(back(vector)))[0].astype(wide)
+
+    return product, flat.astype(wide), back
+
+
+def require_steps(name: str, value: Any) -> None:
+    """Refuse a number of steps that is not a positive int."""
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive int: got {value!r}.")
+
+
+def require_tol(value: Any) -> None:
+    """Refuse a tolerance that is no nonnegative number; arrays are not looked into."""
+    if not isinstance(value, Array) and not (isinstance(value, (int, float)) and value >= 0):
+        raise ValueError(f"`tol` must be nonnegative (relative to the norm of b): got {value!r}.")
 
 
 def judge(

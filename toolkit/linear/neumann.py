@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import judge, positive, start
+from toolkit.linear.judge import add_scaled, judge, require_steps, require_tol, start
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
@@ -39,7 +39,12 @@ class Neumann:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        positive("num_terms", self.num_terms)
+        require_steps("num_terms", self.num_terms)
+        require_tol(self.tol)
+        if isinstance(self.step_size, (int, float)) and not self.step_size > 0:
+            raise ValueError(
+                f"`step_size` must be positive, or None to estimate it: got {self.step_size!r}."
+            )
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
@@ -48,15 +53,13 @@ class Neumann:
         x = start(b, x0)
         # x_{k+1} = x_k + step_size (b - A x_k): from x_0 = 0 its k-th iterate is the k-term series.
         if x0 is None:
-            x = optax.tree.scale(step_size, b)
+            x = add_scaled(x, step_size, b)
 
         def term(_: Array, x: Tree) -> Tree:
-            return optax.tree.add_scale(x, step_size, optax.tree.sub(b, matvec(x)))
+            return add_scaled(x, step_size, optax.tree.sub(b, matvec(x)))
 
         terms = self.num_terms - 1 if x0 is None else self.num_terms
         x = jax.lax.fori_loop(0, terms, term, x)
-        # Keep the types of `b`: a strong float64 step would promote float32 leaves.
-        x = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, b)
         return judge(matvec, b, x, self.num_terms, self.tol)
 
 
@@ -65,7 +68,8 @@ def _largest_eigenvalue(matvec: tree.Matvec, like: Tree) -> Array:
 
     def power(_: Array, carry: tuple[Tree, Array]) -> tuple[Tree, Array]:
         vector, _ = carry
-        product = matvec(optax.tree.scale(1 / tree.norm(vector), vector))
+        unit = jax.tree.map(lambda leaf: (leaf / tree.norm(vector)).astype(leaf.dtype), vector)
+        product = matvec(unit)
         return product, tree.norm(product)
 
     scale = tree.norm(vector)

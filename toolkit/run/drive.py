@@ -32,7 +32,7 @@ class Position(NamedTuple):
 
     step: int
     state: Any
-    seconds: float  # of running so far, over all processes
+    seconds: float  # of compiling and running so far, over all processes
     metrics_bytes: int  # length of metrics.jsonl
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 LINES = 20  # of a whole run, in a log
+SHOWN = 4  # metrics in a line
 
 Show = Callable[[int, dict[str, float]], None]  # (step, metrics)
 
@@ -85,4 +86,6 @@ def _bar(start: int, steps: int) -> Iterator[Show]:
 
 
 def _values(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items())
+    """The first few metrics, losses first; all of them are in metrics.jsonl."""
+    names = sorted(metrics, key=lambda name: "loss" not in name)[:SHOWN]
+    return "  ".join(f"{name} {number(metrics[name])}" for name in names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -182,8 +183,10 @@ def _drive(
     from toolkit.run.progress import progress
 
     source = prepared.loaded.experiment
+    began = time.perf_counter()
     compiled = compile_program(prepared.traced, source)
     start = _start_position(place, prepared, compiled)
+    start = start._replace(seconds=start.seconds + time.perf_counter() - began)
     with progress(start.step, prepared.settings.steps) as show:
         stop.deferred = True
         digest = config_hash(prepared.loaded.resolved)
@@ -214,10 +217,12 @@ def _finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> 
     from toolkit.run.progress import table
 
     source = prepared.loaded.experiment
+    began = time.perf_counter()
     with experiment.reported(source, "finish failed"):
         result = prepared.traced.program.finish(at.state)
+    seconds = at.seconds + time.perf_counter() - began
     durable = final.read(place.path)
-    metrics = durable.metrics if durable else final.write(place.path, result, at.seconds, source)
+    metrics = durable.metrics if durable else final.write(place.path, result, seconds, source)
     verdicts = claims.judge(prepared.settings.claims, metrics)
     ending = {
         "status": "finished",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -60,7 +59,7 @@ class Anderson:
 
         def init(y0: Tree, theta: Tree) -> AndersonState:
             flat, _ = ravel_pytree(tree.as_real(y0))
-            empty = jnp.zeros((self.history, flat.size), flat.dtype)
+            empty = jnp.zeros_like(flat, shape=(self.history, flat.size))
             return AndersonState(y0, empty, empty, jnp.asarray(0, jnp.int32))
 
         def evaluate(state: AndersonState, theta: Tree, x: Tree) -> Evaluation:
@@ -86,11 +85,12 @@ class Anderson:
 def _mixing_weights(residuals: Array, filled: Array) -> Array:
     """`[H]` weights of sum 1 that minimise the norm of the combined residual; 0 where not filled."""
     # Lagrange: G a proportional to 1 with G = R R'; rows not filled are cut out of the system.
-    gram = jnp.matmul(residuals, residuals.T, precision=jax.lax.Precision.HIGHEST)
+    wide = jnp.promote_types(residuals.dtype, jnp.float32)  # LAPACK knows no smaller type
+    gram = jnp.matmul(residuals, residuals.T, precision="highest", preferred_element_type=wide)
     scale = jnp.max(jnp.diagonal(gram))
     scale = jnp.where(scale == 0, 1, scale)
     ridge = jnp.sqrt(jnp.finfo(gram.dtype).eps) / 1000
     both = filled[:, None] & filled[None, :]
     system = jnp.where(both, gram / scale, 0) + jnp.diag(jnp.where(filled, ridge, 1))
     weights = jnp.where(filled, jnp.linalg.solve(system, filled.astype(gram.dtype)), 0)
-    return weights / jnp.sum(weights)
+    return (weights / jnp.sum(weights)).astype(residuals.dtype)

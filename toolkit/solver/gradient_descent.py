@@ -13,12 +13,13 @@ from jax import Array
 from toolkit.solver.settings import (
     add_scaled,
     at_step,
+    known_schedule,
     require_kind,
     require_schedule,
     require_steps,
     require_tol,
 )
-from toolkit.types import Evaluation, Method, Problem, Tree
+from toolkit.types import Descent, Evaluation, Method, Problem, Tree
 
 Schedule = float | Array | Callable[[Tree, Array], Array]
 
@@ -69,17 +70,20 @@ class GradientDescent:
             gradient = problem.evaluate(state.y, theta, x)
             return Evaluation(gradient, gradient)
 
+        def schedule(theta: Tree, t: Array) -> tuple[Tree, Tree]:
+            user_theta = problem.user_theta(theta)
+            return at_step(self.step_size, user_theta, t), at_step(self.momentum, user_theta, t)
+
         def update(
             state: DescentState, gradient: Tree, theta: Tree, t: Array, x: Tree
         ) -> DescentState:
-            user_theta = problem.user_theta(theta)
-            step_size = at_step(self.step_size, user_theta, t)
+            step_size, momentum = schedule(theta, t)
             if not heavy_ball:
                 return DescentState(add_scaled(state.y, -step_size, gradient), None)
-            momentum = at_step(self.momentum, user_theta, t)
             velocity = jax.tree.map(
                 lambda v, g: (momentum * v - g).astype(v.dtype), state.velocity, gradient
             )
             return DescentState(add_scaled(state.y, step_size, velocity), velocity)
 
-        return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol)
+        descent = Descent(schedule, known_schedule(self.momentum, self.num_steps))
+        return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol, descent)

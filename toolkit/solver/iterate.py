@@ -34,6 +34,7 @@ def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> Steps:
             num_steps=method.num_steps,
             exact=True,
             loops_on_data=loops_on_data,
+            descent=method.descent,
         )
     return Steps(
         begin=lambda y0, theta: _begin(method.init(y0, theta)),
@@ -45,11 +46,13 @@ def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> Steps:
         num_steps=method.num_steps,
         exact=False,
         loops_on_data=loops_on_data,
+        descent=method.descent,
     )
 
 
 def _begin(state: Tree) -> Progress:
-    return Progress(state, jnp.asarray(0, jnp.int32), jnp.asarray(False))
+    start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
+    return Progress(state, *tree.vary(start, tree.varying_axes(state)))
 
 
 def _step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Tree:

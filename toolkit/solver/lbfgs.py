@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import optax
 from jax import Array
 
@@ -45,15 +46,25 @@ class LBFGS:
         assert objective is not None  # an argmin has one
 
         def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
-            return lambda real: objective(tree.as_like(like, real), theta, x)
+            # The line search of optax leaves the types of `y` where x64 is enabled.
+            types = jax.tree.map(lambda leaf: leaf.dtype, tree.as_real(like))
+
+            def value(real: Tree) -> Array:
+                typed = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), real, types)
+                return objective(tree.as_like(like, typed), theta, x)
+
+            return value
 
         def init(y0: Tree, theta: Tree) -> OptaxState:
             return OptaxState(y0, optimizer.init(tree.as_real(y0)))
 
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
-            # The last line search has usually evaluated this very point.
-            pair = optax.value_and_grad_from_state(real_objective(state.y, theta, x))
-            value, gradient = pair(tree.as_real(state.y), state=state.optimizer)
+            fun, real = real_objective(state.y, theta, x), tree.as_real(state.y)
+            if x is None:
+                # The last line search has usually evaluated this very point.
+                value, gradient = optax.value_and_grad_from_state(fun)(real, state=state.optimizer)
+            else:  # but it was of another step's function
+                value, gradient = jax.value_and_grad(fun)(real)
             return Evaluation((value, gradient), gradient)
 
         def update(

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from toolkit.types import Kind
 
@@ -39,13 +40,14 @@ def require_schedule(name: str, value: Any, num_steps: int) -> None:
     """Refuse a schedule that is not a number, an array `[]` or `[num_steps]`, or a callable."""
     if callable(value):
         return
+    got = type(value).__name__
     if not isinstance(value, jax.core.Tracer):
         try:
             value = jnp.asarray(value)
         except (TypeError, ValueError):
             value = None
     if value is None or jnp.shape(value) not in ((), (num_steps,)):
-        got = type(value).__name__ if value is None else f"shape {jnp.shape(value)}"
+        got = got if value is None else f"shape {jnp.shape(value)}"
         raise ValueError(
             f"`{name}` must be a number, an array of shape () or ({num_steps},), or a callable "
             f"(theta, step) -> array: got {got}."
@@ -59,6 +61,13 @@ def at_step(schedule: Any, theta: Any, t: Any) -> Any:
     if jnp.ndim(schedule) == 1:
         return jnp.asarray(schedule)[t]
     return schedule
+
+
+def known_schedule(schedule: Any, num_steps: int) -> np.ndarray | None:
+    """`[num_steps]` values of a schedule that is a number or an array, None where it is computed."""
+    if callable(schedule) or isinstance(schedule, jax.core.Tracer):
+        return None
+    return np.broadcast_to(np.asarray(schedule), (num_steps,))
 
 
 def add_scaled(y: Any, scale: Any, direction: Any) -> Any:
