@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit import adjoint, catalogue, data, estimator, linear, run, solver
-    from toolkit.hypergradients import (
-        Hypergradient,
-        HypergradientReport,
-        check_hypergradient,
-        hypergradient,
-    )
+    from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
+    from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
     from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
     from toolkit.types import Issue, Solution, SolveInfo, Status
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Hypergradient",
     "HypergradientReport",
     "Issue",
@@ -33,6 +30,7 @@ __all__ = [
     "argmin",
     "catalogue",
     "check_hypergradient",
+    "compare_adjoints",
     "data",
     "estimator",
     "fixed_point",
@@ -47,7 +45,9 @@ _ROOMS = ("adjoint", "catalogue", "data", "estimator", "linear", "run", "solver"
 _HOME = {
     "Hypergradient": "hypergradients",
     "HypergradientReport": "hypergradients",
-    "check_hypergradient": "hypergradients",
+    "Comparison": "comparison",
+    "check_hypergradient": "comparison",
+    "compare_adjoints": "comparison",
     "hypergradient": "hypergradients",
     "SolutionMap": "solution_map",
     "argmin": "solution_map",

@@ -87,6 +87,19 @@ class Neumann(BaseModel):
         return toolkit.linear.Neumann(**_arguments(self))
 
 
+class Nystrom(BaseModel):
+    """A damped low-rank inverse from random products, for symmetric systems whose spectrum decays."""
+
+    model_config = STRICT
+    kind: Literal["nystrom"] = "nystrom"
+    rank: Count
+    damping: Positive
+    tol: Positive = 1e-3
+
+    def build(self) -> Any:
+        return toolkit.linear.Nystrom(**_arguments(self))
+
+
 class Dense(BaseModel):
     """The matrix written out and factorized, for small systems."""
 
@@ -97,7 +110,9 @@ class Dense(BaseModel):
         return toolkit.linear.Dense()
 
 
-LinearSolver = Annotated[CG | GMRES | BiCGStab | Neumann | Dense, Field(discriminator="kind")]
+LinearSolver = Annotated[
+    CG | GMRES | BiCGStab | Neumann | Nystrom | Dense, Field(discriminator="kind")
+]
 
 
 # Adjoints: how the derivative of a solve is made.
@@ -127,6 +142,17 @@ class Unroll(BaseModel):
         return toolkit.adjoint.Unroll(**_arguments(self))
 
 
+class Forward(BaseModel):
+    """Tangents carried along with the steps, for few hyperparameters."""
+
+    model_config = STRICT
+    kind: Literal["forward"] = "forward"
+    max_tangents: Count = 1000
+
+    def build(self) -> Any:
+        return toolkit.adjoint.Forward(**_arguments(self))
+
+
 class Truncated(BaseModel):
     """Through the last `num_steps` steps."""
 
@@ -136,6 +162,17 @@ class Truncated(BaseModel):
 
     def build(self) -> Any:
         return toolkit.adjoint.Truncated(**_arguments(self))
+
+
+class Reversible(BaseModel):
+    """Through every step, undone one at a time; `mean_momentum` sizes the memory of a computed schedule."""
+
+    model_config = STRICT
+    kind: Literal["reversible"] = "reversible"
+    mean_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def build(self) -> Any:
+        return toolkit.adjoint.Reversible(**_arguments(self))
 
 
 class OneStep(BaseModel):
@@ -158,7 +195,10 @@ class Stopped(BaseModel):
         return toolkit.adjoint.Stopped()
 
 
-Adjoint = Annotated[Implicit | Unroll | Truncated | OneStep | Stopped, Field(discriminator="kind")]
+Adjoint = Annotated[
+    Implicit | Unroll | Forward | Truncated | Reversible | OneStep | Stopped,
+    Field(discriminator="kind"),
+]
 
 
 # Optimizers of optax.

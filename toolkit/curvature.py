@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.types import Problem, Tree
@@ -29,21 +28,13 @@ def forward_over_reverse(problem: Problem) -> Problem:
         return jax.grad(objective)(y, theta, x)
 
     def forward(y: Tree, theta: Tree, x: Tree) -> tuple[Tree, Tree]:
-        primals = (y, theta, x)
-        values = jax.tree.map(lambda leaf: leaf.value, primals)
-        wanted = jax.tree.map(lambda leaf: leaf.perturbed and tree.is_inexact(leaf.value), primals)
+        values, wanted = tree.values_and_wanted((y, theta, x))
         return jax.grad(objective)(*values), tree.select(values, wanted)
 
     def backward(residuals: tuple[Tree, Tree], u: Tree) -> tuple[Tree, Tree, Tree]:
         wanted, constant = residuals
         y, theta, x = tree.merge(wanted, constant)
-        u = jax.tree.map(
-            lambda bar, leaf: jnp.zeros_like(leaf) if _is_symbolic(bar) else bar,
-            u,
-            y,
-            is_leaf=_is_symbolic,
-        )
-
+        u = tree.written_out(u, y)
         is_wanted = tree.present(wanted)
 
         def gradients(y: Tree) -> Tree:
@@ -56,7 +47,3 @@ def forward_over_reverse(problem: Problem) -> Problem:
     return dataclasses.replace(
         problem, evaluate=lambda y, theta, x: tree.conj(gradient(y, theta, x))
     )
-
-
-def _is_symbolic(leaf: Tree) -> bool:
-    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)

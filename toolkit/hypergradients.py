@@ -1,9 +1,8 @@
-"""Hypergradients with a report, and the check against finite differences."""
+"""Hypergradients with a report."""
 
 from __future__ import annotations
 
-import math
-import warnings
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit, Pullback
 from toolkit.curvature import forward_over_reverse
-from toolkit.solution_map import Prepared, SolutionMap
+from toolkit.preparation import Prepared
+from toolkit.solution_map import SolutionMap
 from toolkit.types import Issue, LinearInfo, Solution, Status, Tree
 
 Outer = Callable[[Tree, Tree], Array]
@@ -77,7 +77,7 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
         )
 
     def run(y0: Tree, theta: Tree, xs: Tree = None) -> Hypergradient:
-        _require_inexact(theta)
+        require_inexact(theta)
         if isinstance(solve.adjoint, Implicit) and xs is None:
             return _by_pullback(outer, solve, solve.adjoint, y0, theta)
         return _by_reverse_mode(outer, solve, y0, theta, xs)
@@ -85,7 +85,8 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
     return run
 
 
-def _require_inexact(theta: Tree) -> None:
+def require_inexact(theta: Tree) -> None:
+    """Refuse hyperparameters without anything to differentiate."""
     if not jax.tree.leaves(tree.split(theta).inexact):
         raise ValueError(
             "`theta` must have a floating or complex leaf to differentiate: got "
@@ -102,7 +103,7 @@ def _by_pullback(
 
     def outer_at(y: Tree, inexact: Tree) -> Array:
         moved = operands._replace(theta=inexact)
-        return _scalar(outer(problem.user_y(y, moved), problem.user_theta(moved)))
+        return real_scalar(outer(problem.user_y(y, moved), problem.user_theta(moved)))
 
     value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
     pulled = rule.pullback(problem, y, operands, y_bar)
@@ -118,14 +119,27 @@ def _by_reverse_mode(
 ) -> Hypergradient:
     parts = tree.split(theta)
 
-    def composed(inexact: Tree) -> tuple[Array, Solution]:
+    def composed(operands: tuple[Tree, Array]) -> tuple[Array, Solution]:
+        inexact, alarm = operands
         whole = tree.merge(inexact, parts.arrays, parts.static)
-        solution = solve(y0, whole, xs)
-        return _scalar(outer(solution.value, whole)), solution
+        solution = _watched(solve, alarm)(y0, whole, xs)
+        return real_scalar(outer(solution.value, whole)), solution
 
-    (value, solution), gradient = _value_and_grad(composed, parts.inexact)
+    operands = (parts.inexact, jnp.zeros(()))
+    (value, solution), (gradient, alarm) = _value_and_grad(composed, operands)
     report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
+    unreversed = jnp.where(alarm == 0, 0, int(Issue.NOT_REVERSED)).astype(jnp.int32)
+    report = report._replace(status=report.status | unreversed)
     return Hypergradient(value, gradient, solution, report)
+
+
+def _watched(solve: SolutionMap, alarm: Array) -> SolutionMap:
+    """`solve`, such that the cotangent of `alarm` says whether its reverse pass failed.
+
+    Only the reverse pass knows, and cotangents are all that leaves it.
+    """
+    watched = getattr(solve.adjoint, "watched", None)
+    return solve if watched is None else dataclasses.replace(solve, adjoint=watched(alarm))
 
 
 def _value_and_grad(
@@ -160,13 +174,14 @@ def _report(
         status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
     hvp_evals = rule.hvp_evals(info.steps)
     if linear is not None:
-        unsolved = linear.status == Status.STEP_LIMIT
+        unsolved = linear.status != Status.CONVERGED
         status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
         status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
         if solve.kind == "argmin":
             indefinite = linear.negative_curvature
             status |= jnp.where(indefinite, int(Issue.NEGATIVE_CURVATURE), 0)
-        hvp_evals = hvp_evals + linear.steps + 1  # one recomputes the residual
+        made = linear.steps + 1 if linear.products is None else linear.products
+        hvp_evals = hvp_evals + made
     return HypergradientReport(
         *tree.stop_gradient(
             (
@@ -224,94 +239,8 @@ def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
-def _scalar(value: Any) -> Array:
+def real_scalar(value: Any) -> Array:
+    """The outer value as an array; refuse what is no real scalar."""
     if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}.")
     return jnp.asarray(value)
-
-
-def check_hypergradient(
-    outer: Outer,
-    solve: Callable[..., Solution],
-    y0: Tree,
-    theta: Tree,
-    rtol: float = 1e-3,
-    *,
-    directions: int = 3,
-    key: Array | None = None,
-) -> None:
-    """Compare the hypergradient with central differences along random directions.
-
-    The difference quotient is that of the computed value `outer(solve(y0, theta).value, theta)`,
-    so it judges the rule together with the steps that were made: an implicit rule fails here where
-    the solve did not converge, an unrolled one does not.
-
-    Args:
-      outer: `outer(y, theta) -> real scalar`.
-      solve: `(y0, theta) -> tk.Solution`, differentiable in reverse mode.
-      rtol: relative to the larger of the two derivatives along a direction.
-      directions: how many, Gaussian, of unit 2-norm.
-      key: of the directions; `jax.random.key(0)` when not given.
-
-    Raises:
-      AssertionError: naming the derivative along the direction, the difference quotient, and the
-        quotient's own uncertainty (from its steps), which excuses a difference up to its size.
-
-    Cost: one hypergradient and 12 solves a direction; float32 leaves about 3 digits to compare.
-    """
-    _require_inexact(theta)
-    parts = tree.split(theta)
-
-    def composed(inexact: Tree) -> Array:
-        whole = tree.merge(inexact, parts.arrays, parts.static)
-        return _scalar(outer(solve(y0, whole).value, whole))
-
-    gradient = jax.jit(jax.grad(composed))(parts.inexact)
-    value = jax.jit(composed)
-    key = jax.random.key(0) if key is None else key
-    for number, direction_key in enumerate(jax.random.split(key, directions)):
-        direction = optax.tree.random_like(direction_key, parts.inexact)
-        direction = optax.tree.scale(1 / tree.norm(direction), direction)
-        along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
-        quotient, uncertainty = _difference_quotient(value, parts.inexact, direction)
-        allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
-        # Not `>`: a NaN must fail.
-        if not abs(along - quotient) <= allowed:
-            raise AssertionError(
-                f"hypergradient differs from finite differences along direction {number}: the "
-                f"rule gives {along:.10g}, central differences give {quotient:.10g} (uncertain by "
-                f"{uncertainty:.1e}), rtol={rtol:g}; an unconverged solve under an implicit rule "
-                "is the usual cause: look at hypergradient(...).report."
-            )
-        if uncertainty > 0.5 * max(abs(along), abs(quotient)):
-            warnings.warn(
-                f"check_hypergradient decides nothing along direction {number}: the derivative "
-                f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
-                "use float64, or an outer function of larger slope.",
-                stacklevel=2,
-            )
-
-
-def _pair(gradient: Array, direction: Array) -> Array:
-    # JAX's gradient of a complex leaf pairs without conjugation.
-    return jnp.sum(gradient * direction)
-
-
-def _difference_quotient(
-    value: Callable[[Tree], Array], at: Tree, direction: Tree
-) -> tuple[float, float]:
-    """The central difference that agrees best with its neighbours over six steps, and how well."""
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(at))
-    scale = max(1.0, float(tree.norm(at)) / tree.size(at) ** 0.5)
-    steps = [scale * eps ** (1 / 3) * 4.0**k for k in range(-2, 4)]
-    quotients, rounding = [], []
-    for h in steps:
-        forward, backward = (
-            float(value(optax.tree.add_scale(at, signed, direction))) for signed in (h, -h)
-        )
-        quotients.append((forward - backward) / (2 * h))
-        rounding.append(eps * (abs(forward) + abs(backward)) / h)
-    # Neighbours can agree by chance of rounding, so the rounding counts on its own.
-    doubts = [abs(a - b) + r for a, b, r in zip(quotients, quotients[1:], rounding, strict=False)]
-    best = min(range(len(doubts)), key=lambda i: math.inf if math.isnan(doubts[i]) else doubts[i])
-    return quotients[best], doubts[best]

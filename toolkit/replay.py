@@ -70,7 +70,9 @@ def _with_stored_carries(body: Body, replayed: Body, segment: int) -> Body:
         return scan(body, carry, operands, xs)
 
     def forward(carry: Tree, operands: Tree, xs: Tree) -> tuple[Tree, Tree]:
-        (carry, operands, xs), (_, wanted, xs_wanted) = values_and_wanted((carry, operands, xs))
+        (carry, operands, xs), (_, wanted, xs_wanted) = tree.values_and_wanted(
+            (carry, operands, xs)
+        )
 
         def one(c: Tree, segment_xs: Tree) -> tuple[Tree, Tree]:
             if segment == 1:
@@ -82,7 +84,7 @@ def _with_stored_carries(body: Body, replayed: Body, segment: int) -> Body:
 
     def backward(residuals: Tree, cotangent: Tree) -> tuple[Tree, Tree, Tree]:
         stored, (wanted, constant), (xs_wanted, xs_constant) = residuals
-        last_bar = written_out(cotangent, jax.tree.map(_zero_slice, stored))
+        last_bar = tree.written_out(cotangent, jax.tree.map(_zero_slice, stored))
         pull = pull_back_steps(replayed, wanted, constant)
 
         def one(bars: tuple[Tree, Tree], slices: tuple[Tree, Tree, Tree]) -> tuple[Tree, Tree]:
@@ -125,30 +127,8 @@ def pull_back_steps(replayed: Body, wanted: Tree, constant: Tree) -> Callable[..
     return pull
 
 
-def values_and_wanted(primals: Tree) -> tuple[Tree, Tree]:
-    """(values, which of them are differentiated) of what `symbolic_zeros=True` hands over."""
-    values = jax.tree.map(lambda leaf: leaf.value, primals)
-    wanted = jax.tree.map(lambda leaf: leaf.perturbed and tree.is_inexact(leaf.value), primals)
-    return values, wanted
-
-
-def written_out(cotangent: Tree, carry: Tree) -> Tree:
-    """Cotangents of the floating leaves of the carry, zeros written out; None elsewhere."""
-
-    def one(bar: Tree, leaf: Tree) -> Tree:
-        if not tree.is_inexact(leaf):
-            return None
-        return jnp.zeros_like(leaf) if _is_symbolic(bar) else bar
-
-    return jax.tree.map(one, cotangent, carry, is_leaf=_is_symbolic)
-
-
 def _zero_slice(stored: Tree) -> Tree:
     return jnp.zeros_like(stored, shape=stored.shape[1:]) if tree.is_inexact(stored) else stored
-
-
-def _is_symbolic(leaf: Tree) -> bool:
-    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
 
 
 def _fold(xs: Tree, segment: int) -> Tree:

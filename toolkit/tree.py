@@ -169,7 +169,25 @@ def is_zero_tangent(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
-def zero_tangent(like: Array) -> np.ndarray:
+def values_and_wanted(primals: Tree) -> tuple[Tree, Tree]:
+    """(values, which of them are differentiated) of what `symbolic_zeros=True` hands over."""
+    values = jax.tree.map(lambda leaf: leaf.value, primals)
+    wanted = jax.tree.map(lambda leaf: leaf.perturbed and is_inexact(leaf.value), primals)
+    return values, wanted
+
+
+def written_out(cotangent: Tree, like: Tree) -> Tree:
+    """Cotangents of the floating leaves of `like`, symbolic zeros written out; None elsewhere."""
+
+    def one(bar: Any, leaf: Any) -> Any:
+        if not is_inexact(leaf):
+            return None
+        return jnp.zeros_like(leaf) if isinstance(bar, SymbolicZero) else bar
+
+    return jax.tree.map(one, cotangent, like, is_leaf=lambda bar: isinstance(bar, SymbolicZero))
+
+
+def zero_tangent(like: Array) -> Any:
     """The tangent of an integer array."""
     return np.zeros(like.shape, jax.dtypes.float0)
 

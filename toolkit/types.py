@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax
 from jax import Array
 
 Tree = Any
@@ -60,6 +61,7 @@ class LinearInfo(NamedTuple):
     steps: Array  # [] int32, iterations (matrix columns for a direct solve)
     residual: Array  # [] ||A x - b|| / ||b||, recomputed from the system handed in
     negative_curvature: Array | bool = False  # [] bool, some p'Ap <= 0 was seen
+    products: Array | None = None  # [] int32, products with A; None counts as steps + 1
 
 
 class Evaluation(NamedTuple):
@@ -116,8 +118,6 @@ class Problem:
         """The tree that is zero at the solution, given `evaluation` at `y`."""
         if self.kind != "fixed_point":
             return evaluation
-        import jax
-
         return jax.tree.map(lambda new, old: new - old, evaluation, y)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ class Implicit:
       damping: added to the diagonal of `F_y`; trades bias for stability.
 
     Differentiation: forward and reverse mode, any order, nested. Zero by theory: with respect to
-    `y0` and to the solver's settings (step sizes, momenta).
+    `y0` and to the solver's settings (step sizes, momenta), and to `damping` and the linear
+    solver's own settings, which only approximate this rule.
 
     Cost: one linear solve with the linearised `F_y`, one product with `F_theta` (transposed in
     reverse mode). Error: O(residual of the solve) + O(residual of the linear solve / curvature).
@@ -63,24 +65,27 @@ class Implicit:
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the implicit derivative."""
 
+        rule = _settled(self)
+
         @jax.custom_jvp
-        def solve(y0: Tree, theta: Tree) -> tuple[Tree, Array]:
-            return primal.run(y0, theta, None)
+        def at_solution(y: Tree, theta: Tree) -> Tree:
+            return y
 
-        def rule(
+        def differentiate(
             primals: tuple[Tree, Tree], tangents: tuple[Tree, Tree]
-        ) -> tuple[tuple[Tree, Array], tuple[Tree, Tree]]:
-            _, theta = primals
-            # The wrapped solve, not the raw one: its second derivative is this rule's again.
-            y, steps = solve(*primals)
-            y_dot = self._tangent(problem, y, theta, tangents[1])
-            return (y, steps), (y_dot, tree.zero_tangent(steps))
+        ) -> tuple[Tree, Tree]:
+            # The wrapped point, not the raw one: its second derivative is this rule's again.
+            y = at_solution(*primals)
+            return y, rule._tangent(problem, y, primals[1], tangents[1])
 
-        solve.defjvp(rule, symbolic_zeros=True)
+        at_solution.defjvp(differentiate, symbolic_zeros=True)
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("Implicit", xs)
-            return solve(y0, theta)
+            # No derivative passes through the steps, whatever the solver is or closes over.
+            constant_y0, constant_theta = tree.stop_gradient((y0, theta))
+            y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
+            return at_solution(y, theta), steps
 
         return run
 
@@ -149,3 +154,11 @@ class Implicit:
 def _transpose(linear: Callable[[Tree], Tree], like: Tree) -> Callable[[Tree], Tree]:
     transposed = jax.linear_transpose(linear, like)
     return lambda v: transposed(v)[0]
+
+
+def _settled(setting: Any) -> Any:
+    """Settings without derivative: under this rule it is zero by theory."""
+    if not dataclasses.is_dataclass(setting):
+        return tree.stop_gradient(setting) if isinstance(setting, jax.Array) else setting
+    values = {f.name: _settled(getattr(setting, f.name)) for f in dataclasses.fields(setting)}
+    return dataclasses.replace(setting, **values)  # type: ignore[type-var]

@@ -30,5 +30,5 @@ def corrupt_labels(
     choice_key, label_key = jax.random.split(key)
     order = jax.random.permutation(choice_key, len(labels))
     corrupted = order < round(fraction * len(labels))
-    shift = jax.random.randint(label_key, labels.shape, 1, num_classes)
+    shift = jax.random.randint(label_key, labels.shape, 1, num_classes, labels.dtype)
     return jnp.where(corrupted, (labels + shift) % num_classes, labels), corrupted

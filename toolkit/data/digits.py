@@ -48,6 +48,4 @@ def split(key: Array, data: Labelled, *sizes: int) -> tuple[Labelled, ...]:
         )
     order = jax.random.permutation(key, total)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return tuple(
-        Labelled(data.images[part], data.labels[part]) for part in jnp.split(order, ends)
-    )
+    return tuple(Labelled(data.images[part], data.labels[part]) for part in jnp.split(order, ends))

@@ -6,6 +6,7 @@ from toolkit.linear.choose import choose
 from toolkit.linear.dense import Dense
 from toolkit.linear.gmres import GMRES
 from toolkit.linear.neumann import Neumann
+from toolkit.linear.nystrom import Nystrom
 from toolkit.types import LinearInfo
 
-__all__ = ["CG", "GMRES", "BiCGStab", "Dense", "LinearInfo", "Neumann", "choose"]
+__all__ = ["CG", "GMRES", "BiCGStab", "Dense", "LinearInfo", "Neumann", "Nystrom", "choose"]

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import add_scaled, judge, require_steps, require_tol, start
+from toolkit.linear.judge import add_scaled, counters, judge, require_steps, require_tol, start
 from toolkit.types import LinearInfo, Tree
 
 
@@ -54,7 +54,7 @@ class BiCGStab:
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         shadow, dot = r, optax.tree.vdot
         target = self.tol * tree.norm(b)
-        first = _State(x, r, r, dot(shadow, r), jnp.asarray(0, jnp.int32), jnp.asarray(False))
+        first = _State(x, r, r, dot(shadow, r), *counters(r))
 
         def unfinished(s: _State) -> Array:
             return (s.steps < self.max_steps) & (tree.norm(s.r) > target) & ~s.broken
@@ -75,7 +75,7 @@ class BiCGStab:
             return _State(x, r, p, rho, s.steps + 1, broken)
 
         last = jax.lax.while_loop(unfinished, step, first)
-        return judge(matvec, b, last.x, last.steps, self.tol)
+        return judge(matvec, b, last.x, last.steps, self.tol, products=2 * last.steps)
 
 
 def _divide(a: Array, b: Array) -> Array:

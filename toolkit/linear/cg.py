@@ -11,7 +11,15 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import add_scaled, judge, real_dot, require_steps, require_tol, start
+from toolkit.linear.judge import (
+    add_scaled,
+    counters,
+    judge,
+    real_dot,
+    require_steps,
+    require_tol,
+    start,
+)
 from toolkit.types import LinearInfo, Tree
 
 
@@ -56,7 +64,7 @@ class CG:
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         rr = real_dot(r, r)
         target = self.tol**2 * real_dot(b, b)
-        first = _State(x, r, r, rr, jnp.asarray(0, jnp.int32), jnp.asarray(False))
+        first = _State(x, r, r, rr, *counters(r))
 
         def unfinished(s: _State) -> Array:
             return (s.steps < self.max_steps) & (s.rr > target)

@@ -29,7 +29,8 @@ class Dense:
     ) -> tuple[Tree, LinearInfo]:
         del x0  # a direct solve has no use for a start
         product, flat, back = flat_system(matvec, b)
-        columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+        identity = jnp.eye(flat.size, dtype=flat.dtype)
+        columns = jax.vmap(product)(tree.vary(identity, tree.varying_axes(flat)))
         matrix = columns.T  # row j of `columns` is A e_j
         eps = max([float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(b)], default=0.0)
         solution, symmetric, definite, singular = _solve(matrix, flat, eps)

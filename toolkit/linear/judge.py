@@ -28,6 +28,12 @@ def start(b: Tree, x0: Tree | None) -> Tree:
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), x0, b)
 
 
+def counters(b: Tree) -> tuple[Array, Array]:
+    """(0, False), to be carried by a loop beside vectors like `b`."""
+    start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
+    return tree.vary(start, tree.varying_axes(b))
+
+
 def real_dot(a: Tree, b: Tree) -> Array:
     """Re <a, b> over all leaves: the inner product of the real vector space behind the tree."""
     return jnp.real(optax.tree.vdot(a, b))
@@ -76,8 +82,11 @@ def judge(
     steps: Array | int,
     tol: float | Array,
     negative_curvature: Array | bool = False,
+    products: Array | int | None = None,
 ) -> tuple[Tree, LinearInfo]:
     """`x` with its verdict; NaN where `b`, `x` or a product is not finite.
+
+    `products` counts those made before this; one a step when not given.
 
     Cost: one product.
     """
@@ -96,5 +105,6 @@ def judge(
         jnp.asarray(steps, jnp.int32),
         jnp.where(finite, residual, jnp.nan),
         jnp.asarray(negative_curvature),
+        jnp.asarray(1 + (steps if products is None else products), jnp.int32),
     )
     return tree.nan_unless(finite, x), info

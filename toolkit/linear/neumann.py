@@ -60,7 +60,8 @@ class Neumann:
 
         terms = self.num_terms - 1 if x0 is None else self.num_terms
         x = jax.lax.fori_loop(0, terms, term, x)
-        return judge(matvec, b, x, self.num_terms, self.tol)
+        products = terms + (_POWER_STEPS if self.step_size is None else 0)
+        return judge(matvec, b, x, self.num_terms, self.tol, products=products)
 
 
 def _largest_eigenvalue(matvec: tree.Matvec, like: Tree) -> Array:

@@ -1,0 +1,32 @@
+"""The exact derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from jax import Array
+
+from toolkit.estimator.estimate import Estimate, Loss, of_inexact
+from toolkit.types import Tree
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """The exact gradient, by reverse mode; the key is ignored.
+
+    Differentiation: forward and reverse mode, any order that `loss` allows.
+
+    Cost: a few evaluations of `loss` in time, and the memory of its intermediate values.
+    """
+
+    def __call__(self, loss: Loss) -> Callable[[Tree, Array], Estimate]:
+        """`(theta, key) -> (value, gradient)`; the value is `loss(theta)` to the bit."""
+
+        def estimate(theta: Tree, key: Array) -> Estimate:
+            del key
+            fun, inexact = of_inexact(loss, theta)
+            return Estimate(*jax.value_and_grad(fun)(inexact))
+
+        return estimate

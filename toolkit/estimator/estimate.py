@@ -1,0 +1,103 @@
+"""What every estimator takes and returns, and the checks that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit import tree
+from toolkit.types import Tree
+
+Loss = Callable[[Tree], Array]  # theta -> [] real
+
+
+class Estimate(NamedTuple):
+    """A loss and its gradient, as an estimator sees them."""
+
+    value: Array  # []
+    gradient: Tree  # like theta; None at the leaves that are carried (integers, keys, strings, ...)
+
+
+class Estimator(Protocol):
+    """A derivative rule of a loss.
+
+    The key decides every random number: the same key gives the same bits. Rules that draw none
+    ignore it, so that one word moves a program between all of them.
+    """
+
+    def __call__(self, loss: Any) -> Callable[[Tree, Array], Estimate]: ...
+
+
+def of_inexact(loss: Loss, theta: Tree) -> tuple[Loss, Tree]:
+    """`loss` as a checked function of the floating and complex leaves of `theta`, and those leaves."""
+    parts = tree.split(theta)
+    return lambda inexact: real_scalar(loss(rejoin(parts, inexact))), parts.inexact
+
+
+def rejoin(parts: tree.Parts, inexact: Tree) -> Tree:
+    """The tree that was split into `parts`, with other floating and complex leaves."""
+    return tree.merge(inexact, parts.arrays, parts.static)
+
+
+def real_scalar(loss: Any) -> Array:
+    """`loss` as an array. Raises: ValueError where it is not one real number."""
+    if not _is_real(loss) or jnp.shape(loss):
+        raise ValueError(
+            f"`loss` must return one real floating number: got {tree.describe(loss)}; "
+            "take a mean, or `.real`."
+        )
+    return jnp.asarray(loss)
+
+
+def real_losses(losses: Any) -> Array:
+    """`losses` as an array `[]` or `[B]`. Raises: ValueError where it is neither, or not real."""
+    if not _is_real(losses) or jnp.ndim(losses) > 1:
+        raise ValueError(
+            "`loss` must return real floating numbers, [] or one an example [B]: "
+            f"got {tree.describe(losses)}."
+        )
+    return jnp.asarray(losses)
+
+
+def _is_real(leaf: Any) -> bool:
+    return tree.is_inexact(leaf) and not jnp.iscomplexobj(leaf)
+
+
+def as_gradient(like: Tree, sum_of_directions: Tree) -> Tree:
+    """A mean of weighted directions as a gradient, in the types of `like`.
+
+    For complex leaves the conjugate: `dL = Re(gradient . dtheta)`, so that descent goes along
+    `conj(gradient)`, as after `jax.grad`.
+    """
+    return jax.tree.map(
+        lambda leaf, moved: moved.astype(leaf.dtype), like, tree.conj(sum_of_directions)
+    )
+
+
+def require_count(name: str, value: Any) -> None:
+    """Refuse what is not a positive Python integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive int: got {value!r}.")
+
+
+def require_batch(batch: Any, name: str, count: int) -> None:
+    """Refuse a batch that does not divide the `count` called `name`; None is all at once."""
+    if batch is None:
+        return
+    require_count("batch", batch)
+    if count % batch:
+        raise ValueError(f"`batch` must divide `{name}`: got {batch} and {count}.")
+
+
+def require_sigma(sigma: Any) -> None:
+    """Refuse what is not a positive finite number; a traced one passes."""
+    if isinstance(sigma, jax.core.Tracer):
+        return
+    numeric = isinstance(sigma, (int, float, np.number, np.ndarray, jax.Array))
+    if not numeric or isinstance(sigma, bool) or np.ndim(sigma) or not 0 < sigma < np.inf:
+        raise ValueError(f"`sigma` must be a positive finite number: got {sigma!r}.")

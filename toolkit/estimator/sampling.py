@@ -1,0 +1,85 @@
+"""Gaussian directions in trees, and means over many samples in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit import tree
+from toolkit.types import Tree
+
+
+def gaussian_like(key: Array, like: Tree) -> Tree:
+    """Independent standard normal entries; real and imaginary part of a complex entry one each."""
+    leaves, structure = jax.tree.flatten(tree.as_real(like))
+    # One draw for all leaves: a draw a leaf takes XLA minutes to compile for a large network. In
+    # float32 at least: bfloat16 would draw from the 256 uniform numbers that it knows.
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    entries = jax.random.normal(key, (sum(leaf.size for leaf in leaves),), dtype)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    drawn = [
+        entries[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for end, leaf in zip(ends, leaves, strict=True)
+    ]
+    return tree.as_like(like, jax.tree.unflatten(structure, drawn))
+
+
+def shifted(theta: Tree, scale: float | Array, direction: Tree) -> Tree:
+    """`theta + scale * direction` in the types of `theta`."""
+    return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), theta, direction)
+
+
+def at_both_signs(fun: Callable[..., Tree], direction: Tree, *pairs: Tree) -> Tree:
+    """`fun(direction, ...)` and `fun(-direction, ...)` along a leading axis `[2]`, as of `pairs`."""
+    signed = jax.tree.map(lambda d: jnp.stack([d, -d]), direction)
+    return jax.vmap(fun, axis_size=2)(signed, *pairs)
+
+
+def weighted(weight: Array, direction: Tree) -> Tree:
+    """`weight * direction`, in the wider of the two types."""
+    return jax.tree.map(lambda d: weight * d, direction)
+
+
+def average(
+    sample: Callable[[Tree], tuple[Tree, Tree]], xs: Tree, count: int, batch: int | None
+) -> tuple[Tree, Tree]:
+    """All observations and the mean contribution of `sample(x) -> (observation, contribution)`.
+
+    Args:
+      sample: pure; vectorized over `batch` entries of `xs`.
+      xs: leaves with a leading axis of `count` entries.
+      batch: samples at once, a divisor of `count`; None is all of them.
+
+    Returns:
+      observations with a leading axis `count`, and one contribution, in float32 at least.
+
+    Cost: memory of `batch` samples and one contribution; observations are all kept.
+    """
+    batch = count if batch is None else batch
+
+    def some(some_xs: Tree) -> tuple[Tree, Tree]:
+        observed, contributions = jax.vmap(sample)(some_xs)
+        # A sum over thousands stalls in 16 bits.
+        total = jax.tree.map(
+            lambda c: jnp.sum(c, axis=0, dtype=jnp.promote_types(c.dtype, jnp.float32)),
+            contributions,
+        )
+        return observed, total
+
+    def next_batch(total: Tree, some_xs: Tree) -> tuple[Tree, Tree]:
+        observed, more = some(some_xs)
+        return jax.tree.map(jnp.add, total, more), observed
+
+    if batch == count:
+        observed, total = some(xs)
+    else:
+        batches = jax.tree.map(lambda x: x.reshape(-1, batch, *x.shape[1:]), xs)
+        shapes = jax.eval_shape(some, jax.tree.map(lambda x: x[0], batches))[1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, observed = jax.lax.scan(next_batch, zeros, batches)
+        observed = jax.tree.map(lambda o: o.reshape(count, *o.shape[2:]), observed)
+    return observed, jax.tree.map(lambda leaf: leaf / count, total)

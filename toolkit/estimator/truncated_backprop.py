@@ -1,0 +1,75 @@
+"""Reverse mode through a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.estimator.estimate import Estimate, rejoin, require_count
+from toolkit.estimator.unrolled import (
+    Unrolled,
+    WindowedEstimator,
+    after_window,
+    begin_or_continue,
+    require_windows,
+    run_window,
+)
+from toolkit.types import Tree
+
+
+class TruncatedState(NamedTuple):
+    """Where the unroll stands."""
+
+    system: Tree  # the system's state
+    time: Array  # [] int32, steps made in this episode
+
+
+@dataclass(frozen=True)
+class TruncatedBackprop:
+    """The derivative through the last `truncation` steps at most; the window's first state is a constant.
+
+    Biased: how that state came to depend on `theta` is missing. Where short and long influences
+    oppose each other even the sign can be wrong. The key serves `start` alone.
+
+    Args:
+      truncation: steps of a window, a divisor of the horizon; the horizon itself is `Backprop`.
+
+    Differentiation: forward and reverse mode, any order that the system allows.
+
+    Cost: memory of `truncation` steps; one state is carried.
+
+    Source: Williams and Peng 1990; the bias in Tallec and Ollivier 2017, Unbiasing Truncated
+    Backpropagation Through Time.
+    """
+
+    truncation: int
+
+    def __post_init__(self) -> None:
+        require_count("truncation", self.truncation)
+
+    def __call__(self, system: Unrolled) -> WindowedEstimator:
+        """The pair `(init, step)`; the value is the window's mean loss at `theta`."""
+        require_windows(system, self.truncation)
+
+        def init(theta: Tree, key: Array) -> TruncatedState:
+            return TruncatedState(system.start(theta, key), jnp.int32(0))
+
+        def step(state: TruncatedState, theta: Tree, key: Array) -> tuple[TruncatedState, Estimate]:
+            parts = tree.split(theta)
+
+            def window(inexact: Tree) -> tuple[Array, Tree]:
+                moved = rejoin(parts, inexact)
+                first = begin_or_continue(system, state.system, moved, state.time, key)
+                last, loss = run_window(system, first, moved, state.time, self.truncation)
+                return loss, last
+
+            (value, last), gradient = jax.value_and_grad(window, has_aux=True)(parts.inexact)
+            time = after_window(system, state.time, self.truncation)
+            return TruncatedState(last, time), Estimate(value, gradient)
+
+        return WindowedEstimator(init, step)

@@ -1,0 +1,76 @@
+"""A randomised low-rank inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from toolkit import tree
+from toolkit.linear.judge import flat_system, judge, require_steps, require_tol, start
+from toolkit.types import LinearInfo, Tree
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """`x = (A_k + damping I)^{-1} b`, `A_k` the rank-`k` Nystrom approximation of `A`.
+
+    For symmetric positive semidefinite `A` whose spectrum decays. With a random orthonormal
+    `Omega [N, k]` and `Y = A Omega`, `A_k = Y (Omega' Y)^{-1} Y'`, computed in the stable form
+    `U Lambda U'`; then `x = U (Lambda + damping)^{-1} U' b + (b - U U' b) / damping`.
+
+    Args:
+      rank: k, columns of the sketch; at most the number of unknowns is used.
+      damping: positive; the curvature that stands in for what the sketch does not see.
+      tol: relative to ||b||; decides the status only. The residual is that of `A x = b`, without
+        the damping.
+
+    Returns: NaN and `negative_curvature` where `Omega' A Omega` is not positive definite.
+
+    Cost: `rank` products (one batched product), one more for the residual, `N rank^2` operations,
+    memory of `3 rank` vectors like `b`. No iteration: the same cost for every `b`.
+
+    Source: Hataya & Yamada 2023; the stable form: Frangella, Tropp & Udell 2023, algorithm 2.1.
+    """
+
+    rank: int
+    damping: float | Array
+    tol: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_steps("rank", self.rank)
+        require_tol(self.tol)
+        if isinstance(self.damping, (int, float)) and self.damping <= 0:
+            raise ValueError(f"`damping` must be positive: got {self.damping}.")
+
+    def __call__(
+        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
+    ) -> tuple[Tree, LinearInfo]:
+        product, flat, back = flat_system(matvec, b)
+        first = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
+        rest = flat if x0 is None else flat - product(first)
+        rank = min(self.rank, flat.size)
+        vectors, values, definite = _approximation(product, flat, rank)
+        inside = vectors.conj().T @ rest
+        x = vectors @ (inside / (values + self.damping))
+        x = first + x + (rest - vectors @ inside) / self.damping
+        return judge(matvec, b, back(x.astype(flat.dtype)), rank, self.tol, ~definite)
+
+
+def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array, Array, Array]:
+    """Eigenvectors `[N, k]` and eigenvalues `[k]` of `A_k`, and whether the sketch is definite."""
+    sketch, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (like.size, rank), like.dtype))
+    image = jax.vmap(product, in_axes=1, out_axes=1)(sketch)
+    # A shift of rounding size makes the Cholesky factor exist; it is taken off the eigenvalues.
+    eps = jnp.finfo(like.dtype).eps
+    shift = like.size**0.5 * eps * jnp.linalg.norm(image)
+    image = image + shift * sketch
+    gram = sketch.conj().T @ image
+    factor = jnp.linalg.cholesky((gram + gram.conj().T) / 2)
+    root = jax.scipy.linalg.solve_triangular(factor, image.conj().T, lower=True).conj().T
+    vectors, singular, _ = jnp.linalg.svd(root, full_matrices=False)
+    definite = jnp.all(jnp.isfinite(factor)) | ~jnp.all(jnp.isfinite(image))
+    return vectors, jnp.maximum(singular**2 - shift, 0), definite
