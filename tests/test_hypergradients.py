@@ -257,7 +257,6 @@ def test_error_estimate_is_calibrated() -> None:
             ratios.append(np.asarray(error) / np.asarray(estimate))
     ratios = np.concatenate(ratios)
     # Measured on these 240: true error <= estimate in 97.5 %, <= 2 estimates in 99 %, median 0.27.
-    # With fewer than about 5 steps (relative errors near 1) first order is no guide: 97 %.
     assert np.mean(ratios <= 2) >= 0.95
     assert np.median(ratios) >= 0.1  # and it does not cry wolf
 

@@ -16,7 +16,7 @@ from toolkit.adjoint.implicit import Implicit, Pullback
 from toolkit.curvature import forward_over_reverse
 from toolkit.preparation import Prepared
 from toolkit.solution_map import SolutionMap
-from toolkit.types import Issue, LinearInfo, Solution, Status, Tree
+from toolkit.types import Alarm, Issue, LinearInfo, Solution, Status, Tree
 
 Outer = Callable[[Tree, Tree], Array]
 
@@ -119,22 +119,25 @@ def _by_reverse_mode(
 ) -> Hypergradient:
     parts = tree.split(theta)
 
-    def composed(operands: tuple[Tree, Array]) -> tuple[Array, Solution]:
+    def composed(operands: tuple[Tree, Alarm]) -> tuple[Array, Solution]:
         inexact, alarm = operands
         whole = tree.merge(inexact, parts.arrays, parts.static)
         solution = _watched(solve, alarm)(y0, whole, xs)
         return real_scalar(outer(solution.value, whole)), solution
 
-    operands = (parts.inexact, jnp.zeros(()))
+    operands = (parts.inexact, Alarm(jnp.zeros(()), jnp.zeros(())))
     (value, solution), (gradient, alarm) = _value_and_grad(composed, operands)
     report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
-    unreversed = jnp.where(alarm == 0, 0, int(Issue.NOT_REVERSED)).astype(jnp.int32)
-    report = report._replace(status=report.status | unreversed)
+    alarm = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), alarm)
+    report = report._replace(
+        status=report.status | alarm.issues,
+        gradient_evals=report.gradient_evals + alarm.gradient_evals,
+    )
     return Hypergradient(value, gradient, solution, report)
 
 
-def _watched(solve: SolutionMap, alarm: Array) -> SolutionMap:
-    """`solve`, such that the cotangent of `alarm` says whether its reverse pass failed.
+def _watched(solve: SolutionMap, alarm: Alarm) -> SolutionMap:
+    """`solve`, such that the cotangent of `alarm` is what its reverse pass has to say.
 
     Only the reverse pass knows, and cotangents are all that leaves it.
     """
@@ -174,7 +177,8 @@ def _report(
         status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
     hvp_evals = rule.hvp_evals(info.steps)
     if linear is not None:
-        unsolved = linear.status != Status.CONVERGED
+        # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
+        unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)
         status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
         status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
         if solve.kind == "argmin":
