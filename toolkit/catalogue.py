@@ -175,6 +175,20 @@ class Reversible(BaseModel):
         return toolkit.adjoint.Reversible(**_arguments(self))
 
 
+class Nudged(BaseModel):
+    """Equilibrium propagation: from solves nudged by `beta` times the cotangent, over its norm if `normalize`."""
+
+    model_config = STRICT
+    kind: Literal["nudged"] = "nudged"
+    beta: Positive
+    scheme: Literal["one_sided", "centered", "holomorphic"] = "centered"
+    normalize: bool = False
+    num_points: Annotated[int, Field(ge=2)] = 4
+
+    def build(self) -> Any:
+        return toolkit.adjoint.Nudged(**_arguments(self))
+
+
 class OneStep(BaseModel):
     """Through one application of the solver's step at the solution."""
 
@@ -196,7 +210,7 @@ class Stopped(BaseModel):
 
 
 Adjoint = Annotated[
-    Implicit | Unroll | Forward | Truncated | Reversible | OneStep | Stopped,
+    Implicit | Unroll | Forward | Truncated | Reversible | Nudged | OneStep | Stopped,
     Field(discriminator="kind"),
 ]
 

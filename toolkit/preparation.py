@@ -12,42 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import linear, tree
+from toolkit.binding import Carried, Fun, Operands, bind, check_same, first
 from toolkit.closure import Lifted, lift
-from toolkit.curvature import forward_over_reverse
-from toolkit.solver.iterate import as_steps
-from toolkit.types import Kind, Method, Primal, Problem, Solution, Solver, Tree
-
-Fun = Callable[..., Any]
-Closed = tuple[Array, ...]  # what a function closes over
-
-
-class Carried(NamedTuple):
-    """Integer, boolean and key leaves: needed, never differentiated."""
-
-    theta: Tree
-    y: Tree
-
-
-class SolverClosures(NamedTuple):
-    """What the solver's own functions close over: traced step sizes, optax hyperparameters."""
-
-    init: Closed = ()
-    update: Closed = ()
-    schedule: Closed = ()
-
-
-class Operands(NamedTuple):
-    """All that a solution depends on, as one tree of arrays: `theta` to solvers and adjoints."""
-
-    theta: Tree  # the user's floating and complex leaves
-    carried: Carried
-    fun: Closed = ()
-    solver: SolverClosures = SolverClosures()
-    tilt: Tree = None  # q of a tilted objective `fun(y, theta) + Re <q, y>`, where there is one
+from toolkit.tilting import continue_and_tilt, tilt
+from toolkit.types import Kind, Primal, Problem, Solution, Solver, Tilted, Tree
 
 
 class Prepared(NamedTuple):
@@ -84,40 +55,23 @@ def prepare(
     Raises:
       ValueError: `y0`, `xs`, or what `fun` returns is not what the kind of solve needs.
     """
-    parts, xs, lifted = _lift_fun(kind, fun, has_aux, _partition(y0, theta), xs)
+    parts = _partition(y0, theta)
+    flat = _flat(kind, fun, has_aux, parts, xs is not None)
+    parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
     y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
     evaluate, objective = _evaluations(kind, lifted)
     default = linear.choose(y, symmetric=kind == "argmin")
     problem = Problem(kind, evaluate, objective, parts.user_y, parts.user_theta, default)
-    if not isinstance(solver, Solver):
-        return Prepared(problem, _opaque(solver, problem), y, operands, xs, None)
-    method = solver.bind(problem)
-    _check_xs(xs, method.num_steps)
-    method, closures, loops_on_data = _lift_solver(method, y, operands, first(xs))
-    operands = operands._replace(solver=closures)
-    replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
-    steps = as_steps(method, replayed, loops_on_data)
+    bound = bind(solver, problem, y, operands, xs)
 
-    def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
-        return steps.finish(steps.run(y0, theta, xs))
+    def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
+        if continued:
+            return continue_and_tilt(flat, solver, problem, y, operands)
+        return tilt(solver, problem, y, operands)
 
-    return Prepared(problem, Primal(run, steps, type(solver).__name__), y, operands, xs, method.tol)
-
-
-def first(xs: Tree) -> Tree:
-    """What the first step sees of the per-step inputs."""
-    for leaf in jax.tree.leaves(xs):
-        if jnp.ndim(leaf) < 1 or len(leaf) < 1:
-            raise ValueError(
-                "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
-                f"got {tree.describe(xs)}."
-            )
-    return jax.tree.map(lambda leaf: leaf[0], xs)
-
-
-def last(xs: Tree) -> Tree:
-    """What the last step sees of the per-step inputs."""
-    return jax.tree.map(lambda leaf: leaf[-1], xs)
+    primal = Primal(bound.run, bound.steps, bound.name, tilted)
+    operands = operands._replace(solver=bound.closures)
+    return Prepared(problem, primal, y, operands, xs, bound.tol)
 
 
 def _partition(y0: Tree, theta: Tree) -> _Partition:
@@ -137,18 +91,23 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
     return _Partition(y.inexact, operands, user_y, user_theta)
 
 
-def _lift_fun(
-    kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, xs: Tree
-) -> tuple[_Partition, Tree, Lifted]:
-    """`fun` of partitioned arguments, without its aux, checked; and all of one device's kind."""
+def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
+    """`fun` of partitioned arguments, without its aux."""
 
     def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
         args = (parts.user_y(y, operands), parts.user_theta(operands))
-        out = fun(*args) if xs is None else fun(*args, x)
+        out = fun(*args, x) if takes_x else fun(*args)
         if has_aux:
             out = _without_aux(out)
         return out if kind == "argmin" else _like_y(out, args[0], y)
 
+    return flat
+
+
+def _lift_fun(
+    kind: Kind, flat: Fun, parts: _Partition, xs: Tree
+) -> tuple[_Partition, Tree, Lifted]:
+    """`flat` lifted, its result checked; and all of one device's kind."""
     lifted = lift(flat, parts.y, parts.operands, first(xs))
     if kind == "argmin":
         _check_scalar(lifted.shape)
@@ -177,78 +136,10 @@ def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]
         value = fun(y, operands, x)
         if operands.tilt is None:
             return value
-        return value + optax.tree.sum(
-            jax.tree.map(lambda q, leaf: jnp.real(q * leaf), operands.tilt, y)
-        ).astype(value.dtype)
+        return value + jnp.real(tree.pairing(operands.tilt, y)).astype(value.dtype)
 
     # For complex leaves JAX's gradient is the conjugate of the direction of ascent.
     return lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x)), objective
-
-
-def _lift_solver(
-    method: Method, y0: Tree, operands: Operands, x: Tree
-) -> tuple[Method, SolverClosures, bool]:
-    """The method with its closures explicit, them, and whether a step loops on data."""
-    number = jnp.asarray(0, jnp.int32)
-    begin = lift(method.init, y0, operands)
-    needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
-    update = lift(method.update, begin.shape, needed, operands, number, x)
-
-    def bare(theta: Operands) -> Operands:
-        return theta._replace(solver=SolverClosures())
-
-    def init(y0: Tree, theta: Operands) -> Tree:
-        return begin.call(theta.solver.init, y0, bare(theta))
-
-    def move(state: Tree, needed: Tree, theta: Operands, t: Array, x: Tree) -> Tree:
-        return update.call(theta.solver.update, state, needed, bare(theta), t, x)
-
-    method = method._replace(init=init, update=move)
-    if method.descent is None:
-        return method, SolverClosures(begin.closed, update.closed), update.loops_on_data
-    schedule = lift(method.descent.schedule, operands, number)
-
-    def scheduled(theta: Operands, t: Array) -> tuple[Tree, Tree]:
-        return schedule.call(theta.solver.schedule, bare(theta), t)
-
-    method = method._replace(descent=method.descent._replace(schedule=scheduled))
-    closures = SolverClosures(begin.closed, update.closed, schedule.closed)
-    return method, closures, update.loops_on_data
-
-
-def _opaque(solver: Callable[..., Solution], problem: Problem) -> Primal:
-    """A callable solver: it is given the user's trees, and its steps are its own."""
-    name = getattr(solver, "__name__", type(solver).__name__)
-
-    def run(y0: Tree, operands: Operands, xs: Tree) -> tuple[Tree, Array]:
-        if xs is not None:
-            raise ValueError(
-                f"`xs` must be None with the callable solver {name}: its steps are its own."
-            )
-
-        def fun(user_y: Tree, user_theta: Tree) -> Tree:
-            inner = operands._replace(theta=tree.split(user_theta).inexact)
-            y = tree.split(user_y).inexact
-            if problem.objective is not None:
-                return problem.objective(y, inner, None)
-            return problem.user_y(problem.evaluate(y, inner, None), inner)
-
-        out = solver(fun, problem.user_y(y0, operands), problem.user_theta(operands))
-        if not isinstance(out, Solution):
-            raise ValueError(
-                f"`solver` must return tk.Solution(value, info): {name} returned "
-                f"{type(out).__name__}."
-            )
-        if not hasattr(out.info, "steps"):
-            raise ValueError(
-                f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "
-                f"residual): the info of {name} is {type(out.info).__name__}."
-            )
-        y = tree.split(out.value).inexact
-        _check_same(f"the value of {name}", y, y0)
-        return y, jnp.asarray(out.info.steps, jnp.int32)
-
-    return Primal(run, None, name)
 
 
 def _without_aux(out: Any) -> Any:
@@ -267,20 +158,8 @@ def _like_y(out: Tree, user_y: Tree, y: Tree) -> Tree:
             f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
             f"{tree.describe(user_y)}."
         )
-    _check_same("the result of `fun`", parts, y)
+    check_same("the result of `fun`", parts, y)
     return parts
-
-
-def _check_same(what: str, got: Tree, expected: Tree) -> None:
-    same = jax.tree.structure(got) == jax.tree.structure(expected) and all(
-        a.shape == b.shape and a.dtype == b.dtype
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
-    )
-    if not same:
-        raise ValueError(
-            f"{what} must have the shapes and dtypes of `y`: got {tree.describe(got)}, "
-            f"expected {tree.describe(expected)}."
-        )
 
 
 def _check_scalar(shape: Any) -> None:
@@ -294,12 +173,3 @@ def _check_scalar(shape: Any) -> None:
             f"`fun` must return a real scalar under argmin: got {tree.describe(shape)}; "
             "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
         )
-
-
-def _check_xs(xs: Tree, num_steps: int) -> None:
-    for leaf in jax.tree.leaves(xs):
-        if jnp.ndim(leaf) < 1 or leaf.shape[0] != num_steps:
-            raise ValueError(
-                f"`xs` must have num_steps={num_steps} entries along its leading axis: got shape "
-                f"{jnp.shape(leaf)}."
-            )

@@ -11,7 +11,8 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
-from toolkit.preparation import Fun, Prepared, last, prepare
+from toolkit.binding import Fun, last
+from toolkit.preparation import Prepared, prepare
 from toolkit.types import Adjoint, Kind, Solution, SolveInfo, Solver, Status, Tree
 
 

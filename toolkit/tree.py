@@ -115,6 +115,12 @@ def norm(tree: Tree) -> Array:
     return (scale * jnp.sqrt(squares)).astype(dtype)
 
 
+def pairing(cotangent: Tree, tree: Tree) -> Array:
+    """`sum cotangent * tree` over all entries: how JAX pairs them, without conjugation."""
+    products = jax.tree.map(lambda bar, leaf: jnp.sum(bar * leaf), cotangent, tree)
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
+
+
 def size(tree: Tree) -> int:
     """The number of real unknowns: a complex entry counts twice."""
     return sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in jax.tree.leaves(tree))

@@ -104,7 +104,8 @@ class Problem:
 
     kind: Kind
     evaluate: Callable[[Tree, Tree, Tree], Tree]
-    objective: Callable[[Tree, Tree, Tree], Array] | None  # the scalar of an argmin
+    # The scalar of an argmin; None for an equation, also where that is a complex gradient.
+    objective: Callable[[Tree, Tree, Tree], Array] | None
     user_y: Callable[[Tree, Tree], Tree]  # (y, theta) -> y as the user wrote it
     user_theta: Callable[[Tree], Tree]  # theta -> theta as the user wrote it
     linear_solver: LinearSolver  # the default for this structure and size
@@ -112,7 +113,7 @@ class Problem:
     @property
     def symmetric(self) -> bool:
         """Whether the derivative of `residual` is symmetric: it is a Hessian."""
-        return self.kind == "argmin"
+        return self.objective is not None
 
     def residual(self, y: Tree, evaluation: Tree) -> Tree:
         """The tree that is zero at the solution, given `evaluation` at `y`."""
@@ -136,12 +137,32 @@ class Steps(NamedTuple):
     descent: Descent | None  # where the steps are those of momentum gradient descent
 
 
+class Tilted(NamedTuple):
+    """An argmin of `fun(y, theta) + Re sum(q y)`, by the solver of another.
+
+    Or its continuation to complex `y`: a zero of `d fun / dy + q`, neither minimum nor maximum.
+    """
+
+    energy: Callable[[Tree, Tree], Array]  # (y, theta) -> fun without the tilt
+    run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, q) -> (y, steps made)
+    theta: Tree  # what both of them take as theta
+
+
 class Primal(NamedTuple):
     """The computation whose derivative an adjoint makes."""
 
     run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
     steps: Steps | None  # where the solver shows them
     name: str  # of the solver, for messages
+    # (y, theta, continued) -> an argmin tilted, traced anew at leaves like those of `y`.
+    tilted: Callable[[Tree, Tree, bool], Tilted]
+
+
+class Alarm(NamedTuple):
+    """What only a reverse pass knows: it is given zeros, and these are their cotangents."""
+
+    issues: Array  # [] floating, a `tk.Issue` bit mask
+    gradient_evals: Array  # [] floating, inner gradients that the reverse pass took
 
 
 class LinearSolver(Protocol):

@@ -14,7 +14,16 @@ import pytest
 
 import toolkit as tk
 from tests.cases import CASES, outer
-from toolkit.adjoint import Forward, Implicit, OneStep, Stopped, Truncated, Unroll
+from toolkit.adjoint import (
+    Forward,
+    Implicit,
+    Nudged,
+    OneStep,
+    Reversible,
+    Stopped,
+    Truncated,
+    Unroll,
+)
 from toolkit.linear import CG, GMRES, BiCGStab, Dense, Neumann
 
 SYMMETRIC = {"ridge", "ridge_per_feature", "quadratic"}
@@ -27,6 +36,8 @@ class Rule(NamedTuple):
     cases: set[str]  # where it gives the derivative of the exact solution
     forward_mode: bool = True
     rtol: float = 1e-6  # first derivatives; a looser one gives its reason
+    hessian: bool = True
+    value_atol: float = 0.0  # of the value; 0: the same as every other rule's, to the bit
 
 
 BIT_CASES = {"ridge_per_feature", "linear_fixed_point"}  # compared while differentiated, too
@@ -45,6 +56,19 @@ RULES = {
     "forward": Rule(Forward(), EVERY),
     # 150 of 250 steps: the missing head is (contraction 0.85)^150 = 3e-11.
     "truncated": Rule(Truncated(150), EVERY - LINE_SEARCH, forward_mode=False),
+    # Momentum gradient descent alone, its state on a grid of 2^-40.
+    "reversible": Rule(
+        Reversible(),
+        {"ridge", "ridge_per_feature"},
+        forward_mode=False,
+        hessian=False,
+        value_atol=1e-5,
+    ),
+    # Energies quadratic in y: exact at any beta.
+    "nudged": Rule(Nudged(0.5), SYMMETRIC, forward_mode=False, hessian=False),
+    "nudged_holomorphic": Rule(
+        Nudged(0.5, "holomorphic"), SYMMETRIC - LINE_SEARCH, forward_mode=False, hessian=False
+    ),
 }
 PAIRS = [(rule, case) for rule in RULES for case in sorted(RULES[rule].cases)]
 all_pairs = pytest.mark.parametrize(("rule", "case"), PAIRS)
@@ -89,8 +113,11 @@ def test_gradient_is_the_closed_form(rule: str, case: str) -> None:
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_value_is_the_same_to_the_bit_under_every_rule(case: str) -> None:
     problem = CASES[case]
-    rules = [rule for rule in RULES if case in RULES[rule].cases] + ["one_step", "stopped"]
-    adjoints = {r: RULES[r].adjoint for r in rules if r in RULES}
+    adjoints = {
+        name: rule.adjoint
+        for name, rule in RULES.items()
+        if case in rule.cases and rule.value_atol == 0
+    }
     adjoints |= {"stopped": Stopped()} | ({} if case in LINE_SEARCH else {"one_step": OneStep()})
     differentiated = lambda f: jax.jit(lambda t: jax.value_and_grad(f)(t)[0])
     for transform in (jax.jit, differentiated) if case in BIT_CASES else (jax.jit,):
@@ -105,9 +132,31 @@ def test_value_is_the_same_to_the_bit_under_every_rule(case: str) -> None:
         assert len(set(values.values())) == 1, values
 
 
+@pytest.mark.parametrize(
+    ("rule", "case"),
+    [
+        (name, case)
+        for name, rule in RULES.items()
+        if rule.value_atol
+        for case in sorted(rule.cases)
+    ],
+)
+def test_value_of_a_rule_with_steps_of_its_own(rule: str, case: str) -> None:
+    problem, atol = CASES[case], RULES[rule].value_atol
+    got, expected = (
+        jax.jit(lambda t, a=a: problem.solve(a)(problem.y0, t).value)(problem.theta)
+        for a in (RULES[rule].adjoint, Unroll())
+    )
+    _close(got, expected, 0.0, atol)
+
+
 @some_pairs
-def test_hessian_is_the_closed_form(rule: str, case: str) -> None:
+def test_hessian_is_the_closed_form_or_is_refused_by_name(rule: str, case: str) -> None:
     composed, exact, theta = _functions(rule, case)
+    if not RULES[rule].hessian:
+        with pytest.raises(TypeError, match=r"first derivatives only.*use (Unroll|Implicit)\(\)"):
+            jax.jit(jax.hessian(composed))(theta)
+        return
     expected = jax.hessian(exact)(theta)
     # Second derivatives of an iterate converge later than the iterate: 1e-5 of the largest entry.
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
@@ -138,7 +187,9 @@ def test_forward_mode_agrees_or_is_refused_by_name(rule: str, case: str) -> None
         _close(push(theta), jax.jvp(exact, (theta,), (tangent,))[1], RULES[rule].rtol)
         return
     for refused in (push, jax.jacfwd(composed)):
-        with pytest.raises(TypeError, match=r"no forward mode.*Unroll\(forward_mode=True\)"):
+        with pytest.raises(
+            TypeError, match=r"no forward mode.*use (Unroll\(forward_mode=True\)|Implicit\(\))"
+        ):
             refused(theta)
 
 

@@ -2,10 +2,20 @@
 
 from toolkit.adjoint.forward import Forward
 from toolkit.adjoint.implicit import Implicit
+from toolkit.adjoint.nudged import Nudged
 from toolkit.adjoint.one_step import OneStep
 from toolkit.adjoint.reversible import Reversible
 from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll
 
-__all__ = ["Forward", "Implicit", "OneStep", "Reversible", "Stopped", "Truncated", "Unroll"]
+__all__ = [
+    "Forward",
+    "Implicit",
+    "Nudged",
+    "OneStep",
+    "Reversible",
+    "Stopped",
+    "Truncated",
+    "Unroll",
+]

@@ -11,7 +11,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.solver.optax import OptaxState
-from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
 
@@ -42,8 +42,7 @@ class LBFGS:
     def bind(self, problem: Problem) -> Method:
         """The steps on `problem`, an argmin; complex leaves as pairs of real ones."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or Anderson")
-        objective, optimizer = problem.objective, optax.lbfgs()
-        assert objective is not None  # an argmin has one
+        objective, optimizer = require_objective(self, problem), optax.lbfgs()
 
         def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
             # The line search of optax leaves the types of `y` where x64 is enabled.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import optax
 from jax import Array
 
-from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
 
@@ -53,7 +53,7 @@ class Optax:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
         objective, optimizer = problem.objective, self.optimizer
-        assert objective is not None  # an argmin has one
+        takes_extra = isinstance(optimizer, optax.GradientTransformationExtraArgs)
 
         def init(y0: Tree, theta: Tree) -> OptaxState:
             return OptaxState(y0, optimizer.init(y0))
@@ -64,13 +64,17 @@ class Optax:
 
         def update(state: OptaxState, gradient: Tree, theta: Tree, t: Array, x: Tree) -> OptaxState:
             extra = {}
-            if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+            if takes_extra and objective is not None:
                 extra = {
                     "value": objective(state.y, theta, x),
                     "grad": gradient,
                     "value_fn": lambda y: objective(y, theta, x),
                 }
-            updates, inner = optimizer.update(gradient, state.optimizer, state.y, **extra)
+            try:
+                updates, inner = optimizer.update(gradient, state.optimizer, state.y, **extra)
+            except TypeError:
+                require_objective(self, problem)  # it may be the value that was missing
+                raise
             return OptaxState(optax.apply_updates(state.y, updates), inner)
 
         return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol)

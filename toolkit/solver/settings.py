@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.types import Kind
+from toolkit.types import Kind, Problem
 
 
 def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead: str) -> None:
@@ -18,6 +19,17 @@ def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead:
             f"`solver` must solve `{kind}`: got {type(solver).__name__}, which solves "
             f"{' and '.join(f'`{k}`' for k in allowed)}; use {instead}."
         )
+
+
+def require_objective(solver: object, problem: Problem) -> Callable:
+    """The objective; refuse a solver that evaluates it where only its gradient is meaningful."""
+    if problem.objective is None:
+        raise ValueError(
+            "`solver` must follow the gradient alone where the function is complex, under "
+            f'Nudged(scheme="holomorphic"): got {type(solver).__name__}, which compares values; '
+            'use tk.solver.GradientDescent, Newton or Optax(optax.sgd(...)), or scheme="centered".'
+        )
+    return problem.objective
 
 
 def require_steps(name: str, value: Any) -> None:

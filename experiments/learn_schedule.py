@@ -1,0 +1,242 @@
+"""A learning rate and a momentum for every step of training, learned through exact reversal.
+
+    toolkit run configs/learn_schedule.yaml                          about 30 s on 2 cores
+    toolkit run configs/learn_schedule.yaml adjoint.kind=unroll      the same, all iterates stored
+
+An MLP is trained on digits by `num_steps` steps of momentum gradient descent from a fixed start. The
+outer variables are the logarithm of each step's learning rate and the log-odds of each step's
+momentum; they descend the validation loss after the last step:
+
+    min_theta  mean_val CE(y_T)     v <- sigmoid(b_t) v - grad f(y);  y <- y + exp(a_t) v
+
+Nothing of the training is stored but its last state and the bits that momentum discards.
+
+Expect (seeds 0 to 2): validation loss 0.102, 0.055, 0.097, against 0.175, 0.129, 0.169 for the best
+constant rate of a 20-point grid, at equal steps and from the same start; test accuracy 95.8, 96.1,
+95.4 % against 94.3, 95.6, 93.4 %. The schedule is fitted to the validation digits and to one start,
+so that the test accuracy, on digits that neither has seen, is the fairer comparison.
+
+Source: Maclaurin, Duvenaud & Adams 2015, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field
+
+import toolkit as tk
+from toolkit import catalogue, run
+from toolkit.data import Labelled
+
+NUM_CLASSES = 10
+
+
+class Config(run.Settings):
+    """What this experiment can be asked."""
+
+    train_size: Annotated[int, Field(ge=10)] = 500
+    validation_size: Annotated[int, Field(ge=10)] = 600
+    hidden: Annotated[int, Field(ge=1)] = 50
+    num_steps: Annotated[int, Field(ge=1)] = 100
+    step_size: Annotated[float, Field(gt=0)] = 0.1  # of every step, at first
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9  # of every step, at first; of the grid
+    lowest_rate: Annotated[float, Field(gt=0)] = 0.01  # of the grid of constant rates
+    highest_rate: Annotated[float, Field(gt=0)] = 2.0
+    rates: Annotated[int, Field(ge=2)] = 20
+    adjoint: catalogue.Adjoint = catalogue.Reversible(mean_momentum=0.5)
+    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.05)
+
+
+class Data(NamedTuple):
+    """Three parts of the digits."""
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+
+
+class State(NamedTuple):
+    """All that is carried from one outer step to the next."""
+
+    theta: dict[str, jax.Array]
+    optimizer: Any
+
+
+def load(config: Config) -> Data:
+    """The seeded split of a config."""
+    split_key, _ = jax.random.split(jax.random.key(config.seed))
+    sizes = (config.train_size, config.validation_size)
+    return Data(*tk.data.split(split_key, tk.data.digits(), *sizes))
+
+
+def initial_parameters(config: Config) -> dict[str, jax.Array]:
+    """The seeded start of every training: an MLP 64-hidden-10, weights of variance 1 / inputs."""
+    _, model_key = jax.random.split(jax.random.key(config.seed))
+    first_key, second_key = jax.random.split(model_key)
+    return {
+        "w1": jax.random.normal(first_key, (64, config.hidden)) / 8,
+        "b1": jnp.zeros(config.hidden),
+        "w2": jax.random.normal(second_key, (config.hidden, NUM_CLASSES)) / config.hidden**0.5,
+        "b2": jnp.zeros(NUM_CLASSES),
+    }
+
+
+def logits(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+    """[B, 10] for images [B, 64]."""
+    return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
+
+
+def loss(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
+    """Mean cross-entropy."""
+    scores = logits(y, data.images)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, data.labels))
+
+
+def schedules(theta: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Learning rates and momenta, `[num_steps]` each."""
+    return jnp.exp(theta["log_rate"]), jax.nn.sigmoid(theta["momentum_logit"])
+
+
+def training(config: Config, data: Data, adjoint: Any) -> tk.SolutionMap:
+    """Training as a function of (start, theta)."""
+    solver = tk.solver.GradientDescent(
+        lambda theta, step: schedules(theta)[0][step],
+        config.num_steps,
+        lambda theta, step: schedules(theta)[1][step],
+    )
+    return tk.argmin(lambda y, _: loss(y, data.train), solver, adjoint=adjoint)
+
+
+def constant(config: Config, rate: Any) -> dict[str, jax.Array]:
+    """The schedule of one rate, and of the config's momentum."""
+    odds = config.momentum / (1 - config.momentum)
+    return {
+        "log_rate": jnp.full(config.num_steps, jnp.log(rate)),
+        "momentum_logit": jnp.full(config.num_steps, jnp.log(odds)),
+    }
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    data, optimizer = load(config), config.optimizer.build()
+
+    def outer(y: Any, _: Any) -> jax.Array:
+        return loss(y, data.validation)
+
+    hypergradient = tk.hypergradient(outer, training(config, data, config.adjoint.build()))
+
+    def init(_: jax.Array) -> State:
+        theta = constant(config, config.step_size)
+        return State(theta, optimizer.init(theta))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        hg = hypergradient(initial_parameters(config), state.theta)
+        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        rates, momenta = schedules(state.theta)
+        metrics = {
+            "outer_loss": hg.value,
+            "inner_loss": loss(hg.solution.value, data.train),
+            "gradient_norm": optax.tree.norm(hg.gradient),
+            "issues": hg.report.status,
+            "mean_rate": jnp.mean(rates),
+            "mean_momentum": jnp.mean(momenta),
+        }
+        return State(theta, optimizer_state), metrics
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, data, state.theta)
+
+    return run.Program(init, step, finish)
+
+
+def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:
+    """Train with the learned schedule and with each constant rate; compare."""
+    train = training(config, data, tk.adjoint.Stopped())
+
+    @jax.jit
+    def judge(theta: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        y = train(initial_parameters(config), theta).value
+        right = jnp.argmax(logits(y, data.test.images), axis=1) == data.test.labels
+        return loss(y, data.validation), jnp.mean(right)
+
+    grid = np.geomspace(config.lowest_rate, config.highest_rate, config.rates)
+    judged = [judge(constant(config, rate)) for rate in grid]
+    # A rate that diverged is not the best one.
+    losses = np.nan_to_num(np.asarray([value for value, _ in judged], np.float64), nan=np.inf)
+    best = int(np.argmin(losses))
+    learned, accuracy = map(float, judge(theta))
+    metrics = {
+        "validation_loss_learned": learned,
+        "validation_loss_constant": float(losses[best]),
+        "loss_ratio": learned / float(losses[best]),
+        "best_constant_rate": float(grid[best]),
+        "accuracy_learned": accuracy,
+        "accuracy_constant": float(judged[best][1]),
+    }
+    table = (
+        ("validation loss, learned schedule", f"{learned:.4f}"),
+        (f"validation loss, best of {config.rates} constant rates", f"{losses[best]:.4f}"),
+        ("the best constant rate", f"{grid[best]:.3g}"),
+        ("test accuracy, learned schedule", f"{accuracy:.1%}"),
+        ("test accuracy, best constant rate", f"{metrics['accuracy_constant']:.1%}"),
+    )
+    params = theta | {"grid_rates": jnp.asarray(grid), "grid_losses": jnp.asarray(losses)}
+    return run.Final(params, metrics, table)
+
+
+def figures(
+    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[run.Figure, ...]:
+    """The pictures of the report."""
+    rates = np.exp(np.asarray(params["log_rate"], np.float64))
+    momenta = 1 / (1 + np.exp(-np.asarray(params["momentum_logit"], np.float64)))
+
+    def schedule(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        left.plot(rates, label="learned")
+        left.axhline(
+            metrics["best_constant_rate"], linestyle="--", color="0.5", label="best constant"
+        )
+        left.set(xlabel="step", ylabel="learning rate", yscale="log")
+        left.legend()
+        right.plot(momenta, label="learned")
+        right.axhline(config.momentum, linestyle="--", color="0.5", label="at first")
+        right.set(xlabel="step", ylabel="momentum")
+        right.legend()
+
+    def descent(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(
+            [row["step"] for row in rows], [row["outer_loss"] for row in rows], label="learned"
+        )
+        axes.axhline(
+            metrics["validation_loss_constant"], linestyle="--", color="0.5", label="best constant"
+        )
+        axes.set(xlabel="outer step", ylabel="validation loss after training", yscale="log")
+        axes.legend()
+
+    def grid(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(params["grid_rates"], params["grid_losses"], marker="o", label="constant rates")
+        axes.axhline(
+            metrics["validation_loss_learned"], linestyle="--", color="0.5", label="learned"
+        )
+        axes.set(xlabel="learning rate", ylabel="validation loss", xscale="log", yscale="log")
+        axes.legend()
+
+    return (
+        run.Figure(
+            "The learned schedule",
+            f"{config.num_steps} learning rates and {config.num_steps} momenta.",
+            schedule,
+            wide=True,
+        ),
+        run.Figure("Validation loss", "Each point is a whole training.", descent),
+        run.Figure("Constant rates", "With the momentum that the learning began with.", grid),
+    )

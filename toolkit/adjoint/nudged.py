@@ -1,0 +1,301 @@
+"""Equilibrium propagation: the pullback of a solve, from solves of a slightly nudged problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.requirements import require_one_objective
+from toolkit.adjoint.watched import Watched
+from toolkit.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.types import Alarm, Issue, Primal, Problem, Tilted, Tree
+
+Scheme = Literal["one_sided", "centered", "holomorphic"]
+SCHEMES = ("one_sided", "centered", "holomorphic")
+
+# The residual of a nudged solve over the norm of its nudge: what part of the nudge is unanswered.
+ANSWERED = 1e-3  # up to here a nudged solve counts as converged
+UNUSABLE = 0.1  # beyond, not one digit of the answer is known
+# How far the gradient of the energy is from linear between free and nudged solution (see `_visit`).
+# A quadratic has 0. At 1/2 the one-sided error is as large as the answer: the nudge has left the
+# basin, or runs away to infinity.
+BENT = 0.5
+
+_NO_FORWARD_MODE = "Nudged() has no forward mode (jvp, jacfwd): a cotangent is what it nudges with; use Implicit()."
+_NO_SECOND_ORDER = (
+    "Nudged() has first derivatives only: its pullback is made of solves that nothing follows; use "
+    "Implicit()."
+)
+
+
+@dataclass(frozen=True)
+class Nudged:
+    """The pullback from solutions of the nudged problem: equilibrium propagation.
+
+    With `q` the cotangent of the solution and `y_b = argmin_y fun(y, theta) + b <q, y>`,
+
+        theta_bar = d/db grad_theta fun(y_b, theta)  at b = 0,
+
+    a finite difference in `b` of gradients: no second derivative, no transposed system. On an energy
+    quadratic in `y` it is exact for every `beta` (one-sided: where `theta` enters linearly in `y`).
+
+    | scheme | theta_bar | error | nudged solves |
+    |---|---|---|---|
+    | `one_sided` | `(g(beta) - g(0)) / beta` | O(beta) | 1 |
+    | `centered` | `(g(beta) - g(-beta)) / (2 beta)` | O(beta^2) | 2 |
+    | `holomorphic` | `Re sum_k e^(-ik') g(beta e^(ik')) / (N beta)`, `k' = 2 pi k / N` | O(beta^N) | N//2 + 1 |
+
+    with `g(b) = grad_theta fun(y_b, theta)`. Complex nudges come in conjugate pairs, of which one is
+    solved; two points are the centered scheme. The solves are the user's solver's own, from the free
+    solution.
+
+    Args:
+      beta: size of the nudge, positive: a number or a scalar array. Too large a one carries the
+        solution out of its basin, too small a one drowns the difference in rounding (in float32
+        below about 1e-3) or in the solver's tolerance, which must be well below `beta |q|`.
+      scheme: see above. `holomorphic` needs a `fun` that is analytic in a real `y`: no abs, real,
+        conj, max or comparison of what depends on `y`. It solves `d fun / dy + b q = 0` in complex
+        numbers by a solver that follows the gradient alone (`GradientDescent`, `Newton`, `Optax`
+        without a line search).
+      normalize: nudge with `beta q / |q|`: one `beta` for outer functions of any scale.
+      num_points: of the circle of nudges (`holomorphic` only), at least 2.
+
+    Raises:
+      ValueError: a solve that is no argmin, per-step inputs, or, under `holomorphic`, a complex `y`,
+        a solver that compares values, a function without a complex value at complex `y`.
+
+    Differentiation: reverse mode, first order, in `theta` and in what `fun` closes over. Zero by
+    theory: with respect to `y0` and to the solver's settings, `beta` included.
+
+    Failure: a nudged solve that is not finite, leaves more than a tenth of its nudge unanswered, or
+    left the basin of the free solution (the gradient in between is far from linear) makes the whole
+    pullback NaN. `tk.hypergradient` reports `INNER_NOT_CONVERGED` where more than 1e-3 of a nudge
+    is unanswered, and `NEGATIVE_CURVATURE` where the energy curved downwards between the free and a
+    nudged solution. A function that is not analytic has two complex derivatives, of which the solver
+    zeroes one: under `holomorphic` the other counts as unanswered. A branch (relu, where) is analytic
+    on either side, and passes.
+
+    Cost: the nudged solves, one after the other, and 4 gradients each. Memory of one solve.
+
+    Source: Scellier & Bengio 2017, equation 9; Laborieux et al. 2021, equation 8 (centered);
+    Laborieux & Zenke 2022, equation 9 (holomorphic).
+    """
+
+    beta: float | Array
+    scheme: Scheme = "centered"
+    normalize: bool = False
+    num_points: int = 4
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.beta, (int, float))
+        if (known and not self.beta > 0) or jnp.shape(self.beta) != ():
+            raise ValueError(f"`beta` must be a positive scalar: got {self.beta!r}.")
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}: got {self.scheme!r}.")
+        if isinstance(self.num_points, bool) or not isinstance(self.num_points, int):
+            raise ValueError(f"`num_points` must be an int: got {self.num_points!r}.")
+        if self.num_points < 2:
+            raise ValueError(f"`num_points` must be at least 2: got {self.num_points}.")
+
+    @property
+    def presumes_solution(self) -> bool:
+        """True: the derivative in `b` is taken at a solution."""
+        return True
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`primal.run` with the pullback from nudged solves."""
+        return self.alarmed(problem, primal, Alarm(jnp.zeros(()), jnp.zeros(())))
+
+    def watched(self, alarm: Alarm) -> Watched:
+        """This rule, which reports on its nudged solves in the cotangent of `alarm`."""
+        return Watched(self, alarm)
+
+    def alarmed(
+        self, problem: Problem, primal: Primal, alarm: Alarm
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`differentiable`, with the report as the cotangent of `alarm`."""
+        if problem.kind != "argmin":
+            raise ValueError(
+                f"`adjoint` Nudged needs tk.argmin, whose function it tilts: got tk.{problem.kind}; "
+                "use Implicit."
+            )
+
+        def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            require_one_objective("Nudged", xs)
+            constant = tree.stop_gradient((y0, theta, None))
+            y, steps = tree.stop_gradient(primal.run(*constant))
+            start = _complex(y) if self.scheme == "holomorphic" else y
+            tilted = primal.tilted(start, theta, self.scheme == "holomorphic")
+            theta = refuse_forward_mode(tilted.theta, _NO_FORWARD_MODE)
+            # An argument, not a closure: it may be traced.
+            beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
+            return _at_solution(self, tilted)(y, theta, beta, alarm), steps
+
+        return run
+
+    def hvp_evals(self, steps: Array) -> Array:
+        """None: first derivatives only."""
+        return 0 * steps
+
+
+class Circle(NamedTuple):
+    """The nudges of a scheme, and the weights of the gradients of theta there; `K` nudges."""
+
+    nudges: Array  # [K] in units of beta
+    weights: Array  # [K]
+    free: float  # the weight of the gradient at the free solution
+
+
+def _circle(rule: Nudged) -> Circle:
+    if rule.scheme == "one_sided":
+        return Circle(jnp.ones(1), jnp.ones(1), -1.0)
+    if rule.scheme == "centered":
+        signs = jnp.asarray([1.0, -1.0])
+        return Circle(signs, signs / 2, 0.0)
+    N, k = rule.num_points, np.arange(rule.num_points // 2 + 1)
+    nudges = np.exp(2j * np.pi * k / N)
+    # The solution at the conjugate nudge is the conjugate: what lies inside the half circle counts twice.
+    counts = np.where((k == 0) | (2 * k == N), 1, 2)
+    return Circle(jnp.asarray(nudges), jnp.asarray(counts * nudges.conj() / N), 0.0)
+
+
+def _at_solution(rule: Nudged, tilted: Tilted) -> Callable[[Tree, Tree, Array, Alarm], Tree]:
+    """`(y, theta, beta, alarm) -> y`, with the rule's pullback."""
+
+    @jax.custom_vjp
+    def at_solution(y: Tree, theta: Tree, beta: Array, alarm: Alarm) -> Tree:
+        return y
+
+    def forward(*primals: Any) -> tuple[Tree, Tree]:
+        (y, theta, beta, alarm), (_, wanted, *_) = tree.values_and_wanted(primals)
+        y, theta = refuse_derivatives((y, theta), _NO_SECOND_ORDER)
+        return y, (y, tree.select(theta, wanted), beta, alarm)
+
+    def backward(residuals: Tree, y_bar: Tree) -> tuple[None, Tree, None, Alarm]:
+        y, (wanted, constant), beta, alarm = residuals
+        q = refuse_derivatives(tree.written_out(y_bar, y), _NO_SECOND_ORDER)
+        theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
+        said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, alarm)
+        return None, theta_bar, None, said
+
+    at_solution.defvjp(forward, backward, symbolic_zeros=True)
+    return at_solution
+
+
+def _pullback(
+    rule: Nudged, tilted: Tilted, y: Tree, wanted: Tree, constant: Tree, beta: Array, q: Tree
+) -> tuple[Tree, Alarm]:
+    """The cotangent of the leaves of theta in `wanted`, and what is to be said of it."""
+    circle, size = _circle(rule), tree.norm(q)
+    landscape = Landscape(tilted, tree.merge(wanted, constant), rule.scheme == "holomorphic")
+    free = landscape.at(_complex(y) if landscape.continued else y)
+    beta = beta / jnp.where(size > 0, size, 1) if rule.normalize else beta
+
+    def weighed(y: Tree, weight: Any) -> Tree:
+        """`grad_theta Re(weight energy) / beta` at `y`."""
+
+        def energy(wanted: Tree) -> Array:
+            return jnp.real(weight * tilted.energy(y, tree.merge(wanted, constant))) / beta
+
+        return jax.grad(energy)(wanted)
+
+    def visit(theta_bar: Tree, nudge_and_weight: tuple[Array, Array]) -> tuple[Tree, Visit]:
+        nudge, weight = nudge_and_weight
+        tilt = jax.tree.map(lambda q, leaf: (nudge * beta * q).astype(leaf.dtype), q, free.y)
+        y, steps = tilted.run(free.y, landscape.theta, tilt)
+        theta_bar = jax.tree.map(jnp.add, theta_bar, weighed(y, weight))
+        return theta_bar, landscape.judge(free, y, tilt, steps)
+
+    if circle.free:
+        theta_bar, free_residual = weighed(free.y, circle.free), tree.norm(free.slope)
+    else:  # the free solution does not enter
+        theta_bar, free_residual = jax.tree.map(jnp.zeros_like, wanted), jnp.zeros_like(size)
+    theta_bar, visits = jax.lax.scan(visit, theta_bar, (circle.nudges, circle.weights))
+    unanswered = jnp.maximum(jnp.max(visits.residual), free_residual) / (beta * size)
+    usable = (unanswered <= UNUSABLE) & ~jnp.any(visits.bent)
+    # Nothing to pull back: exactly zero, wherever the solves went.
+    zero = size == 0
+    theta_bar = tree.where(
+        zero, jax.tree.map(jnp.zeros_like, theta_bar), tree.nan_unless(usable, theta_bar)
+    )
+    issues = jnp.where(unanswered <= ANSWERED, 0, int(Issue.INNER_NOT_CONVERGED))
+    issues |= jnp.where(jnp.isfinite(unanswered), 0, int(Issue.NOT_FINITE))
+    issues |= jnp.where(jnp.any(visits.descends), int(Issue.NEGATIVE_CURVATURE), 0)
+    return theta_bar, Alarm(jnp.where(zero, 0, issues), jnp.sum(visits.gradient_evals) + 1)
+
+
+class Place(NamedTuple):
+    """A point and the slope of the energy there, without tilt."""
+
+    y: Tree
+    slope: Tree
+
+
+class Visit(NamedTuple):
+    """A nudged solution, judged."""
+
+    residual: Array  # [] 2-norm
+    bent: Array  # [] bool: on the way from the free solution the slope is far from linear
+    descends: Array  # [] bool: on that way the energy curves downwards
+    gradient_evals: Array  # [] int32
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """The energy as a function of y, real or continued to complex y."""
+
+    tilted: Tilted
+    theta: Tree
+    continued: bool
+
+    def at(self, y: Tree) -> Place:
+        """`y`, with the direction of ascent there; of a continued energy, the derivative."""
+        slope = jax.grad(lambda y: jnp.real(self.tilted.energy(y, self.theta)))(y)
+        return Place(y, slope if self.continued else tree.conj(slope))
+
+    def residual(self, place: Place, tilt: Tree) -> Array:
+        """2-norm of what is zero at a tilted solution."""
+        if not self.continued:
+            return tree.norm(jax.tree.map(jnp.add, place.slope, tree.conj(tilt)))
+        # energy = u + iv has one derivative where it is analytic, that of u, which is i times that of v.
+        of_imaginary = jax.grad(lambda y: jnp.imag(self.tilted.energy(y, self.theta)))(place.y)
+        by_real = jax.tree.map(jnp.add, place.slope, tilt)
+        by_imaginary = jax.tree.map(lambda v, q: 1j * v + q, of_imaginary, tilt)
+        return jnp.maximum(tree.norm(by_real), tree.norm(by_imaginary))
+
+    def judge(self, free: Place, y: Tree, tilt: Tree, steps: Array) -> Visit:
+        """How the nudged solution `y` belongs to the free one."""
+        nudged = self.at(y)
+        middle = self.at(jax.tree.map(lambda a, b: (a + b) / 2, free.y, y))
+        move = optax.tree.sub(y, free.y)
+        first = optax.tree.sub(middle.slope, free.slope)
+        second = optax.tree.sub(nudged.slope, middle.slope)
+        # Half way a linear slope has changed by half.
+        uneven, change = tree.norm(optax.tree.sub(second, first)), optax.tree.add(first, second)
+        curvatures = [jnp.real(optax.tree.vdot(move, part)) for part in (first, second)]
+        return Visit(
+            self.residual(nudged, tilt),
+            ~(uneven <= BENT * tree.norm(change)),
+            (curvatures[0] < 0) | (curvatures[1] < 0),
+            steps + (4 if self.continued else 3),
+        )
+
+
+def _complex(y: Tree) -> Tree:
+    """Real leaves as complex ones."""
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y)):
+        raise ValueError(
+            '`y0` must be real under Nudged(scheme="holomorphic"), which continues it: got '
+            f'{tree.describe(y)}; use scheme="centered".'
+        )
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.complex64)), y)
