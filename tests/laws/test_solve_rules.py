@@ -195,7 +195,7 @@ def test_forward_mode_agrees_or_is_refused_by_name(rule: str, case: str) -> None
 
 @some_pairs
 def test_vmap_over_theta_and_start(rule: str, case: str) -> None:
-    composed, exact, theta = _functions(rule, case)
+    _, exact, theta = _functions(rule, case)
     problem = CASES[case]
     shifts = jnp.asarray([-0.1, 0.0, 0.1])
     thetas = jax.tree.map(lambda leaf: leaf + shifts.reshape(-1, *[1] * leaf.ndim), theta)

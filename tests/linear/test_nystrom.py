@@ -46,7 +46,7 @@ def test_full_rank_is_the_damped_inverse_and_x0_corrects() -> None:
     np.testing.assert_allclose(_flat(x), np.linalg.solve(damped, FLAT), rtol=1e-6)
     assert info.status == tk.Status.CONVERGED
     rough, before = Nystrom(30, 0.5)(_matvec(matrix), RIGHT)
-    better, after = Nystrom(30, 0.5)(_matvec(matrix), RIGHT, rough)
+    _, after = Nystrom(30, 0.5)(_matvec(matrix), RIGHT, rough)
     assert after.residual < 0.5 * before.residual
 
 

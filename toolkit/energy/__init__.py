@@ -1,0 +1,5 @@
+"""Scalar energies whose minima compute."""
+
+from toolkit.energy import layered
+
+__all__ = ["layered"]
