@@ -175,7 +175,7 @@ def _report(
     status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
     if rule.presumes_solution:
         status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
-    hvp_evals = rule.hvp_evals(info.steps)
+    hvp_evals = rule.hvp_evals(info.steps, tree.size(gradient))
     if linear is not None:
         # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
         unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)

@@ -194,6 +194,6 @@ class Adjoint(Protocol):
         """`primal.run` with this rule's derivative."""
         ...
 
-    def hvp_evals(self, steps: Array) -> Array:
-        """Hessian-vector (or Jacobian-vector) products that a gradient takes after `steps`."""
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
+        """Hessian-vector (or Jacobian-vector) products of a gradient in so many scalars."""
         ...

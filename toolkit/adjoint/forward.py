@@ -71,9 +71,9 @@ class Forward:
         solve.defjvp(rule, symbolic_zeros=True)
         return solve
 
-    def hvp_evals(self, steps: Array) -> Array:
-        """One for each step and tangent; the number of tangents is not known here: one tangent's."""
-        return steps
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
+        """One for each step and tangent."""
+        return steps * hyperparameters
 
     def _push(
         self, run: Callable[[Tree], Tree], moving: Tree, moving_dot: Tree, like: Tree

@@ -111,7 +111,7 @@ class Implicit:
         (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
         return Pullback(theta_bar, right_side, v, info, residual, jacobian)
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One product with `F_theta`; the linear solver's own are in `LinearInfo.steps`."""
         return 0 * steps + 1
 

@@ -143,7 +143,7 @@ class Nudged:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """None: first derivatives only."""
         return 0 * steps
 

@@ -61,6 +61,6 @@ class OneStep:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One."""
         return 0 * steps + 1

@@ -110,7 +110,7 @@ class Reversible:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One a step."""
         return steps
 

@@ -36,6 +36,6 @@ class Stopped:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """None."""
         return 0 * steps

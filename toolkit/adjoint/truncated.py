@@ -81,7 +81,7 @@ class Truncated:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One for each differentiated step."""
         return jnp.minimum(steps, self.num_steps)
 

@@ -84,7 +84,7 @@ class Unroll:
 
         return run
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One a step."""
         return steps
 

@@ -19,7 +19,7 @@ class Reporting(Protocol):
     @property
     def presumes_solution(self) -> bool: ...
 
-    def hvp_evals(self, steps: Array) -> Array: ...
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array: ...
 
     def alarmed(self, problem: Problem, primal: Primal, alarm: Alarm) -> Run:
         """`differentiable`, with the report as the cotangent of `alarm`."""
@@ -38,9 +38,9 @@ class Watched:
         """As the rule's."""
         return self.rule.presumes_solution
 
-    def hvp_evals(self, steps: Array) -> Array:
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """As the rule's."""
-        return self.rule.hvp_evals(steps)
+        return self.rule.hvp_evals(steps, hyperparameters)
 
     def differentiable(self, problem: Problem, primal: Primal) -> Run:
         """`primal.run` with the rule's derivative."""
