@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import adjoint, catalogue, data, estimator, linear, run, solver
+    from toolkit import adjoint, catalogue, data, energy, estimator, linear, run, solver
     from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
     from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
     from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
@@ -32,6 +32,7 @@ __all__ = [
     "check_hypergradient",
     "compare_adjoints",
     "data",
+    "energy",
     "estimator",
     "fixed_point",
     "hypergradient",
@@ -41,7 +42,7 @@ __all__ = [
     "solver",
 ]
 
-_ROOMS = ("adjoint", "catalogue", "data", "estimator", "linear", "run", "solver")
+_ROOMS = ("adjoint", "catalogue", "data", "energy", "estimator", "linear", "run", "solver")
 _HOME = {
     "Hypergradient": "hypergradients",
     "HypergradientReport": "hypergradients",

@@ -46,7 +46,7 @@ def test_corruption_is_exact_and_never_the_truth(fraction: float) -> None:
     assert int(jnp.sum(corrupted)) == round(fraction * 1797)
     np.testing.assert_array_equal(given != labels, corrupted)
     assert given.dtype == labels.dtype
-    assert 0 <= int(given.min())
+    assert int(given.min()) >= 0
     assert int(given.max()) <= 9
 
 

@@ -81,9 +81,9 @@ def energy(y: Potentials, theta: Sequence[Layer], x: Array, units: Units = tanh)
     Cost: two products with each `W_k`, and as many for the gradient.
     """
     rates = [x, *map(units, y)]
-    leak = sum(jnp.sum(u**2) / 2 for u in y)
-    drive = sum(
+    leak = [jnp.sum(u**2) / 2 for u in y]
+    drive = [
         jnp.sum((below @ layer.weights + layer.bias) * here)
         for layer, (below, here) in zip(theta, pairwise(rates), strict=True)
-    )
-    return leak - drive
+    ]
+    return jnp.sum(jnp.stack(leak) - jnp.stack(drive))
