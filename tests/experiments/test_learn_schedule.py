@@ -20,6 +20,7 @@ def _run(out: Path, *words: str) -> dict[str, float]:
     return json.loads((out / "final" / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_short_run_beats_the_grid_and_draws_the_schedule(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ("steps=40", "num_steps=20", "hidden=16", "step_size=0.3")
