@@ -23,7 +23,7 @@ class LBFGS:
       max_steps: steps at most.
       tol: stop when the 2-norm of the gradient is at most this (absolute).
 
-    Differentiation: by the rules that need no steps (implicit, nudged, stopped, one-step). Its
+    Differentiation: by the rules that need no steps (implicit, nudged, stopped). Its
     line search loops on data, which reverse mode cannot cross.
 
     Cost: one value and gradient for each trial of the line search, usually one or two a step; a
