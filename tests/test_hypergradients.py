@@ -397,7 +397,7 @@ def test_check_in_mixed_precision_trusts_the_rougher_type() -> None:
     loss = lambda y, theta: jnp.sum(y**2).astype(jnp.float64)
     solve = tk.argmin(fun, GradientDescent(0.5, 60))
     # float32 inside, float64 outside: the differences must not take small steps.
-    tk.check_hypergradient(loss, solve, jnp.zeros(4, jnp.float32), THETA + 1, rtol=1e-2)
+    tk.check_hypergradient(loss, solve, jnp.zeros(4, jnp.float32), THETA + 1)
 
 
 # -------------------------------------------------------------------------------------- bad input

@@ -200,6 +200,9 @@ def check_hypergradient(
         whole = tree.merge(inexact, parts.arrays, parts.static)
         return real_scalar(outer(solve(y0, whole).value, whole))
 
+    # The coarsest type on either side says how small a step the differences may take.
+    floats = jax.tree.leaves((parts.inexact, tree.split(y0).inexact))
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in floats)
     gradient = jax.jit(jax.grad(composed))(parts.inexact)
     value = jax.jit(composed)
     key = jax.random.key(0) if key is None else key
@@ -207,7 +210,7 @@ def check_hypergradient(
         direction = optax.tree.random_like(direction_key, parts.inexact)
         direction = optax.tree.scale(1 / tree.norm(direction), direction)
         along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
-        quotient, uncertainty = _difference_quotient(value, parts.inexact, direction)
+        quotient, uncertainty = _difference_quotient(value, parts.inexact, direction, eps)
         allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
         # Not `>`: a NaN must fail.
         if not abs(along - quotient) <= allowed:
@@ -232,10 +235,9 @@ def _pair(gradient: Array, direction: Array) -> Array:
 
 
 def _difference_quotient(
-    value: Callable[[Tree], Array], at: Tree, direction: Tree
+    value: Callable[[Tree], Array], at: Tree, direction: Tree, eps: float
 ) -> tuple[float, float]:
     """The central difference that agrees best with its neighbours over six steps, and how well."""
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(at))
     scale = max(1.0, float(tree.norm(at)) / tree.size(at) ** 0.5)
     steps = [scale * eps ** (1 / 3) * 4.0**k for k in range(-2, 4)]
     quotients, rounding = [], []

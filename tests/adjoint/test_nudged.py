@@ -70,6 +70,7 @@ def test_error_is_of_the_stated_order(
     ]
     slopes = np.log2(np.asarray(errors[:-1]) / errors[1:])
     assert errors[-1] > 1e-12  # above rounding, or the slopes mean nothing
+    # Of a slope, whose next term is of the order of beta: neighbours in order are 1 apart.
     np.testing.assert_allclose(slopes, order, atol=0.1)
 
 
