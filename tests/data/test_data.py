@@ -19,6 +19,35 @@ def test_digits_are_the_1797() -> None:
     assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
+def test_breast_cancer_is_the_569() -> None:
+    data = tk.data.breast_cancer()
+    assert data.images.shape == (569, 30)
+    assert data.images.dtype == jnp.float32
+    assert data.images.min() >= 0
+    assert np.bincount(data.labels).tolist() == [212, 357]
+
+
+def test_breast_cancer_features_have_their_names() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    names = datasets.load_breast_cancer().feature_names
+    assert list(tk.data.BREAST_CANCER_FEATURES) == list(names)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_standardizing_uses_the_statistics_of_train_alone(scale: bool) -> None:
+    train, test = tk.data.split(jax.random.key(0), tk.data.breast_cancer(), 300)
+    constant = train.images.at[:, 3].set(7.0)
+    train = train._replace(images=constant)
+    moved, other = tk.data.standardize(train, test, scale=scale)
+    np.testing.assert_allclose(jnp.mean(moved.images[:, :3], axis=0), 0, atol=1e-4)
+    deviation = np.where(scale, 1, np.std(train.images[:, :3], axis=0))
+    np.testing.assert_allclose(jnp.std(moved.images[:, :3], axis=0), deviation, rtol=1e-4)
+    np.testing.assert_array_equal(moved.images[:, 3], 0)
+    np.testing.assert_allclose(other.images[:, 3], test.images[:, 3] - 7)
+    alone, _ = tk.data.standardize(train, test._replace(images=test.images * 2), scale=scale)
+    np.testing.assert_array_equal(alone.images, moved.images)
+
+
 def test_split_is_a_seeded_partition() -> None:
     data = tk.data.Labelled(jnp.arange(20.0)[:, None], jnp.arange(20))
     parts = tk.data.split(jax.random.key(3), data, 12, 5)
