@@ -44,6 +44,8 @@ Z = _random.normal(size=12)
 H = X.T @ X / 4 + np.eye(3)  # eigenvalues in [1, 8]
 B = _random.normal(size=(3, 2))
 W = 0.3 * _random.normal(size=(3, 3))  # not symmetric
+PENALTIES = jnp.asarray([0.5, 0.1, 0.1])  # of a lasso; SUPPORT and SIGNS are its solution's
+SUPPORT, SIGNS = np.asarray([0, 1]), np.asarray([1.0, 1.0])
 GRADIENT_DESCENT = tk.solver.GradientDescent(step_size=0.15, num_steps=250, momentum=0.2)
 
 
@@ -83,6 +85,22 @@ def _quadratic() -> Case:
         jnp.asarray([0.5, -1.0]),
         lambda theta: jnp.linalg.solve(H, B @ theta),
     )
+
+
+def _lasso_per_feature() -> Case:
+    # At these penalties the third weight is zero, and stays so nearby.
+    def fun(y: jax.Array, theta: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum((X @ y - Z) ** 2) / 4
+
+    def exact(theta: jax.Array) -> jax.Array:
+        on = X[:, SUPPORT]
+        signed = jnp.exp(theta)[SUPPORT] * SIGNS
+        y = jnp.linalg.solve(on.T @ on / 4, on.T @ Z / 4 - signed)
+        return jnp.zeros(3).at[SUPPORT].set(y)
+
+    prox = lambda y, theta, s: tk.prox.lasso(y, jnp.exp(theta), s)
+    solver = tk.solver.ProximalGradient(prox, 0.4, 250, 1e-14)
+    return Case(tk.argmin, fun, solver, jnp.ones(3), jnp.log(PENALTIES), exact)
 
 
 def _cubic_root() -> Case:
@@ -137,6 +155,7 @@ CASES = {
     "ridge": _ridge(),
     "ridge_per_feature": _ridge_per_feature(),
     "quadratic": _quadratic(),
+    "lasso_per_feature": _lasso_per_feature(),
     "cubic_root": _cubic_root(),
     "linear_fixed_point": _linear_fixed_point(),
     "tanh_equilibrium": _tanh_equilibrium(),

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import adjoint, catalogue, data, energy, estimator, linear, run, solver
+    from toolkit import adjoint, catalogue, data, energy, estimator, linear, prox, run, solver
     from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
     from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
     from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
@@ -37,12 +37,23 @@ __all__ = [
     "fixed_point",
     "hypergradient",
     "linear",
+    "prox",
     "root",
     "run",
     "solver",
 ]
 
-_ROOMS = ("adjoint", "catalogue", "data", "energy", "estimator", "linear", "run", "solver")
+_ROOMS = (
+    "adjoint",
+    "catalogue",
+    "data",
+    "energy",
+    "estimator",
+    "linear",
+    "prox",
+    "run",
+    "solver",
+)
 _HOME = {
     "Hypergradient": "hypergradients",
     "HypergradientReport": "hypergradients",

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.closure import lift
+from toolkit.closure import Lifted, lift
+from toolkit.composite import composite_problem
 from toolkit.curvature import forward_over_reverse
 from toolkit.solver.iterate import as_steps
-from toolkit.types import Method, Problem, Solution, Solver, Steps, Tree
+from toolkit.types import Descent, Method, Problem, Proximal, Solution, Solver, Steps, Tree
 
 Fun = Callable[..., Any]
 Closed = tuple[Array, ...]  # what a function closes over
@@ -32,6 +33,8 @@ class SolverClosures(NamedTuple):
     init: Closed = ()
     update: Closed = ()
     schedule: Closed = ()
+    step_size: Closed = ()
+    prox: Closed = ()
 
 
 class Operands(NamedTuple):
@@ -52,6 +55,8 @@ class Bound(NamedTuple):
     closures: SolverClosures  # what `run` expects in `operands.solver`
     tol: float | None  # absolute, on the residual; None judges against the start
     name: str
+    settings: Operands  # booleans: what a setting of the solver reads, a schedule for one
+    problem: Problem  # what the run solves: more than was asked, where the solver adds a term
 
 
 def bind(
@@ -67,17 +72,19 @@ def bind(
       ValueError: the solver does not solve such a problem, or not with such `xs`.
     """
     if not isinstance(solver, Solver):
-        return _opaque(solver, problem)
+        return _opaque(solver, problem, operands)
     method = solver.bind(problem)
     _check_xs(xs, method.num_steps)
-    method, closures, loops_on_data = _lift_solver(method, y, operands, first(xs))
+    method, closures, settings, loops_on_data = _lift_solver(method, y, operands, first(xs))
     replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
     steps = as_steps(method, replayed, loops_on_data)
+    if method.proximal is not None:
+        problem = composite_problem(problem, method.proximal)
 
     def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
         return steps.finish(steps.run(y0, theta, xs))
 
-    return Bound(run, steps, closures, method.tol, type(solver).__name__)
+    return Bound(run, steps, closures, method.tol, type(solver).__name__, settings, problem)
 
 
 def first(xs: Tree) -> Tree:
@@ -98,36 +105,63 @@ def last(xs: Tree) -> Tree:
 
 def _lift_solver(
     method: Method, y0: Tree, operands: Operands, x: Tree
-) -> tuple[Method, SolverClosures, bool]:
-    """The method with its closures explicit, them, and whether a step loops on data."""
+) -> tuple[Method, SolverClosures, Operands, bool]:
+    """The method with its closures explicit, them, what settings read, whether a step loops on data."""
     number = jnp.asarray(0, jnp.int32)
     begin = lift(method.init, y0, operands)
     needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
     update = lift(method.update, begin.shape, needed, operands, number, x)
 
-    def bare(theta: Operands) -> Operands:
-        return theta._replace(solver=SolverClosures())
-
     def init(y0: Tree, theta: Operands) -> Tree:
-        return begin.call(theta.solver.init, y0, bare(theta))
+        return begin.call(theta.solver.init, y0, _bare(theta))
 
     def move(state: Tree, needed: Tree, theta: Operands, t: Array, x: Tree) -> Tree:
-        return update.call(theta.solver.update, state, needed, bare(theta), t, x)
+        return update.call(theta.solver.update, state, needed, _bare(theta), t, x)
 
     method = method._replace(init=init, update=move)
-    if method.descent is None:
-        return method, SolverClosures(begin.closed, update.closed), update.loops_on_data
-    schedule = lift(method.descent.schedule, operands, number)
+    closures = SolverClosures(begin.closed, update.closed)
+    if method.descent is not None:
+        schedule = lift(method.descent.schedule, operands, number)
+        closures = closures._replace(schedule=schedule.closed)
+        method = method._replace(descent=_lifted_descent(method.descent, schedule))
+        settings = _settings(schedule.reads[0], closures)
+    elif method.proximal is not None:
+        step_size = lift(method.proximal.step_size, operands)
+        prox = lift(method.proximal.prox, y0, operands, step_size.shape)
+        closures = closures._replace(step_size=step_size.closed, prox=prox.closed)
+        method = method._replace(proximal=_lifted_proximal(step_size, prox))
+        # What the update closes over is also the proximal map's, which is no setting.
+        settings = _settings(step_size.reads[0], closures)
+        others = jax.tree.map(lambda _: False, closures)
+        settings = settings._replace(solver=others._replace(step_size=settings.solver.step_size))
+    else:
+        settings = _settings(jax.tree.map(lambda _: False, operands), closures)
+    return method, closures, settings, update.loops_on_data
 
+
+def _settings(reads: Operands, closures: SolverClosures) -> Operands:
+    return reads._replace(solver=jax.tree.map(lambda _: True, closures))
+
+
+def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:
     def scheduled(theta: Operands, t: Array) -> tuple[Tree, Tree]:
-        return schedule.call(theta.solver.schedule, bare(theta), t)
+        return schedule.call(theta.solver.schedule, _bare(theta), t)
 
-    method = method._replace(descent=method.descent._replace(schedule=scheduled))
-    closures = SolverClosures(begin.closed, update.closed, schedule.closed)
-    return method, closures, update.loops_on_data
+    return descent._replace(schedule=scheduled)
 
 
-def _opaque(solver: Callable[..., Solution], problem: Problem) -> Bound:
+def _lifted_proximal(step_size: Lifted, prox: Lifted) -> Proximal:
+    return Proximal(
+        lambda theta: step_size.call(theta.solver.step_size, _bare(theta)),
+        lambda z, theta, s: prox.call(theta.solver.prox, z, _bare(theta), s),
+    )
+
+
+def _bare(theta: Operands) -> Operands:
+    return theta._replace(solver=SolverClosures())
+
+
+def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operands) -> Bound:
     """A callable solver: it is given the user's trees, and its steps are its own."""
     name = getattr(solver, "__name__", type(solver).__name__)
 
@@ -159,7 +193,8 @@ def _opaque(solver: Callable[..., Solution], problem: Problem) -> Bound:
         check_same(f"the value of {name}", y, y0)
         return y, jnp.asarray(out.info.steps, jnp.int32)
 
-    return Bound(run, None, SolverClosures(), None, name)
+    settings = _settings(jax.tree.map(lambda _: False, operands), SolverClosures())
+    return Bound(run, None, SolverClosures(), None, name, settings, problem)
 
 
 def check_same(what: str, got: Tree, expected: Tree) -> None:

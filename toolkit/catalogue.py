@@ -38,6 +38,19 @@ def _arguments(model: BaseModel) -> dict[str, Any]:
 # Linear solvers. `tol` is relative to the norm of the right-hand side.
 
 
+class Nystrom(BaseModel):
+    """A damped low-rank inverse from random products, for symmetric systems whose spectrum decays."""
+
+    model_config = STRICT
+    kind: Literal["nystrom"] = "nystrom"
+    rank: Count
+    damping: Positive
+    tol: Positive = 1e-3
+
+    def build(self) -> Any:
+        return toolkit.linear.Nystrom(**_arguments(self))
+
+
 class CG(BaseModel):
     """Conjugate gradients, for symmetric positive definite systems."""
 
@@ -45,6 +58,7 @@ class CG(BaseModel):
     kind: Literal["cg"] = "cg"
     max_steps: Count
     tol: Positive
+    preconditioner: Nystrom | None = None
 
     def build(self) -> Any:
         return toolkit.linear.CG(**_arguments(self))
@@ -57,6 +71,7 @@ class GMRES(BaseModel):
     kind: Literal["gmres"] = "gmres"
     max_steps: Count
     tol: Positive
+    preconditioner: Nystrom | None = None
 
     def build(self) -> Any:
         return toolkit.linear.GMRES(**_arguments(self))
@@ -69,6 +84,7 @@ class BiCGStab(BaseModel):
     kind: Literal["bicgstab"] = "bicgstab"
     max_steps: Count
     tol: Positive
+    preconditioner: Nystrom | None = None
 
     def build(self) -> Any:
         return toolkit.linear.BiCGStab(**_arguments(self))
@@ -85,19 +101,6 @@ class Neumann(BaseModel):
 
     def build(self) -> Any:
         return toolkit.linear.Neumann(**_arguments(self))
-
-
-class Nystrom(BaseModel):
-    """A damped low-rank inverse from random products, for symmetric systems whose spectrum decays."""
-
-    model_config = STRICT
-    kind: Literal["nystrom"] = "nystrom"
-    rank: Count
-    damping: Positive
-    tol: Positive = 1e-3
-
-    def build(self) -> Any:
-        return toolkit.linear.Nystrom(**_arguments(self))
 
 
 class Dense(BaseModel):

@@ -21,6 +21,7 @@ class Lifted(NamedTuple):
     closed: tuple[Any, ...]  # what the function closes over now
     shape: Any  # the result's tree of jax.ShapeDtypeStruct
     loops_on_data: bool  # a `while_loop` inside, which reverse mode cannot cross
+    reads: tuple[Any, ...]  # the examples' trees, with booleans: whether a leaf has any effect
 
 
 def lift(fun: Callable[..., Any], *examples: Any) -> Lifted:
@@ -43,7 +44,11 @@ def lift(fun: Callable[..., Any], *examples: Any) -> Lifted:
         return jax.tree.unflatten(structure, flat)
 
     closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
-    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr))
+    used = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    used |= {id(atom) for atom in jaxpr.jaxpr.outvars}
+    reads = [id(variable) in used for variable in jaxpr.jaxpr.invars]
+    read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
+    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr), read_trees)
 
 
 def _has_while(jaxpr: Any) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 
 from toolkit import tree
+from toolkit.composite import composite_problem
 from toolkit.types import Problem, Tree
 
 
@@ -19,6 +20,9 @@ def forward_over_reverse(problem: Problem) -> Problem:
 
     Differentiation: reverse mode; forward mode over that reverse mode.
     """
+    if problem.composite is not None:
+        smooth, proximal = problem.composite.smooth, problem.composite.proximal
+        return composite_problem(forward_over_reverse(smooth), proximal)
     objective = problem.objective
     if objective is None:
         return problem

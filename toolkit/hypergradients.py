@@ -13,6 +13,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit, Pullback
+from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.curvature import forward_over_reverse
 from toolkit.preparation import Prepared
 from toolkit.solution_map import SolutionMap
@@ -40,6 +41,7 @@ class Hypergradient(NamedTuple):
     gradient: Tree  # like theta; None at leaves without derivative
     solution: Solution
     report: HypergradientReport
+    v: Tree = None  # of the implicit rule: like y, F_y' v = grad_y outer; a start for the next call
 
 
 def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
@@ -53,8 +55,10 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
       outer: `outer(y, theta) -> real scalar`.
       solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`.
 
-    Returns: `hg(y0, theta, xs=None) -> Hypergradient(value, gradient, solution, report)`, to be
-    jitted, vmapped or scanned by the caller.
+    Returns: `hg(y0, theta, xs=None, v0=None) -> Hypergradient(value, gradient, solution, report, v)`,
+    to be jitted, vmapped or scanned by the caller. Under the implicit rule `v` is the solution of the
+    linear system, on a minimum `H^{-1} grad_y outer`; given back as `v0` it is where the next call's
+    iterative linear solver starts.
 
     `report.error_estimate` (implicit rule): a first-order estimate, not a bound. With `r` the
     residual of the linear system, `g` that of the solve, `v` the linear solution, and the curvature
@@ -76,10 +80,15 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
             f"{type(solve).__name__}; for other functions use jax.grad."
         )
 
-    def run(y0: Tree, theta: Tree, xs: Tree = None) -> Hypergradient:
+    def run(y0: Tree, theta: Tree, xs: Tree = None, v0: Tree = None) -> Hypergradient:
         require_inexact(theta)
         if isinstance(solve.adjoint, Implicit) and xs is None:
-            return _by_pullback(outer, solve, solve.adjoint, y0, theta)
+            return _by_pullback(outer, solve, solve.adjoint, y0, theta, v0)
+        if v0 is not None:
+            raise ValueError(
+                "`v0` must be None where no linear system is solved: got "
+                f"{tree.describe(v0)} under {type(solve.adjoint).__name__}; use Implicit."
+            )
         return _by_reverse_mode(outer, solve, y0, theta, xs)
 
     return run
@@ -95,23 +104,39 @@ def require_inexact(theta: Tree) -> None:
 
 
 def _by_pullback(
-    outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree
+    outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
 ) -> Hypergradient:
     prepared = solve.prepare(y0, theta)
     problem, operands = prepared.problem, prepared.operands
     y, steps = rule.differentiable(problem, prepared.primal)(prepared.y0, operands, None)
+    wanted = jax.tree.map(lambda _: False, operands)
+    wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
+    warn_of_zeros("Implicit", prepared.primal, wanted)
 
     def outer_at(y: Tree, inexact: Tree) -> Array:
         moved = operands._replace(theta=inexact)
         return real_scalar(outer(problem.user_y(y, moved), problem.user_theta(moved)))
 
     value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
-    pulled = rule.pullback(problem, y, operands, y_bar)
+    pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
     gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
     solution = solve.conclude(prepared, y, steps)
     estimate = _error_estimate(outer_at, prepared, y, pulled)
     report = _report(solve, solution, value, gradient, pulled.info, estimate)
-    return Hypergradient(value, gradient, solution, report)
+    return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
+
+
+def _start(v0: Tree, y: Tree) -> Tree | None:
+    """`v0` on the real leaves of `y`, checked against them."""
+    if v0 is None:
+        return None
+    v = tree.split(v0).inexact
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), one) for one in (v, y)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`v0` must be like `y`, or None: got {tree.describe(v0)}, expected {tree.describe(y)}."
+        )
+    return tree.as_real(v)
 
 
 def _by_reverse_mode(

@@ -69,9 +69,9 @@ def prepare(
             return continue_and_tilt(flat, solver, problem, y, operands)
         return tilt(solver, problem, y, operands)
 
-    primal = Primal(bound.run, bound.steps, bound.name, tilted)
+    primal = Primal(bound.run, bound.steps, bound.name, bound.settings, tilted)
     operands = operands._replace(solver=bound.closures)
-    return Prepared(problem, primal, y, operands, xs, bound.tol)
+    return Prepared(bound.problem, primal, y, operands, xs, bound.tol)
 
 
 def _partition(y0: Tree, theta: Tree) -> _Partition:

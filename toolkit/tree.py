@@ -211,6 +211,31 @@ def _graft_jvp(primals: tuple[Tree, Tree], tangents: tuple[Tree, Tree]) -> tuple
     return graft(value, carrier), tangents[1]
 
 
+def spread(name: str, parameter: Any, like: Tree) -> Tree:
+    """`parameter` for each leaf of `like`: a tree of that structure, or one array for all leaves.
+
+    Raises:
+      ValueError: it is neither, or does not broadcast to the leaves' shapes.
+    """
+    structure = jax.tree.structure(like)
+    if jax.tree.structure(parameter) != structure and jax.tree_util.all_leaves([parameter]):
+        parameter = jax.tree.unflatten(structure, [parameter] * structure.num_leaves)
+    if jax.tree.structure(parameter) != structure or not all(
+        _broadcasts(jnp.shape(value), leaf.shape)
+        for value, leaf in zip(jax.tree.leaves(parameter), jax.tree.leaves(like), strict=True)
+    ):
+        raise ValueError(
+            f"`{name}` must be one array, or a tree of arrays, that broadcasts to {describe(like)}: "
+            f"got {describe(parameter)}."
+        )
+    return jax.tree.map(jnp.asarray, parameter)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
+    return len(padded) == len(to) and all(a in (1, b) for a, b in zip(padded, to, strict=True))
+
+
 def describe(tree: Tree) -> str:
     """Structure, shapes and dtypes in a line, for error messages."""
 

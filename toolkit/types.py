@@ -68,7 +68,7 @@ class Evaluation(NamedTuple):
     """What a solver computes at an iterate before it moves."""
 
     needed: Tree  # what `Method.update` needs: a gradient, the value of the map, ...
-    residual: Tree  # zero at the solution; its 2-norm is compared with `tol`
+    residual: Tree  # zero at the solution; None where `Method.residual_norm` knows it
 
 
 class Descent(NamedTuple):
@@ -76,6 +76,13 @@ class Descent(NamedTuple):
 
     schedule: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (theta, t) -> (step_size, momentum)
     momenta: Any  # [num_steps] numpy where they are known before tracing, else None
+
+
+class Proximal(NamedTuple):
+    """What makes a method minimise `fun + g`: the proximal map of g, `s` the step size."""
+
+    step_size: Callable[[Tree], Array]  # theta -> s, of the last step
+    prox: Callable[[Tree, Tree, Array], Tree]  # (z, theta, s) -> argmin_y g(y) + |y - z|^2 / 2s
 
 
 class Method(NamedTuple):
@@ -92,6 +99,9 @@ class Method(NamedTuple):
     num_steps: int  # the number of steps, or its limit when `tol` is given
     tol: float | None  # absolute, on the residual; None runs exactly `num_steps`
     descent: Descent | None = None  # where it is momentum gradient descent
+    proximal: Proximal | None = None  # where it minimises more than the objective
+    # state after a step -> [] norm of the residual before it, where `evaluate` cannot know it
+    residual_norm: Callable[[Tree], Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +119,7 @@ class Problem:
     user_y: Callable[[Tree, Tree], Tree]  # (y, theta) -> y as the user wrote it
     user_theta: Callable[[Tree], Tree]  # theta -> theta as the user wrote it
     linear_solver: LinearSolver  # the default for this structure and size
+    composite: Composite | None = None  # where it is a minimum of a sum, as the root of a map
 
     @property
     def symmetric(self) -> bool:
@@ -120,6 +131,14 @@ class Problem:
         if self.kind != "fixed_point":
             return evaluation
         return jax.tree.map(lambda new, old: new - old, evaluation, y)
+
+
+@dataclass(frozen=True, eq=False)
+class Composite:
+    """A minimum of `smooth + g`, which is where `(y - prox(y - s grad)) / s` is zero."""
+
+    smooth: Problem
+    proximal: Proximal
 
 
 class Steps(NamedTuple):
@@ -154,6 +173,7 @@ class Primal(NamedTuple):
     run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
     steps: Steps | None  # where the solver shows them
     name: str  # of the solver, for messages
+    settings: Tree  # like theta, with booleans: what a setting of the solver reads
     # (y, theta, continued) -> an argmin tilted, traced anew at leaves like those of `y`.
     tilted: Callable[[Tree, Tree, bool], Tilted]
 
@@ -171,6 +191,16 @@ class LinearSolver(Protocol):
     def __call__(
         self, matvec: Callable[[Tree], Tree], b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]: ...
+
+
+class Preconditioner(Protocol):
+    """An approximate inverse, made once for a system."""
+
+    def approximate_inverse(
+        self, matvec: Callable[[Tree], Tree], like: Tree
+    ) -> Callable[[Tree], Tree]:
+        """A linear map near `A^{-1}`, on trees like `like`; Hermitian positive definite for CG."""
+        ...
 
 
 @runtime_checkable

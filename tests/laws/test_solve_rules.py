@@ -26,7 +26,8 @@ from toolkit.adjoint import (
 )
 from toolkit.linear import CG, GMRES, BiCGStab, Dense, Neumann
 
-SYMMETRIC = {"ridge", "ridge_per_feature", "quadratic"}
+SMOOTH = {"ridge", "ridge_per_feature", "quadratic"}
+SYMMETRIC = SMOOTH | {"lasso_per_feature"}
 GENERAL = {"cubic_root", "linear_fixed_point", "tanh_equilibrium"}
 LINE_SEARCH = {"quadratic"}  # solved by L-BFGS, whose line search reverse mode cannot cross
 
@@ -65,9 +66,9 @@ RULES = {
         value_atol=1e-5,
     ),
     # Energies quadratic in y: exact at any beta.
-    "nudged": Rule(Nudged(0.5), SYMMETRIC, forward_mode=False, hessian=False),
+    "nudged": Rule(Nudged(0.5), SMOOTH, forward_mode=False, hessian=False),
     "nudged_holomorphic": Rule(
-        Nudged(0.5, "holomorphic"), SYMMETRIC - LINE_SEARCH, forward_mode=False, hessian=False
+        Nudged(0.5, "holomorphic"), SMOOTH - LINE_SEARCH, forward_mode=False, hessian=False
     ),
 }
 PAIRS = [(rule, case) for rule in RULES for case in sorted(RULES[rule].cases)]

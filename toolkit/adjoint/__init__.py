@@ -8,6 +8,7 @@ from toolkit.adjoint.reversible import Reversible
 from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll
+from toolkit.adjoint.zeros import ZeroDerivativeWarning
 
 __all__ = [
     "Forward",
@@ -18,4 +19,5 @@ __all__ = [
     "Stopped",
     "Truncated",
     "Unroll",
+    "ZeroDerivativeWarning",
 ]

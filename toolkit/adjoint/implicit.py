@@ -14,8 +14,9 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
+from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.curvature import forward_over_reverse
-from toolkit.linear_system import solve_linear
+from toolkit.linear_system import linearise, solve
 from toolkit.types import LinearInfo, LinearSolver, Primal, Problem, Tree
 
 
@@ -43,8 +44,9 @@ class Implicit:
       damping: added to the diagonal of `F_y`; trades bias for stability.
 
     Differentiation: forward and reverse mode, any order, nested. Zero by theory: with respect to
-    `y0` and to the solver's settings (step sizes, momenta), and to `damping` and the linear
-    solver's own settings, which only approximate this rule.
+    `y0` and to the solver's settings (step sizes, momenta), which a `ZeroDerivativeWarning` says once
+    to whoever asks for one; and to `damping` and the linear solver's own settings, which only
+    approximate this rule.
 
     Cost: one linear solve with the linearised `F_y`, one product with `F_theta` (transposed in
     reverse mode). Error: O(residual of the solve) + O(residual of the linear solve / curvature).
@@ -68,12 +70,14 @@ class Implicit:
         rule = _settled(self)
 
         @jax.custom_jvp
-        def at_solution(y: Tree, theta: Tree) -> Tree:
+        def at_solution(y: Tree, theta: Tree, y0: Tree) -> Tree:
             return y
 
         def differentiate(
-            primals: tuple[Tree, Tree], tangents: tuple[Tree, Tree]
+            primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
         ) -> tuple[Tree, Tree]:
+            wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
+            warn_of_zeros("Implicit", primal, *wanted)
             # The wrapped point, not the raw one: its second derivative is this rule's again.
             y = at_solution(*primals)
             return y, rule._tangent(problem, y, primals[1], tangents[1])
@@ -85,14 +89,16 @@ class Implicit:
             # No derivative passes through the steps, whatever the solver is or closes over.
             constant_y0, constant_theta = tree.stop_gradient((y0, theta))
             y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
-            return at_solution(y, theta), steps
+            return at_solution(y, theta, y0), steps
 
         return run
 
-    def pullback(self, problem: Problem, y: Tree, theta: Tree, y_bar: Tree) -> Pullback:
+    def pullback(
+        self, problem: Problem, y: Tree, theta: Tree, y_bar: Tree, v0: Tree | None = None
+    ) -> Pullback:
         """`theta_bar = -F_theta' v` with `F_y' v = y_bar`, and how the linear solve went.
 
-        The same numbers as reverse mode through `differentiable`, with the report kept.
+        `v0`, on the real leaves of y, is where an iterative linear solver starts. The same numbers as reverse mode through `differentiable`, with the report kept.
         """
         # JAX pairs complex cotangents without conjugation: Re(y_bar * dy).
         right_side = tree.as_real(tree.conj(y_bar))
@@ -103,33 +109,16 @@ class Implicit:
             full = tree.merge(moving, fixed)
             return tree.as_real(problem.residual(y, fast.evaluate(y, full, None)))
 
-        residual, jacobian = self._linearised(problem, y, theta)
-        matvec = jacobian if problem.symmetric else _transpose(jacobian, right_side)
+        residual, system = linearise(problem, y, theta, self.damping)
         solver = self.linear_solver or problem.linear_solver
-        v, info = solve_linear(solver, matvec, right_side, problem.symmetric)
+        v, info = solve(solver, system, right_side, transposed=True, x0=v0)
         _, pull = jax.vjp(condition, moving)
         (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
-        return Pullback(theta_bar, right_side, v, info, residual, jacobian)
+        return Pullback(theta_bar, right_side, v, info, residual, system.matvec)
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One product with `F_theta`; the linear solver's own are in `LinearInfo.steps`."""
         return 0 * steps + 1
-
-    def _linearised(
-        self, problem: Problem, y: Tree, theta: Tree
-    ) -> tuple[Tree, Callable[[Tree], Tree]]:
-        """`F` and the product with `F_y + damping` at `(y, theta)`, on real leaves."""
-
-        def condition(real: Tree) -> Tree:
-            point = tree.as_like(y, real)
-            return tree.as_real(problem.residual(point, problem.evaluate(point, theta, None)))
-
-        residual, product = jax.linearize(condition, tree.as_real(y))
-        if isinstance(self.damping, (int, float)) and self.damping == 0:
-            return residual, product
-        return residual, lambda v: jax.tree.map(
-            lambda p, d: (p + self.damping * d).astype(p.dtype), product(v), v
-        )
 
     def _tangent(self, problem: Problem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
         """`-F_y^{-1} F_theta theta_dot`."""
@@ -146,19 +135,17 @@ class Implicit:
 
         _, right_side = jax.jvp(condition, (moving,), (moving_dot,))
         solver = self.linear_solver or problem.linear_solver
-        _, jacobian = self._linearised(problem, y, theta)
-        negative_dot, _ = solve_linear(solver, jacobian, right_side, problem.symmetric)
+        _, system = linearise(problem, y, theta, self.damping)
+        negative_dot, _ = solve(solver, system, right_side)
         return tree.as_like(y, jax.tree.map(jnp.negative, negative_dot))
-
-
-def _transpose(linear: Callable[[Tree], Tree], like: Tree) -> Callable[[Tree], Tree]:
-    transposed = jax.linear_transpose(linear, like)
-    return lambda v: transposed(v)[0]
 
 
 def _settled(setting: Any) -> Any:
     """Settings without derivative: under this rule it is zero by theory."""
     if not dataclasses.is_dataclass(setting):
-        return tree.stop_gradient(setting) if isinstance(setting, jax.Array) else setting
+        # Python numbers stay what they are: a rule that is traced later must close over no tracer.
+        return jax.tree.map(
+            lambda leaf: tree.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, setting
+        )
     values = {f.name: _settled(getattr(setting, f.name)) for f in dataclasses.fields(setting)}
     return dataclasses.replace(setting, **values)  # type: ignore[type-var]

@@ -124,6 +124,11 @@ class Nudged:
         self, problem: Problem, primal: Primal, alarm: Alarm
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`differentiable`, with the report as the cotangent of `alarm`."""
+        if problem.composite is not None:
+            raise ValueError(
+                "`solver` must minimise a smooth function under Nudged, which tilts it: got "
+                f"{primal.name}; use the adjoint Implicit."
+            )
         if problem.kind != "argmin":
             raise ValueError(
                 f"`adjoint` Nudged needs tk.argmin, whose function it tilts: got tk.{problem.kind}; "

@@ -11,8 +11,17 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import add_scaled, counters, judge, require_steps, require_tol, start
-from toolkit.types import LinearInfo, Tree
+from toolkit.linear.judge import (
+    add_scaled,
+    approximate_inverse,
+    counters,
+    judge,
+    require_preconditioner,
+    require_steps,
+    require_tol,
+    start,
+)
+from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
 class _State(NamedTuple):
@@ -33,6 +42,7 @@ class BiCGStab:
     Args:
       max_steps: steps at most, two products each.
       tol: relative to ||b||.
+      preconditioner: from the right, so that residuals are those of the system; made once a solve.
 
     Cost: two products a step, and one for the recomputed residual. In float32 the recurrence can
     be 10 % off: read `info.residual`.
@@ -42,10 +52,12 @@ class BiCGStab:
 
     max_steps: int
     tol: float
+    preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
+        require_preconditioner(self.preconditioner)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
@@ -53,6 +65,7 @@ class BiCGStab:
         x = start(b, x0)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         shadow, dot = r, optax.tree.vdot
+        inverse = approximate_inverse(self.preconditioner, matvec, b)
         target = self.tol * tree.norm(b)
         first = _State(x, r, r, dot(shadow, r), *counters(r))
 
@@ -60,13 +73,15 @@ class BiCGStab:
             return (s.steps < self.max_steps) & (tree.norm(s.r) > target) & ~s.broken
 
         def step(s: _State) -> _State:
-            ap = matvec(s.p)
+            toward = inverse(s.p)
+            ap = matvec(toward)
             denominator = dot(shadow, ap)
             alpha = _divide(s.rho, denominator)
             half = add_scaled(s.r, -alpha, ap)
-            a_half = matvec(half)
+            toward_half = inverse(half)
+            a_half = matvec(toward_half)
             omega = _divide(dot(a_half, half), dot(a_half, a_half))
-            x = add_scaled(add_scaled(s.x, alpha, s.p), omega, half)
+            x = add_scaled(add_scaled(s.x, alpha, toward), omega, toward_half)
             r = add_scaled(half, -omega, a_half)
             rho = dot(shadow, r)
             beta = _divide(rho, s.rho) * _divide(alpha, omega)

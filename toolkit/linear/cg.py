@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,16 @@ from jax import Array
 from toolkit import tree
 from toolkit.linear.judge import (
     add_scaled,
+    approximate_inverse,
     counters,
     judge,
     real_dot,
+    require_preconditioner,
     require_steps,
     require_tol,
     start,
 )
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
 class _State(NamedTuple):
@@ -28,6 +30,7 @@ class _State(NamedTuple):
     r: Tree  # b - A x, by recurrence
     p: Tree  # search direction
     rr: Array  # [] <r, r>
+    rz: Array  # [] <r, z>, z the preconditioned residual
     steps: Array  # []
     negative: Array  # [] bool, some p'Ap <= 0
 
@@ -42,29 +45,34 @@ class CG:
     Args:
       max_steps: products at most.
       tol: relative to ||b||, on the recurrence's residual; the status judges the recomputed one.
+      preconditioner: `tk.linear.Diagonal` or `tk.linear.Nystrom`, made once a solve; positive definite.
 
     Differentiation: through `tk.adjoint.Implicit`; the call itself contains a `while_loop`.
 
     Cost: one product a step, and one more for the recomputed residual.
 
-    Source: Hestenes & Stiefel 1952.
+    Source: Hestenes & Stiefel 1952; with a preconditioner: Saad 2003, algorithm 9.1.
     """
 
+    symmetric_only: ClassVar[bool] = True
     max_steps: int
     tol: float
+    preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
+        require_preconditioner(self.preconditioner)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
         x = start(b, x0)
+        inverse = approximate_inverse(self.preconditioner, matvec, b)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
-        rr = real_dot(r, r)
+        z = inverse(r)
         target = self.tol**2 * real_dot(b, b)
-        first = _State(x, r, r, rr, *counters(r))
+        first = _State(x, r, z, real_dot(r, r), real_dot(r, z), *counters(r))
 
         def unfinished(s: _State) -> Array:
             return (s.steps < self.max_steps) & (s.rr > target)
@@ -72,13 +80,14 @@ class CG:
         def step(s: _State) -> _State:
             ap = matvec(s.p)
             pap = real_dot(s.p, ap)
-            alpha = jnp.where(pap == 0, 0, s.rr / jnp.where(pap == 0, 1, pap))
+            alpha = jnp.where(pap == 0, 0, s.rz / jnp.where(pap == 0, 1, pap))
             x = add_scaled(s.x, alpha, s.p)
             r = add_scaled(s.r, -alpha, ap)
-            rr = real_dot(r, r)
-            p = add_scaled(r, rr / s.rr, s.p)
+            z = inverse(r)
+            rz = real_dot(r, z)
+            p = add_scaled(z, rz / s.rz, s.p)
             steps = jnp.where(pap == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
-            return _State(x, r, p, rr, steps, s.negative | (pap <= 0))
+            return _State(x, r, p, real_dot(r, r), rz, steps, s.negative | (pap <= 0))
 
         last = jax.lax.while_loop(unfinished, step, first)
         return judge(matvec, b, last.x, last.steps, self.tol, last.negative)

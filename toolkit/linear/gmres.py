@@ -11,8 +11,16 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
 from toolkit import tree
-from toolkit.linear.judge import flat_system, judge, require_steps, require_tol, start
-from toolkit.types import LinearInfo, Tree
+from toolkit.linear.judge import (
+    approximate_inverse,
+    flat_system,
+    judge,
+    require_preconditioner,
+    require_steps,
+    require_tol,
+    start,
+)
+from toolkit.types import LinearInfo, Preconditioner, Tree
 
 _RESTART = 20  # the longest Krylov basis kept, in vectors like b
 
@@ -24,6 +32,7 @@ class GMRES:
     Args:
       max_steps: products at most; rounded up to whole restarts of min(max_steps, 20, size).
       tol: relative to ||b||.
+      preconditioner: from the left; made once a solve. The residual that counts is the system's own.
 
     Returns: `info.steps` counts whole restarts' products, an upper bound: JAX's routine does not
     say where inside a restart it stopped.
@@ -35,10 +44,12 @@ class GMRES:
 
     max_steps: int
     tol: float
+    preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
+        require_preconditioner(self.preconditioner)
 
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
@@ -48,6 +59,10 @@ class GMRES:
             return judge(matvec, b, b, 0, self.tol)
         restart = min(self.max_steps, _RESTART, tree.size(b))
         target = self.tol * tree.norm(flat)
+        inverse = approximate_inverse(self.preconditioner, matvec, b)
+
+        def flat_inverse(r: Array) -> Array:
+            return ravel_pytree(inverse(back(r)))[0].astype(flat.dtype)
 
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, steps, residual, previous = carry
@@ -64,6 +79,7 @@ class GMRES:
                 tol=self.tol,
                 restart=restart,
                 maxiter=1,
+                M=None if self.preconditioner is None else flat_inverse,
                 solve_method="batched",
             )
             after = tree.norm(flat - product(new))

@@ -12,7 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.types import LinearInfo, Status, Tree
+from toolkit.types import LinearInfo, Preconditioner, Status, Tree
 
 
 def start(b: Tree, x0: Tree | None) -> Tree:
@@ -61,6 +61,24 @@ def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Calla
         return ravel_pytree(matvec(back(vector)))[0].astype(wide)
 
     return product, flat.astype(wide), back
+
+
+def approximate_inverse(
+    preconditioner: Preconditioner | None, matvec: tree.Matvec, like: Tree
+) -> tree.Matvec:
+    """The preconditioner's map for this system; the identity when there is none."""
+    if preconditioner is None:
+        return lambda r: r
+    return preconditioner.approximate_inverse(matvec, like)
+
+
+def require_preconditioner(value: Any) -> None:
+    """Refuse what cannot make an approximate inverse."""
+    if value is not None and not hasattr(value, "approximate_inverse"):
+        raise ValueError(
+            "`preconditioner` must be None, tk.linear.Diagonal, tk.linear.Nystrom, or an object with a "
+            f"method approximate_inverse(matvec, like) -> (r -> near A^-1 r): got {value!r}."
+        )
 
 
 def require_steps(name: str, value: Any) -> None:

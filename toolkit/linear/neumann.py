@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Neumann:
     Source: Lorraine, Vicol & Duvenaud 2020, section 4; Ghadimi & Wang 2018.
     """
 
+    symmetric_only: ClassVar[bool] = True
     num_terms: int
     step_size: float | Array | None = None
     tol: float = 1e-3

@@ -6,6 +6,8 @@ from toolkit.solver.gradient_descent import GradientDescent
 from toolkit.solver.lbfgs import LBFGS
 from toolkit.solver.newton import Newton
 from toolkit.solver.optax import Optax
+from toolkit.solver.projected_gradient import ProjectedGradient
+from toolkit.solver.proximal_gradient import ProximalGradient
 
 __all__ = [
     "LBFGS",
@@ -14,4 +16,6 @@ __all__ = [
     "GradientDescent",
     "Newton",
     "Optax",
+    "ProjectedGradient",
+    "ProximalGradient",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.solver.settings import (
+    Schedule,
     add_scaled,
     at_step,
     known_schedule,
@@ -20,8 +20,6 @@ from toolkit.solver.settings import (
     require_tol,
 )
 from toolkit.types import Descent, Evaluation, Method, Problem, Tree
-
-Schedule = float | Array | Callable[[Tree, Array], Array]
 
 
 class DescentState(NamedTuple):

@@ -75,10 +75,13 @@ def _step_unless_done(
 
     def active() -> Progress:
         needed, residual = method.evaluate(progress.state, theta, seen)
-        norm = tree.norm(tree.stop_gradient(residual))
+        moved = method.update(progress.state, needed, theta, t, seen)
+        if method.residual_norm is None:
+            norm = tree.norm(tree.stop_gradient(residual))
+        else:
+            norm = method.residual_norm(moved)
         assert method.tol is not None  # else the loop has no reason to ask
         converged, finite = norm <= method.tol, jnp.isfinite(norm)
-        moved = method.update(progress.state, needed, theta, t, seen)
         moving, whole, _ = tree.split(moved)
         moved = tree.merge(tree.nan_unless(finite, moving), whole)
         state = tree.where(converged, progress.state, moved)

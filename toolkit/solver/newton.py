@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear_system import solve_linear
+from toolkit.linear_system import linearise, solve
 from toolkit.solver.settings import add_scaled, require_steps, require_tol
 from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
 
@@ -59,14 +58,8 @@ class Newton:
         def update(
             state: NewtonState, residual: Tree, theta: Tree, t: Array, x: Tree
         ) -> NewtonState:
-            def condition(real: Tree) -> Tree:
-                y = tree.as_like(state.y, real)
-                return tree.as_real(problem.residual(y, problem.evaluate(y, theta, x)))
-
-            _, jacobian = jax.linearize(condition, tree.as_real(state.y))
-            move, _ = solve_linear(
-                linear_solver, jacobian, tree.as_real(residual), problem.symmetric
-            )
+            _, system = linearise(problem, state.y, theta, x=x)
+            move, _ = solve(linear_solver, system, tree.as_real(residual))
             return NewtonState(add_scaled(state.y, -1, tree.as_like(state.y, move)))
 
         return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)

@@ -8,8 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from toolkit.types import Kind, Problem
+from toolkit.types import Kind, Problem, Tree
+
+Schedule = float | Array | Callable[[Tree, Array], Array]
 
 
 def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead: str) -> None:

@@ -1,0 +1,42 @@
+"""The derivatives that are zero by theory, said once to whoever asks for one."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+
+from toolkit.types import Primal, Tree
+
+
+class ZeroDerivativeWarning(UserWarning):
+    """A derivative was asked for that is zero by construction of the rule."""
+
+
+def warn_of_zeros(rule: str, primal: Primal, wanted: Tree, y0_wanted: Tree = False) -> None:
+    """Say which of the wanted derivatives are not zero for a rule that follows the steps.
+
+    Args:
+      wanted: like theta, with booleans: what is differentiated.
+      y0_wanted: like y0, with booleans.
+    """
+    both = jax.tree.map(lambda a, b: a and b, primal.settings, wanted)
+    paths = [path for path, is_zero in jax.tree_util.tree_leaves_with_path(both) if is_zero]
+    names = dict.fromkeys(_name(path) for path in paths)
+    if any(jax.tree.leaves(y0_wanted)):
+        names["y0"] = None
+    if not names:
+        return
+    # Python shows a text once for a place, and this is always the same place.
+    warnings.warn(
+        f"the derivative with respect to {', '.join(names)} is zero under {rule}: a solution does not "
+        f"depend on how {primal.name} came to it. To differentiate the steps use the adjoint Unroll "
+        "(or Truncated, Forward, Reversible).",
+        ZeroDerivativeWarning,
+        stacklevel=1,
+    )
+
+
+def _name(path: tuple) -> str:
+    text = jax.tree_util.keystr(path).removeprefix(".")
+    return "an array that the solver's settings close over" if text.startswith("solver") else text

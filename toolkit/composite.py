@@ -1,0 +1,38 @@
+"""A minimum of a smooth function and one that is known by its proximal map."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from toolkit import tree
+from toolkit.types import Composite, Problem, Proximal, Tree
+
+
+def composite_problem(smooth: Problem, proximal: Proximal) -> Problem:
+    """`argmin fun + g` as the root of the prox-gradient mapping.
+
+    `G(y) = (y - prox(y - s grad fun(y))) / s`, the gradient where there is no g. Its zeros do not
+    depend on the step size s: no derivative passes through that.
+
+    Source: Parikh & Boyd 2014, section 4.2.
+    """
+
+    def mapping(y: Tree, theta: Tree, x: Tree) -> Tree:
+        s = tree.stop_gradient(proximal.step_size(theta))
+        new = proximal.prox(gradient_step(y, smooth.evaluate(y, theta, x), s), theta, s)
+        return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), y, new)
+
+    return dataclasses.replace(
+        smooth,
+        kind="root",
+        evaluate=mapping,
+        objective=None,
+        composite=Composite(smooth, proximal),
+    )
+
+
+def gradient_step(y: Tree, gradient: Tree, s: Tree) -> Tree:
+    """`y - s * gradient`, in the types of `y`."""
+    return jax.tree.map(lambda a, g: (a - s * g).astype(a.dtype), y, gradient)

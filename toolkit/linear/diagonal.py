@@ -1,0 +1,32 @@
+"""A known diagonal as a preconditioner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from toolkit import tree
+from toolkit.types import Tree
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Divides by a diagonal near that of `A`: `CG(100, 1e-8, preconditioner=Diagonal(penalties))`.
+
+    For systems whose variables have scales of their own, such as one penalty a weight.
+
+    Args:
+      diagonal: a tree like `b` (like the inner variable, in an adjoint) or one array that broadcasts
+        against each leaf; positive for CG. May be traced; a preconditioner has no derivative.
+
+    Cost: one division an entry.
+    """
+
+    diagonal: Tree
+
+    def approximate_inverse(self, matvec: tree.Matvec, like: Tree) -> tree.Matvec:
+        """`r / diagonal`."""
+        del matvec
+        diagonal = tree.spread("diagonal", self.diagonal, like)
+        return lambda r: jax.tree.map(lambda a, d: (a / d).astype(a.dtype), r, diagonal)

@@ -1,0 +1,136 @@
+"""Proximal maps: `prox(y, theta, step_size) = argmin_u g(u, theta) + |u - y|^2 / (2 step_size)`.
+
+Each serves `tk.solver.ProximalGradient` as it stands where theta is its parameter alone, and inside a
+lambda that picks the parameter out of theta otherwise. Trees in, trees of the same structure, shapes
+and dtypes out. All are differentiable in `y`, the parameters and the step size; NaN goes in, NaN comes
+out, and so it does for parameters under which g is not convex (a negative penalty, an empty set).
+Projections onto simplices, balls and half-spaces are in `optax.projections`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from toolkit import tree
+from toolkit.types import Tree
+
+
+def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
+    """Soft thresholding: `g(u) = sum l1 |u|`.
+
+    `sign(y) max(|y| - step_size l1, 0)`; a complex entry keeps its phase.
+
+    Args:
+      l1: nonnegative; an array that broadcasts against each leaf of `y` (one penalty, one a feature,
+        one a weight), or a tree of such with the structure of `y`.
+
+    Differentiation: at `|y| = step_size l1` the derivative is 0, that of the zero branch.
+
+    Source: Parikh & Boyd 2014, section 6.5.2.
+    """
+
+    def shrink(leaf: Array, l1: Array) -> Array:
+        threshold = _nonnegative(l1) * step_size
+        size = jnp.abs(leaf)
+        inside = size <= threshold  # false for NaN
+        if jnp.iscomplexobj(leaf):
+            shrunk = leaf * (1 - threshold / jnp.where(inside, 1, size))
+        else:
+            shrunk = leaf - threshold * jnp.sign(leaf)
+        return jnp.where(inside, 0, shrunk).astype(leaf.dtype)
+
+    return jax.tree.map(shrink, y, tree.spread("l1", l1, y))
+
+
+def elastic_net(y: Tree, penalties: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
+    """`g(u) = sum l1 |u| + l2 / 2 |u|^2`, `penalties = (l1, l2)`.
+
+    `lasso(y) / (1 + step_size l2)`; penalties, kinks and source as for `lasso`.
+    """
+    l1, l2 = penalties
+    return jax.tree.map(
+        lambda leaf, l2: (leaf / (1 + step_size * _nonnegative(l2))).astype(leaf.dtype),
+        lasso(y, l1, step_size),
+        tree.spread("l2", l2, y),
+    )
+
+
+def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int = -1) -> Tree:
+    """`g(u) = sum over groups of weight |group|_2`; the groups are the slices along `axis`.
+
+    `y max(1 - step_size weight / |group|, 0)`, group by group.
+
+    Args:
+      weight: nonnegative; an array that broadcasts against the leaves' shape with `axis` of length
+        1, or a tree of such with the structure of `y`.
+
+    Differentiation: at `|group| = step_size weight` the derivative is 0, that of the zero branch.
+
+    Source: Parikh & Boyd 2014, section 6.5.1.
+    """
+
+    def shrink(leaf: Array, weight: Array) -> Array:
+        threshold = _nonnegative(weight) * step_size
+        squares = jnp.sum(jnp.square(jnp.abs(leaf)), axis=axis, keepdims=True)
+        inside = squares <= jnp.square(threshold)  # false for NaN
+        size = jnp.sqrt(jnp.where(inside, 1, squares))
+        return jnp.where(inside, 0, leaf * (1 - threshold / size)).astype(leaf.dtype)
+
+    return jax.tree.map(shrink, y, tree.spread("weight", weight, y))
+
+
+def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
+    """`g` is 0 where `lower <= u <= upper`, infinite elsewhere; `bounds = (lower, upper)`.
+
+    Args:
+      bounds: arrays that broadcast against each leaf of `y`, or trees with its structure;
+        `-jnp.inf` and `jnp.inf` for no bound.
+      step_size: without effect; a projection is its own proximal map.
+
+    Differentiation: at a bound, that of the interior: 1 with respect to `y`, 0 to the bound.
+    """
+
+    def clip(leaf: Array, lower: Array, upper: Array) -> Array:
+        upper = jnp.where(lower <= upper, upper, jnp.nan)
+        clipped = jnp.where(leaf < lower, lower, jnp.where(leaf > upper, upper, leaf))
+        return jnp.where(jnp.isnan(upper), jnp.nan, clipped).astype(leaf.dtype)
+
+    return jax.tree.map(clip, y, *(tree.spread("bounds", bound, y) for bound in bounds))
+
+
+def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0) -> Tree:
+    """`g` is 0 where `A u = b`, infinite elsewhere; `system = (A, b)`.
+
+    The projection `y - A^+ (A y - b)`, by a QR factorisation of `A^T` (not by `A A^T`, which squares
+    the condition number). NaN where the rows of `A` are linearly dependent to working precision.
+
+    Args:
+      system: `A` of shape `[M, N]` with `M <= N` independent rows, `b` of shape `[M]`; N is the
+        number of entries of `y`, in the order of `jax.flatten_util.ravel_pytree`.
+      step_size: without effect.
+
+    Cost: a QR factorisation of `[N, M]`, `N M^2` operations.
+    """
+    A, b = map(jnp.asarray, system)
+    flat, unravel = ravel_pytree(y)
+    if A.ndim != 2 or A.shape[1] != flat.size or b.shape != A.shape[:1] or len(A) > flat.size:
+        raise ValueError(
+            f"`system` must be (A [M, {flat.size}], b [M]) with M <= {flat.size}: got shapes "
+            f"{A.shape} and {b.shape}."
+        )
+    Q, R = jnp.linalg.qr(A.T)
+    pivots = jnp.abs(jnp.diagonal(R))
+    eps = jnp.finfo(R.dtype).eps * max(A.shape)
+    independent = jnp.min(pivots, initial=jnp.inf) > eps * jnp.max(pivots, initial=0)
+    # A y = b  <=>  R' Q' y = b: replace the part of y in the row space.
+    part = jax.scipy.linalg.solve_triangular(R, b, trans="T")
+    nearest = flat + Q @ (part - Q.T @ flat)
+    return unravel(tree.nan_unless(independent, nearest).astype(flat.dtype))
+
+
+def _nonnegative(penalty: Array) -> Array:
+    """`penalty`, NaN where it is negative: g has no minimum there, or several."""
+    return jnp.where(penalty < 0, jnp.nan, penalty)
