@@ -43,7 +43,7 @@ def test_agrees_with_unroll(momentum: float, steps: int) -> None:
     got, expected = (_hypergradient(rule, solver)(Y0, THETA) for rule in (Reversible(), Unroll()))
     assert got.report.status == 0
     assert got.report.gradient_evals == 2 * steps + 1
-    # A momentum of 0 is 1/65535 on the grid.
+    # A momentum of 0 is 2^-16.
     _close(got.solution.value, expected.solution.value, 1e-5 if momentum == 0 else 1e-8)
     _close(got.gradient, expected.gradient, 1e-5 if momentum == 0 else 1e-6)
 
@@ -63,7 +63,7 @@ def test_schedules_and_start_are_hyperparameters() -> None:
     value = _of_settings(Reversible())
     got = jax.jit(jax.grad(value, (0, 1)))(SETTINGS, Y0)
     _close(got, jax.grad(_of_settings(Unroll()), (0, 1))(SETTINGS, Y0))
-    # Differences see the rounding of the grid, and the momenta as fractions: 4 digits of them.
+    # Differences see the rounding of the grid: 4 digits of them.
     for name, at in (("step_size", 3), ("momentum", 11)):
         h = 1e-3
         moved = [SETTINGS | {name: SETTINGS[name].at[at].add(sign * h)} for sign in (1, -1)]
@@ -176,6 +176,49 @@ def test_trees_of_mixed_leaves() -> None:
         for rule in (Reversible(), Unroll())
     )
     _close(got, expected, 2e-3)  # Unroll's iterates are rounded to half precision at each step
+
+
+def test_random_masks_under_checkpoint() -> None:
+    """Keys are among what a gradient leaves for its derivative."""
+    keys = jax.random.split(jax.random.key(0), 20)
+
+    @jax.checkpoint
+    def masked(y: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.tanh(y * t) * jax.random.bernoulli(key, 0.5, y.shape))
+
+    def fun(y: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        return masked(y, t, first) + masked(2 * y, t, second) + 0.1 * jnp.sum(y**2)
+
+    def value(adjoint: Any, t: jax.Array) -> jax.Array:
+        solve = tk.argmin(fun, GradientDescent(0.1, 20, 0.9), adjoint=adjoint)
+        return jnp.sum(jnp.sin(solve(Y0, t, keys).value))
+
+    got, expected = (
+        jax.jit(jax.grad(lambda t, rule=rule: value(rule, t)))(jnp.asarray(1.3))
+        for rule in (Reversible(), Unroll())
+    )
+    _close(got, expected)
+
+
+def test_inside_shard_map() -> None:
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("i")
+
+    def value(adjoint: Any, shift: jax.Array) -> jax.Array:
+        def one(shift: jax.Array) -> jax.Array:
+            solver = GradientDescent(0.1, 10, 0.8 + 0.1 * shift[0])
+            fun = lambda y, t: jnp.sum(jnp.cosh(y - t))
+            return tk.argmin(fun, solver, adjoint=adjoint)(Y0, shift[0]).value[None]
+
+        solved = jax.shard_map(one, mesh=mesh, in_specs=spec, out_specs=spec)(shift)
+        return jnp.sum(jnp.sin(solved))
+
+    got, expected = (
+        jax.jit(jax.grad(lambda s, rule=rule: value(rule, s)))(jnp.asarray([0.7]))
+        for rule in (Reversible(), Unroll())
+    )
+    _close(got, expected)
 
 
 def test_a_gradient_that_does_not_repeat_gives_nan_and_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,26 +12,21 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint import grid, momentum
-from toolkit.adjoint.grid import Grid
-from toolkit.adjoint.momentum import Plan, Stack
+from toolkit.adjoint.momentum import Plan
+from toolkit.adjoint.reals import from_reals, to_reals
+from toolkit.adjoint.recorded import Operands, Recorded, record
 from toolkit.types import Descent, Problem, Tree
 
-_FEW = 256  # numbers; see `_reals`
-
-
-class Leaf(NamedTuple):
-    """A real leaf of the iterate, on the grid; its entries are the `N` numbers of `grid`."""
-
-    y: Grid
-    velocity: Grid
-    stack: Stack
+Y_UNIT = 2.0**-40  # 9e-13
+V_UNIT = 2.0**-34  # 6e-11, at the scale 1, which is the coarsest
 
 
 class State(NamedTuple):
-    """What the loop carries."""
+    """What the loop carries; the lists are those of `reals`."""
 
-    seen: Tree  # the iterate as floats, where the gradient is taken
-    leaves: tuple[Leaf, ...]
+    y: list[Array]  # int64, in units of Y_UNIT
+    velocity: list[Array]  # int64, in units of V_UNIT times the scale of the plan
+    rows: list[Any]  # of memory for bytes of velocities; None where nobody will fetch
     in_range: Array  # [] bool: nothing has left the range so far
 
 
@@ -40,148 +36,145 @@ class Entry(NamedTuple):
     x: Any  # (the step's number, the user's input)
     step_size: Array
     plan: Plan
+    push: Array  # units of the velocity in a unit of gradient
+    move: Array  # units of y in a unit of the velocity
     valid: Array  # bool: the momentum is in [0, 1]
 
 
-@dataclass(frozen=True, eq=False)
-class Loop:
-    """The steps of momentum gradient descent on the grid, and their inverses.
-
-    `start` is the pair `(y, velocity)` of trees that gives shapes and types; the velocity is None
-    where the solver keeps none.
-    """
+class Method(NamedTuple):
+    """The descent, and the memory to undo it."""
 
     problem: Problem
     descent: Descent
     known: Plan | None  # where the momenta are known
     rows: int  # of memory for discarded bits
+    most: int  # bytes that a number may discard at a step
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The steps of momentum gradient descent on the grid, and their inverses."""
+
+    method: Method
+    start: Tree  # (y, velocity), trees; the velocity is None where the solver keeps none
+    # Booleans like theta and x: which cotangents are wanted; None where no step is to be undone.
+    wanted: tuple[Tree, Tree] | None
 
     def entries(self, theta: Tree, xs: tuple[Array, Tree]) -> Entry:
         """What each step is told."""
-        step_sizes, momenta = jax.vmap(lambda t: self.descent.schedule(theta, t))(xs[0])
+        step_sizes, momenta = self.schedules(theta, xs[0])
         valid = (momenta >= 0) & (momenta <= 1)
-        plan = momentum.make_plan(momenta) if self.known is None else self.known
-        return Entry(xs, step_sizes, jax.tree.map(jnp.asarray, plan), valid)
+        known = self.method.known
+        plan = momentum.make_plan(momenta) if known is None else jax.tree.map(jnp.asarray, known)
+        push, move = 1 / (plan.scale * V_UNIT), step_sizes * (plan.scale * (V_UNIT / Y_UNIT))
+        return Entry(xs, step_sizes, plan, push, move, valid)
 
-    def run(self, start: Tree, theta: Tree, entries: Entry, keep: bool) -> State:
-        """All steps; `keep` what is needed to undo them."""
+    def schedules(self, theta: Tree, numbers: Array) -> tuple[Array, Array]:
+        """Step size and momentum of each step, as `dtype`."""
+        schedule = self.method.descent.schedule
+        step_sizes, momenta = jax.vmap(lambda t: schedule(theta, t))(numbers)
+        both = step_sizes.astype(self.dtype), momenta.astype(self.dtype)
+        return tree.vary(both, tree.varying_axes(self.start))
 
-        def step(state: State, entry: Entry) -> tuple[State, None]:
-            return self.step(state, theta, entry, start), None
-
-        return jax.lax.scan(step, self.begin(start, keep), entries)[0]
-
-    def begin(self, start: Tree, keep: bool) -> State:
+    def begin(self) -> State:
         """The start on the grid, nothing discarded yet."""
-        y, velocity = start
-        velocity = jax.tree.map(jnp.zeros_like, y) if velocity is None else velocity
-        leaves, fits = [], []
-        for y_leaf, velocity_leaf in zip(_reals(y), _reals(velocity), strict=True):
-            (y_grid, y_fits), (v_grid, v_fits) = grid.to_grid(y_leaf), grid.to_grid(velocity_leaf)
-            top = jnp.zeros_like(y_grid.lo)
-            rows = jnp.zeros_like(top, jnp.uint8, (max(self.rows, 1), *top.shape)) if keep else None
-            leaves.append(Leaf(y_grid, v_grid, Stack(top, rows)))
-            fits.append(jnp.all(y_fits & v_fits))
-        return State(_floats([leaf.y for leaf in leaves], y), tuple(leaves), _all(fits))
+        y, velocity = self.reals(self.start)
+        y, velocity = [leaf / Y_UNIT for leaf in y], [leaf / V_UNIT for leaf in velocity]
+        in_range = _all([jnp.all(grid.fits(leaf)) for leaf in y + velocity])
+        y, velocity = [*map(grid.to_grid, y)], [*map(grid.to_grid, velocity)]
+        count = self.method.rows + self.method.most
+        keep = self.wanted is not None
+        rows = [momentum.no_rows(count, leaf) if keep else None for leaf in y]
+        return State(y, velocity, rows, in_range)
 
-    def step(self, state: State, theta: Tree, entry: Entry, start: Tree) -> State:
+    def step(self, state: State, theta: Tree, entry: Entry) -> State:
         """One step."""
-        plan, leaves, fits = self._plan(entry), [], []
-        gradients = self._gradient(state.seen, theta, entry)
-        for leaf, gradient in zip(state.leaves, gradients, strict=True):
-            push, push_fits = grid.to_grid(gradient)
-            velocity, stack = momentum.multiply(leaf.velocity, leaf.stack, plan)
-            velocity = grid.subtract(velocity, push)
-            move, move_fits = grid.to_grid(_displacement(velocity, entry.step_size, gradient.dtype))
-            y = grid.add(leaf.y, move)
-            leaves.append(Leaf(y, velocity, stack))
-            fits.append(jnp.all(push_fits & move_fits & grid.in_range(y) & grid.in_range(velocity)))
-        in_range = state.in_range & entry.valid & _all(fits)
-        return State(_floats([leaf.y for leaf in leaves], start[0]), tuple(leaves), in_range)
+        recorded, fits, leaves = self.gradient(state, theta, entry), [], []
+        for y, velocity, rows, gradient in zip(*state[:3], recorded.gradient, strict=True):
+            push = gradient * entry.push.astype(gradient.dtype)
+            velocity, rows = momentum.spill(velocity, rows, entry.plan, self.method.most)
+            velocity = grid.subtract(velocity, grid.to_grid(push))
+            move = _move(velocity, entry, push.dtype)
+            y = grid.add(y, grid.to_grid(move))
+            fit = [grid.fits(x) for x in (push, move, y, velocity)]
+            fits.append(jnp.all(functools.reduce(jnp.logical_and, fit)))
+            leaves.append((y, velocity, rows))
+        in_range = state.in_range & entry.valid & recorded.intact & _all(fits)
+        ys, velocities, memory = ([*column] for column in zip(*leaves, strict=True))
+        return State(ys, velocities, memory, in_range)
 
-    def unmove(self, state: State, step_size: Array, start: Tree) -> State:
+    def unmove(self, state: State, entry: Entry) -> State:
         """Undo the second half of a step, the motion of `y`, to the bit."""
-        leaves = []
-        for leaf, seen in zip(state.leaves, _reals(state.seen), strict=True):
-            move, _ = grid.to_grid(_displacement(leaf.velocity, step_size, seen.dtype))
-            leaves.append(leaf._replace(y=grid.subtract(leaf.y, move)))
-        seen = _floats([leaf.y for leaf in leaves], start[0])
-        return state._replace(seen=seen, leaves=tuple(leaves))
+        ys = [
+            grid.subtract(y, grid.to_grid(_move(velocity, entry, dtype)))
+            for y, velocity, dtype in zip(state.y, state.velocity, self.dtypes, strict=True)
+        ]
+        return state._replace(y=ys)
 
-    def unpush(self, state: State, theta: Tree, entry: Entry) -> State:
+    def unpush(self, state: State, recorded: Recorded, entry: Entry) -> State:
         """Undo the first half of a step, the change of the velocity, to the bit."""
-        plan, leaves = self._plan(entry), []
-        gradients = self._gradient(state.seen, theta, entry)
-        for leaf, gradient in zip(state.leaves, gradients, strict=True):
-            velocity = grid.add(leaf.velocity, grid.to_grid(gradient)[0])
-            leaves.append(Leaf(leaf.y, *momentum.unmultiply(velocity, leaf.stack, plan)))
-        return state._replace(leaves=tuple(leaves))
+        velocities = []
+        leaves = zip(state.velocity, state.rows, recorded.gradient, strict=True)
+        for velocity, rows, gradient in leaves:
+            push = grid.to_grid(gradient * entry.push.astype(gradient.dtype))
+            velocity = grid.add(velocity, push)
+            velocities.append(momentum.fetch(velocity, rows, entry.plan, self.method.most))
+        return state._replace(velocity=velocities, in_range=state.in_range & recorded.intact)
 
-    def is_start(self, state: State, start: Tree) -> Array:
+    def is_start(self, state: State) -> Array:
         """Whether `state` is where the loop began, to the bit."""
-        return _all(
-            [
-                grid.equal(leaf.y, first.y)
-                & grid.equal(leaf.velocity, first.velocity)
-                & jnp.all(leaf.stack.top == 0)
-                for leaf, first in zip(state.leaves, self.begin(start, False).leaves, strict=True)
-            ]
-        )
+        first = self.begin()
+        pairs = zip(state.y + state.velocity, first.y + first.velocity, strict=True)
+        return _all([grid.equal(*pair) for pair in pairs]) & state.in_range
 
-    def floats(self, state: State, start: Tree) -> Tree:
-        """`state` as a pair of trees like `start`."""
-        velocities = [leaf.velocity for leaf in state.leaves]
-        velocity = None if start[1] is None else _floats(velocities, start[1])
-        return type(start)(state.seen, velocity)
-
-    def _plan(self, entry: Entry) -> Plan:
-        # XLA divides by a constant several times faster than by a number.
-        known = self.known
-        if known is None or len(set(zip(known.numerator, known.denominator, strict=True))) != 1:
-            return entry.plan
-        return entry.plan._replace(numerator=known.numerator[0], denominator=known.denominator[0])
-
-    def _gradient(self, y: Tree, theta: Tree, entry: Entry) -> list[Array]:
-        """Real leaves, rounded alike in both passes, because both compile it alike.
-
-        XLA on CPU drops barriers before it fuses, and what it fuses with rounds differently. It
-        does not fuse across the branches of a condition that it cannot foresee.
-        """
+    def gradient(self, state: State, theta: Tree, entry: Entry) -> Recorded:
+        """The gradient at `state`, alike in both passes."""
         number, x = entry.x
-        y, theta, x = jax.lax.optimization_barrier((y, theta, x))
-        gradient = jax.lax.cond(
-            number >= 0,
-            lambda: self.problem.evaluate(y, theta, x),
-            lambda: jax.tree.map(jnp.zeros_like, y),
+        at = Operands(from_reals(self.y(state), self.start[0]), theta, x)
+        return record(self.method.problem, at, self.wanted, number)
+
+    def result(self, last: State, entries: Entry) -> Tree:
+        """The last state as a pair of trees; NaN if the range was left."""
+        scale = jnp.append(1, entries.plan.scale)[-1]
+        pair = self.pair(self.y(last), self.velocity(last, scale))
+        return tree.nan_unless(last.in_range, pair)
+
+    def y(self, state: State) -> list[Array]:
+        """The iterate."""
+        leaves = zip(state.y, self.dtypes, strict=True)
+        return [grid.to_float(y, dtype) * Y_UNIT for y, dtype in leaves]
+
+    def velocity(self, state: State, scale: Array) -> list[Array]:
+        """The velocity, if this is its scale."""
+        leaves = zip(state.velocity, self.dtypes, strict=True)
+        return [grid.to_float(v, dtype) * (scale * V_UNIT).astype(dtype) for v, dtype in leaves]
+
+    @functools.cached_property
+    def dtypes(self) -> list[Any]:
+        """The types of the real leaves."""
+        return [leaf.dtype for leaf in jax.eval_shape(to_reals, self.start[0])]
+
+    @property
+    def dtype(self) -> Any:
+        """The widest of them."""
+        return jnp.result_type(*self.dtypes)
+
+    def reals(self, pair: Tree) -> tuple[list[Array], list[Array]]:
+        """A pair of trees like `start` as lists; zeros for a velocity that is None."""
+        y = to_reals(pair[0])
+        return y, [*map(jnp.zeros_like, y)] if pair[1] is None else to_reals(pair[1])
+
+    def pair(self, y: list[Array], velocity: list[Array]) -> Tree:
+        """Undo `reals`."""
+        like_y, like_velocity = self.start
+        kept = like_velocity is not None
+        return type(self.start)(
+            from_reals(y, like_y), from_reals(velocity, like_velocity) if kept else None
         )
-        return _reals(jax.lax.optimization_barrier(gradient))
 
 
-def _displacement(velocity: Grid, step_size: Array, dtype: Any) -> Array:
-    return (step_size * grid.to_float(velocity, dtype)).astype(dtype)
-
-
-def _reals(values: Tree) -> list[Array]:
-    """Real leaves, in float32 at least; one of zeros is added to a tree of few numbers.
-
-    XLA on CPU compiles a loop over few bytes as one piece, and rounds it differently: without the
-    zeros the forward loop could be such a loop, and the longer reverse loop not.
-    """
-    leaves = jax.tree.leaves(tree.as_real(values))
-    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]
-    if sum(leaf.size for leaf in leaves) < _FEW:
-        leaves.append(jnp.zeros_like(leaves[0], shape=(_FEW,)))
-    return leaves
-
-
-def _floats(numbers: list[Grid], like: Tree) -> Tree:
-    """Undo `_reals`, from numbers on the grid to a tree like `like`."""
-    leaves, structure = jax.tree.flatten(tree.as_real(like))
-    floats = [
-        grid.to_float(number, jnp.promote_types(leaf.dtype, jnp.float32)).astype(leaf.dtype)
-        for number, leaf in zip(numbers, leaves, strict=False)
-    ]
-    return tree.as_like(like, jax.tree.unflatten(structure, floats))
+def _move(velocity: Array, entry: Entry, dtype: Any) -> Array:
+    return grid.to_float(velocity, dtype) * entry.move.astype(dtype)
 
 
 def _all(conditions: list[Array]) -> Array:

@@ -1,0 +1,32 @@
+"""Trees as lists of real arrays."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.types import Tree
+
+_FEW = 256  # numbers
+
+
+def to_reals(values: Tree) -> list[Array]:
+    """Leaves in float32 at least, real and imaginary parts apart; one of zeros joins few numbers.
+
+    XLA on CPU compiles a loop over few bytes as one piece, and rounds it differently: without the
+    zeros one pass could be such a loop, and another not.
+    """
+    leaves = jax.tree.leaves(tree.as_real(values))
+    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]
+    if sum(leaf.size for leaf in leaves) < _FEW:
+        leaves.append(jnp.zeros_like(leaves[0], shape=(_FEW,)))
+    return leaves
+
+
+def from_reals(leaves: list[Array], like: Tree) -> Tree:
+    """Undo `to_reals`: a tree like `like`."""
+    templates, structure = jax.tree.flatten(tree.as_real(like))
+    leaves = [leaf.astype(t.dtype) for leaf, t in zip(leaves, templates, strict=False)]
+    return tree.as_like(like, jax.tree.unflatten(structure, leaves))
