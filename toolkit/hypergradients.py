@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.adjoint.implicit import Implicit, Pullback
+from toolkit.accuracy import ErrorEstimate, estimate_error
+from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
-from toolkit.curvature import forward_over_reverse
 from toolkit.preparation import Prepared
 from toolkit.solution_map import SolutionMap
 from toolkit.types import Alarm, Issue, LinearInfo, Solution, Status, Tree
@@ -60,17 +59,21 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
     linear system, on a minimum `H^{-1} grad_y outer`; given back as `v0` it is where the next call's
     iterative linear solver starts.
 
-    `report.error_estimate` (implicit rule): a first-order estimate, not a bound. With `r` the
-    residual of the linear system, `g` that of the solve, `v` the linear solution, and the curvature
-    estimated by the smaller Rayleigh quotient of `v` and `g`, it adds the effect on the gradient of a
-    Newton correction of the solve and of a correction of `v`.
+    `report.error_estimate` (implicit rule; `toolkit.accuracy`): how far the gradient may be from that
+    of the exact solution under the rule's own damping. Pessimistic: typically ten to a hundred times
+    the error. Infinite where the linear solver left more than a tenth of the right-hand side and no
+    damping bounds the curvature.
+
+    `report.status`: 0 means that the solve and the linear system met their tolerances, and that the
+    estimate allows a relative error of the gradient below ten times the larger of them. A bit is also
+    set where both tolerances were met but small curvature makes more of what is left.
 
     Raises: TypeError, ValueError on bad arguments, naming them.
 
     Differentiation: value and gradient, by the modes and to the order that the rule admits.
 
     Cost: that of the rule. Each field of the report costs nothing when it is unused in compiled
-    code; used, the estimate costs four Hessian-vector products.
+    code; used, the estimate (which the status asks for) costs two Hessian-vector products.
     """
     if not callable(outer):
         raise TypeError(f"`outer` must be callable: got {type(outer).__name__}.")
@@ -121,9 +124,31 @@ def _by_pullback(
     pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
     gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
     solution = solve.conclude(prepared, y, steps)
-    estimate = _error_estimate(outer_at, prepared, y, pulled)
-    report = _report(solve, solution, value, gradient, pulled.info, estimate)
+    estimate = estimate_error(outer_at, rule, prepared, y, pulled, gradient)
+    report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
+    tolerance = _tolerance(rule, prepared, report.inner_residual)
+    issues = _imprecise(estimate, tolerance * tree.norm(gradient))
+    report = report._replace(status=report.status | issues)
     return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
+
+
+def _tolerance(rule: Implicit, prepared: Prepared, like: Array) -> Array | float:
+    """The larger of the two that were asked for, of the solve and of the linear system."""
+    default = float(jnp.finfo(like.dtype).eps) ** 0.5
+    linear = getattr(rule.linear_solver or prepared.problem.linear_solver, "tol", default)
+    return jnp.maximum(linear, default if prepared.tol is None else prepared.tol)
+
+
+def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
+    """The larger part's bit, where the error is likely above ten times what is tolerable."""
+    # A quarter of the estimate: it is pessimistic by more in 99 of 100 solves that converged.
+    exceeds = estimate.total / 4 > 10 * tolerable
+    which = jnp.where(
+        estimate.inner > estimate.linear,
+        int(Issue.INNER_NOT_CONVERGED),
+        int(Issue.LINEAR_NOT_CONVERGED),
+    )
+    return tree.stop_gradient(jnp.where(exceeds, which, 0).astype(jnp.int32))
 
 
 def _start(v0: Tree, y: Tree) -> Tree | None:
@@ -224,48 +249,6 @@ def _report(
             )
         )
     )
-
-
-def _error_estimate(
-    outer_at: Callable[[Tree, Tree], Array], prepared: Prepared, y: Tree, pulled: Pullback
-) -> Array:
-    """Twice the first-order size of what the residuals of both solves do to the gradient."""
-    problem, operands = forward_over_reverse(prepared.problem), prepared.operands
-    v, g = pulled.solution, pulled.residual
-
-    # gradient = d/dtheta of L = f - <F, v>, and d/dy L = 0 is the linear system.
-    def lagrangian(real: Tree, inexact: Tree) -> Array:
-        point, moved = tree.as_like(y, real), operands._replace(theta=inexact)
-        condition = tree.as_real(problem.residual(point, problem.evaluate(point, moved, None)))
-        return outer_at(point, inexact) - optax.tree.vdot(condition, v)
-
-    # 1 / curvature along g, a Rayleigh quotient: a Newton correction is about g times this.
-    newton_size = _ratio(tree.norm(g) ** 2, jnp.abs(optax.tree.vdot(g, pulled.jacobian(g))))
-    # At y and after that correction; a difference compiles faster than a derivative, and its
-    # rounding errs on the safe side.
-    points = jax.tree.map(
-        lambda leaf, step: jnp.stack([leaf, (leaf - newton_size * step).astype(leaf.dtype)]),
-        tree.as_real(y),
-        g,
-    )
-    unsolved, gradients = jax.lax.map(
-        lambda real: jax.grad(lagrangian, (0, 1))(real, operands.theta), points
-    )
-    before = jax.tree.map(lambda pair: pair[0], unsolved)
-    drift, moved = jax.tree.map(lambda pair: pair[1] - pair[0], (unsolved, gradients))
-    # 1 / curvature along v, of v'Hv = v'(b - unsolved). Either quotient overestimates the smallest
-    # curvature, so the larger inverse serves.
-    along_v = _ratio(
-        tree.norm(v) ** 2, jnp.abs(optax.tree.vdot(v, optax.tree.sub(pulled.right_side, before)))
-    )
-    correction_of_v = jnp.maximum(newton_size, along_v) * (tree.norm(before) + tree.norm(drift))
-    coupling = _ratio(tree.norm(pulled.theta_bar.theta), tree.norm(v))
-    # Twice: what is left out is of the size of what is estimated.
-    return 2 * (tree.norm(moved) + coupling * correction_of_v)
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
 def real_scalar(value: Any) -> Array:

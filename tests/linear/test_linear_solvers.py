@@ -218,12 +218,36 @@ def test_the_status_judges_the_recomputed_residual_not_the_recurrence() -> None:
     b = jnp.asarray([1.0, 2.0, 3.0])
     matrix = jnp.diag(jnp.asarray([1.0, 2.0, 3.0]))
     noisy = lambda v: matrix @ v + 1e-3 * jnp.sin(1e3 * v)  # not linear: recurrences go astray
-    for solver in (CG(30, 1e-9), BiCGStab(30, 1e-9)):
+    for solver in (CG(4, 1e-9), BiCGStab(30, 1e-9)):
         x, info = solver(noisy, b)
         expected = np.linalg.norm(noisy(x) - b) / np.linalg.norm(b)
         np.testing.assert_allclose(info.residual, expected, rtol=1e-9)
         assert (info.status == tk.Status.CONVERGED) == (expected <= 1e-9)
         assert info.status == tk.Status.STEP_LIMIT
+
+
+def test_cg_starts_again_where_rounding_parted_the_recurrence_from_the_residual() -> None:
+    # float32, condition 300: by recurrence 1e-5 is reached before it is so.
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(200, 200)))[0]
+    matrix = jnp.asarray((basis * np.logspace(0, 2.5, 200)) @ basis.T, jnp.float32)
+    b = jnp.asarray(rng.normal(size=200), jnp.float32)
+    products = []
+
+    def product(v: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: products.append(1))
+        return matrix @ v
+
+    x, info = CG(5000, 1e-5)(product, b)
+    jax.effects_barrier()
+    assert info.status == tk.Status.CONVERGED
+    assert info.products > info.steps + 1  # it did start again
+    assert info.products == len(products)
+    wide = np.asarray(matrix, np.float64) @ np.asarray(x, np.float64) - np.asarray(b, np.float64)
+    assert np.linalg.norm(wide) <= 1.1e-5 * np.linalg.norm(b)
+    # Below rounding it gives up, long before its steps are used.
+    _, info = CG(5000, 1e-7)(product, b)
+    assert info.status == tk.Status.STEP_LIMIT and info.steps < 500
 
 
 @pytest.mark.parametrize("solver", [CG(50, 1e-12), Dense()], ids=str)

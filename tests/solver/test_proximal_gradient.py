@@ -233,6 +233,7 @@ def test_only_the_support_need_be_curved_and_only_it_costs() -> None:
     solve = tk.argmin(
         lambda y, _: 0.5 * jnp.mean((X @ y - targets) ** 2),
         ProximalGradient(tk.prox.lasso, step_size, 20_000, 1e-11),
+        adjoint=Implicit(CG(50, 1e-9)),
     )
     error = lambda y, _: jnp.sum((y - truth) ** 2)
     hg = jax.jit(tk.hypergradient(error, solve))(jnp.zeros(300), jnp.asarray(0.1))

@@ -25,14 +25,27 @@ from toolkit.linear.judge import (
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
+class _Pass(NamedTuple):
+    """Between runs of the recurrence."""
+
+    x: Tree
+    r: Tree  # b - A x, computed
+    steps: Array  # []
+    passes: Array  # []
+    negative: Array  # [] bool, some p'Ap <= 0
+    before: Array  # [] norm of r before the last run
+
+
 class _State(NamedTuple):
+    """Inside a run."""
+
     x: Tree
     r: Tree  # b - A x, by recurrence
     p: Tree  # search direction
     rr: Array  # [] <r, r>
     rz: Array  # [] <r, z>, z the preconditioned residual
     steps: Array  # []
-    negative: Array  # [] bool, some p'Ap <= 0
+    negative: Array  # [] bool
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,13 @@ class CG:
 
     Args:
       max_steps: products at most.
-      tol: relative to ||b||, on the recurrence's residual; the status judges the recomputed one.
+      tol: relative to ||b||, on the recomputed residual. Where rounding has parted the recurrence's
+        from it, the recurrence starts again, as long as that halves it.
       preconditioner: `tk.linear.Diagonal` or `tk.linear.Nystrom`, made once a solve; positive definite.
 
     Differentiation: through `tk.adjoint.Implicit`; the call itself contains a `while_loop`.
 
-    Cost: one product a step, and one more for the recomputed residual.
+    Cost: one product a step, and one more for each recomputed residual.
 
     Source: Hestenes & Stiefel 1952; with a preconditioner: Saad 2003, algorithm 9.1.
     """
@@ -70,12 +84,32 @@ class CG:
         x = start(b, x0)
         inverse = approximate_inverse(self.preconditioner, matvec, b)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
-        z = inverse(r)
-        target = self.tol**2 * real_dot(b, b)
-        first = _State(x, r, z, real_dot(r, r), real_dot(r, z), *counters(r))
+        target = self.tol * tree.norm(b)
+
+        def unfinished(p: _Pass) -> Array:
+            # A run that did not halve the residual has met its rounding: the next would, too.
+            norm = tree.norm(p.r)
+            again = (p.steps < self.max_steps) & (norm > target) & (norm <= p.before / 2)
+            return again | (p.passes == 0)
+
+        def run(p: _Pass) -> _Pass:
+            s = self._run(matvec, inverse, p, target)
+            r = optax.tree.sub(b, matvec(s.x))
+            return _Pass(s.x, r, s.steps, p.passes + 1, s.negative, tree.norm(p.r))
+
+        steps, negative = counters(r)
+        first = _Pass(x, r, steps, steps, negative, jnp.full_like(tree.norm(r), jnp.inf))
+        last = jax.lax.while_loop(unfinished, run, first)
+        products = last.steps + last.passes + (0 if x0 is None else 1)
+        return judge(
+            matvec, b, last.x, last.steps, self.tol, last.negative, products, residual=last.r
+        )
+
+    def _run(self, matvec: tree.Matvec, inverse: tree.Matvec, p: _Pass, target: Array) -> _State:
+        """The recurrence, until its own residual is at `target` or the steps are used up."""
 
         def unfinished(s: _State) -> Array:
-            return (s.steps < self.max_steps) & (s.rr > target)
+            return (s.steps < self.max_steps) & (s.rr > target**2)
 
         def step(s: _State) -> _State:
             ap = matvec(s.p)
@@ -89,5 +123,6 @@ class CG:
             steps = jnp.where(pap == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
             return _State(x, r, p, real_dot(r, r), rz, steps, s.negative | (pap <= 0))
 
-        last = jax.lax.while_loop(unfinished, step, first)
-        return judge(matvec, b, last.x, last.steps, self.tol, last.negative)
+        z = inverse(p.r)
+        first = _State(p.x, p.r, z, real_dot(p.r, p.r), real_dot(p.r, z), p.steps, p.negative)
+        return jax.lax.while_loop(unfinished, step, first)
