@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.composite import gradient_step
@@ -89,6 +90,10 @@ def solve(
     if transposed:
         forward, backward = backward, forward
     start = tree.stop_gradient(x0)
+    if len(jax.tree.leaves(b)) > 1:
+        # JAX cannot transpose a solve of which some leaves of `b` are constants: make them one.
+        flat, unravel = ravel_pytree(b)
+        b = unravel(flat)
 
     def solve_one_way(transposed: bool, x0: Tree | None) -> Callable[[Matvec, Tree], Any]:
         def solve(matvec: Matvec, b: Tree) -> tuple[Tree, LinearInfo]:

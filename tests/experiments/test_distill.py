@@ -41,7 +41,7 @@ def test_images_descend_the_loss_on_real_digits(monkeypatch: pytest.MonkeyPatch)
         program = module.build(settings)
         step, state = jax.jit(program.step), program.init(jax.random.key(0))
         rows = []
-        for _ in range(40):
+        for _ in range(20):
             state, metrics = step(state)
             rows.append({name: float(value) for name, value in metrics.items()})
     assert all(row["issues"] == 0 for row in rows)
