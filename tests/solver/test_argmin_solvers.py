@@ -315,3 +315,26 @@ def test_bad_settings_are_refused(make: Callable, message: str) -> None:
 def test_a_solver_of_another_kind_is_refused(kind: Callable, name: str) -> None:
     with pytest.raises(ValueError, match=rf"`solver` must solve `{kind.__name__}`: .*use tk\.solv"):
         kind(lambda y, theta: y - theta, SOLVERS[name])(Y0, THETA)
+
+
+def test_newton_factorises_once_a_step_and_the_rule_once_more() -> None:
+    """None at the solution that the implicit rule does not need."""
+    solves: list[int] = []
+
+    def counted(matvec: Any, b: Any, x0: Any = None) -> Any:
+        jax.debug.callback(lambda: solves.append(1))
+        return tk.linear.Dense()(matvec, b, x0)
+
+    def fun(y: Any, theta: Any) -> jax.Array:
+        return quadratic(y, theta) + 0.1 * jnp.sum(y**4)
+
+    def error(theta: Any, adjoint: Any) -> tuple[jax.Array, jax.Array]:
+        solve = tk.argmin(fun, Newton(20, 1e-10, linear_solver=counted), adjoint=adjoint)
+        solution = solve(Y0, theta)
+        return jnp.sum(solution.value**2), solution.info.steps
+
+    for adjoint, extra in ((Stopped(), 0), (tk.adjoint.Implicit(counted), 1)):
+        solves.clear()
+        _, steps = jax.jit(jax.grad(error, has_aux=True), static_argnums=1)(THETA, adjoint)
+        jax.effects_barrier()
+        assert len(solves) == int(steps) + extra

@@ -50,7 +50,7 @@ class Anderson:
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
-        if not isinstance(self.history, int) or self.history < 1:
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
             raise ValueError(f"`history` must be an int of at least 1: got {self.history!r}.")
 
     def bind(self, problem: Problem) -> Method:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
+from toolkit import tree
 from toolkit.solver.settings import require_kind, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
@@ -39,6 +40,7 @@ class FixedPointIteration:
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
+        tree.require_scalar("damping", self.damping)
         if isinstance(self.damping, (int, float)) and not 0 <= self.damping < 1:
             raise ValueError(f"`damping` must be in [0, 1): got {self.damping}.")
 

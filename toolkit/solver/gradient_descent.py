@@ -14,6 +14,7 @@ from toolkit.solver.settings import (
     add_scaled,
     at_step,
     known_schedule,
+    require_broadcast,
     require_kind,
     require_schedule,
     require_steps,
@@ -70,12 +71,15 @@ class GradientDescent:
 
         def schedule(theta: Tree, t: Array) -> tuple[Tree, Tree]:
             user_theta = problem.user_theta(theta)
-            return at_step(self.step_size, user_theta, t), at_step(self.momentum, user_theta, t)
+            step_size = at_step("step_size", self.step_size, user_theta, t)
+            return step_size, at_step("momentum", self.momentum, user_theta, t)
 
         def update(
             state: DescentState, gradient: Tree, theta: Tree, t: Array, x: Tree
         ) -> DescentState:
             step_size, momentum = schedule(theta, t)
+            require_broadcast("step_size", step_size, state.y)
+            require_broadcast("momentum", momentum, state.y)
             if not heavy_ball:
                 return DescentState(add_scaled(state.y, -step_size, gradient), None)
             velocity = jax.tree.map(

@@ -75,12 +75,17 @@ def _step_unless_done(
 
     def active() -> Progress:
         needed, residual = method.evaluate(progress.state, theta, seen)
-        moved = method.update(progress.state, needed, theta, t, seen)
+
+        def move() -> Tree:
+            return method.update(progress.state, needed, theta, t, seen)
+
         if method.residual_norm is None:
             norm = tree.norm(tree.stop_gradient(residual))
+            # A step may be dear (a factorisation): none is made that nobody needs.
+            moved = jax.lax.cond(norm <= method.tol, lambda: progress.state, move)
         else:
+            moved = move()
             norm = method.residual_norm(moved)
-        assert method.tol is not None  # else the loop has no reason to ask
         converged, finite = norm <= method.tol, jnp.isfinite(norm)
         moving, whole, _ = tree.split(moved)
         moved = tree.merge(tree.nan_unless(finite, moving), whole)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear_system import linearise, solve
+from toolkit.linear_system import linearise, require_linear_solver, solve
 from toolkit.solver.settings import add_scaled, require_steps, require_tol
 from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
 
@@ -43,6 +43,7 @@ class Newton:
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
+        require_linear_solver(self.linear_solver)
 
     def bind(self, problem: Problem) -> Method:
         """The steps on `problem`, of any kind."""

@@ -15,6 +15,7 @@ from toolkit.composite import gradient_step
 from toolkit.solver.settings import (
     Schedule,
     at_step,
+    require_broadcast,
     require_kind,
     require_schedule,
     require_steps,
@@ -90,12 +91,13 @@ class ProximalGradient:
             return Evaluation(problem.evaluate(state.y, theta, x), None)
 
         def step_size(theta: Tree, t: Array) -> Array:
-            return jnp.asarray(at_step(self.step_size, problem.user_theta(theta), t))
+            return jnp.asarray(at_step("step_size", self.step_size, problem.user_theta(theta), t))
 
         def update(
             state: ProximalState, gradient: Tree, theta: Tree, t: Array, x: Tree
         ) -> ProximalState:
             s = step_size(theta, t)
+            require_broadcast("step_size", s, state.y)
             y = prox(gradient_step(state.y, gradient, s), theta, s)
             move = tree.stop_gradient(jax.tree.map(lambda a, b: (a - b) / s, state.y, y))
             return ProximalState(y, tree.norm(move).astype(state.residual.dtype))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from toolkit import tree
 from toolkit.types import Kind, Problem, Tree
 
 Schedule = float | Array | Callable[[Tree, Array], Array]
@@ -52,10 +53,13 @@ def require_tol(value: Any) -> None:
 
 
 def require_schedule(name: str, value: Any, num_steps: int) -> None:
-    """Refuse a schedule that is not a number, an array `[]` or `[num_steps]`, or a callable."""
+    """Refuse a schedule that is not a number, an array `[]` or `[num_steps]`, or a callable.
+
+    Known step sizes must be nonnegative: a negative one climbs, and can settle on a maximum.
+    """
     if callable(value):
         return
-    got = type(value).__name__
+    given, got = value, type(value).__name__
     if not isinstance(value, jax.core.Tracer):
         try:
             value = jnp.asarray(value)
@@ -67,15 +71,40 @@ def require_schedule(name: str, value: Any, num_steps: int) -> None:
             f"`{name}` must be a number, an array of shape () or ({num_steps},), or a callable "
             f"(theta, step) -> array: got {got}."
         )
+    if jnp.iscomplexobj(value):
+        raise ValueError(f"`{name}` must be real: got {tree.describe(given)}.")
+    if not isinstance(value, jax.core.Tracer):
+        least = np.min(np.asarray(value, float), initial=np.inf)  # NaN where one is
+        if np.isnan(least) or (name == "step_size" and least < 0):
+            allowed = "nonnegative and not NaN" if name == "step_size" else "a number, not NaN"
+            raise ValueError(
+                f"`{name}` must be {allowed}: got {'' if np.ndim(value) == 0 else 'an entry '}{least}."
+            )
 
 
-def at_step(schedule: Any, theta: Any, t: Any) -> Any:
+def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:
     """The value of a schedule at step `t`: a number, an array of one entry a step, or a callable."""
     if callable(schedule):
-        return schedule(theta, t)
+        value = schedule(theta, t)
+        if not tree.is_numeric(value) or jnp.iscomplexobj(value):
+            raise ValueError(
+                f"`{name}` must return a real array from (theta, step): got {tree.describe(value)}."
+            )
+        return value
     if jnp.ndim(schedule) == 1:
-        return jnp.asarray(schedule)[t]
+        # Of no step there is no entry, but a step is traced all the same.
+        return jnp.asarray(schedule)[t] if len(schedule) else jnp.ones(())
     return schedule
+
+
+def require_broadcast(name: str, value: Any, y: Tree) -> None:
+    """Refuse a setting that would change the shape of a leaf of `y`."""
+    shape = jnp.shape(value)
+    if not all(tree.broadcasts(shape, leaf.shape) for leaf in jax.tree.leaves(y)):
+        raise ValueError(
+            f"`{name}` must be a scalar at each step, or broadcast to every leaf of `y`: got shape "
+            f"{shape} for {tree.describe(y)}."
+        )
 
 
 def known_schedule(schedule: Any, num_steps: int) -> np.ndarray | None:
