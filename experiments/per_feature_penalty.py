@@ -162,9 +162,9 @@ def build(config: Config) -> run.Program:
     def init(_: jax.Array) -> State:
         u = start(config, data)
         shape = {"shared": (1, 1), "feature": (len(u["w"]), 1), "weight": u["w"].shape}
-        theta = jnp.full(shape[config.penalties], jnp.log(config.penalty))
-        none = jnp.asarray(0, jnp.int32)
-        return State(u, theta, optimizer.init(theta), theta, jnp.asarray(jnp.inf), none, none, none)
+        theta = jnp.full(shape[config.penalties], np.log(config.penalty), jnp.float32)
+        none, inf = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
+        return State(u, theta, optimizer.init(theta), theta, inf, none, none, none)
 
     def step(state: State) -> tuple[State, dict[str, jax.Array]]:
         hg = hypergradient(state.u, state.theta)

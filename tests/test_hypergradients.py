@@ -252,8 +252,8 @@ def _calibration(kind: str, steps: int, cap: int, count: int) -> tuple[np.ndarra
 def test_error_estimate_is_calibrated() -> None:
     ratios = []
     for kind in ("ridge", "logistic"):
-        for steps, cap in ((10, 2), (10, 4), (60, 2), (60, 4)):
-            error, estimate = _calibration(kind, steps, cap, 30)
+        for steps, cap in ((10, 4), (60, 2)):
+            error, estimate = _calibration(kind, steps, cap, 60)
             ratios.append(np.asarray(error) / np.asarray(estimate))
     ratios = np.concatenate(ratios)
     # Measured on these 240: 99.6 % within, 53 % of the estimates finite, their median ratio 0.1.
@@ -319,8 +319,9 @@ def test_a_thousand_quadratics_keep_within_the_estimate_and_status_zero_keeps_it
             return tk.hypergradient(loss, solve)(jnp.zeros_like(p["target"]), p["theta"])
 
         got = jax.jit(jax.vmap(one))(problems)
-        y = _eliminated(problems["H"], np.einsum("bij,bj->bi", problems["B"], problems["theta"]))
-        v = _eliminated(problems["H"], y - problems["target"])
+        driven = np.einsum("bij,bj->bi", problems["B"], problems["theta"])
+        solution = _eliminated(problems["H"], driven)
+        v = _eliminated(problems["H"], solution - problems["target"])
         exact = np.einsum("bij,bi->bj", problems["B"].astype(np.longdouble), v)
         error = np.linalg.norm(np.asarray(got.gradient, np.longdouble) - exact, axis=1)
         estimate, fine = np.asarray(got.report.error_estimate), np.asarray(got.report.status) == 0

@@ -79,11 +79,16 @@ def estimate_error(
     damping = rule.damping if problem.symmetric or problem.composite is not None else 0.0
     smallest = jnp.where(resolved, smallest, jnp.minimum(smallest, damping))
 
-    distance = _ratio(g_norm + eps * largest * y_norm, smallest)
+    # About F_y^{-1} g: what of g lies along v, and rounding, in that direction; the rest along g.
+    along_v = optax.tree.vdot(g, v) / v_norm
+    soft = (jnp.abs(along_v) + eps * largest * y_norm) / smallest * jnp.where(along_v < 0, -1, 1)
+    stiff, soft = _or_zero(1 / quotient_g), _or_zero(soft / v_norm)
+    correction = jax.tree.map(lambda a, b: stiff * a + soft * b, g, v)
+    distance = tree.norm(correction)
     # Not farther than linear extrapolation asks for: y + 1e6 tells nothing about y.
-    step = jnp.minimum(distance, jnp.fmax(g_norm / quotient_g, eps ** (1 / 3) * y_norm))
+    step = jnp.minimum(distance, jnp.maximum(stiff * g_norm, eps ** (1 / 3) * y_norm))
     there = jax.tree.map(
-        lambda leaf, d: (leaf - _ratio(step, g_norm) * d).astype(leaf.dtype), real, g
+        lambda leaf, d: (leaf - _ratio(step, distance) * d).astype(leaf.dtype), real, correction
     )
     unsolved, moved = jax.grad(lagrangian, (0, 1))(there, operands.theta)
     moved = tree.norm(optax.tree.sub(moved, gradient))
@@ -93,7 +98,12 @@ def estimate_error(
     inner = farther * (moved + coupling * (tree.norm(unsolved) + r_norm))
     linear = coupling * (r_norm + eps * (b_norm + largest * v_norm))
     known = smallest > 0
-    return ErrorEstimate(*(jnp.where(known, SAFETY * part, jnp.inf) for part in (inner, linear)))
+    parts = (jnp.where(known, SAFETY * part, jnp.inf) for part in (inner, linear))
+    return ErrorEstimate(*(part.astype(v_norm.dtype) for part in parts))
+
+
+def _or_zero(x: Array) -> Array:
+    return jnp.where(jnp.isnan(x) | jnp.isinf(x), 0, x)
 
 
 def _ratio(a: Array, b: Array) -> Array:

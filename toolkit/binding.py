@@ -90,7 +90,7 @@ def bind(
 def first(xs: Tree) -> Tree:
     """What the first step sees of the per-step inputs."""
     for leaf in jax.tree.leaves(xs):
-        if jnp.ndim(leaf) < 1 or len(leaf) < 1:
+        if not getattr(leaf, "shape", ()) or leaf.shape[0] < 1:
             raise ValueError(
                 "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
                 f"got {tree.describe(xs)}."
@@ -190,22 +190,30 @@ def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operand
                 f"residual): the info of {name} is {type(out.info).__name__}."
             )
         y = tree.split(out.value).inexact
-        check_same(f"the value of {name}", y, y0)
-        return y, jnp.asarray(out.info.steps, jnp.int32)
+        check_same(f"the value of {name}", y, y0, out.value)
+        steps = out.info.steps
+        if not jnp.issubdtype(getattr(steps, "dtype", type(steps)), jnp.integer) or jnp.shape(
+            steps
+        ):
+            raise ValueError(
+                f"`solver` must return tk.SolveInfo with an integer `steps`: {name} returned "
+                f"{tree.describe(steps)}."
+            )
+        return y, jnp.asarray(steps, jnp.int32)
 
     settings = _settings(jax.tree.map(lambda _: False, operands), SolverClosures())
     return Bound(run, None, SolverClosures(), None, name, settings, problem)
 
 
-def check_same(what: str, got: Tree, expected: Tree) -> None:
-    """Refuse `got` unless it has the structure, shapes and dtypes of `expected`."""
+def check_same(what: str, got: Tree, expected: Tree, shown: Tree) -> None:
+    """Refuse `got`, part of `shown`, unless it has the structure, shapes and dtypes of `expected`."""
     same = jax.tree.structure(got) == jax.tree.structure(expected) and all(
         a.shape == b.shape and a.dtype == b.dtype
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
     )
     if not same:
         raise ValueError(
-            f"{what} must have the shapes and dtypes of `y`: got {tree.describe(got)}, "
+            f"{what} must have the shapes and dtypes of `y`: got {tree.describe(shown)}, "
             f"expected {tree.describe(expected)}."
         )
 

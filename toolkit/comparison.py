@@ -84,6 +84,11 @@ def compare_adjoints(
     Cost: two compilations and 6 hypergradients a rule. Seconds are of this process, now: compare
     them with each other, on a quiet machine.
     """
+    if not isinstance(adjoints, Mapping) or not adjoints:
+        raise ValueError(
+            '`adjoints` must be a dict of rules by name, such as {"implicit": Implicit(), "unroll": '
+            f"Unroll()}}: got {adjoints!r}."
+        )
     rows: list[Compared] = []
     reference = None
     for name, adjoint in adjoints.items():
@@ -157,7 +162,7 @@ def _printed(row: Compared) -> tuple[str, ...]:
         f"{row.relative_error:.1e}",
         f"{row.cosine:.6f}",
         f"{1e3 * row.seconds:.3g}",
-        f"{row.temp_bytes / 1024:.3g}",
+        f"{row.temp_bytes / 1024:,.0f}",
         str(row.gradient_evals),
         str(row.hvp_evals),
         row.reason,
@@ -194,7 +199,13 @@ def check_hypergradient(
     Cost: one hypergradient and 12 solves a direction; float32 leaves about 3 digits to compare.
     """
     require_inexact(theta)
+    if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
+        raise ValueError(f"`directions` must be a positive int: got {directions!r}.")
+    if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
+        raise ValueError(f"`rtol` must be a number in [0, 1): got {rtol!r}.")
     parts = tree.split(theta)
+    if not tree.size(parts.inexact):
+        raise ValueError(f"`theta` must have an entry to vary: got {tree.describe(theta)}.")
 
     def composed(inexact: Tree) -> Array:
         whole = tree.merge(inexact, parts.arrays, parts.static)
@@ -212,8 +223,8 @@ def check_hypergradient(
         along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
         quotient, uncertainty = _difference_quotient(value, parts.inexact, direction, eps)
         allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
-        # Not `>`: a NaN must fail.
-        if not abs(along - quotient) <= allowed:
+        # Not `>`: a NaN must fail; and an infinite gradient would allow any difference.
+        if not abs(along - quotient) <= allowed < math.inf:
             raise AssertionError(
                 f"hypergradient differs from finite differences along direction {number}: the "
                 f"rule gives {along:.10g}, central differences give {quotient:.10g} (uncertain by "

@@ -128,7 +128,8 @@ def _by_pullback(
     report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
     tolerance = _tolerance(rule, prepared, report.inner_residual)
     issues = _imprecise(estimate, tolerance * tree.norm(gradient))
-    report = report._replace(status=report.status | issues)
+    # Where a bit is set already, it says why.
+    report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
 
 
@@ -253,6 +254,6 @@ def _report(
 
 def real_scalar(value: Any) -> Array:
     """The outer value as an array; refuse what is no real scalar."""
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    if not tree.is_inexact(value) or jnp.shape(value) != () or jnp.iscomplexobj(value):
         raise ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}.")
     return jnp.asarray(value)

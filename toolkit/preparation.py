@@ -99,7 +99,7 @@ def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool)
         out = fun(*args, x) if takes_x else fun(*args)
         if has_aux:
             out = _without_aux(out)
-        return out if kind == "argmin" else _like_y(out, args[0], y)
+        return _one_array(out) if kind == "argmin" else _like_y(out, args[0], y)
 
     return flat
 
@@ -152,24 +152,29 @@ def _without_aux(out: Any) -> Any:
 
 def _like_y(out: Tree, user_y: Tree, y: Tree) -> Tree:
     """The floating leaves of what a root or a map returned, checked against `y`."""
-    parts = tree.split(out).inexact
+    parts = tree.split(out)
     if jax.tree.structure(out) != jax.tree.structure(user_y):
         raise ValueError(
             f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
             f"{tree.describe(user_y)}."
         )
-    check_same("the result of `fun`", parts, y)
-    return parts
+    check_same("the result of `fun`", parts.inexact, y, out)
+    return parts.inexact
+
+
+def _one_array(out: Any) -> Any:
+    if not tree.is_numeric(out):
+        _refuse_value(out)
+    return out
 
 
 def _check_scalar(shape: Any) -> None:
-    leaves = jax.tree.leaves(shape)
-    if (
-        len(leaves) != 1
-        or leaves[0].shape != ()
-        or not jnp.issubdtype(leaves[0].dtype, jnp.floating)
-    ):
-        raise ValueError(
-            f"`fun` must return a real scalar under argmin: got {tree.describe(shape)}; "
-            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
-        )
+    if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        _refuse_value(shape)
+
+
+def _refuse_value(out: Any) -> None:
+    raise ValueError(
+        f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
+        "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
+    )

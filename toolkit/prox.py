@@ -3,11 +3,14 @@
 Each serves `tk.solver.ProximalGradient` as it stands where theta is its parameter alone, and inside a
 lambda that picks the parameter out of theta otherwise. Trees in, trees of the same structure, shapes
 and dtypes out. All are differentiable in `y`, the parameters and the step size; NaN goes in, NaN comes
-out, and so it does for parameters under which g is not convex (a negative penalty, an empty set).
+out, and so it does for parameters under which g is not convex (a negative penalty, an empty set), and
+for a negative step size.
 Projections onto simplices, balls and half-spaces are in `optax.projections`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +35,10 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
     Source: Parikh & Boyd 2014, section 6.5.2.
     """
 
+    step_size = _step_size(step_size)
+
     def shrink(leaf: Array, l1: Array) -> Array:
-        threshold = _nonnegative(l1) * step_size
+        threshold = _nonnegative("l1", l1) * step_size
         size = jnp.abs(leaf)
         inside = size <= threshold  # false for NaN
         if jnp.iscomplexobj(leaf):
@@ -42,6 +47,7 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
             shrunk = leaf - threshold * jnp.sign(leaf)
         return jnp.where(inside, 0, shrunk).astype(leaf.dtype)
 
+    y = _inexact(y)
     return jax.tree.map(shrink, y, tree.spread("l1", l1, y))
 
 
@@ -50,9 +56,10 @@ def elastic_net(y: Tree, penalties: tuple[Tree, Tree], step_size: Array | float 
 
     `lasso(y) / (1 + step_size l2)`; penalties, kinks and source as for `lasso`.
     """
-    l1, l2 = penalties
+    l1, l2 = _pair("penalties", penalties)
+    y, step_size = _inexact(y), _step_size(step_size)
     return jax.tree.map(
-        lambda leaf, l2: (leaf / (1 + step_size * _nonnegative(l2))).astype(leaf.dtype),
+        lambda leaf, l2: (leaf / (1 + step_size * _nonnegative("l2", l2))).astype(leaf.dtype),
         lasso(y, l1, step_size),
         tree.spread("l2", l2, y),
     )
@@ -72,13 +79,24 @@ def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int
     Source: Parikh & Boyd 2014, section 6.5.1.
     """
 
+    step_size = _step_size(step_size)
+
     def shrink(leaf: Array, weight: Array) -> Array:
-        threshold = _nonnegative(weight) * step_size
-        squares = jnp.sum(jnp.square(jnp.abs(leaf)), axis=axis, keepdims=True)
-        inside = squares <= jnp.square(threshold)  # false for NaN
-        size = jnp.sqrt(jnp.where(inside, 1, squares))
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(
+                f"`axis` must be one of each leaf's: got {axis} for {tree.describe(leaf)}."
+            )
+        threshold = _nonnegative("weight", weight) * step_size
+        # In units of the threshold: a square of 1e30 or of 1e-30 is not finite, or 0, in float32.
+        unit = jax.lax.stop_gradient(
+            jnp.where((threshold > 0) & (threshold < jnp.inf), threshold, 1)
+        )
+        squares = jnp.sum(jnp.square(jnp.abs(leaf / unit)), axis=axis, keepdims=True)
+        inside = squares <= jnp.square(threshold / unit)  # false for NaN
+        size = unit * jnp.sqrt(jnp.where(inside, 1, squares))
         return jnp.where(inside, 0, leaf * (1 - threshold / size)).astype(leaf.dtype)
 
+    y = _inexact(y)
     return jax.tree.map(shrink, y, tree.spread("weight", weight, y))
 
 
@@ -98,7 +116,10 @@ def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> T
         clipped = jnp.where(leaf < lower, lower, jnp.where(leaf > upper, upper, leaf))
         return jnp.where(jnp.isnan(upper), jnp.nan, clipped).astype(leaf.dtype)
 
-    return jax.tree.map(clip, y, *(tree.spread("bounds", bound, y) for bound in bounds))
+    y = _inexact(y)
+    return jax.tree.map(
+        clip, y, *(tree.spread("bounds", bound, y) for bound in _pair("bounds", bounds))
+    )
 
 
 def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0) -> Tree:
@@ -114,8 +135,8 @@ def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0)
 
     Cost: a QR factorisation of `[N, M]`, `N M^2` operations.
     """
-    A, b = map(jnp.asarray, system)
-    flat, unravel = ravel_pytree(y)
+    A, b = map(jnp.asarray, _pair("system", system))
+    flat, unravel = ravel_pytree(_inexact(y))
     if A.ndim != 2 or A.shape[1] != flat.size or b.shape != A.shape[:1] or len(A) > flat.size:
         raise ValueError(
             f"`system` must be (A [M, {flat.size}], b [M]) with M <= {flat.size}: got shapes "
@@ -131,6 +152,30 @@ def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0)
     return unravel(tree.nan_unless(independent, nearest).astype(flat.dtype))
 
 
-def _nonnegative(penalty: Array) -> Array:
+def _inexact(y: Tree) -> Tree:
+    """`y` with arrays as leaves; refused where a result would be rounded to integers."""
+    if not all(map(tree.is_inexact, jax.tree.leaves(y))):
+        raise ValueError(
+            f"`y` must have floating or complex leaves: got {tree.describe(y)}; cast it to float."
+        )
+    return jax.tree.map(jnp.asarray, y)
+
+
+def _nonnegative(name: str, penalty: Array) -> Array:
     """`penalty`, NaN where it is negative: g has no minimum there, or several."""
+    if jnp.iscomplexobj(penalty):
+        raise ValueError(f"`{name}` must be real: got {tree.describe(penalty)}.")
     return jnp.where(penalty < 0, jnp.nan, penalty)
+
+
+def _step_size(step_size: Any) -> Array:
+    """NaN where it is negative, for want of a minimum."""
+    if not tree.is_numeric(step_size):
+        raise ValueError(f"`step_size` must be a real number: got {tree.describe(step_size)}.")
+    return _nonnegative("step_size", step_size)
+
+
+def _pair(name: str, pair: Any) -> Any:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"`{name}` must be a pair: got {tree.describe(pair)}.")
+    return pair

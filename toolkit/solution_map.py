@@ -154,7 +154,10 @@ def _verdict(prepared: Prepared, y: Tree, steps: Array) -> SolveInfo:
     reached = residual(y)
     tol: Array | float | None = prepared.tol
     if tol is None:
-        tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * jnp.maximum(1.0, residual(y0))
+        # A start without a finite residual is nothing to measure by.
+        first = residual(y0)
+        scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
+        tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * scale
     finite = jnp.isfinite(reached) & tree.all_finite(y)
     ended = jnp.where(reached <= tol, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)

@@ -23,13 +23,21 @@ class Parts(NamedTuple):
     static: Tree  # everything else: carried, and never handed to JAX
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
+def is_numeric(leaf: Any) -> bool:
+    """Whether `leaf` is an array (PRNG keys too) or a Python number."""
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf.dtype.kind not in "OSUMm"  # objects, text and dates are static
+    return isinstance(leaf, (jax.Array, bool, int, float, complex))
 
 
 def is_inexact(leaf: Any) -> bool:
     """Whether `leaf` is a floating or complex array or Python number."""
-    return _is_array(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.char in "gG":
+        raise TypeError(
+            f"a leaf must have a type that JAX has: got {leaf.dtype}[{','.join(map(str, leaf.shape))}]; "
+            "use .astype(float) or .astype(complex)."
+        )
+    return is_numeric(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _strong(leaf: Any) -> Array:
@@ -41,9 +49,9 @@ def split(tree: Tree) -> Parts:
     """Split `tree` into what is differentiated, what is carried as arrays, and the rest."""
     inexact = jax.tree.map(lambda leaf: _strong(leaf) if is_inexact(leaf) else None, tree)
     carried = jax.tree.map(
-        lambda leaf: leaf if _is_array(leaf) and not is_inexact(leaf) else None, tree
+        lambda leaf: leaf if is_numeric(leaf) and not is_inexact(leaf) else None, tree
     )
-    static = jax.tree.map(lambda leaf: None if _is_array(leaf) else leaf, tree)
+    static = jax.tree.map(lambda leaf: None if is_numeric(leaf) else leaf, tree)
     return Parts(inexact, carried, static)
 
 
@@ -109,8 +117,10 @@ def norm(tree: Tree) -> Array:
     dtype = jnp.result_type(*leaves)
     leaves = [leaf.astype(jnp.promote_types(dtype, jnp.float32)) for leaf in leaves]
     largest = functools.reduce(jnp.maximum, [jnp.max(leaf) for leaf in leaves])
-    normal = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
-    scale = jnp.where(normal, largest, 1)
+    tiny = jnp.finfo(largest.dtype).tiny
+    normal = (largest >= tiny) & jnp.isfinite(largest)
+    # XLA may divide by multiplying with 1 / scale, which is flushed to 0 above 1 / tiny.
+    scale = jnp.where(normal, jnp.minimum(largest, 1 / (4 * tiny)), 1)
     squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
     return (scale * jnp.sqrt(squares)).astype(dtype)
 
@@ -218,11 +228,16 @@ def spread(name: str, parameter: Any, like: Tree) -> Tree:
       ValueError: it is neither, or does not broadcast to the leaves' shapes.
     """
     structure = jax.tree.structure(like)
+    numeric = all(is_numeric(value) for value in jax.tree.leaves(parameter))
     if jax.tree.structure(parameter) != structure and jax.tree_util.all_leaves([parameter]):
         parameter = jax.tree.unflatten(structure, [parameter] * structure.num_leaves)
-    if jax.tree.structure(parameter) != structure or not all(
-        _broadcasts(jnp.shape(value), leaf.shape)
-        for value, leaf in zip(jax.tree.leaves(parameter), jax.tree.leaves(like), strict=True)
+    if (
+        not numeric
+        or jax.tree.structure(parameter) != structure
+        or not all(
+            broadcasts(jnp.shape(value), leaf.shape)
+            for value, leaf in zip(jax.tree.leaves(parameter), jax.tree.leaves(like), strict=True)
+        )
     ):
         raise ValueError(
             f"`{name}` must be one array, or a tree of arrays, that broadcasts to {describe(like)}: "
@@ -231,7 +246,8 @@ def spread(name: str, parameter: Any, like: Tree) -> Tree:
     return jax.tree.map(jnp.asarray, parameter)
 
 
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether `shape` broadcasts to `to` and leaves it as it is."""
     padded = (1,) * (len(to) - len(shape)) + tuple(shape)
     return len(padded) == len(to) and all(a in (1, b) for a, b in zip(padded, to, strict=True))
 
@@ -240,7 +256,7 @@ def describe(tree: Tree) -> str:
     """Structure, shapes and dtypes in a line, for error messages."""
 
     def one(leaf: Any) -> str:
-        if _is_array(leaf) or hasattr(leaf, "shape"):
+        if is_numeric(leaf) or hasattr(leaf, "shape"):
             dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
             return f"{dtype}[{','.join(map(str, jnp.shape(leaf)))}]"
         return type(leaf).__name__
@@ -248,6 +264,15 @@ def describe(tree: Tree) -> str:
     leaves, structure = jax.tree.flatten(tree)
     names = iter([one(leaf) for leaf in leaves])
     return str(jax.tree.unflatten(structure, list(names))).replace("'", "")
+
+
+def require_scalar(name: str, value: Any) -> None:
+    """Refuse what is no real number and no real array of shape (); its value is not looked into."""
+    numeric = isinstance(value, (int, float, np.number, np.ndarray, Array))
+    if not numeric or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
+        raise ValueError(
+            f"`{name}` must be a real number, or an array of shape (): got {describe(value)}."
+        )
 
 
 Matvec = Callable[[Tree], Tree]

@@ -202,6 +202,10 @@ class Preconditioner(Protocol):
         """A linear map near `A^{-1}`, on trees like `like`; Hermitian positive definite for CG."""
         ...
 
+    def products(self, like: Tree) -> int:
+        """Products with A that making it takes."""
+        ...
+
 
 @runtime_checkable
 class Solver(Protocol):

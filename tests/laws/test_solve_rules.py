@@ -272,7 +272,14 @@ def test_line_search_is_refused_where_steps_are_differentiated(adjoint: Any) -> 
         problem.solve(adjoint)(problem.y0, problem.theta)
 
 
-def test_three_levels_of_nesting_are_exact() -> None:
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        jax.grad,
+        pytest.param(lambda f: jax.jacfwd(jax.grad(f)), id="second", marks=pytest.mark.slow),
+    ],
+)
+def test_three_levels_of_nesting_are_exact(derivative: Any) -> None:
     """y*(a) = (b + a) / 2 inside z*(b) inside w: each level's minimiser known by hand."""
     newton = tk.solver.Newton(max_steps=5, tol=1e-12)
     one = jnp.ones(())
@@ -293,8 +300,25 @@ def test_three_levels_of_nesting_are_exact() -> None:
         return (z - 1.0) ** 2 + 0.1 * z * w + w**2
 
     w = jnp.asarray(0.7)
-    for derivative in (jax.grad, lambda f: jax.jacfwd(jax.grad(f))):
-        _close(jax.jit(derivative(top))(w), derivative(exact)(w), 1e-8)
+    _close(jax.jit(derivative(top))(w), derivative(exact)(w), 1e-8)
+
+
+@pytest.mark.slow
+def test_a_solve_of_a_solve_finds_its_minimum() -> None:
+    newton = tk.solver.Newton(max_steps=5, tol=1e-12)
+
+    def z_of(w: jax.Array) -> jax.Array:  # minimise (z w - 3)^2 / 2 + z^2 / 2: z = 3 w / (w^2 + 1)
+        middle = tk.argmin(lambda z, t: 0.5 * (z * t - 3.0) ** 2 + 0.5 * z**2, newton)
+        return middle(jnp.ones(()), w).value
+
+    def top(w: jax.Array) -> jax.Array:
+        return (z_of(w) - 1.0) ** 2 + 0.1 * z_of(w) * w + w**2
+
+    def exact(w: jax.Array) -> jax.Array:
+        z = 3 * w / (w**2 + 1)
+        return (z - 1.0) ** 2 + 0.1 * z * w + w**2
+
+    w = jnp.asarray(0.7)
     solution = tk.argmin(lambda w, _: top(w), tk.solver.Newton(max_steps=20, tol=1e-9))(w)
     assert solution.info.status == tk.Status.CONVERGED
     np.testing.assert_allclose(jax.grad(exact)(solution.value), 0, atol=2e-9)

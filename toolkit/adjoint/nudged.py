@@ -95,8 +95,8 @@ class Nudged:
     num_points: int = 4
 
     def __post_init__(self) -> None:
-        known = isinstance(self.beta, (int, float))
-        if (known and not self.beta > 0) or jnp.shape(self.beta) != ():
+        tree.require_scalar("beta", self.beta)
+        if isinstance(self.beta, (int, float)) and not self.beta > 0:
             raise ValueError(f"`beta` must be a positive scalar: got {self.beta!r}.")
         if self.scheme not in SCHEMES:
             raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}: got {self.scheme!r}.")

@@ -14,6 +14,7 @@ from toolkit import tree
 from toolkit.linear.judge import (
     add_scaled,
     approximate_inverse,
+    checked,
     counters,
     judge,
     require_preconditioner,
@@ -62,10 +63,15 @@ class BiCGStab:
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
-        x = start(b, x0)
+        if len({bool(jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(b)}) > 1:
+            raise ValueError(
+                "`b` must have real leaves or complex ones under BiCGStab, not both: got "
+                f"{tree.describe(b)}; use GMRES."
+            )
+        matvec, x = checked(matvec, b), start(b, x0)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         shadow, dot = r, optax.tree.vdot
-        inverse = approximate_inverse(self.preconditioner, matvec, b)
+        inverse, made = approximate_inverse(self.preconditioner, matvec, b)
         target = self.tol * tree.norm(b)
         first = _State(x, r, r, dot(shadow, r), *counters(r))
 
@@ -90,7 +96,7 @@ class BiCGStab:
             return _State(x, r, p, rho, s.steps + 1, broken)
 
         last = jax.lax.while_loop(unfinished, step, first)
-        return judge(matvec, b, last.x, last.steps, self.tol, products=2 * last.steps)
+        return judge(matvec, b, last.x, last.steps, self.tol, products=made + 2 * last.steps)
 
 
 def _divide(a: Array, b: Array) -> Array:

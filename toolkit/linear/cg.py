@@ -7,13 +7,13 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
 from toolkit.linear.judge import (
     add_scaled,
     approximate_inverse,
+    checked,
     counters,
     judge,
     real_dot,
@@ -81,9 +81,14 @@ class CG:
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
+        matvec = checked(matvec, b)
         x = start(b, x0)
-        inverse = approximate_inverse(self.preconditioner, matvec, b)
-        r = b if x0 is None else optax.tree.sub(b, matvec(x))
+        inverse, made = approximate_inverse(self.preconditioner, matvec, b)
+        # In units of |b|: squares of a small cotangent (1e-25 in float32) would be 0.
+        unit = tree.norm(b)
+        unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+        b, x = _divided(b, unit), _divided(x, unit)
+        r = b if x0 is None else _difference(b, matvec(x))
         target = self.tol * tree.norm(b)
 
         def unfinished(p: _Pass) -> Array:
@@ -94,16 +99,17 @@ class CG:
 
         def run(p: _Pass) -> _Pass:
             s = self._run(matvec, inverse, p, target)
-            r = optax.tree.sub(b, matvec(s.x))
+            r = _difference(b, matvec(s.x))
             return _Pass(s.x, r, s.steps, p.passes + 1, s.negative, tree.norm(p.r))
 
         steps, negative = counters(r)
         first = _Pass(x, r, steps, steps, negative, jnp.full_like(tree.norm(r), jnp.inf))
         last = jax.lax.while_loop(unfinished, run, first)
-        products = last.steps + last.passes + (0 if x0 is None else 1)
-        return judge(
+        products = made + last.steps + last.passes + (0 if x0 is None else 1)
+        x, info = judge(
             matvec, b, last.x, last.steps, self.tol, last.negative, products, residual=last.r
         )
+        return _multiplied(x, unit), info
 
     def _run(self, matvec: tree.Matvec, inverse: tree.Matvec, p: _Pass, target: Array) -> _State:
         """The recurrence, until its own residual is at `target` or the steps are used up."""
@@ -126,3 +132,15 @@ class CG:
         z = inverse(p.r)
         first = _State(p.x, p.r, z, real_dot(p.r, p.r), real_dot(p.r, z), p.steps, p.negative)
         return jax.lax.while_loop(unfinished, step, first)
+
+
+def _divided(x: Tree, unit: Array) -> Tree:
+    return jax.tree.map(lambda leaf: (leaf / unit).astype(leaf.dtype), x)
+
+
+def _multiplied(x: Tree, unit: Array) -> Tree:
+    return jax.tree.map(lambda leaf: (leaf * unit).astype(leaf.dtype), x)
+
+
+def _difference(b: Tree, ax: Tree) -> Tree:
+    return jax.tree.map(lambda a, c: (a - c).astype(a.dtype), b, ax)

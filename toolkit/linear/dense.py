@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -11,6 +12,8 @@ from jax import Array
 from toolkit import tree
 from toolkit.linear.judge import flat_system, judge
 from toolkit.types import LinearInfo, Tree
+
+_POWER_STEPS = 3  # on the inverse: what they lengthen most is found in two or three
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,32 @@ def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Ar
     factor = jnp.linalg.cholesky(matrix)
     definite = symmetric & jnp.all(jnp.isfinite(factor))
 
-    def by_cholesky() -> tuple[Array, Array]:
+    def by_cholesky() -> tuple[Array, Array, Array]:
         pivots = jnp.square(jnp.abs(jnp.diagonal(factor)))
-        return jax.scipy.linalg.cho_solve((factor, True), b), pivots
+        solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), b)
+        return solve(b), pivots, _growth(solve, b)
 
-    def by_lu() -> tuple[Array, Array]:
-        lu, pivot_rows = jax.scipy.linalg.lu_factor(matrix)
-        return jax.scipy.linalg.lu_solve((lu, pivot_rows), b), jnp.abs(jnp.diagonal(lu))
+    def by_lu() -> tuple[Array, Array, Array]:
+        factors = jax.scipy.linalg.lu_factor(matrix)
+        solve = lambda b: jax.scipy.linalg.lu_solve(factors, b)
+        return solve(b), jnp.abs(jnp.diagonal(factors[0])), _growth(solve, b)
 
-    solution, pivots = jax.lax.cond(definite, by_cholesky, by_lu)
+    solution, pivots, growth = jax.lax.cond(definite, by_cholesky, by_lu)
     largest = jnp.max(pivots, initial=0)
     singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
-    return solution, symmetric, definite, singular
+    # The pivots of a rotated matrix can all be moderate.
+    return solution, symmetric, definite, singular | (n * eps * scale * growth >= 1)
+
+
+def _growth(solve: Callable[[Array], Array], like: Array) -> Array:
+    """A lower bound of the 2-norm of the inverse: how much it lengthens some vector."""
+
+    def power(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        vector = solve(carry[0] / tree.norm(carry[0]))
+        return vector, tree.norm(vector)
+
+    if like.size == 0:
+        return jnp.zeros((), jnp.finfo(like.dtype).dtype)
+    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
+    start = tree.vary(start, tree.varying_axes(like))
+    return jax.lax.fori_loop(0, _POWER_STEPS, power, (start, tree.norm(start)))[1]

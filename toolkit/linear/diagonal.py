@@ -30,3 +30,7 @@ class Diagonal:
         del matvec
         diagonal = tree.spread("diagonal", self.diagonal, like)
         return lambda r: jax.tree.map(lambda a, d: (a / d).astype(a.dtype), r, diagonal)
+
+    def products(self, like: Tree) -> int:
+        """None."""
+        return 0

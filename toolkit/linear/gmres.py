@@ -59,7 +59,7 @@ class GMRES:
             return judge(matvec, b, b, 0, self.tol)
         restart = min(self.max_steps, _RESTART, tree.size(b))
         target = self.tol * tree.norm(flat)
-        inverse = approximate_inverse(self.preconditioner, matvec, b)
+        inverse, made = approximate_inverse(self.preconditioner, matvec, b)
 
         def flat_inverse(r: Array) -> Array:
             return ravel_pytree(inverse(back(r)))[0].astype(flat.dtype)
@@ -93,4 +93,4 @@ class GMRES:
         x, steps, _, _ = jax.lax.while_loop(
             unfinished, cycle, (x, steps, first, jnp.full_like(first, jnp.inf))
         )
-        return judge(matvec, b, back(x), steps, self.tol)
+        return judge(matvec, b, back(x), steps, self.tol, products=made + steps)

@@ -15,8 +15,49 @@ from toolkit import tree
 from toolkit.types import LinearInfo, Preconditioner, Status, Tree
 
 
+def checked(matvec: tree.Matvec, b: Tree) -> tree.Matvec:
+    """`matvec`, its products refused unless they are like `b`, and brought to the types of `b`."""
+    require_vector(b)
+    if not callable(matvec):
+        raise TypeError(
+            f"`matvec` must be a callable (v -> A v): got {tree.describe(matvec)}; for a matrix A pass "
+            "lambda v: A @ v."
+        )
+
+    def one(product: Any, leaf: Array) -> Array:
+        product = jnp.asarray(product)
+        if product.shape != leaf.shape or (
+            jnp.iscomplexobj(product) and not jnp.iscomplexobj(leaf)
+        ):
+            raise TypeError
+        return product.astype(leaf.dtype)
+
+    def product(v: Tree) -> Tree:
+        made = matvec(v)
+        try:
+            return jax.tree.map(one, made, b)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`matvec` must return a tree like `b`: got {tree.describe(made)}, expected "
+                f"{tree.describe(b)}."
+            ) from None
+
+    return product
+
+
+def require_vector(b: Tree) -> None:
+    """Refuse a right-hand side with leaves that are no floating or complex arrays."""
+    leaves = jax.tree.leaves(b)
+    if not all(hasattr(leaf, "shape") and tree.is_inexact(leaf) for leaf in leaves):
+        raise ValueError(
+            f"`b` must have floating or complex arrays as leaves: got {tree.describe(b)}; use "
+            "jnp.asarray(b, float)."
+        )
+
+
 def start(b: Tree, x0: Tree | None) -> Tree:
     """The first iterate: `x0`, or zeros like `b`."""
+    require_vector(b)
     if x0 is None:
         return optax.tree.zeros_like(b)
     shapes = [jax.tree.map(jnp.shape, one) for one in (x0, b)]
@@ -51,6 +92,7 @@ def add_scaled(x: Tree, scale: Array | float, y: Tree) -> Tree:
 
 def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in a type that LAPACK knows, and the way back."""
+    matvec = checked(matvec, b)
     flat, unravel = ravel_pytree(b)
     wide = jnp.promote_types(flat.dtype, jnp.float32)
 
@@ -65,19 +107,21 @@ def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Calla
 
 def approximate_inverse(
     preconditioner: Preconditioner | None, matvec: tree.Matvec, like: Tree
-) -> tree.Matvec:
-    """The preconditioner's map for this system; the identity when there is none."""
+) -> tuple[tree.Matvec, int]:
+    """The preconditioner's map for this system, and the products that made it; identity for None."""
     if preconditioner is None:
-        return lambda r: r
-    return preconditioner.approximate_inverse(matvec, like)
+        return lambda r: r, 0
+    return preconditioner.approximate_inverse(matvec, like), preconditioner.products(like)
 
 
 def require_preconditioner(value: Any) -> None:
     """Refuse what cannot make an approximate inverse."""
-    if value is not None and not hasattr(value, "approximate_inverse"):
+    methods = ("approximate_inverse", "products")
+    if value is not None and not all(hasattr(value, name) for name in methods):
         raise ValueError(
-            "`preconditioner` must be None, tk.linear.Diagonal, tk.linear.Nystrom, or an object with a "
-            f"method approximate_inverse(matvec, like) -> (r -> near A^-1 r): got {value!r}."
+            "`preconditioner` must be None, tk.linear.Diagonal, tk.linear.Nystrom, or an object with the "
+            "methods approximate_inverse(matvec, like) -> (r -> near A^-1 r) and products(like) -> int: "
+            f"got {value!r}."
         )
 
 

@@ -11,7 +11,14 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear.judge import add_scaled, judge, require_steps, require_tol, start
+from toolkit.linear.judge import (
+    add_scaled,
+    checked,
+    judge,
+    require_steps,
+    require_tol,
+    start,
+)
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
@@ -43,6 +50,8 @@ class Neumann:
     def __post_init__(self) -> None:
         require_steps("num_terms", self.num_terms)
         require_tol(self.tol)
+        if self.step_size is not None:
+            tree.require_scalar("step_size", self.step_size)
         if isinstance(self.step_size, (int, float)) and not self.step_size > 0:
             raise ValueError(
                 f"`step_size` must be positive, or None to estimate it: got {self.step_size!r}."
@@ -51,6 +60,7 @@ class Neumann:
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
+        matvec = checked(matvec, b)
         step_size = 1 / _largest_eigenvalue(matvec, b) if self.step_size is None else self.step_size
         x = start(b, x0)
         # x_{k+1} = x_k + step_size (b - A x_k): from x_0 = 0 its k-th iterate is the k-term series.

@@ -11,7 +11,13 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.linear.judge import flat_system, judge, require_steps, require_tol, start
+from toolkit.linear.judge import (
+    flat_system,
+    judge,
+    require_steps,
+    require_tol,
+    start,
+)
 from toolkit.types import LinearInfo, Tree
 
 
@@ -50,7 +56,8 @@ class Nystrom:
     def __post_init__(self) -> None:
         require_steps("rank", self.rank)
         require_tol(self.tol)
-        if isinstance(self.damping, (int, float)) and self.damping <= 0:
+        tree.require_scalar("damping", self.damping)
+        if isinstance(self.damping, (int, float)) and not self.damping > 0:
             raise ValueError(f"`damping` must be positive: got {self.damping}.")
 
     def __call__(
@@ -79,6 +86,10 @@ class Nystrom:
             return back(vector + kept @ (gains * (kept.conj().T @ vector)))
 
         return inverse
+
+    def products(self, like: Tree) -> int:
+        """One a column of the sketch."""
+        return min(self.rank, sum(leaf.size for leaf in jax.tree.leaves(like)))
 
 
 def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array, Array, Array]:

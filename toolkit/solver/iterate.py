@@ -72,6 +72,8 @@ def _step_unless_done(
     A residual that is not finite makes the iterate NaN, so that no finite value outlives it.
     """
     t, seen = x
+    tol = method.tol
+    assert tol is not None  # else the loop has no reason to ask
 
     def active() -> Progress:
         needed, residual = method.evaluate(progress.state, theta, seen)
@@ -82,11 +84,11 @@ def _step_unless_done(
         if method.residual_norm is None:
             norm = tree.norm(tree.stop_gradient(residual))
             # A step may be dear (a factorisation): none is made that nobody needs.
-            moved = jax.lax.cond(norm <= method.tol, lambda: progress.state, move)
+            moved = jax.lax.cond(norm <= tol, lambda: progress.state, move)
         else:
             moved = move()
             norm = method.residual_norm(moved)
-        converged, finite = norm <= method.tol, jnp.isfinite(norm)
+        converged, finite = norm <= tol, jnp.isfinite(norm)
         moving, whole, _ = tree.split(moved)
         moved = tree.merge(tree.nan_unless(finite, moving), whole)
         state = tree.where(converged, progress.state, moved)
