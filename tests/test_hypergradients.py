@@ -212,6 +212,35 @@ def test_several_bits_at_once() -> None:
     assert report.status == Issue.INNER_NOT_CONVERGED | Issue.LINEAR_NOT_CONVERGED
 
 
+# ------------------------------------------------------------------------------------ warm starts
+
+
+def test_the_linear_system_starts_where_the_last_one_ended() -> None:
+    rule = Implicit(CG(20, 1e-8))
+    hg = jax.jit(tk.hypergradient(outer, tk.argmin(ridge, DESCENT, adjoint=rule)))
+    cold = hg(Y0, THETA)
+    H = jax.hessian(ridge)(cold.solution.value, THETA)
+    q = jax.grad(outer)(cold.solution.value, THETA)
+    np.testing.assert_allclose(cold.v, np.linalg.solve(H, q), rtol=1e-6)
+    again = hg(Y0, THETA, None, cold.v)
+    assert cold.report.linear_steps >= 2 and again.report.linear_steps == 0
+    near = hg(Y0, THETA + 1e-6, None, cold.v)
+    assert near.report.linear_steps < cold.report.linear_steps
+    np.testing.assert_allclose(again.gradient, cold.gradient, rtol=1e-7)
+    # The start is no operand: the gradient has no derivative in it.
+    in_start = jax.jacobian(lambda v0: hg(Y0, THETA, None, v0).gradient)(cold.v)
+    np.testing.assert_array_equal(in_start, 0)
+
+
+def test_a_start_that_does_not_fit_is_refused() -> None:
+    hg = tk.hypergradient(outer, tk.argmin(ridge, DESCENT))
+    with pytest.raises(ValueError, match=r"`v0` must be like `y`, or None: got float64\[2\]"):
+        hg(Y0, THETA, None, jnp.zeros(2))
+    unrolled = tk.hypergradient(outer, tk.argmin(ridge, DESCENT, adjoint=Unroll()))
+    with pytest.raises(ValueError, match=r"`v0` must be None.*under Unroll; use Implicit"):
+        unrolled(Y0, THETA, None, Y0)
+
+
 # ---------------------------------------------------------------------------- the error estimate
 
 

@@ -7,7 +7,12 @@ import pytest
 
 from toolkit import catalogue
 
-LIBRARY = {"adjoints": "adjoint", "solvers": "solver", "linear_solvers": "linear"}
+LIBRARY = {
+    "adjoints": "adjoint",
+    "solvers": "solver",
+    "linear_solvers": "linear",
+    "estimators": "estimator",
+}
 MIRRORED = [
     (room, model)
     for family, room in LIBRARY.items()
