@@ -9,7 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import adjoint, catalogue, data, energy, estimator, linear, prox, run, solver
+    from toolkit import (
+        adjoint,
+        bilevel,
+        catalogue,
+        data,
+        energy,
+        estimator,
+        linear,
+        prox,
+        run,
+        solver,
+    )
     from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
     from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
     from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
@@ -28,6 +39,7 @@ __all__ = [
     "Status",
     "adjoint",
     "argmin",
+    "bilevel",
     "catalogue",
     "check_hypergradient",
     "compare_adjoints",
@@ -45,6 +57,7 @@ __all__ = [
 
 _ROOMS = (
     "adjoint",
+    "bilevel",
     "catalogue",
     "data",
     "energy",

@@ -1,0 +1,119 @@
+"""AmIGO: warm-started double loops for the inner iterate and for the linear system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from toolkit.bilevel.descent import (
+    StepSize,
+    at,
+    mover,
+    require_batch_size,
+    require_count,
+    require_step_size,
+)
+from toolkit.bilevel.inner_loop import inner_steps
+from toolkit.bilevel.linear_system import descend
+from toolkit.bilevel.oracles import cross, draw, hvp, minus, outer_slopes, zeros_like
+from toolkit.bilevel.problem import Algorithm, Info, Problem, info
+from toolkit.types import Tree
+
+
+class AmIGOState(NamedTuple):
+    """All that a step needs."""
+
+    y: Tree
+    theta: Tree
+    v: Tree  # near H^{-1} grad_y outer, kept from step to step
+    step: Array  # [] int32, steps made
+    key: Array
+    inner_optimizer: Any
+    outer_optimizer: Any
+
+
+@dataclass(frozen=True)
+class AmIGO:
+    """Amortized implicit gradients: N steps of y, K of v, both from where they were, one of theta.
+
+    Every batch B is drawn anew; B' is one batch of the outer data:
+
+        N times:  y <- y - a grad_y g_B(y, theta)
+        K times:  v <- v - b (d2_yy g_B v - grad_y f_B')
+        theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
+
+    Given v at the start, `E v = P^K v + (I - P^K) H^{-1} grad_y f` with `P = I - b H`. The fixed point of
+    the full-batch form is the exact minimiser: nothing is truncated, v only lags.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule of the outer step.
+      outer_step_size: c; likewise.
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      inner_steps: N.
+      linear_steps: K.
+      linear_step_size: b; None takes a.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes N inner gradients, 1 outer gradient, K products with d2_yy and 1 with d2_thetay.
+
+    Rate: that of an exact hypergradient without noise; E|grad F|^2 below eps in O(1 / eps) steps with
+    batches that grow, for strongly convex `g`.
+
+    Source: Arbel & Mairal 2022, algorithm 1.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    inner_steps: int = 10
+    linear_steps: int = 10
+    linear_step_size: StepSize | None = None
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self) -> None:
+        require_step_size("inner_step_size", self.inner_step_size)
+        require_step_size("outer_step_size", self.outer_step_size)
+        if self.linear_step_size is not None:
+            require_step_size("linear_step_size", self.linear_step_size)
+        require_batch_size(self.batch_size)
+        require_count("inner_steps", self.inner_steps)
+        require_count("linear_steps", self.linear_steps)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        inner = mover(self.inner_step_size, self.inner_optimizer)
+        outer = mover(self.outer_step_size, self.outer_optimizer)
+        linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
+        gradients, hvps = self.inner_steps + 1, self.linear_steps + 1
+
+        def init(key: Array, y0: Tree, theta0: Tree) -> AmIGOState:
+            start = jnp.asarray(0, jnp.int32)
+            moments = inner.init(y0), outer.init(theta0)
+            return AmIGOState(y0, theta0, zeros_like(y0), start, key, *moments)
+
+        def step(s: AmIGOState) -> tuple[AmIGOState, Info]:
+            keys = jax.random.split(jax.random.fold_in(s.key, s.step), 4)
+            inner_key, outer_key, linear_key, cross_key = keys
+            y, inner_optimizer, loss = inner_steps(
+                problem, inner, s.y, s.theta, s.inner_optimizer, s.step, inner_key,
+                self.inner_steps, self.batch_size,
+            )  # fmt: skip
+            batch = lambda key: draw(key, problem.inner_data, self.batch_size)
+            f = outer_slopes(
+                problem, y, s.theta, draw(outer_key, problem.outer_data, self.batch_size)
+            )
+            product = lambda key, v: hvp(problem, y, s.theta, v, batch(key))
+            linear_keys = jax.random.split(linear_key, self.linear_steps)
+            v = descend(product, f.in_y, s.v, at(linear, s.step), linear_keys)
+            direction = minus(f.in_theta, cross(problem, y, s.theta, v, batch(cross_key)))
+            theta, outer_optimizer = outer.move(s.theta, direction, s.outer_optimizer, s.step)
+            new = AmIGOState(y, theta, v, s.step + 1, s.key, inner_optimizer, outer_optimizer)
+            return new, info(loss, f.loss, direction, gradients, hvps)
+
+        return Algorithm(init, step)

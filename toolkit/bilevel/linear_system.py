@@ -1,0 +1,61 @@
+"""The stochastic linear systems `d2_yy g v = b`: series of products, each with a batch of its own.
+
+`keys` has one entry a product along its leading axis; the q-th product sees the q-th entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit.types import Tree
+
+Product = Callable[[Array, Tree], Tree]  # (key, v) -> d2_yy g_B v with the batch of the key
+
+
+def neumann_sum(product: Product, b: Tree, step_size: float, keys: Array) -> Tree:
+    """SHIA: `v = a (b + P_1 b + P_2 P_1 b + ...)` with Q products, `P_q = I - a H_{B_q}`.
+
+    Its mean is `(I - P^(Q + 1)) H^{-1} b`, P the mean of the `P_q`.
+
+    Source: Ji, Yang & Liang 2021, equation 7.
+    """
+
+    def term(carry: tuple[Tree, Tree], key: Array) -> tuple[tuple[Tree, Tree], None]:
+        w, total = carry
+        w = _relaxed(w, product(key, w), step_size)
+        return (w, jax.tree.map(jnp.add, total, w)), None
+
+    (_, total), _ = jax.lax.scan(term, (b, b), keys)
+    return jax.tree.map(lambda leaf: (step_size * leaf).astype(leaf.dtype), total)
+
+
+def neumann_sample(
+    product: Product, b: Tree, step_size: float, length: Array | int, keys: Array
+) -> Tree:
+    """HIA: `v = Q a P_p ... P_1 b` with `p = length`, to be drawn uniformly from 0 ... Q - 1.
+
+    Q is the number of keys. The mean is `(I - P^Q) H^{-1} b`; the variance grows with Q^2.
+
+    Source: Ghadimi & Wang 2018, algorithm 3.
+    """
+    scale = len(keys) * step_size
+    w = jax.lax.fori_loop(0, length, lambda q, w: _relaxed(w, product(keys[q], w), step_size), b)
+    return jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), w)
+
+
+def descend(product: Product, b: Tree, v: Tree, step_size: float | Array, keys: Array) -> Tree:
+    """`v <- v - a (H_B v - b)`, K times: from v the mean is `P^K v + (I - P^K) H^{-1} b`."""
+
+    def one(v: Tree, key: Array) -> tuple[Tree, None]:
+        residual = jax.tree.map(jnp.subtract, product(key, v), b)
+        return _relaxed(v, residual, step_size), None
+
+    return jax.lax.scan(one, v, keys)[0]
+
+
+def _relaxed(w: Tree, product: Tree, step_size: float | Array) -> Tree:
+    return jax.tree.map(lambda a, p: (a - step_size * p).astype(a.dtype), w, product)

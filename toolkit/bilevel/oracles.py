@@ -1,0 +1,105 @@
+"""Batches, and the derivatives of a batch loss that the methods are made of.
+
+Directions (gradients, `v`) are trees like y or theta with None at leaves that are not differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.bilevel.problem import Problem
+from toolkit.types import Tree
+
+
+class Curved(NamedTuple):
+    """The inner loss of a batch at (y, theta, v): one linearisation gives all of it."""
+
+    loss: Array
+    gradient: Tree  # grad_y g
+    hvp: Tree  # d2_yy g v, like y
+    cross: Tree  # d2_thetay g v, like theta
+
+
+class Slopes(NamedTuple):
+    """The outer loss of a batch at (y, theta)."""
+
+    loss: Array
+    in_y: Tree
+    in_theta: Tree
+
+
+def draw(key: Array, data: Tree, batch_size: int | None) -> Tree:
+    """A batch of independent uniform examples, with replacement; all of the data for None."""
+    if batch_size is None or not jax.tree.leaves(data):
+        return data
+    count = len(jax.tree.leaves(data)[0])
+    chosen = jax.random.randint(key, (batch_size,), 0, count)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data)
+
+
+def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curved:
+    """Cost: one gradient and one product each with d2_yy and d2_thetay, sharing the gradient."""
+    y_parts, theta_parts = tree.split(y), tree.split(theta)
+
+    def gradient(y: Tree, theta: Tree) -> tuple[Tree, Array]:
+        whole_theta = tree.merge(theta, *theta_parts[1:])
+        of_y = lambda y: problem.inner(tree.merge(y, *y_parts[1:]), whole_theta, batch)
+        loss, slope = jax.value_and_grad(of_y)(y)
+        return slope, loss
+
+    slope, pull, loss = jax.vjp(gradient, y_parts.inexact, theta_parts.inexact, has_aux=True)
+    return Curved(loss, slope, *pull(v))
+
+
+def inner_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> tuple[Array, Tree]:
+    """(inner loss, its gradient in y)."""
+    parts = tree.split(y)
+    of_y = lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch)
+    return jax.value_and_grad(of_y)(parts.inexact)
+
+
+def outer_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
+    """The outer loss and both its gradients."""
+    y_parts, theta_parts = tree.split(y), tree.split(theta)
+
+    def loss(y: Tree, theta: Tree) -> Array:
+        return problem.outer(
+            tree.merge(y, *y_parts[1:]), tree.merge(theta, *theta_parts[1:]), batch
+        )
+
+    value, (in_y, in_theta) = jax.value_and_grad(loss, (0, 1))(y_parts.inexact, theta_parts.inexact)
+    return Slopes(value, in_y, in_theta)
+
+
+def minus(a: Tree, b: Tree) -> Tree:
+    """`a - b`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: x - y, a, b)
+
+
+def zeros_like(y: Tree) -> Tree:
+    """A direction of zeros."""
+    return jax.tree.map(lambda leaf: 0 * leaf, tree.split(y).inexact)
+
+
+def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
+    """`d2_yy g v` for a batch, like y."""
+    parts = tree.split(y)
+    slope = lambda y: jax.grad(lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch))(y)
+    return jax.jvp(slope, (parts.inexact,), (v,))[1]
+
+
+def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
+    """`d2_thetay g v` for a batch, like theta: the derivative along v of the gradient in theta."""
+    y_parts, theta_parts = tree.split(y), tree.split(theta)
+
+    def slope(y: Tree) -> Tree:
+        whole_y = tree.merge(y, *y_parts[1:])
+        of_theta = lambda t: problem.inner(whole_y, tree.merge(t, *theta_parts[1:]), batch)
+        return jax.grad(of_theta)(theta_parts.inexact)
+
+    return jax.jvp(slope, (y_parts.inexact,), (v,))[1]
