@@ -54,10 +54,10 @@ def report(rule: Any, solver: Any, fun: Any, theta: Any, outer: Any) -> tk.Hyper
     [
         ("one_sided", 4, 1, 0.05),
         ("centered", 4, 2, 0.05),
-        ("holomorphic", 2, 2, 0.05),
-        ("holomorphic", 3, 3, 0.1),
+        pytest.param("holomorphic", 2, 2, 0.05, marks=pytest.mark.slow),
+        pytest.param("holomorphic", 3, 3, 0.1, marks=pytest.mark.slow),
         ("holomorphic", 4, 4, 0.4),
-        ("holomorphic", 6, 6, 0.8),
+        pytest.param("holomorphic", 6, 6, 0.8, marks=pytest.mark.slow),
     ],
 )
 def test_error_is_of_the_stated_order(
