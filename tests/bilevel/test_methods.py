@@ -254,6 +254,17 @@ def test_bad_settings_and_data_are_refused() -> None:
             make(0.1, "fast")
         with pytest.raises(ValueError, match=r"`batch_size` must be an int of at least 1: got 0"):
             make(0.1, 0.1, batch_size=0)
+        init, _ = make(0.1, 0.1)(q.problem())
+        with pytest.raises(
+            ValueError, match=r"`y0` must have floating leaves.*got complex128\[2\]"
+        ):
+            init(jax.random.key(0), q.Y0 + 0j, q.X0)
+        with pytest.raises(ValueError, match=r"`theta0` must have floating leaves.*got int64\[\]"):
+            init(jax.random.key(0), q.Y0, jnp.asarray(3))
+    with pytest.raises(ValueError, match=r"`momentum` must be in \(0, 1\]: got 2"):
+        FSLA(0.1, 0.1, momentum=2)
+    with pytest.raises(ValueError, match=r"`inner_steps` must be an int of at least 1: got 0"):
+        AmIGO(0.1, 0.1, inner_steps=0)
     with pytest.raises(ValueError, match=r"`linear_step_size` must be given where"):
         StocBiO(optax.constant_schedule(0.1), 0.1)
     with pytest.raises(ValueError, match=r"`inner_data` must have leaves that share"):

@@ -354,6 +354,7 @@ for kind, cast in {"float16": f16, "bfloat16": bf16}.items():
         ROWS[f"{kind}_{name}"] = Row(
             hyper(y0=cast(Y0), theta=cast(THETA), adjoint=RULES[name]), Right(GRADIENT, **loose)
         )
+# Solved to a residual of 1e-2 of a curvature near 1, which is what these types' 3 digits allow.
 ROWS |= {
     "float16_lbfgs": Row(
         value(solver=LBFGS(30, 1e-2), y0=f16(Y0), theta=f16(THETA)),
@@ -559,10 +560,10 @@ for name, solver in LINEAR.items():
         Refused(r"`b` must have floating or complex arrays as leaves: got int64\[2\]; use jnp"),
     )
     singular = np.diag([1.0, 2.0, 0.0])
-    ROWS[f"singular_inconsistent_{name}"] = Row(
-        linear(solver, singular, ONES), Flagged(Status.STEP_LIMIT)
-    )
-for name in ("gmres", "bicgstab", "neumann", "nystrom", "dense"):
+    # A direct solve divides by the pivot that is exactly 0.
+    ended = Status.NOT_FINITE if name == "dense" else Status.STEP_LIMIT
+    ROWS[f"singular_inconsistent_{name}"] = Row(linear(solver, singular, ONES), Flagged(ended))
+for name in ("cg", "gmres", "bicgstab", "neumann", "nystrom", "dense"):
     for kind, matvec in {
         "scalar": jnp.sum,
         "short": lambda v: v[:2],
@@ -586,6 +587,12 @@ ROWS |= {
     ),
     "huge_right_side_neumann": Row(
         linear(Neumann(200), D3, f32(6e30 * ONES)), Right([6e30, 3e30, 2e30], 1e-5)
+    ),
+    "tiny_right_side_cg": Row(
+        linear(CG(50, 1e-6), D3, f32(6e-30 * ONES)), Right([6e-30, 3e-30, 2e-30], 1e-5)
+    ),
+    "huge_right_side_cg": Row(
+        linear(CG(50, 1e-6), D3, f32(6e30 * ONES)), Right([6e30, 3e30, 2e30], 1e-5)
     ),
     "indefinite_neumann": Row(
         linear(Neumann(50), np.diag([1.0, -2.0, 3.0]), ONES), Flagged(Status.STEP_LIMIT)
@@ -963,8 +970,6 @@ def test_a_right_value_a_status_or_a_named_error(name: str) -> None:
         return
     if isinstance(said, Issue):
         assert said & verdict.bits == verdict.bits, said
-    elif verdict.bits == Status.STEP_LIMIT:
-        assert said != Status.CONVERGED  # it may have broken down on the way
     else:
         assert said == verdict.bits, said
     if verdict.nan:

@@ -5,23 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from toolkit.bilevel.descent import (
-    StepSize,
-    at,
-    mover,
-    require_batch_size,
-    require_count,
-    require_step_size,
-)
-from toolkit.bilevel.inner_loop import inner_steps
-from toolkit.bilevel.linear_system import descend
-from toolkit.bilevel.oracles import cross, draw, hvp, minus, outer_slopes, zeros_like
-from toolkit.bilevel.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.descent import StepSize, at, mover, require_settings
+from toolkit.bilevel.double_loop import double_step
+from toolkit.bilevel.linear_system import Product, descend
+from toolkit.bilevel.oracles import require_real, zeros_like
+from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.types import Tree
 
 
@@ -77,43 +69,27 @@ class AmIGO:
     outer_optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
-        require_step_size("inner_step_size", self.inner_step_size)
-        require_step_size("outer_step_size", self.outer_step_size)
-        if self.linear_step_size is not None:
-            require_step_size("linear_step_size", self.linear_step_size)
-        require_batch_size(self.batch_size)
-        require_count("inner_steps", self.inner_steps)
-        require_count("linear_steps", self.linear_steps)
+        require_settings(self)
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         inner = mover(self.inner_step_size, self.inner_optimizer)
         outer = mover(self.outer_step_size, self.outer_optimizer)
         linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
-        gradients, hvps = self.inner_steps + 1, self.linear_steps + 1
 
         def init(key: Array, y0: Tree, theta0: Tree) -> AmIGOState:
+            require_real("y0", y0)
+            require_real("theta0", theta0)
             start = jnp.asarray(0, jnp.int32)
             moments = inner.init(y0), outer.init(theta0)
             return AmIGOState(y0, theta0, zeros_like(y0), start, key, *moments)
 
         def step(s: AmIGOState) -> tuple[AmIGOState, Info]:
-            keys = jax.random.split(jax.random.fold_in(s.key, s.step), 4)
-            inner_key, outer_key, linear_key, cross_key = keys
-            y, inner_optimizer, loss = inner_steps(
-                problem, inner, s.y, s.theta, s.inner_optimizer, s.step, inner_key,
-                self.inner_steps, self.batch_size,
-            )  # fmt: skip
-            batch = lambda key: draw(key, problem.inner_data, self.batch_size)
-            f = outer_slopes(
-                problem, y, s.theta, draw(outer_key, problem.outer_data, self.batch_size)
-            )
-            product = lambda key, v: hvp(problem, y, s.theta, v, batch(key))
-            linear_keys = jax.random.split(linear_key, self.linear_steps)
-            v = descend(product, f.in_y, s.v, at(linear, s.step), linear_keys)
-            direction = minus(f.in_theta, cross(problem, y, s.theta, v, batch(cross_key)))
-            theta, outer_optimizer = outer.move(s.theta, direction, s.outer_optimizer, s.step)
-            new = AmIGOState(y, theta, v, s.step + 1, s.key, inner_optimizer, outer_optimizer)
-            return new, info(loss, f.loss, direction, gradients, hvps)
+            def invert(product: Product, b: Tree, keys: Array) -> Tree:
+                return descend(product, b, s.v, at(linear, s.step), keys)
+
+            new = double_step(problem, self, inner, outer, s, invert)
+            moments = new.inner_optimizer, new.outer_optimizer
+            return AmIGOState(new.y, new.theta, new.v, s.step + 1, s.key, *moments), new.info
 
         return Algorithm(init, step)

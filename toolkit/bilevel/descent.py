@@ -56,6 +56,19 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
     return Mover(lambda y: optimizer.init(tree.split(y).inexact), move)
 
 
+def require_settings(settings: Any) -> None:
+    """The checks of what every method has: step sizes, batch size, and counts where there are any."""
+    for name in ("inner_step_size", "outer_step_size", "linear_step_size"):
+        value = getattr(settings, name)
+        if value is not None or name != "linear_step_size":
+            require_step_size(name, value)
+    if settings.batch_size is not None:
+        require_count("batch_size", settings.batch_size)
+    for name, least in (("inner_steps", 1), ("linear_steps", 0)):
+        if hasattr(settings, name):
+            require_count(name, getattr(settings, name), least)
+
+
 def require_step_size(name: str, value: Any) -> None:
     """Refuse a step size that is neither a positive number, an array [] nor a schedule."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -71,9 +84,3 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
     """Refuse a count that is no int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"`{name}` must be an int of at least {least}: got {value!r}.")
-
-
-def require_batch_size(value: Any) -> None:
-    """Refuse a batch size that is neither None nor a positive int."""
-    if value is not None:
-        require_count("batch_size", value)

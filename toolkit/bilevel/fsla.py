@@ -15,7 +15,7 @@ from toolkit.bilevel.descent import (
     at,
     moved,
     mover,
-    require_batch_size,
+    require_settings,
     require_step_size,
 )
 from toolkit.bilevel.oracles import (
@@ -25,6 +25,7 @@ from toolkit.bilevel.oracles import (
     inner_slope,
     minus,
     outer_slopes,
+    require_real,
     zeros_like,
 )
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
@@ -84,11 +85,7 @@ class FSLA:
     outer_optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
-        require_step_size("inner_step_size", self.inner_step_size)
-        require_step_size("outer_step_size", self.outer_step_size)
-        if self.linear_step_size is not None:
-            require_step_size("linear_step_size", self.linear_step_size)
-        require_batch_size(self.batch_size)
+        require_settings(self)
         require_step_size("momentum", self.momentum)
         if isinstance(self.momentum, (int, float)) and self.momentum > 1:
             raise ValueError(f"`momentum` must be in (0, 1]: got {self.momentum!r}.")
@@ -100,6 +97,8 @@ class FSLA:
         linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
 
         def init(key: Array, y0: Tree, theta0: Tree) -> FSLAState:
+            require_real("y0", y0)
+            require_real("theta0", theta0)
             v, start = zeros_like(y0), jnp.asarray(0, jnp.int32)
             moments = inner.init(y0), outer.init(theta0)
             return FSLAState(y0, theta0, v, start, key, zeros_like(theta0), theta0, *moments)

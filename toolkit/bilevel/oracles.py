@@ -81,6 +81,16 @@ def minus(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x - y, a, b)
 
 
+def require_real(name: str, start: Tree) -> None:
+    """Refuse a start without floating leaves, or with complex ones."""
+    leaves = jax.tree.leaves(tree.split(start).inexact)
+    if not leaves or any(map(jnp.iscomplexobj, leaves)):
+        raise ValueError(
+            f"`{name}` must have floating leaves to move and no complex ones: got "
+            f"{tree.describe(start)}; carry a complex array as its real and imaginary part."
+        )
+
+
 def zeros_like(y: Tree) -> Tree:
     """A direction of zeros."""
     return jax.tree.map(lambda leaf: 0 * leaf, tree.split(y).inexact)

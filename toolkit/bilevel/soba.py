@@ -15,10 +15,9 @@ from toolkit.bilevel.descent import (
     at,
     moved,
     mover,
-    require_batch_size,
-    require_step_size,
+    require_settings,
 )
-from toolkit.bilevel.oracles import curved, draw, minus, outer_slopes, zeros_like
+from toolkit.bilevel.oracles import curved, draw, minus, outer_slopes, require_real, zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.types import Tree
 
@@ -73,11 +72,7 @@ class SOBA:
     outer_optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
-        require_step_size("inner_step_size", self.inner_step_size)
-        require_step_size("outer_step_size", self.outer_step_size)
-        if self.linear_step_size is not None:
-            require_step_size("linear_step_size", self.linear_step_size)
-        require_batch_size(self.batch_size)
+        require_settings(self)
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -86,6 +81,8 @@ class SOBA:
         linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
 
         def init(key: Array, y0: Tree, theta0: Tree) -> SOBAState:
+            require_real("y0", y0)
+            require_real("theta0", theta0)
             start = jnp.asarray(0, jnp.int32)
             moments = inner.init(y0), outer.init(theta0)
             return SOBAState(y0, theta0, zeros_like(y0), start, key, *moments)
