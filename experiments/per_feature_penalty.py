@@ -22,7 +22,8 @@ So they overfit the validation part by far, and without the stop much of what di
 breast cancer, with 114 examples to train on, they do harm. The plainest use of the validation part
 does better still: training on it as well, with one penalty that the fourth part chooses (`pooled`), has
 less test loss than the stopped penalties on 4 of 5 seeds in each row. A bit in the column `issues` says
-that a solve ended above its tolerance, in float32 at some steps.
+that a solve ended above its tolerance, or that the small curvature along the bias may make more of
+what is left than ten times the tolerance.
 
 Source: Bengio 2000; a penalty a weight: Maclaurin, Duvenaud & Adams 2015.
 """

@@ -102,7 +102,8 @@ class Implicit:
     ) -> Pullback:
         """`theta_bar = -F_theta' v` with `F_y' v = y_bar`, and how the linear solve went.
 
-        `v0`, on the real leaves of y, is where an iterative linear solver starts. The same numbers as reverse mode through `differentiable`, with the report kept.
+        `v0`, on the real leaves of y, is where an iterative linear solver starts. The same numbers as
+        reverse mode through `differentiable`, with the report kept.
         """
         # JAX pairs complex cotangents without conjugation: Re(y_bar * dy).
         right_side = tree.as_real(tree.conj(y_bar))
