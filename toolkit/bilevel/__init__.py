@@ -6,10 +6,50 @@ state = init(key, y0, theta0)
 state, info = jax.jit(step)(state)
 """
 
+from toolkit.bilevel.aid_itd import AID, ITD, DoubleLoop
 from toolkit.bilevel.amigo import AmIGO
+from toolkit.bilevel.bome import BOME
+from toolkit.bilevel.bsa import BSA
+from toolkit.bilevel.descent import power_decay
+from toolkit.bilevel.f2sa import F2SA
+from toolkit.bilevel.finite_difference import DARTS, SAMA, T1T2
 from toolkit.bilevel.fsla import FSLA
+from toolkit.bilevel.hoag import HOAG
+from toolkit.bilevel.mrbo import MRBO
 from toolkit.bilevel.problem import Algorithm, Info, Problem
+from toolkit.bilevel.pzobo import PZOBO
+from toolkit.bilevel.saba import SABA
 from toolkit.bilevel.soba import SOBA
+from toolkit.bilevel.srba import SRBA
 from toolkit.bilevel.stocbio import StocBiO
+from toolkit.bilevel.sustain import SUSTAIN
+from toolkit.bilevel.ttsa import TTSA
+from toolkit.bilevel.vrbo import VRBO
 
-__all__ = ["FSLA", "SOBA", "Algorithm", "AmIGO", "Info", "Problem", "StocBiO"]
+__all__ = [
+    "AID",
+    "BOME",
+    "BSA",
+    "DARTS",
+    "F2SA",
+    "FSLA",
+    "HOAG",
+    "ITD",
+    "MRBO",
+    "PZOBO",
+    "SABA",
+    "SAMA",
+    "SOBA",
+    "SRBA",
+    "SUSTAIN",
+    "T1T2",
+    "TTSA",
+    "VRBO",
+    "Algorithm",
+    "AmIGO",
+    "DoubleLoop",
+    "Info",
+    "Problem",
+    "StocBiO",
+    "power_decay",
+]

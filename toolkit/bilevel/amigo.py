@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import optax
 from jax import Array
 
-from toolkit.bilevel.descent import StepSize, at, mover, require_settings
+from toolkit.bilevel.descent import StepSize, at, require_settings
 from toolkit.bilevel.double_loop import double_step
 from toolkit.bilevel.linear_system import Product, descend
-from toolkit.bilevel.oracles import require_real, zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem
+from toolkit.bilevel.state import LinearState, algorithm, moves_of
 from toolkit.types import Tree
-
-
-class AmIGOState(NamedTuple):
-    """All that a step needs."""
-
-    y: Tree
-    theta: Tree
-    v: Tree  # near H^{-1} grad_y outer, kept from step to step
-    step: Array  # [] int32, steps made
-    key: Array
-    inner_optimizer: Any
-    outer_optimizer: Any
 
 
 @dataclass(frozen=True)
@@ -73,23 +60,15 @@ class AmIGO:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        inner = mover(self.inner_step_size, self.inner_optimizer)
-        outer = mover(self.outer_step_size, self.outer_optimizer)
-        linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
+        moves = moves_of(self)
 
-        def init(key: Array, y0: Tree, theta0: Tree) -> AmIGOState:
-            require_real("y0", y0)
-            require_real("theta0", theta0)
-            start = jnp.asarray(0, jnp.int32)
-            moments = inner.init(y0), outer.init(theta0)
-            return AmIGOState(y0, theta0, zeros_like(y0), start, key, *moments)
+        def step(s: LinearState) -> tuple[LinearState, Info]:
+            def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, int]:
+                keys = jax.random.split(key, self.linear_steps)
+                rate = at(moves.linear_step_size, s.step)
+                return descend(product, b, s.v, rate, keys), self.linear_steps
 
-        def step(s: AmIGOState) -> tuple[AmIGOState, Info]:
-            def invert(product: Product, b: Tree, keys: Array) -> Tree:
-                return descend(product, b, s.v, at(linear, s.step), keys)
+            new, v, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
+            return new._replace(v=v), said
 
-            new = double_step(problem, self, inner, outer, s, invert)
-            moments = new.inner_optimizer, new.outer_optimizer
-            return AmIGOState(new.y, new.theta, new.v, s.step + 1, s.key, *moments), new.info
-
-        return Algorithm(init, step)
+        return algorithm(moves, step, linear=True)

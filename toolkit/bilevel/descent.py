@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,31 +58,80 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
     return Mover(lambda y: optimizer.init(tree.split(y).inexact), move)
 
 
+def power_decay(constant: float, exponent: float) -> Callable[[Array], Array]:
+    """The schedule `constant / (step + 1)^exponent`, steps counted from 0: that of most theorems."""
+    return lambda step: constant / (step + 1.0) ** exponent
+
+
+def storm(new: Tree, direction: Tree, old: Tree, weight: Any) -> Tree:
+    """Recursive momentum: `new + (1 - weight) (direction - old)`, `new` and `old` of one sample.
+
+    Weight 0 is SARAH's difference, weight 1 the sample. Source: Cutkosky & Orabona 2019, equation 2.
+    """
+    return jax.tree.map(
+        lambda n, d, o: (n + (1 - weight) * (d - o)).astype(n.dtype), new, direction, old
+    )
+
+
+def fresh_at_first(momentum: StepSize, t: Array) -> Array:
+    """The weight of `storm` at step `t`: 1 at step 0, where there is nothing to remember."""
+    return jnp.where(t == 0, 1.0, at(momentum, t))
+
+
+COUNTS = {"inner_steps": 1, "linear_steps": 0, "directions": 1, "period": 1}  # at least
+MAY_BE_ZERO = ("virtual_step_size",)
+POSITIVE = ("radius", "control", "decay", "tol")
+
+
 def require_settings(settings: Any) -> None:
-    """The checks of what every method has: step sizes, batch size, and counts where there are any."""
-    for name in ("inner_step_size", "outer_step_size", "linear_step_size"):
-        value = getattr(settings, name)
-        if value is not None or name != "linear_step_size":
+    """The checks of what the methods have in common, by the names of the fields."""
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if (value is None and field.default is None) or (name in MAY_BE_ZERO and is_zero(value)):
+            continue
+        if name.endswith("step_size") or name == "penalty":
             require_step_size(name, value)
-    if settings.batch_size is not None:
-        require_count("batch_size", settings.batch_size)
-    for name, least in (("inner_steps", 1), ("linear_steps", 0)):
-        if hasattr(settings, name):
-            require_count(name, getattr(settings, name), least)
+        elif name == "batch_size" or name in COUNTS:
+            require_count(name, value, COUNTS.get(name, 1))
+        elif name == "momentum":
+            require_momentum(value)
+        elif name in POSITIVE:
+            require_positive(name, value)
 
 
 def require_step_size(name: str, value: Any) -> None:
     """Refuse a step size that is neither a positive number, an array [] nor a schedule."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if callable(value) or (number and value > 0):
+    if callable(value) or (isinstance(value, Array) and value.shape == ()):
         return
-    if number or jnp.shape(value) != () or not isinstance(value, Array):
+    if not _is_positive(value):
         raise ValueError(
             f"`{name}` must be a positive number, or an optax schedule (step -> number): got {value!r}."
         )
+
+
+def require_positive(name: str, value: Any) -> None:
+    """Refuse what is no positive finite number."""
+    if not _is_positive(value):
+        raise ValueError(f"`{name}` must be a positive number: got {value!r}.")
+
+
+def require_momentum(value: Any) -> None:
+    """Refuse a weight of the new sample outside (0, 1]."""
+    require_step_size("momentum", value)
+    if isinstance(value, (int, float)) and value > 1:
+        raise ValueError(f"`momentum` must be in (0, 1]: got {value!r}.")
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:
     """Refuse a count that is no int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"`{name}` must be an int of at least {least}: got {value!r}.")
+
+
+def is_zero(value: Any) -> bool:
+    """Whether it is the number 0, known before running."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

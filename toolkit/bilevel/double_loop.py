@@ -8,55 +8,109 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from toolkit.bilevel.descent import Mover
-from toolkit.bilevel.linear_system import Product
+from toolkit.bilevel.linear_system import Product, neumann_sample, neumann_sum
 from toolkit.bilevel.oracles import cross, draw, hvp, inner_slope, minus, outer_slopes
 from toolkit.bilevel.problem import Info, Problem, info
+from toolkit.bilevel.state import Moves, split_key
 from toolkit.types import Tree
 
-# (product, b, one key a product) -> v near H^{-1} b
-Invert = Callable[[Product, Tree, Array], Tree]
+# (product, b, key) -> (v near H^{-1} b, products used); the product takes a key, for its batch
+Invert = Callable[[Product, Tree, Array], tuple[Tree, Any]]
 
 
-class Outcome(NamedTuple):
-    """What a step has moved."""
+class Direction(NamedTuple):
+    """A stochastic hypergradient."""
 
-    y: Tree
-    theta: Tree
+    outer_loss: Array
+    theta: Tree  # grad_theta f_B' - d2_thetay g_B v
     v: Tree
-    inner_optimizer: Any
-    outer_optimizer: Any
-    info: Info
+    hvps: Any  # products used
+
+
+def hyperdirection(
+    problem: Problem, y: Tree, theta: Tree, key: Array, batch_size: int | None, invert: Invert
+) -> Direction:
+    """`grad_theta f_B' - d2_thetay g_B v`, `v` = invert of `grad_y f_B'`, at any (y, theta).
+
+    The batches are those of the key: with the same key, the same samples at another point.
+    """
+    outer_key, linear_key, cross_key = jax.random.split(key, 3)
+    f = outer_slopes(problem, y, theta, draw(outer_key, problem.outer_data, batch_size))
+
+    def product(key: Array, w: Tree) -> Tree:
+        return hvp(problem, y, theta, w, draw(key, problem.inner_data, batch_size))
+
+    v, products = invert(product, f.in_y, linear_key)
+    mixed = cross(problem, y, theta, v, draw(cross_key, problem.inner_data, batch_size))
+    return Direction(f.loss, minus(f.in_theta, mixed), v, products + 1)
 
 
 def double_step(
-    problem: Problem, settings: Any, inner: Mover, outer: Mover, s: Any, invert: Invert
-) -> Outcome:
-    """With every inner batch B drawn anew and one outer batch B':
+    problem: Problem,
+    moves: Moves,
+    s: Any,
+    inner_steps: int,
+    batch_size: int | None,
+    invert: Invert,
+) -> tuple[Any, Tree, Info]:
+    """(new state, v, info), with every inner batch B drawn anew and one outer batch B':
 
         inner_steps times:  y <- y - a grad_y g_B(y, theta)
-        v = invert of grad_y f_B', from `linear_steps` products d2_yy g_B w
+        v = invert of grad_y f_B'
         theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
 
-    `settings` has `inner_steps`, `linear_steps` and `batch_size`; `s` has y, theta, step, key and the
-    optimizers' states. Step sizes are those of the outer step throughout.
+    Step sizes are those of the outer step throughout.
     """
-    keys = jax.random.split(jax.random.fold_in(s.key, s.step), 4)
-    inner_key, outer_key, linear_key, cross_key = keys
-    batch = lambda key: draw(key, problem.inner_data, settings.batch_size)
+    inner_key, outer_key = split_key(s, 2)
 
-    def inner_step(carry: tuple[Tree, Any], key: Array) -> tuple[tuple[Tree, Any], Array]:
-        y, optimizer = carry
-        loss, slope = inner_slope(problem, y, s.theta, batch(key))
-        return inner.move(y, slope, optimizer, s.step), loss
+    def inner_step(s: Any, key: Array) -> tuple[Any, Array]:
+        batch = draw(key, problem.inner_data, batch_size)
+        loss, slope = inner_slope(problem, s.y, s.theta, batch)
+        return moves.y(s, slope), loss
 
-    inner_keys = jax.random.split(inner_key, settings.inner_steps)
-    (y, inner_optimizer), losses = jax.lax.scan(inner_step, (s.y, s.inner_optimizer), inner_keys)
-    f = outer_slopes(problem, y, s.theta, draw(outer_key, problem.outer_data, settings.batch_size))
-    product = lambda key, w: hvp(problem, y, s.theta, w, batch(key))
-    v = invert(product, f.in_y, jax.random.split(linear_key, settings.linear_steps))
-    direction = minus(f.in_theta, cross(problem, y, s.theta, v, batch(cross_key)))
-    theta, outer_optimizer = outer.move(s.theta, direction, s.outer_optimizer, s.step)
-    costs = {"gradients": settings.inner_steps + 1, "hvps": settings.linear_steps + 1}
-    said = info(losses[0], f.loss, direction, **costs)
-    return Outcome(y, theta, v, inner_optimizer, outer_optimizer, said)
+    s, losses = jax.lax.scan(inner_step, s, jax.random.split(inner_key, inner_steps))
+    d = hyperdirection(problem, s.y, s.theta, outer_key, batch_size, invert)
+    said = info(losses[0], d.outer_loss, d.theta, gradients=inner_steps + 1, hvps=d.hvps)
+    return moves.theta(s, d.theta), d.v, said
+
+
+def by_sum(step_size: float, products: int) -> Invert:
+    """The Neumann series of `products + 1` terms, each product with a batch of its own (SHIA)."""
+
+    def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, int]:
+        return neumann_sum(product, b, step_size, jax.random.split(key, products)), products
+
+    return invert
+
+
+def by_sample(step_size: float, terms: int, exact: bool) -> Invert:
+    """One random partial product of the Neumann series of `terms` terms (HIA); `exact`: their mean.
+
+    With the whole data in each batch the length is all that is random, and `exact` averages it out.
+    """
+    if exact:
+        return by_sum(step_size, terms - 1)
+
+    def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, Array]:
+        length_key, batch_key = jax.random.split(key)
+        length = jax.random.randint(length_key, (), 0, terms)
+        keys = jax.random.split(batch_key, terms)
+        return neumann_sample(product, b, step_size, length, keys), length
+
+    return invert
+
+
+def series_step_size(settings: Any) -> Any:
+    """The step of a Neumann series: one number, `inner_step_size` where nothing else is given.
+
+    Raises:
+      ValueError: neither is a number.
+    """
+    step_size = settings.linear_step_size
+    step_size = settings.inner_step_size if step_size is None else step_size
+    if callable(step_size):
+        raise ValueError(
+            "`linear_step_size` must be a number, and given where `inner_step_size` is a schedule: a "
+            "series with a shrinking step is no inverse."
+        )
+    return step_size

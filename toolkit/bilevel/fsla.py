@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
-from toolkit.bilevel.descent import (
-    StepSize,
-    at,
-    moved,
-    mover,
-    require_settings,
-    require_step_size,
-)
+from toolkit.bilevel.descent import StepSize, fresh_at_first, require_settings, storm
 from toolkit.bilevel.oracles import (
     cross,
     draw,
@@ -25,25 +16,18 @@ from toolkit.bilevel.oracles import (
     inner_slope,
     minus,
     outer_slopes,
-    require_real,
     zeros_like,
 )
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.state import LinearState, algorithm, moves_of, split_key
 from toolkit.types import Tree
 
 
-class FSLAState(NamedTuple):
-    """All that a step needs."""
+class Memory(NamedTuple):
+    """What the momentum remembers."""
 
-    y: Tree
-    theta: Tree
-    v: Tree  # near H^{-1} grad_y outer
-    step: Array  # [] int32, steps made
-    key: Array
     direction: Tree  # d, near the hypergradient
-    previous: Tree  # theta of the step before
-    inner_optimizer: Any
-    outer_optimizer: Any
+    theta: Tree  # of the step before
 
 
 @dataclass(frozen=True)
@@ -86,48 +70,31 @@ class FSLA:
 
     def __post_init__(self) -> None:
         require_settings(self)
-        require_step_size("momentum", self.momentum)
-        if isinstance(self.momentum, (int, float)) and self.momentum > 1:
-            raise ValueError(f"`momentum` must be in (0, 1]: got {self.momentum!r}.")
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        inner = mover(self.inner_step_size, self.inner_optimizer)
-        outer = mover(self.outer_step_size, self.outer_optimizer)
-        linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
+        moves = moves_of(self)
 
-        def init(key: Array, y0: Tree, theta0: Tree) -> FSLAState:
-            require_real("y0", y0)
-            require_real("theta0", theta0)
-            v, start = zeros_like(y0), jnp.asarray(0, jnp.int32)
-            moments = inner.init(y0), outer.init(theta0)
-            return FSLAState(y0, theta0, v, start, key, zeros_like(theta0), theta0, *moments)
-
-        def step(s: FSLAState) -> tuple[FSLAState, Info]:
-            keys = jax.random.split(jax.random.fold_in(s.key, s.step), 5)
+        def step(s: LinearState) -> tuple[LinearState, Info]:
+            keys = split_key(s, 5)
             inside = [draw(key, problem.inner_data, self.batch_size) for key in keys[:3]]
             outside = [draw(key, problem.outer_data, self.batch_size) for key in keys[3:]]
             loss, slope = inner_slope(problem, s.y, s.theta, inside[0])
-            y, inner_optimizer = inner.move(s.y, slope, s.inner_optimizer, s.step)
-            in_y = outer_slopes(problem, y, s.theta, outside[0]).in_y
-            residual = minus(hvp(problem, y, s.theta, s.v, inside[1]), in_y)
-            v = moved(s.v, residual, at(linear, s.step))
+            new = moves.y(s, slope)
+            in_y = outer_slopes(problem, new.y, s.theta, outside[0]).in_y
+            new = moves.v(new, minus(hvp(problem, new.y, s.theta, s.v, inside[1]), in_y))
 
             def sample(y: Tree, theta: Tree, v: Tree) -> tuple[Array, Tree]:
                 f = outer_slopes(problem, y, theta, outside[1])
                 return f.loss, minus(f.in_theta, cross(problem, y, theta, v, inside[2]))
 
-            outer_loss, new = sample(y, s.theta, v)
-            _, old = sample(s.y, s.previous, s.v)
-            weight = jnp.where(s.step == 0, 1.0, at(self.momentum, s.step))
-            direction = jax.tree.map(
-                lambda n, d, o: (n + (1 - weight) * (d - o)).astype(n.dtype), new, s.direction, old
-            )
-            theta, outer_optimizer = outer.move(s.theta, direction, s.outer_optimizer, s.step)
-            state = FSLAState(
-                y, theta, v, s.step + 1, s.key, direction, s.theta, inner_optimizer,
-                outer_optimizer,
-            )  # fmt: skip
-            return state, info(loss, outer_loss, direction, gradients=4, hvps=3)
+            outer_loss, fresh = sample(new.y, s.theta, new.v)
+            _, old = sample(s.y, s.memory.theta, s.v)
+            weight = fresh_at_first(self.momentum, s.step)
+            direction = storm(fresh, s.memory.direction, old, weight)
+            said = info(loss, outer_loss, direction, gradients=4, hvps=3)
+            memory = Memory(direction, s.theta)
+            return moves.theta(new, direction)._replace(memory=memory), said
 
-        return Algorithm(init, step)
+        start = lambda y0, theta0: Memory(zeros_like(theta0), theta0)
+        return algorithm(moves, step, linear=True, memory=start)

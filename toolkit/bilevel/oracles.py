@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.problem import Problem
+from toolkit.bilevel.problem import Loss, Problem
 from toolkit.types import Tree
 
 
@@ -26,7 +26,7 @@ class Curved(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """The outer loss of a batch at (y, theta)."""
+    """A loss of a batch at (y, theta)."""
 
     loss: Array
     in_y: Tree
@@ -63,17 +63,31 @@ def inner_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> tuple[Arr
     return jax.value_and_grad(of_y)(parts.inexact)
 
 
+def inner_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
+    """The inner loss and both its gradients."""
+    return _slopes(problem.inner, y, theta, batch)
+
+
 def outer_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
     """The outer loss and both its gradients."""
+    return _slopes(problem.outer, y, theta, batch)
+
+
+def _slopes(loss: Loss, y: Tree, theta: Tree, batch: Any) -> Slopes:
     y_parts, theta_parts = tree.split(y), tree.split(theta)
 
-    def loss(y: Tree, theta: Tree) -> Array:
-        return problem.outer(
-            tree.merge(y, *y_parts[1:]), tree.merge(theta, *theta_parts[1:]), batch
-        )
+    def of_both(y: Tree, theta: Tree) -> Array:
+        return loss(tree.merge(y, *y_parts[1:]), tree.merge(theta, *theta_parts[1:]), batch)
 
-    value, (in_y, in_theta) = jax.value_and_grad(loss, (0, 1))(y_parts.inexact, theta_parts.inexact)
-    return Slopes(value, in_y, in_theta)
+    value, slopes = jax.value_and_grad(of_both, (0, 1))(y_parts.inexact, theta_parts.inexact)
+    return Slopes(value, *slopes)
+
+
+def theta_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Tree:
+    """The gradient of the inner loss in theta."""
+    parts = tree.split(theta)
+    of_theta = lambda t: problem.inner(y, tree.merge(t, *parts[1:]), batch)
+    return jax.grad(of_theta)(parts.inexact)
 
 
 def minus(a: Tree, b: Tree) -> Tree:
@@ -81,14 +95,9 @@ def minus(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x - y, a, b)
 
 
-def require_real(name: str, start: Tree) -> None:
-    """Refuse a start without floating leaves, or with complex ones."""
-    leaves = jax.tree.leaves(tree.split(start).inexact)
-    if not leaves or any(map(jnp.iscomplexobj, leaves)):
-        raise ValueError(
-            f"`{name}` must have floating leaves to move and no complex ones: got "
-            f"{tree.describe(start)}; carry a complex array as its real and imaginary part."
-        )
+def plus(a: Tree, b: Tree, scale: Any = 1.0) -> Tree:
+    """`a + scale b`, leaf by leaf, in the types of `a`."""
+    return jax.tree.map(lambda x, y: (x + scale * y).astype(x.dtype), a, b)
 
 
 def zeros_like(y: Tree) -> Tree:
@@ -105,11 +114,6 @@ def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
 
 def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     """`d2_thetay g v` for a batch, like theta: the derivative along v of the gradient in theta."""
-    y_parts, theta_parts = tree.split(y), tree.split(theta)
-
-    def slope(y: Tree) -> Tree:
-        whole_y = tree.merge(y, *y_parts[1:])
-        of_theta = lambda t: problem.inner(whole_y, tree.merge(t, *theta_parts[1:]), batch)
-        return jax.grad(of_theta)(theta_parts.inexact)
-
-    return jax.jvp(slope, (y_parts.inexact,), (v,))[1]
+    parts = tree.split(y)
+    slope = lambda y: theta_slope(problem, tree.merge(y, *parts[1:]), theta, batch)
+    return jax.jvp(slope, (parts.inexact,), (v,))[1]

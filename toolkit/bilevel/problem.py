@@ -62,7 +62,7 @@ class Algorithm(NamedTuple):
     step: Callable[[Any], tuple[Any, Info]]  # state -> (state, info), pure
 
 
-def info(inner_loss: Array, outer_loss: Array, direction: Tree, gradients: int, hvps: int) -> Info:
-    """An `Info` of counts that are known before running."""
+def info(inner_loss: Array, outer_loss: Array, direction: Tree, gradients: Any, hvps: Any) -> Info:
+    """An `Info`; counts may be numbers or arrays."""
     counts = (jnp.asarray(gradients, jnp.int32), jnp.asarray(hvps, jnp.int32))
     return Info(inner_loss, outer_loss, tree.norm(direction), *counts)

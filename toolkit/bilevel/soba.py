@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
-from jax import Array
 
-from toolkit.bilevel.descent import (
-    StepSize,
-    at,
-    moved,
-    mover,
-    require_settings,
-)
-from toolkit.bilevel.oracles import curved, draw, minus, outer_slopes, require_real, zeros_like
+from toolkit.bilevel.descent import StepSize, require_settings
+from toolkit.bilevel.oracles import draw
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
-from toolkit.types import Tree
-
-
-class SOBAState(NamedTuple):
-    """All that a step needs."""
-
-    y: Tree
-    theta: Tree
-    v: Tree  # near H^{-1} grad_y outer
-    step: Array  # [] int32, steps made
-    key: Array
-    inner_optimizer: Any
-    outer_optimizer: Any
+from toolkit.bilevel.state import LinearState, algorithm, moves_of, split_key
+from toolkit.bilevel.triple import along, sampled
 
 
 @dataclass(frozen=True)
@@ -76,30 +55,15 @@ class SOBA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        inner = mover(self.inner_step_size, self.inner_optimizer)
-        outer = mover(self.outer_step_size, self.outer_optimizer)
-        linear = self.inner_step_size if self.linear_step_size is None else self.linear_step_size
+        moves = moves_of(self)
 
-        def init(key: Array, y0: Tree, theta0: Tree) -> SOBAState:
-            require_real("y0", y0)
-            require_real("theta0", theta0)
-            start = jnp.asarray(0, jnp.int32)
-            moments = inner.init(y0), outer.init(theta0)
-            return SOBAState(y0, theta0, zeros_like(y0), start, key, *moments)
+        def step(s: LinearState) -> tuple[LinearState, Info]:
+            inner_key, outer_key = split_key(s, 2)
+            inside = draw(inner_key, problem.inner_data, self.batch_size)
+            outside = draw(outer_key, problem.outer_data, self.batch_size)
+            sample = sampled(problem, s.y, s.theta, s.v, inside, outside)
+            direction = sample.direction
+            said = info(*sample.losses, direction.theta, gradients=2, hvps=2)
+            return along(moves, s, direction), said
 
-        def step(s: SOBAState) -> tuple[SOBAState, Info]:
-            inner_key, outer_key = jax.random.split(jax.random.fold_in(s.key, s.step))
-            g = curved(
-                problem, s.y, s.theta, s.v, draw(inner_key, problem.inner_data, self.batch_size)
-            )
-            f = outer_slopes(
-                problem, s.y, s.theta, draw(outer_key, problem.outer_data, self.batch_size)
-            )
-            direction = minus(f.in_theta, g.cross)
-            y, inner_optimizer = inner.move(s.y, g.gradient, s.inner_optimizer, s.step)
-            v = moved(s.v, minus(g.hvp, f.in_y), at(linear, s.step))
-            theta, outer_optimizer = outer.move(s.theta, direction, s.outer_optimizer, s.step)
-            new = SOBAState(y, theta, v, s.step + 1, s.key, inner_optimizer, outer_optimizer)
-            return new, info(g.loss, f.loss, direction, gradients=2, hvps=2)
-
-        return Algorithm(init, step)
+        return algorithm(moves, step, linear=True)

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
-from jax import Array
 
-from toolkit.bilevel.descent import StepSize, mover, require_settings
-from toolkit.bilevel.double_loop import double_step
-from toolkit.bilevel.linear_system import Product, neumann_sum
-from toolkit.bilevel.oracles import require_real
+from toolkit.bilevel.descent import StepSize, require_settings
+from toolkit.bilevel.double_loop import by_sum, double_step, series_step_size
 from toolkit.bilevel.problem import Algorithm, Info, Problem
-from toolkit.types import Tree
-
-
-class StocBiOState(NamedTuple):
-    """All that a step needs."""
-
-    y: Tree
-    theta: Tree
-    step: Array  # [] int32, steps made
-    key: Array
-    inner_optimizer: Any
-    outer_optimizer: Any
+from toolkit.bilevel.state import State, algorithm, moves_of
 
 
 @dataclass(frozen=True)
@@ -69,31 +53,15 @@ class StocBiO:
 
     def __post_init__(self) -> None:
         require_settings(self)
-        if self.linear_step_size is None and callable(self.inner_step_size):
-            raise ValueError(
-                "`linear_step_size` must be given where `inner_step_size` is a schedule: a series with a "
-                "shrinking step is no inverse."
-            )
+        series_step_size(self)
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        inner = mover(self.inner_step_size, self.inner_optimizer)
-        outer = mover(self.outer_step_size, self.outer_optimizer)
-        linear: Any = self.linear_step_size
-        linear = self.inner_step_size if linear is None else linear
+        moves = moves_of(self)
+        invert = by_sum(series_step_size(self), self.linear_steps)
 
-        def init(key: Array, y0: Tree, theta0: Tree) -> StocBiOState:
-            require_real("y0", y0)
-            require_real("theta0", theta0)
-            start = jnp.asarray(0, jnp.int32)
-            return StocBiOState(y0, theta0, start, key, inner.init(y0), outer.init(theta0))
+        def step(s: State) -> tuple[State, Info]:
+            new, _, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
+            return new, said
 
-        def step(s: StocBiOState) -> tuple[StocBiOState, Info]:
-            def invert(product: Product, b: Tree, keys: Array) -> Tree:
-                return neumann_sum(product, b, linear, keys)
-
-            new = double_step(problem, self, inner, outer, s, invert)
-            moments = new.inner_optimizer, new.outer_optimizer
-            return StocBiOState(new.y, new.theta, s.step + 1, s.key, *moments), new.info
-
-        return Algorithm(init, step)
+        return algorithm(moves, step)
