@@ -12,6 +12,7 @@ LIBRARY = {
     "solvers": "solver",
     "linear_solvers": "linear",
     "estimators": "estimator",
+    "bilevel_methods": "bilevel",
 }
 MIRRORED = [
     (room, model)

@@ -15,6 +15,7 @@ from toolkit.bilevel.f2sa import F2SA
 from toolkit.bilevel.finite_difference import DARTS, SAMA, T1T2
 from toolkit.bilevel.fsla import FSLA
 from toolkit.bilevel.hoag import HOAG
+from toolkit.bilevel.iteration import Record, iterate
 from toolkit.bilevel.mrbo import MRBO
 from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.bilevel.pzobo import PZOBO
@@ -50,6 +51,8 @@ __all__ = [
     "DoubleLoop",
     "Info",
     "Problem",
+    "Record",
     "StocBiO",
+    "iterate",
     "power_decay",
 ]

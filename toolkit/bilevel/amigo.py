@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import optax
 from jax import Array
 
 from toolkit.bilevel.descent import StepSize, at, require_settings
-from toolkit.bilevel.double_loop import double_step
+from toolkit.bilevel.double_loop import Invert, double_step
 from toolkit.bilevel.linear_system import Product, descend
 from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.bilevel.state import LinearState, algorithm, moves_of
@@ -63,12 +62,12 @@ class AmIGO:
         moves = moves_of(self)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
-            def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, int]:
-                keys = jax.random.split(key, self.linear_steps)
+            def apply(product: Product, b: Tree, batches: Array, _: Array) -> tuple[Tree, int]:
                 rate = at(moves.linear_step_size, s.step)
-                return descend(product, b, s.v, rate, keys), self.linear_steps
+                return descend(product, b, s.v, rate, batches), self.linear_steps
 
+            invert = Invert(self.linear_steps, apply)
             new, v, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
             return new._replace(v=v), said
 
-        return algorithm(moves, step, linear=True)
+        return algorithm(self, moves, step, linear=True)

@@ -9,13 +9,18 @@ import jax
 from jax import Array
 
 from toolkit.bilevel.linear_system import Product, neumann_sample, neumann_sum
-from toolkit.bilevel.oracles import cross, draw, hvp, inner_slope, minus, outer_slopes
+from toolkit.bilevel.oracles import cross, draw, hvp, inner_slope, minus, outer_slopes, rows, take
 from toolkit.bilevel.problem import Info, Problem, info
 from toolkit.bilevel.state import Moves, split_key
 from toolkit.types import Tree
 
-# (product, b, key) -> (v near H^{-1} b, products used); the product takes a key, for its batch
-Invert = Callable[[Product, Tree, Array], tuple[Tree, Any]]
+
+class Invert(NamedTuple):
+    """How a linear system is solved with at most `products` products, each with a batch of its own."""
+
+    products: int
+    # (product, b, batches, key) -> (v near H^{-1} b, products used)
+    apply: Callable[[Product, Tree, Array, Array], tuple[Tree, Any]]
 
 
 class Direction(NamedTuple):
@@ -34,14 +39,15 @@ def hyperdirection(
 
     The batches are those of the key: with the same key, the same samples at another point.
     """
-    outer_key, linear_key, cross_key = jax.random.split(key, 3)
+    outer_key, inner_key, invert_key = jax.random.split(key, 3)
     f = outer_slopes(problem, y, theta, draw(outer_key, problem.outer_data, batch_size))
+    batches = rows(inner_key, problem.inner_data, batch_size, invert.products + 1)
 
-    def product(key: Array, w: Tree) -> Tree:
-        return hvp(problem, y, theta, w, draw(key, problem.inner_data, batch_size))
+    def product(batch: Array, w: Tree) -> Tree:
+        return hvp(problem, y, theta, w, take(problem.inner_data, batch))
 
-    v, products = invert(product, f.in_y, linear_key)
-    mixed = cross(problem, y, theta, v, draw(cross_key, problem.inner_data, batch_size))
+    v, products = invert.apply(product, f.in_y, batches[:-1], invert_key)
+    mixed = cross(problem, y, theta, v, take(problem.inner_data, batches[-1]))
     return Direction(f.loss, minus(f.in_theta, mixed), v, products + 1)
 
 
@@ -63,12 +69,13 @@ def double_step(
     """
     inner_key, outer_key = split_key(s, 2)
 
-    def inner_step(s: Any, key: Array) -> tuple[Any, Array]:
-        batch = draw(key, problem.inner_data, batch_size)
-        loss, slope = inner_slope(problem, s.y, s.theta, batch)
+    def inner_step(s: Any, batch: Array) -> tuple[Any, Array]:
+        loss, slope = inner_slope(problem, s.y, s.theta, take(problem.inner_data, batch))
         return moves.y(s, slope), loss
 
-    s, losses = jax.lax.scan(inner_step, s, jax.random.split(inner_key, inner_steps))
+    s, losses = jax.lax.scan(
+        inner_step, s, rows(inner_key, problem.inner_data, batch_size, inner_steps)
+    )
     d = hyperdirection(problem, s.y, s.theta, outer_key, batch_size, invert)
     said = info(losses[0], d.outer_loss, d.theta, gradients=inner_steps + 1, hvps=d.hvps)
     return moves.theta(s, d.theta), d.v, said
@@ -77,10 +84,10 @@ def double_step(
 def by_sum(step_size: float, products: int) -> Invert:
     """The Neumann series of `products + 1` terms, each product with a batch of its own (SHIA)."""
 
-    def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, int]:
-        return neumann_sum(product, b, step_size, jax.random.split(key, products)), products
+    def apply(product: Product, b: Tree, batches: Array, _: Array) -> tuple[Tree, int]:
+        return neumann_sum(product, b, step_size, batches), products
 
-    return invert
+    return Invert(products, apply)
 
 
 def by_sample(step_size: float, terms: int, exact: bool) -> Invert:
@@ -91,13 +98,11 @@ def by_sample(step_size: float, terms: int, exact: bool) -> Invert:
     if exact:
         return by_sum(step_size, terms - 1)
 
-    def invert(product: Product, b: Tree, key: Array) -> tuple[Tree, Array]:
-        length_key, batch_key = jax.random.split(key)
-        length = jax.random.randint(length_key, (), 0, terms)
-        keys = jax.random.split(batch_key, terms)
-        return neumann_sample(product, b, step_size, length, keys), length
+    def apply(product: Product, b: Tree, batches: Array, key: Array) -> tuple[Tree, Array]:
+        length = jax.random.randint(key, (), 0, terms)
+        return neumann_sample(product, b, step_size, length, batches), length
 
-    return invert
+    return Invert(terms, apply)
 
 
 def series_step_size(settings: Any) -> Any:

@@ -11,12 +11,13 @@ from jax import Array
 
 from toolkit.bilevel.descent import StepSize, at, fresh_at_first, moved, require_settings, storm
 from toolkit.bilevel.oracles import (
-    draw,
     inner_slope,
     inner_slopes,
     minus,
     outer_slopes,
     plus,
+    rows,
+    take,
     theta_slope,
     zeros_like,
 )
@@ -105,14 +106,18 @@ class F2SA:
             given = self.penalised_step_size
             return a, a / (2 * penalty) if given is None else at(given, t), penalty
 
-        def batch(key: Array) -> tuple[Tree, Tree]:
+        def batches(key: Array, count: int) -> tuple[Array, Array]:
             inner_key, outer_key = jax.random.split(key)
-            outside = draw(outer_key, problem.outer_data, size)
-            return draw(inner_key, problem.inner_data, size), outside
+            outside = rows(outer_key, problem.outer_data, size, count)
+            return rows(inner_key, problem.inner_data, size, count), outside
 
-        def descend(s: State, key: Array) -> tuple[State, Array]:
+        def batch(key: Array) -> tuple[Tree, Tree]:
+            inside, outside = batches(key, 1)
+            return take(problem.inner_data, inside[0]), take(problem.outer_data, outside[0])
+
+        def descend(s: State, batch: tuple[Array, Array]) -> tuple[State, Array]:
             """One step of z and of y."""
-            inside, outside = batch(key)
+            inside, outside = take(problem.inner_data, batch[0]), take(problem.outer_data, batch[1])
             a, e, penalty = rates(s.step)
             loss, g_z = inner_slope(problem, s.memory.z, s.theta, inside)
             f_y = outer_slopes(problem, s.y, s.theta, outside).in_y
@@ -123,7 +128,7 @@ class F2SA:
 
         def double(s: State) -> tuple[State, Info]:
             steps_key, theta_key = split_key(s, 2)
-            s, losses = jax.lax.scan(descend, s, jax.random.split(steps_key, self.inner_steps))
+            s, losses = jax.lax.scan(descend, s, batches(steps_key, self.inner_steps))
             inside, outside = batch(theta_key)
             f = outer_slopes(problem, s.y, s.theta, outside)
             at_y = theta_slope(problem, s.y, s.theta, inside)
@@ -161,4 +166,4 @@ class F2SA:
             y, theta = zeros_like(y0), zeros_like(theta0)
             return Memory(y0, Parts(y, y, y, theta, theta), (y0, y0, theta0))
 
-        return algorithm(moves, double if momentum is None else single, memory=start)
+        return algorithm(self, moves, double if momentum is None else single, memory=start)

@@ -1,6 +1,6 @@
 """The stochastic linear systems `d2_yy g v = b`: series of products, each with a batch of its own.
 
-`keys` has one entry a product along its leading axis; the q-th product sees the q-th entry.
+`batches` has one entry a product along its leading axis; the q-th product sees the q-th entry.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from jax import Array
 
 from toolkit.types import Tree
 
-Product = Callable[[Array, Tree], Tree]  # (key, v) -> d2_yy g_B v with the batch of the key
+Product = Callable[[Array, Tree], Tree]  # (entry, v) -> d2_yy g_B v, B the batch of the entry
 
 
-def neumann_sum(product: Product, b: Tree, step_size: float, keys: Array) -> Tree:
+def neumann_sum(product: Product, b: Tree, step_size: float, batches: Array) -> Tree:
     """SHIA: `v = a (b + P_1 b + P_2 P_1 b + ...)` with Q products, `P_q = I - a H_{B_q}`.
 
     Its mean is `(I - P^(Q + 1)) H^{-1} b`, P the mean of the `P_q`.
@@ -24,37 +24,37 @@ def neumann_sum(product: Product, b: Tree, step_size: float, keys: Array) -> Tre
     Source: Ji, Yang & Liang 2021, equation 7.
     """
 
-    def term(carry: tuple[Tree, Tree], key: Array) -> tuple[tuple[Tree, Tree], None]:
+    def term(carry: tuple[Tree, Tree], batch: Array) -> tuple[tuple[Tree, Tree], None]:
         w, total = carry
-        w = _relaxed(w, product(key, w), step_size)
+        w = _relaxed(w, product(batch, w), step_size)
         return (w, jax.tree.map(jnp.add, total, w)), None
 
-    (_, total), _ = jax.lax.scan(term, (b, b), keys)
+    (_, total), _ = jax.lax.scan(term, (b, b), batches)
     return jax.tree.map(lambda leaf: (step_size * leaf).astype(leaf.dtype), total)
 
 
 def neumann_sample(
-    product: Product, b: Tree, step_size: float, length: Array | int, keys: Array
+    product: Product, b: Tree, step_size: float, length: Array | int, batches: Array
 ) -> Tree:
     """HIA: `v = Q a P_p ... P_1 b` with `p = length`, to be drawn uniformly from 0 ... Q - 1.
 
-    Q is the number of keys. The mean is `(I - P^Q) H^{-1} b`; the variance grows with Q^2.
+    Q is the number of batches. The mean is `(I - P^Q) H^{-1} b`; the variance grows with Q^2.
 
     Source: Ghadimi & Wang 2018, algorithm 3.
     """
-    scale = len(keys) * step_size
-    w = jax.lax.fori_loop(0, length, lambda q, w: _relaxed(w, product(keys[q], w), step_size), b)
+    scale = len(batches) * step_size
+    w = jax.lax.fori_loop(0, length, lambda q, w: _relaxed(w, product(batches[q], w), step_size), b)
     return jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), w)
 
 
-def descend(product: Product, b: Tree, v: Tree, step_size: float | Array, keys: Array) -> Tree:
+def descend(product: Product, b: Tree, v: Tree, step_size: float | Array, batches: Array) -> Tree:
     """`v <- v - a (H_B v - b)`, K times: from v the mean is `P^K v + (I - P^K) H^{-1} b`."""
 
-    def one(v: Tree, key: Array) -> tuple[Tree, None]:
-        residual = jax.tree.map(jnp.subtract, product(key, v), b)
+    def one(v: Tree, batch: Array) -> tuple[Tree, None]:
+        residual = jax.tree.map(jnp.subtract, product(batch, v), b)
         return _relaxed(v, residual, step_size), None
 
-    return jax.lax.scan(one, v, keys)[0]
+    return jax.lax.scan(one, v, batches)[0]
 
 
 def _relaxed(w: Tree, product: Tree, step_size: float | Array) -> Tree:

@@ -10,7 +10,6 @@ from toolkit.bilevel.descent import StepSize, require_settings
 from toolkit.bilevel.double_loop import by_sum, series_step_size
 from toolkit.bilevel.problem import Algorithm, Problem
 from toolkit.bilevel.recursive import recursive_momentum
-from toolkit.bilevel.state import moves_of
 
 
 @dataclass(frozen=True)
@@ -60,4 +59,4 @@ class MRBO:
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         invert = by_sum(series_step_size(self), self.linear_steps)
-        return recursive_momentum(problem, moves_of(self), self.batch_size, self.momentum, invert)
+        return recursive_momentum(self, problem, invert)

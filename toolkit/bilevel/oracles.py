@@ -35,11 +35,20 @@ class Slopes(NamedTuple):
 
 def draw(key: Array, data: Tree, batch_size: int | None) -> Tree:
     """A batch of independent uniform examples, with replacement; all of the data for None."""
-    if batch_size is None or not jax.tree.leaves(data):
-        return data
-    count = len(jax.tree.leaves(data)[0])
-    chosen = jax.random.randint(key, (batch_size,), 0, count)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data)
+    return take(data, rows(key, data, batch_size, 1)[0])
+
+
+def rows(key: Array, data: Tree, batch_size: int | None, count: int) -> Array:
+    """[count, batch_size] the examples of `count` batches, drawn at once; for `take`."""
+    leaves = jax.tree.leaves(data)
+    if batch_size is None or not leaves:
+        return jnp.zeros((count, 0), jnp.int32)
+    return jax.random.randint(key, (count, batch_size), 0, len(leaves[0]))
+
+
+def take(data: Tree, row: Array) -> Tree:
+    """The examples of a row; all of the data for an empty one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], data) if row.size else data
 
 
 def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curved:

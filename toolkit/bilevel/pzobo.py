@@ -12,7 +12,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.bilevel.descent import StepSize, moved, require_settings
-from toolkit.bilevel.oracles import draw, inner_slope, minus, outer_slopes, plus
+from toolkit.bilevel.oracles import draw, inner_slope, minus, outer_slopes, plus, rows, take
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
 from toolkit.types import Tree
@@ -67,23 +67,22 @@ class PZOBO:
         """The method on a problem."""
         moves, size = moves_of(self), self.batch_size
 
-        def trained(s: State, keys: Array) -> tuple[State, Array]:
-            def inner_step(s: State, key: Array) -> tuple[State, Array]:
-                batch = draw(key, problem.inner_data, size)
-                loss, slope = inner_slope(problem, s.y, s.theta, batch)
+        def trained(s: State, batches: Array) -> tuple[State, Array]:
+            def inner_step(s: State, batch: Array) -> tuple[State, Array]:
+                loss, slope = inner_slope(problem, s.y, s.theta, take(problem.inner_data, batch))
                 return moves.y(s, slope), loss
 
-            return jax.lax.scan(inner_step, s, keys)
+            return jax.lax.scan(inner_step, s, batches)
 
         def step(s: State) -> tuple[State, Info]:
             inner_key, outer_key, direction_key = split_key(s, 3)
-            keys = jax.random.split(inner_key, self.inner_steps)
-            new, losses = trained(s, keys)
+            batches = rows(inner_key, problem.inner_data, size, self.inner_steps)
+            new, losses = trained(s, batches)
             outside = draw(outer_key, problem.outer_data, size)
             f = outer_slopes(problem, new.y, s.theta, outside)
 
             def along(u: Tree) -> Tree:
-                there, _ = trained(s._replace(theta=moved(s.theta, u, -self.radius)), keys)
+                there, _ = trained(s._replace(theta=moved(s.theta, u, -self.radius)), batches)
                 change = minus(tree.split(there.y).inexact, tree.split(new.y).inexact)
                 response = tree.pairing(change, f.in_y) / self.radius
                 return jax.tree.map(lambda leaf: (response * leaf).astype(leaf.dtype), u)
@@ -95,7 +94,7 @@ class PZOBO:
             said = info(losses[0], f.loss, direction, gradients, hvps=0)
             return moves.theta(new, direction), said
 
-        return algorithm(moves, step)
+        return algorithm(self, moves, step)
 
 
 def _normal(key: Array, like: Tree, count: int) -> Any:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from toolkit.bilevel.descent import StepSize, fresh_at_first, storm
+from toolkit.bilevel.descent import fresh_at_first, storm
 from toolkit.bilevel.double_loop import Invert, hyperdirection
 from toolkit.bilevel.oracles import draw, inner_slope, zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.state import Moves, State, algorithm, split_key
+from toolkit.bilevel.state import State, algorithm, moves_of, split_key
 from toolkit.types import Tree
 
 
@@ -48,19 +48,18 @@ def sampled(
     return Sample((loss, d.outer_loss), Directions(slope, d.theta), d.hvps)
 
 
-def recursive_momentum(
-    problem: Problem, moves: Moves, batch_size: int | None, momentum: StepSize, invert: Invert
-) -> Algorithm:
+def recursive_momentum(settings: Any, problem: Problem, invert: Invert) -> Algorithm:
     """Both variables move at once, along the `d` of
 
     d = D + (1 - m) (d - D at the point before, the same sample),   first d = D
     """
+    moves, batch_size = moves_of(settings), settings.batch_size
 
     def step(s: State) -> tuple[State, Info]:
         (key,) = split_key(s, 1)
         new = sampled(problem, s.y, s.theta, key, batch_size, invert)
         old = sampled(problem, s.memory.y, s.memory.theta, key, batch_size, invert)
-        weight = fresh_at_first(momentum, s.step)
+        weight = fresh_at_first(settings.momentum, s.step)
         d = storm(new.direction, s.memory.direction, old.direction, weight)
         said = info(*new.losses, d.theta, gradients=4, hvps=new.hvps + old.hvps)
         moved = moves.theta(moves.y(s, d.y), d.theta)
@@ -69,4 +68,4 @@ def recursive_momentum(
     def start(y0: Tree, theta0: Tree) -> Memory:
         return Memory(Directions(zeros_like(y0), zeros_like(theta0)), y0, theta0)
 
-    return algorithm(moves, step, memory=start)
+    return algorithm(settings, moves, step, memory=start)

@@ -74,6 +74,7 @@ def moves_of(settings: Any) -> Moves:
 
 
 def algorithm(
+    settings: Any,
     moves: Moves,
     step: Callable[[Any], tuple[Any, Info]],
     *,
@@ -83,6 +84,7 @@ def algorithm(
     """The pair of a step that leaves counting to us.
 
     Args:
+      settings: of the method; its step bears the name of their class.
       moves: whose optimizers the state starts with.
       step: `state -> (state, info)`.
       linear: whether the state has a `v`, zero at first.
@@ -107,6 +109,7 @@ def algorithm(
         new, said = step(s)
         return new._replace(step=s.step + 1), said
 
+    counted.__name__ = type(settings).__name__  # in messages, and in the names of compiled programs
     return Algorithm(init, counted)
 
 

@@ -10,7 +10,6 @@ from toolkit.bilevel.descent import StepSize, require_count, require_settings
 from toolkit.bilevel.double_loop import by_sample, series_step_size
 from toolkit.bilevel.problem import Algorithm, Problem
 from toolkit.bilevel.recursive import recursive_momentum
-from toolkit.bilevel.state import moves_of
 
 
 @dataclass(frozen=True)
@@ -64,4 +63,4 @@ class SUSTAIN:
         """The method on a problem."""
         exact = self.batch_size is None
         invert = by_sample(series_step_size(self), self.linear_steps, exact)
-        return recursive_momentum(problem, moves_of(self), self.batch_size, self.momentum, invert)
+        return recursive_momentum(self, problem, invert)

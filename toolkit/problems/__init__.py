@@ -1,0 +1,6 @@
+"""Problems with a known evaluation: tasks to draw, and what is known of their answers."""
+
+from toolkit.problems import cleaning, few_shot, quadratic, regularisation
+from toolkit.problems.instance import Instance
+
+__all__ = ["Instance", "cleaning", "few_shot", "quadratic", "regularisation"]

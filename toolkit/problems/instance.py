@@ -1,0 +1,34 @@
+"""What a bilevel problem brings along: its two losses, their data, a start, and how to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array
+
+from toolkit.types import Tree
+
+Loss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> mean loss of the batch
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """`min_theta outer(y*(theta), theta)`, `y*(theta) = argmin_y inner(y, theta)`, by examples.
+
+    `tk.bilevel.Problem(*instance.losses_and_data)` is what the methods of `tk.bilevel` take.
+    """
+
+    inner: Loss
+    outer: Loss
+    inner_data: Tree  # leaves share a leading example axis
+    outer_data: Tree
+    y0: Tree
+    theta0: Tree
+    measure: Callable[[Tree, Tree], dict[str, Array]]  # (y, theta) -> arrays []
+
+    @property
+    def losses_and_data(self) -> tuple[Loss, Loss, Tree, Tree]:
+        """Inner and outer loss, inner and outer data."""
+        return self.inner, self.outer, self.inner_data, self.outer_data
