@@ -17,6 +17,13 @@ from toolkit.bilevel.fsla import FSLA
 from toolkit.bilevel.hoag import HOAG
 from toolkit.bilevel.iteration import Record, iterate
 from toolkit.bilevel.mrbo import MRBO
+from toolkit.bilevel.multilevel import (
+    Level,
+    NestedHypergradient,
+    NestedSolution,
+    nested,
+    nested_hypergradient,
+)
 from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.bilevel.pzobo import PZOBO
 from toolkit.bilevel.saba import SABA
@@ -50,9 +57,14 @@ __all__ = [
     "AmIGO",
     "DoubleLoop",
     "Info",
+    "Level",
+    "NestedHypergradient",
+    "NestedSolution",
     "Problem",
     "Record",
     "StocBiO",
     "iterate",
+    "nested",
+    "nested_hypergradient",
     "power_decay",
 ]

@@ -18,6 +18,8 @@ from jax import Array
 
 from toolkit.data import Labelled
 from toolkit.problems.instance import Instance
+from toolkit.solution_map import argmin
+from toolkit.solver import LBFGS
 
 L2 = 0.2  # without a half
 
@@ -40,7 +42,8 @@ def cleaning(
 ) -> Instance:
     """Each training label is replaced, with probability `corrupted`, by a uniform one (maybe itself).
 
-    Starts at y = 0, x = -2. `measure` gives `test_error` and `validation_error`, fractions.
+    Starts at y = 0, x = -2. `measure` gives `test_error` and `validation_error` of y, fractions, and
+    `value` = F(x), with y*(x) computed until |grad_y g| is below 1e-5.
 
     Raises:
       ValueError: `corrupted` outside [0, 1].
@@ -55,7 +58,9 @@ def cleaning(
     data = Indexed(train.images, labels, jnp.arange(count))
 
     def measure(y: Array, x: Array) -> dict[str, Array]:
+        solve = argmin(lambda y, x: inner(y, x, data), LBFGS(1000, 1e-5))
         return {
+            "value": outer(solve(y, x).value, x, validation),
             "test_error": _error(y, test),
             "validation_error": _error(y, validation),
         }

@@ -1,0 +1,222 @@
+"""All bilevel methods side by side: on a quadratic with a known answer, and on cleaning digits.
+
+    toolkit run configs/bilevel_race.yaml                          about COST on 2 cores
+    toolkit run configs/bilevel_race.yaml on_quadratic.SOBA.inner_step_size=0.3
+
+Each step of the run lets every method of `on_quadratic` and `on_cleaning` go on until it has spent `calls`
+more gradients and products (of a batch loss: the counts of `info`). After it, a row of the log has
+
+    quadratic_NAME   F(theta) - min F, in closed form
+    cleaning_NAME    F(theta), the validation loss at the exact inner minimiser of theta
+
+A method is a name of your own and one line of `toolkit list bilevel_methods`; a method whose step sizes
+let it diverge ends the run in `not finite`, with its name. At the end each is timed on its own.
+
+EXPECT
+
+Source: the problems are those of the public bilevel benchmark (Dagreou et al. 2022), made small.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import BaseModel, Field
+
+import toolkit as tk
+from toolkit import catalogue, run
+from toolkit.run.settings import STRICT
+
+REPEATS = 5  # of the timing
+FLOOR = 1e-16  # below it a suboptimality is drawn as this
+STYLES = ("-", "--", ":")  # a page has eight colors
+
+
+class Quadratic(BaseModel):
+    """Sizes of the simulated quadratic."""
+
+    model_config = STRICT
+    inner_examples: Annotated[int, Field(ge=1)] = 1000
+    outer_examples: Annotated[int, Field(ge=1)] = 500
+    inner_size: Annotated[int, Field(ge=1)] = 20
+    outer_size: Annotated[int, Field(ge=1)] = 10
+
+
+class Cleaning(BaseModel):
+    """Sizes of digits cleaning."""
+
+    model_config = STRICT
+    train_size: Annotated[int, Field(ge=10)] = 600
+    validation_size: Annotated[int, Field(ge=10)] = 400
+    corrupted: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+Methods = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], catalogue.BilevelMethod
+]
+
+
+class Config(run.Settings):
+    """What this experiment can be asked."""
+
+    calls: Annotated[int, Field(ge=1)] = 1000  # gradients and products of each method, a step
+    quadratic: Quadratic = Quadratic()
+    cleaning: Cleaning = Cleaning()
+    on_quadratic: Methods
+    on_cleaning: Methods
+
+
+class Racer(NamedTuple):
+    """Where a method stands on a problem."""
+
+    state: Any
+    calls: jax.Array  # [] int32, gradients and products so far
+
+
+class Course(NamedTuple):
+    """A problem, and the methods that run on it."""
+
+    instance: tk.problems.Instance
+    algorithms: dict[str, tk.bilevel.Algorithm]
+    measure: Callable[[Any, Any], jax.Array]  # (y, theta) -> [] what is drawn
+
+
+def courses(config: Config) -> dict[str, Course]:
+    """The two problems of a config, seeded."""
+    quadratic_key, split_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
+    quadratic = tk.problems.quadratic.quadratic(quadratic_key, **config.quadratic.model_dump())
+    sizes = (config.cleaning.train_size, config.cleaning.validation_size)
+    parts = tk.data.standardize(*tk.data.split(split_key, tk.data.digits(), *sizes))
+    cleaning = tk.problems.cleaning.cleaning(
+        noise_key, *parts, corrupted=config.cleaning.corrupted, num_classes=10
+    )
+    return {
+        "quadratic": _course(quadratic, config.on_quadratic, "suboptimality"),
+        "cleaning": _course(cleaning, config.on_cleaning, "value"),
+    }
+
+
+def _course(instance: tk.problems.Instance, methods: Mapping[str, Any], name: str) -> Course:
+    problem = tk.bilevel.Problem(*instance.losses_and_data)
+    algorithms = {label: method.build()(problem) for label, method in methods.items()}
+    return Course(instance, algorithms, lambda y, theta: instance.measure(y, theta)[name])
+
+
+def spend(step: Callable[[Any], Any], racer: Racer, calls: int) -> Racer:
+    """Steps of a method until it has made `calls` calls in all, or a few more: a step is never cut."""
+
+    def one(racer: Racer) -> Racer:
+        state, info = step(racer.state)
+        return Racer(state, racer.calls + info.gradient_evals + info.hvp_evals)
+
+    return jax.lax.while_loop(lambda racer: racer.calls < calls, one, racer)
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    races = courses(config)
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        racers: dict[str, Any] = {"step": jnp.asarray(0, jnp.int32)}
+        for name, course in races.items():
+            start = (key, course.instance.y0, course.instance.theta0)
+            racers[name] = {
+                label: Racer(algorithm.init(*start), jnp.asarray(0, jnp.int32))
+                for label, algorithm in course.algorithms.items()
+            }
+        return racers
+
+    def step(racers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        new, metrics = {"step": racers["step"] + 1}, {}
+        for name, course in races.items():
+            new[name] = {
+                label: spend(algorithm.step, racers[name][label], config.calls * new["step"])
+                for label, algorithm in course.algorithms.items()
+            }
+            for label, racer in new[name].items():
+                metrics[f"{name}_{label}"] = course.measure(racer.state.y, racer.state.theta)
+        return new, metrics
+
+    def finish(racers: dict[str, Any]) -> run.Final:
+        return conclude(config, races, racers)
+
+    return run.Program(init, step, finish)
+
+
+def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -> run.Final:
+    """Who is where, and what a call of each costs."""
+    params, metrics, table = {}, {}, []
+    for name, course in races.items():
+        seconds = seconds_per_call(course, racers[name], config.calls)
+        for label, racer in racers[name].items():
+            reached = float(course.measure(racer.state.y, racer.state.theta))
+            metrics[f"{name}_{label}"] = reached
+            params[f"seconds_per_call_{name}_{label}"] = jnp.asarray(seconds[label])
+            params[f"theta_{name}_{label}"] = racer.state.theta
+            shown = f"{reached:.2e}" if name == "quadratic" else f"{reached:.5f}"
+            cost = 1e6 * seconds[label]
+            table.append((f"{name}, {label}", f"{shown}   {cost:7.1f} us a call"))
+    return run.Final(params, metrics, tuple(table))
+
+
+def seconds_per_call(course: Course, racers: dict[str, Racer], calls: int) -> dict[str, float]:
+    """The least of some rounds in which the methods take turns."""
+    compiled, taken = {}, {label: [] for label in racers}
+    for label, algorithm in course.algorithms.items():
+        one = lambda racer, step=algorithm.step: spend(step, racer._replace(calls=0), calls)
+        compiled[label] = jax.jit(one).lower(racers[label]).compile()
+    for _ in range(REPEATS):
+        for label, go in compiled.items():
+            began = time.perf_counter()
+            spent = jax.block_until_ready(go(racers[label])).calls
+            taken[label].append((time.perf_counter() - began) / int(spent))
+    return {label: min(each) for label, each in taken.items()}
+
+
+def figures(
+    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[run.Figure, ...]:
+    """The pictures of the report."""
+    made = []
+    calls = config.calls * np.asarray([row["step"] for row in rows])
+    for name, methods, said in (
+        ("quadratic", config.on_quadratic, "F - min F"),
+        ("cleaning", config.on_cleaning, "F - lowest F of this run"),
+    ):
+        values = {label: np.asarray([row[f"{name}_{label}"] for row in rows]) for label in methods}
+        lowest = 0.0 if name == "quadratic" else min(map(np.min, values.values()))
+        curves = {label: np.maximum(each - lowest, FLOOR) for label, each in values.items()}
+        seconds = {
+            label: calls * float(params[f"seconds_per_call_{name}_{label}"]) for label in methods
+        }
+        same = dict.fromkeys(methods, calls)
+        made += [
+            _figure(f"{name}: against calls", "gradients and products", same, curves, said),
+            _figure(f"{name}: against time", "seconds", seconds, curves, said),
+        ]
+    return tuple(made)
+
+
+def _figure(
+    title: str,
+    along: str,
+    places: Mapping[str, np.ndarray],
+    curves: Mapping[str, np.ndarray],
+    said: str,
+) -> run.Figure:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for i, (label, values) in enumerate(curves.items()):
+            axes.plot(places[label], values, label=label, linestyle=STYLES[i // 8 % len(STYLES)])
+        axes.set(xlabel=along, ylabel=said, yscale="log")
+        if along == "seconds":
+            axes.set_xscale("log")
+        axes.legend(ncols=2, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    caption = "Each from the same start, with step sizes of its own."
+    return run.Figure(title, caption, draw, wide=True)
