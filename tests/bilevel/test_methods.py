@@ -110,6 +110,7 @@ METHODS = {
 }
 every = pytest.mark.parametrize("name", METHODS)
 # The others run what these run, by the same functions: they are left to the slow tests.
+COMPILE_LONG = ("VRBO", "SUSTAIN", "MRBO")  # 15 to 60 s each
 FEW = ("SOBA", "F2SA", "AID", "T1T2")
 few = pytest.mark.parametrize(
     "name",
@@ -136,7 +137,13 @@ def test_full_batch_arrives_at_the_minimiser_or_at_the_stated_bias(name: str) ->
         np.testing.assert_allclose(state.v, np.linalg.solve(q.MEAN["A"], slope), rtol=1e-8)
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in COMPILE_LONG else ())
+        for name in METHODS
+    ],
+)
 def test_costs_are_documented_and_seeds_are_lanes(name: str) -> None:
     """Each row as its docstring counts; same key, same bits; a lane of `vmap` is a run of its own."""
     init, step = METHODS[name].make(batch_size=2)(q.problem())
