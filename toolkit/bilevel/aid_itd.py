@@ -97,7 +97,7 @@ class DoubleLoop:
             v = zeros_like(y0) if implicit and self.warm_start else None
             return Memory(None if self.warm_start else y0, v)
 
-        return algorithm(self, moves, step, memory=start)
+        return algorithm(self, problem, moves, step, memory=start)
 
 
 def AID(

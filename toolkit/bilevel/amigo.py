@@ -70,4 +70,4 @@ class AmIGO:
             new, v, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
             return new._replace(v=v), said
 
-        return algorithm(self, moves, step, linear=True)
+        return algorithm(self, problem, moves, step, linear=True)

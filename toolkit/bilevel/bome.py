@@ -90,7 +90,7 @@ class BOME:
             new = moves.y(s, plus(f.in_y, g.in_y, multiplier))
             return moves.theta(new, direction), said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)
 
 
 def _multiplier(f: Tree, q: Tree, control: float) -> Array:

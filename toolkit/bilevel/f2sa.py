@@ -166,4 +166,4 @@ class F2SA:
             y, theta = zeros_like(y0), zeros_like(theta0)
             return Memory(y0, Parts(y, y, y, theta, theta), (y0, y0, theta0))
 
-        return algorithm(self, moves, double if momentum is None else single, memory=start)
+        return algorithm(self, problem, moves, double if momentum is None else single, memory=start)

@@ -79,7 +79,7 @@ class T1T2:
             said = info(inner_loss, outer_loss, direction, gradients=2, hvps=1)
             return moves.theta(new, direction), said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class DARTS:
             gradients = 2 if first_order else 5
             return moves.y(new, slope), info(loss, f.loss, direction, gradients, hvps=0)
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class SAMA:
             said = info(loss, f.loss, direction, gradients=4, hvps=0)
             return moves.theta(new, direction), said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)
 
 
 def _batches(problem: Problem, s: State, batch_size: int | None) -> tuple[Tree, Tree]:

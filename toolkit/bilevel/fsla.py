@@ -97,4 +97,4 @@ class FSLA:
             return moves.theta(new, direction)._replace(memory=memory), said
 
         start = lambda y0, theta0: Memory(zeros_like(theta0), theta0)
-        return algorithm(self, moves, step, linear=True, memory=start)
+        return algorithm(self, problem, moves, step, linear=True, memory=start)

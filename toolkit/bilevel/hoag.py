@@ -124,7 +124,7 @@ class HOAG:
             zero = jnp.zeros_like(tree.norm(zeros_like(y0)))
             return Memory(zeros_like(y0), zero, zero, zero)
 
-        return algorithm(self, moves, step, memory=start)
+        return algorithm(self, problem, moves, step, memory=start)
 
 
 def _floor(y: Tree) -> float:

@@ -94,7 +94,7 @@ class PZOBO:
             said = info(losses[0], f.loss, direction, gradients, hvps=0)
             return moves.theta(new, direction), said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)
 
 
 def _normal(key: Array, like: Tree, count: int) -> Any:

@@ -68,4 +68,4 @@ def recursive_momentum(settings: Any, problem: Problem, invert: Invert) -> Algor
     def start(y0: Tree, theta0: Tree) -> Memory:
         return Memory(Directions(zeros_like(y0), zeros_like(theta0)), y0, theta0)
 
-    return algorithm(settings, moves, step, memory=start)
+    return algorithm(settings, problem, moves, step, memory=start)

@@ -112,7 +112,7 @@ class SABA:
             said = info(new_g.loss, new_f.loss, direction.theta, gradients=2, hvps=2)
             return along(moves, s, direction)._replace(memory=Memory(inner, outer)), said
 
-        return algorithm(self, moves, step, linear=True, memory=start)
+        return algorithm(self, problem, moves, step, linear=True, memory=start)
 
 
 def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> Table:

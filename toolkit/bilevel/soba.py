@@ -66,4 +66,4 @@ class SOBA:
             said = info(*sample.losses, direction.theta, gradients=2, hvps=2)
             return along(moves, s, direction), said
 
-        return algorithm(self, moves, step, linear=True)
+        return algorithm(self, problem, moves, step, linear=True)

@@ -110,7 +110,7 @@ class SRBA:
             zeros = zeros_like(y0)
             return Memory(Triple(zeros, zeros, zeros_like(theta0)), y0, theta0, zeros)
 
-        return algorithm(self, moves, step, linear=True, memory=start)
+        return algorithm(self, problem, moves, step, linear=True, memory=start)
 
 
 def _projected(v: Tree, radius: float) -> Tree:

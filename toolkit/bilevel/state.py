@@ -12,7 +12,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.bilevel.descent import Mover, at, moved, mover
 from toolkit.bilevel.oracles import zeros_like
-from toolkit.bilevel.problem import Algorithm, Info
+from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.types import Tree
 
 
@@ -75,6 +75,7 @@ def moves_of(settings: Any) -> Moves:
 
 def algorithm(
     settings: Any,
+    problem: Problem,
     moves: Moves,
     step: Callable[[Any], tuple[Any, Info]],
     *,
@@ -85,6 +86,7 @@ def algorithm(
 
     Args:
       settings: of the method; its step bears the name of their class.
+      problem: whose data the steps see.
       moves: whose optimizers the state starts with.
       step: `state -> (state, info)`.
       linear: whether the state has a `v`, zero at first.
@@ -96,7 +98,7 @@ def algorithm(
         _require_real("theta0", theta0)
         y0, theta0 = tree.merge(*tree.split(y0)), tree.merge(*tree.split(theta0))
         variables = {"y": y0, "theta": theta0} | ({"v": zeros_like(y0)} if linear else {})
-        return (LinearState if linear else State)(
+        state = (LinearState if linear else State)(
             **variables,
             step=jnp.asarray(0, jnp.int32),
             key=key,
@@ -104,6 +106,9 @@ def algorithm(
             outer_optimizer=moves.outer.init(theta0),
             memory=memory(y0, theta0),
         )
+        # In `shard_map`: what the steps will make differ between devices differs from the start.
+        data = problem.inner_data, problem.outer_data
+        return tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
 
     def counted(s: Any) -> tuple[Any, Info]:
         new, said = step(s)

@@ -64,4 +64,4 @@ class StocBiO:
             new, _, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
             return new, said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)

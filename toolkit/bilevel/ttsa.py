@@ -66,4 +66,4 @@ class TTSA:
             new, _, said = double_step(problem, moves, s, 1, self.batch_size, invert)
             return new, said
 
-        return algorithm(self, moves, step)
+        return algorithm(self, problem, moves, step)

@@ -115,4 +115,4 @@ class VRBO:
         def start(y0: Tree, theta0: Tree) -> Memory:
             return Memory(Directions(zeros_like(y0), zeros_like(theta0)))
 
-        return algorithm(self, moves, step, memory=start)
+        return algorithm(self, problem, moves, step, memory=start)
