@@ -12,14 +12,21 @@ import pytest
 
 from tests.bilevel import quadratic as q
 from toolkit.bilevel import (
+    AID,
+    BOME,
     BSA,
+    DARTS,
     F2SA,
     FSLA,
+    HOAG,
     MRBO,
+    PZOBO,
     SABA,
+    SAMA,
     SOBA,
     SRBA,
     SUSTAIN,
+    T1T2,
     TTSA,
     VRBO,
     AmIGO,
@@ -83,7 +90,8 @@ def test_the_mean_direction_of_saba_is_the_full_batch_direction_whatever_it_reme
 ) -> None:
     """By enumeration of the block, after three steps elsewhere; with a last block of another size."""
     data = _repeated(q.INNER)
-    problem = q.problem(data)
+    outer_data = {k: np.concatenate([v, 3 * v[:1]]) for k, v in q.OUTER.items()}
+    problem = q.problem(data, outer_data)
     init, step = SABA(0.1, 0.1, batch_size=2, full_start=full_start)(problem)
     step, state = jax.jit(step), init(jax.random.key(1), q.Y0, q.X0)
     for _ in range(3):
@@ -103,6 +111,13 @@ def test_the_mean_direction_of_saba_is_the_full_batch_direction_whatever_it_reme
     np.testing.assert_allclose(np.mean([d.gradient for d in directions], 0), gradient, rtol=1e-12)
     np.testing.assert_allclose(np.mean([d.hvp for d in directions], 0), A @ state.v, rtol=1e-12)
     np.testing.assert_allclose(np.mean([d.cross for d in directions], 0), C @ state.v, rtol=1e-12)
+    # The outer blocks, of 2 and of 1 example, by what the method makes of them: over many draws of its key.
+    steps = jax.jit(jax.vmap(lambda key: step(state._replace(key=key))[0].theta))
+    seen = np.unique(np.round(steps(jax.random.split(jax.random.key(2), 300)), 12), axis=0)
+    F_y = [outer_data[name].mean(0) for name in "EKe"]
+    slope = F_y[0] @ state.theta + F_y[1] @ state.y + F_y[2] - C @ state.v
+    assert len(seen) == 3 * 2
+    np.testing.assert_allclose(state.theta - seen.mean(0), 0.1 * slope, rtol=1e-9)
 
 
 def _settled(settings: Any, steps: int) -> float:
@@ -194,6 +209,131 @@ def test_the_mean_direction_of_f2sa_is_the_penalised_one() -> None:
         _assert_mean(draws, expected, 0 * expected)
         spread.append(np.std(draws, axis=0))
     np.testing.assert_allclose(spread[0], spread[1], rtol=1e-6)
+
+
+def _outcomes(settings: Any, of: Any, draws: int = 400) -> np.ndarray:
+    """What one step on single examples can lead to: the different values of `of(state)`."""
+    init, step = settings(q.problem())
+    one = lambda key: of(step(init(key, q.Y0, q.X0))[0])
+    values = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(4), draws))
+    return np.unique(np.round(np.asarray(values), 10), axis=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SOBA(0.1, 0.1, batch_size=1),
+        HOAG(0.1, 0.1, batch_size=1, inner_steps=2, linear_steps=1, tol=1e-9),
+        AID(0.1, 0.1, batch_size=1, inner_steps=2, linear_steps=1),
+        BOME(0.01, 0.01, batch_size=1, inner_steps=2),
+        T1T2(0.1, 0.1, batch_size=1),
+        DARTS(0.1, 0.1, batch_size=1),
+        SAMA(0.1, 0.1, batch_size=1),
+        F2SA(0.1, 0.1, batch_size=1, inner_steps=1, momentum=0.5),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)
+def test_one_batch_of_each_data_a_step(settings: Any) -> None:
+    """Each pair of an inner and an outer example leads elsewhere, and nothing else does."""
+    both = lambda s: jnp.append(s.y, s.theta)
+    assert len(_outcomes(settings, both)) == q.I * q.J
+
+
+def test_every_inner_step_has_a_batch_of_its_own() -> None:
+    """Two steps: each ordered pair of examples leads elsewhere."""
+    for make in (AmIGO, StocBiO, BSA, PZOBO):
+        settings = make(0.1, 0.1, batch_size=1, inner_steps=2)
+        assert len(_outcomes(settings, lambda s: s.y)) == q.I**2
+    of_z = lambda s: s.memory.z
+    assert len(_outcomes(F2SA(0.1, 0.1, batch_size=1, inner_steps=2), of_z)) == q.I**2
+
+
+@pytest.mark.parametrize(
+    ("make", "terms"),
+    [
+        (lambda **k: TTSA(0.2, 1.0, **k), 2),
+        (lambda **k: StocBiO(0.2, 1.0, inner_steps=1, **k), 3),
+        (lambda **k: AmIGO(0.2, 1.0, inner_steps=1, **k), 2),
+    ],
+    ids=["TTSA", "StocBiO", "AmIGO"],
+)
+def test_given_the_new_y_the_direction_has_the_mean_of_all_batches(make: Any, terms: int) -> None:
+    """The batch of y is not that of the cross product: for each of the values that y may take."""
+    init, step = make(batch_size=1, linear_steps=2, linear_step_size=ETA)(q.problem())
+
+    def moved(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        new, _ = step(init(key, q.Y0, q.X0))
+        return new.y, q.X0 - new.theta
+
+    y, directions = map(
+        np.asarray, jax.jit(jax.vmap(moved))(jax.random.split(jax.random.key(6), DRAWS))
+    )
+    values, which = np.unique(np.round(y, 10), axis=0, return_inverse=True)
+    assert len(values) == q.I
+    for i, at in enumerate(values):
+        part = directions[which.ravel() == i]
+        expected = q.hypergradient(np.asarray(q.X0), at, q.truncated(ETA, terms))
+        assert np.all(np.abs(part.mean(0) - expected) < 5 * part.std(0) / len(part) ** 0.5)
+
+
+def test_pzobo_s_trajectories_share_their_batches() -> None:
+    """Else a difference over a small radius explodes."""
+    settings = PZOBO(0.1, 1.0, batch_size=1, inner_steps=2, directions=1, radius=1e-6)
+    assert np.max(np.abs(_outcomes(settings, lambda s: s.theta))) < 1e3
+
+
+STILL = 1e-30  # a step size at which nothing moves
+SERIES = {"linear_steps": 2, "linear_step_size": ETA}
+RECURSIONS = {
+    "FSLA": lambda m: FSLA(STILL, STILL, batch_size=1, linear_step_size=STILL, momentum=m),
+    "SUSTAIN": lambda m: SUSTAIN(STILL, STILL, batch_size=1, momentum=m, **SERIES),
+    "MRBO": lambda m: MRBO(STILL, STILL, batch_size=1, momentum=m, **SERIES),
+    "F3SA": lambda m: F2SA(
+        STILL, STILL, batch_size=1, inner_steps=1, penalised_step_size=STILL, momentum=m
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECURSIONS)
+def test_where_nothing_moves_recursive_momentum_is_an_average(name: str) -> None:
+    """`d = m G + (1 - m) d`, exactly: both samples of a step are of the same batches."""
+    m, paths = 0.3, {}
+    for momentum in (m, 1.0):  # the second keeps the samples themselves
+        init, step = RECURSIONS[name](momentum)(q.problem())
+        state, step, path = init(jax.random.key(8), q.Y0, q.X0), jax.jit(step), []
+        for _ in range(4):
+            state, _ = step(state)
+            memory = state.memory
+            path.append(memory.parts if name == "F3SA" else memory.direction)
+        paths[momentum] = path
+    leaves = lambda path: [np.concatenate([*map(np.ravel, jax.tree.leaves(d))]) for d in path]
+    kept, samples = leaves(paths[m]), leaves(paths[1.0])
+    np.testing.assert_array_equal(kept[0], samples[0])
+    assert np.max(np.ptp(samples, axis=0)) > 1e-3
+    for t in range(1, 4):
+        np.testing.assert_allclose(kept[t], m * samples[t] + (1 - m) * kept[t - 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SRBA(STILL, STILL, batch_size=1, linear_step_size=STILL, period=9),
+        VRBO(STILL, STILL, batch_size=1, inner_steps=2, period=9, **SERIES),
+    ],
+    ids=["SRBA", "VRBO"],
+)
+def test_where_nothing_moves_differences_are_zero(settings: Any) -> None:
+    """The direction of the whole data stays, to rounding."""
+    init, step = settings(q.problem())
+    state, step = init(jax.random.key(8), q.Y0, q.X0), jax.jit(step)
+    first, _ = step(state)
+    last = first
+    for _ in range(3):
+        last, _ = step(last)
+    for a, b in zip(
+        jax.tree.leaves(first.memory.direction), jax.tree.leaves(last.memory.direction), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def _drift(settings: Any, expected: Any, steps: int = 3) -> np.ndarray:

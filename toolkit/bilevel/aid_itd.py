@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import optax
 from jax import Array
 
 from toolkit.adjoint import Implicit, Unroll
-from toolkit.bilevel.descent import StepSize, at, require_settings
+from toolkit.bilevel.descent import StepSize, at, require_count, require_settings
 from toolkit.bilevel.oracles import draw, zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
@@ -70,7 +70,7 @@ class DoubleLoop:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(replace(self, inner_optimizer=None), problem)  # the solver has its own
 
         def solver(t: Array) -> Any:
             if self.inner_optimizer is not None:
@@ -92,12 +92,14 @@ class DoubleLoop:
             new = s._replace(y=hg.solution.value, memory=memory)
             return moves.theta(new, hg.gradient), said
 
+        implicit = self.adjoint is None or isinstance(self.adjoint, Implicit)
+        name = "AID" if implicit else "ITD" if isinstance(self.adjoint, Unroll) else None
+
         def start(y0: Tree, theta0: Tree) -> Memory:
-            implicit = self.adjoint is None or isinstance(self.adjoint, Implicit)
             v = zeros_like(y0) if implicit and self.warm_start else None
             return Memory(None if self.warm_start else y0, v)
 
-        return algorithm(self, problem, moves, step, memory=start)
+        return algorithm(self, problem, moves, step, name=name, memory=start)
 
 
 def AID(
@@ -117,12 +119,15 @@ def AID(
     The error of the direction is at most of the order of |y+ - y*| and of |v - v*|.
 
     Args:
-      linear_solver: None for `CG(linear_steps, 1e-10)`; `Neumann(num_terms=linear_steps, step_size=a)`
-        is the fixed-point form.
+      linear_steps: at most as many; not looked at where `linear_solver` is given.
+      linear_solver: None for `CG(linear_steps, 1e-10)`; `Neumann(num_terms=Q, step_size=a)` is the
+        fixed-point form. With a warm start either goes on from the last v: what few steps leave then
+        vanishes on the way, where a series from 0 keeps its bias.
       others: those of `DoubleLoop`.
 
     Source: Pedregosa 2016; Rajeswaran et al. 2019 (iMAML); Grazzi et al. 2020, for the errors.
     """
+    require_count("linear_steps", linear_steps)
     linear_solver = CG(linear_steps, 1e-10) if linear_solver is None else linear_solver
     adjoint = Implicit(linear_solver)
     return DoubleLoop(

@@ -59,7 +59,7 @@ class AmIGO:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
             def apply(product: Product, b: Tree, batches: Array, _: Array) -> tuple[Tree, int]:

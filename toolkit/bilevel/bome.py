@@ -69,7 +69,7 @@ class BOME:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: State) -> tuple[State, Info]:
             inner_key, outer_key = split_key(s, 2)

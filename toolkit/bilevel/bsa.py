@@ -60,7 +60,7 @@ class BSA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
         exact = self.batch_size is None
         invert = by_sample(series_step_size(self), self.linear_steps, exact)
 

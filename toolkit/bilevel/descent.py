@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +99,8 @@ def require_settings(settings: Any) -> None:
             require_momentum(value)
         elif name in POSITIVE:
             require_positive(name, value)
+        elif name.endswith("optimizer"):
+            require_optimizer(name, value)
 
 
 def require_step_size(name: str, value: Any) -> None:
@@ -105,33 +109,42 @@ def require_step_size(name: str, value: Any) -> None:
         return
     if not _is_positive(value):
         raise ValueError(
-            f"`{name}` must be a positive number, or an optax schedule (step -> number): got {value!r}."
+            f"`{name}` must be a positive number, or an optax schedule (step -> number): got {reprlib.repr(value)}."
         )
 
 
 def require_positive(name: str, value: Any) -> None:
     """Refuse what is no positive finite number."""
     if not _is_positive(value):
-        raise ValueError(f"`{name}` must be a positive number: got {value!r}.")
+        raise ValueError(f"`{name}` must be a positive number: got {reprlib.repr(value)}.")
+
+
+def require_optimizer(name: str, value: Any) -> None:
+    """Refuse what is no optax transformation, above all its maker not called."""
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(
+            f"`{name}` must be an optax transformation, such as optax.adam(1e-3): got "
+            f"{reprlib.repr(value)}."
+        )
 
 
 def require_momentum(value: Any) -> None:
     """Refuse a weight of the new sample outside (0, 1]."""
     require_step_size("momentum", value)
-    if isinstance(value, (int, float)) and value > 1:
-        raise ValueError(f"`momentum` must be in (0, 1]: got {value!r}.")
+    if isinstance(value, Real) and float(value) > 1:
+        raise ValueError(f"`momentum` must be in (0, 1]: got {reprlib.repr(value)}.")
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:
     """Refuse a count that is no int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be an int of at least {least}: got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` must be an int of at least {least}: got {reprlib.repr(value)}.")
 
 
 def is_zero(value: Any) -> bool:
     """Whether it is the number 0, known before running."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+    return isinstance(value, Real) and not isinstance(value, bool) and value == 0
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf

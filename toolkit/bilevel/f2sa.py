@@ -73,7 +73,7 @@ class F2SA:
       outer_optimizer: an optax transformation in place of c.
 
     Cost: a step takes 2T + 2 inner and T + 1 outer gradients and no product; F3SA 4 and 2. Memory of
-    one more inner variable; F3SA of six more, and of four more outer ones.
+    one more inner variable; F3SA of six more, and of three more outer ones.
 
     Rate: E|grad F|^2 below eps in O(eps^-7/2) steps; F3SA in O(eps^-5/2), if each sample is smooth.
 
@@ -98,7 +98,7 @@ class F2SA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, size, momentum = moves_of(self), self.batch_size, self.momentum
+        moves, size, momentum = moves_of(self, problem), self.batch_size, self.momentum
 
         def rates(t: Array) -> tuple[Any, Any, Any]:
             """(a, e, l)."""
@@ -160,10 +160,13 @@ class F2SA:
             said = info(*losses, direction, 6, 0)
             return moves.theta(s, direction)._replace(y=y, memory=memory), said
 
+        name = "F2SA" if momentum is None else "F3SA"
+
         def start(y0: Tree, theta0: Tree) -> Memory:
             if momentum is None:
                 return Memory(y0, None, None)
             y, theta = zeros_like(y0), zeros_like(theta0)
             return Memory(y0, Parts(y, y, y, theta, theta), (y0, y0, theta0))
 
-        return algorithm(self, problem, moves, double if momentum is None else single, memory=start)
+        step = double if momentum is None else single
+        return algorithm(self, problem, moves, step, name=name, memory=start)

@@ -61,7 +61,7 @@ class T1T2:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: State) -> tuple[State, Info]:
             inside, outside = _batches(problem, s, self.batch_size)
@@ -124,7 +124,7 @@ class DARTS:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, first_order = moves_of(self), is_zero(self.virtual_step_size)
+        moves, first_order = moves_of(self, problem), is_zero(self.virtual_step_size)
         virtual = self.inner_step_size if self.virtual_step_size is None else self.virtual_step_size
 
         def step(s: State) -> tuple[State, Info]:
@@ -134,14 +134,15 @@ class DARTS:
                 direction = f.in_theta
             else:
                 x = at(virtual, s.step)
-                w = moved(s.y, inner_slope(problem, s.y, s.theta, inside)[1], x)
+                first_loss, virtual_slope = inner_slope(problem, s.y, s.theta, inside)
+                w = moved(s.y, virtual_slope, x)
                 f = outer_slopes(problem, w, s.theta, outside)
                 mixed = _difference(problem, s.y, s.theta, f.in_y, inside, self.radius)
                 direction = plus(f.in_theta, mixed, -x)
             new = moves.theta(s, direction)
             loss, slope = inner_slope(problem, s.y, new.theta, inside)
-            gradients = 2 if first_order else 5
-            return moves.y(new, slope), info(loss, f.loss, direction, gradients, hvps=0)
+            gradients, inner_loss = (2, loss) if first_order else (5, first_loss)
+            return moves.y(new, slope), info(inner_loss, f.loss, direction, gradients, hvps=0)
 
         return algorithm(self, problem, moves, step)
 
@@ -189,7 +190,7 @@ class SAMA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: State) -> tuple[State, Info]:
             inside, outside = _batches(problem, s, self.batch_size)

@@ -73,7 +73,7 @@ class FSLA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
             keys = split_key(s, 5)

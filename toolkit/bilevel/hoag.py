@@ -32,6 +32,7 @@ class Memory(NamedTuple):
 
     v: Tree  # near H^{-1} grad_y outer
     tol: Array  # [] eps of the step
+    scale: Array  # [] |grad_y g| at the start of all
     inner_residual: Array  # [] |grad_y g|, at most tol unless the steps were used up
     linear_residual: Array  # [] |H v - grad_y f|, likewise
 
@@ -40,7 +41,8 @@ class Memory(NamedTuple):
 class HOAG:
     """Hyperparameter optimization with approximate gradient: two warm-started solves to `eps_k`.
 
-    With `eps_k = tol decay^k`, but no less than 1000 units of rounding of y's type:
+    With `eps_k = tol decay^k`, but no less than what rounding leaves of the first |grad_y g| (1e-12 of it
+    in float64, 6e-6 in float32), nor of |grad_y f| in the linear system:
 
         y <- y - a grad_y g(y, theta)               until |grad_y g| <= eps_k
         v by conjugate gradients from v             until |d2_yy g v - grad_y f| <= eps_k
@@ -85,11 +87,14 @@ class HOAG:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
-        def solved(s: State, batch: Tree, tol: Array) -> tuple[State, Array, Array, Array]:
-            """(state at the tolerance, |grad_y g| there, loss at first, steps)."""
+        def solved(s: State, batch: Tree) -> tuple[State, Memory, Array, Array]:
+            """(state at the tolerance, what is known of it, loss at first, steps)."""
             first, slope = inner_slope(problem, s.y, s.theta, batch)
+            scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
+            tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
+            tol = jnp.maximum(tol, _rounding(scale.dtype) * scale)
 
             def unfinished(carry: tuple[State, Tree, Array]) -> Array:
                 _, slope, steps = carry
@@ -102,32 +107,35 @@ class HOAG:
 
             start = (s, slope, jnp.asarray(0, jnp.int32))
             s, slope, steps = jax.lax.while_loop(unfinished, inner_step, start)
-            return s, tree.norm(slope), first, steps
+            norm = tree.norm(slope)
+            parts = tree.split(s.y)  # a residual that is NaN is not small
+            y = tree.merge(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
+            memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
+            return s._replace(y=y), memory, first, steps
 
         def step(s: State) -> tuple[State, Info]:
             inner_key, outer_key = split_key(s, 2)
             inside = draw(inner_key, problem.inner_data, self.batch_size)
             outside = draw(outer_key, problem.outer_data, self.batch_size)
-            tol = jnp.maximum(self.tol * self.decay ** s.step.astype(float), _floor(s.y))
-            s, residual, inner_loss, steps = solved(s, inside, tol)
+            s, memory, inner_loss, steps = solved(s, inside)
             f = outer_slopes(problem, s.y, s.theta, outside)
             size = tree.norm(f.in_y)
             product = lambda w: hvp(problem, s.y, s.theta, w, inside)
-            relative: Any = tol / jnp.where(size > 0, size, 1)
+            relative: Any = memory.tol / jnp.where(size > 0, size, 1)
+            relative = jnp.maximum(relative, _rounding(size.dtype))
             v, said = CG(self.linear_steps, relative)(product, f.in_y, s.memory.v)
             direction = minus(f.in_theta, cross(problem, s.y, s.theta, v, inside))
-            memory = Memory(v, tol, residual, said.residual * size)
+            memory = memory._replace(v=v, linear_residual=said.residual * size)
             report = info(inner_loss, f.loss, direction, steps + 2, 1 + jnp.asarray(said.products))
             return moves.theta(s, direction)._replace(memory=memory), report
 
         def start(y0: Tree, theta0: Tree) -> Memory:
             zero = jnp.zeros_like(tree.norm(zeros_like(y0)))
-            return Memory(zeros_like(y0), zero, zero, zero)
+            return Memory(zeros_like(y0), zero, zero, zero, zero)
 
         return algorithm(self, problem, moves, step, memory=start)
 
 
-def _floor(y: Tree) -> float:
-    """1000 units of rounding of y's coarsest type."""
-    leaves = jax.tree.leaves(tree.split(y).inexact)
-    return 1000 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+def _rounding(dtype: Any) -> float:
+    """What is hopeless to go below, relative to where a solve began."""
+    return float(jnp.finfo(dtype).eps) ** 0.75

@@ -32,6 +32,8 @@ class _Part(NamedTuple):
     gradients: Array  # [] since the last record
     hvps: Array
     failed: Array  # [] int32, steps made when a variable was first not finite; -1
+    bad: dict[str, Array]  # which were, then
+    norm: Array  # [] of the last direction that was finite
 
 
 def iterate(
@@ -69,7 +71,7 @@ def iterate(
         part, info, observed = _advance(step, observe, state, every)
         state = part.state
         if part.failed >= 0:
-            raise FloatingPointError(_not_finite(step, state, int(part.failed), info))
+            raise FloatingPointError(_not_finite(step, part))
         totals += np.asarray([part.gradients, part.hvps])
         counted = info._replace(gradient_evals=totals[0].copy(), hvp_evals=totals[1].copy())
         rows.append((int(state.step), *jax.device_get((counted, observed))))
@@ -82,26 +84,34 @@ def iterate(
 def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Part, Info, Tree]:
     def one(part: _Part, _: None) -> tuple[_Part, Info]:
         new, info = step(part.state)
-        failed = (part.failed < 0) & ~tree.all_finite(_variables(new))
+        bad = {name: ~tree.all_finite(part) for name, part in _variables(new).items()}
+        going = part.failed < 0
+        failed = jnp.where(going & jnp.any(jnp.stack([*bad.values()])), new.step, part.failed)
+        bad = jax.tree.map(lambda now, then: jnp.where(going, now, then), bad, part.bad)
+        norm = jnp.where(jnp.isfinite(info.gradient_norm), info.gradient_norm, part.norm)
+        norm = jnp.where(going, norm, part.norm).astype(part.norm.dtype)
         gradients, hvps = part.gradients + info.gradient_evals, part.hvps + info.hvp_evals
-        failed = jnp.where(failed, new.step, part.failed)
-        return _Part(new, gradients, hvps, failed), info
+        return _Part(new, gradients, hvps, failed, bad, norm), info
 
-    zero = jnp.asarray(0, jnp.int32)
-    part, infos = jax.lax.scan(one, _Part(state, zero, zero, zero - 1), length=every)
+    zero, names = jnp.asarray(0, jnp.int32), _variables(state)
+    first = _Part(state, zero, zero, zero - 1, dict.fromkeys(names, zero > 0), jnp.asarray(jnp.nan))
+    part, infos = jax.lax.scan(one, first, length=every)
     last = jax.tree.map(lambda leaf: leaf[-1], infos)
     return part, last, None if observe is None else observe(part.state)
 
 
 def _variables(state: Any) -> dict[str, Tree]:
-    named = {name: getattr(state, name, None) for name in ("y", "theta", "v")}
-    return {name: tree.split(value).inexact for name, value in named.items()}
+    names = [name for name in ("y", "theta", "v") if hasattr(state, name)]
+    return {name: tree.split(getattr(state, name)).inexact for name in names}
 
 
-def _not_finite(step: Any, state: Any, at: int, info: Info) -> str:
-    names = [name for name, part in _variables(state).items() if not tree.all_finite(part)]
+def _not_finite(step: Any, part: _Part) -> str:
+    method = getattr(step, "__name__", "step")
+    names = ", ".join(name for name, bad in part.bad.items() if bad)
+    before = (
+        f" (after a gradient norm of {float(part.norm):.3g})" if jnp.isfinite(part.norm) else ""
+    )
     return (
-        f"{step.__name__}: not finite at step {at}: {', '.join(names)} (after a gradient norm of "
-        f"{float(info.gradient_norm):.3g}); lower its step sizes, or look for a non-finite loss at the "
-        "start."
+        f"{method}: not finite at step {int(part.failed)}: {names}{before}; lower its step sizes, or look "
+        "for a loss that is not finite at the start."
     )

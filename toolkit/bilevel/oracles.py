@@ -111,7 +111,7 @@ def plus(a: Tree, b: Tree, scale: Any = 1.0) -> Tree:
 
 def zeros_like(y: Tree) -> Tree:
     """A direction of zeros."""
-    return jax.tree.map(lambda leaf: 0 * leaf, tree.split(y).inexact)
+    return jax.tree.map(jnp.zeros_like, tree.split(y).inexact)
 
 
 def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:

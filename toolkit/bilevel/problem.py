@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ class Problem:
         for name in ("inner", "outer"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"`{name}` must be callable: got {getattr(self, name)!r}.")
+            _require_three_arguments(name, getattr(self, name))
             data = getattr(self, f"{name}_data")
             sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
             if len(sizes) > 1 or any(size in ((), (0,)) for size in sizes):
@@ -45,10 +47,21 @@ class Problem:
                 )
 
 
+def _require_three_arguments(name: str, loss: Loss) -> None:
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise TypeError(f"`{name}` must take (y, theta, batch): got {signature}.") from None
+
+
 class Info(NamedTuple):
     """What a step reports; arrays []."""
 
-    inner_loss: Array  # of the batch, before the step
+    inner_loss: Array  # of a batch, where the step's first inner gradient was taken
     outer_loss: Array  # of the batch, where its gradient was taken
     gradient_norm: Array  # 2-norm of the direction along which theta moved
     gradient_evals: Array  # int32; gradients of a batch loss

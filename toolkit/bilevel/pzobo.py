@@ -65,7 +65,7 @@ class PZOBO:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, size = moves_of(self), self.batch_size
+        moves, size = moves_of(self, problem), self.batch_size
 
         def trained(s: State, batches: Array) -> tuple[State, Array]:
             def inner_step(s: State, batch: Array) -> tuple[State, Array]:

@@ -53,7 +53,7 @@ def recursive_momentum(settings: Any, problem: Problem, invert: Invert) -> Algor
 
     d = D + (1 - m) (d - D at the point before, the same sample),   first d = D
     """
-    moves, batch_size = moves_of(settings), settings.batch_size
+    moves, batch_size = moves_of(settings, problem), settings.batch_size
 
     def step(s: State) -> tuple[State, Info]:
         (key,) = split_key(s, 1)

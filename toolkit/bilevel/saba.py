@@ -59,7 +59,8 @@ class SABA:
 
     Cost: a step takes 1 inner and 1 outer gradient, and 1 product each with d2_yy and d2_thetay, from
     one linearisation. Memory: two inner and one outer variable for each inner block, one of each for
-    each outer block; a jitted step updates it in place if its state is donated (`donate_argnums=0`).
+    each outer block; a jitted step updates it in place if its state is donated (`donate_argnums=0`; the
+    state holds copies, so that y0, theta0 and the key remain).
 
     Rate: E|grad F|^2 below eps in O((n + m)^(2/3) / eps) steps of constant size; linear where F is
     Polyak-Lojasiewicz.
@@ -80,7 +81,7 @@ class SABA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
         size = self.batch_size
         inner_weights = whole.weights(problem.inner_data, size)
         outer_weights = whole.weights(problem.outer_data, size)

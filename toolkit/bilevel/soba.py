@@ -55,7 +55,7 @@ class SOBA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
             inner_key, outer_key = split_key(s, 2)

@@ -77,7 +77,7 @@ class SRBA:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, size = moves_of(self), self.batch_size
+        moves, size = moves_of(self, problem), self.batch_size
         data = problem.inner_data, problem.outer_data
         period = self.period or whole.default_period(*data, size, samples=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,8 +64,16 @@ class Moves(NamedTuple):
         return s._replace(v=moved(s.v, residual, at(self.linear_step_size, s.step)))
 
 
-def moves_of(settings: Any) -> Moves:
-    """By the step sizes and the optimizers of a method's settings."""
+def moves_of(settings: Any, problem: Problem) -> Moves:
+    """By the step sizes and the optimizers of a method's settings.
+
+    Raises:
+      TypeError: `problem` is none.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a tk.bilevel.Problem(inner, outer, ...): got {reprlib.repr(problem)}."
+        )
     linear = getattr(settings, "linear_step_size", None)
     return Moves(
         mover(settings.inner_step_size, getattr(settings, "inner_optimizer", None)),
@@ -79,23 +88,27 @@ def algorithm(
     moves: Moves,
     step: Callable[[Any], tuple[Any, Info]],
     *,
+    name: str | None = None,
     linear: bool = False,
     memory: Callable[[Tree, Tree], Any] = lambda y0, theta0: None,
 ) -> Algorithm:
     """The pair of a step that leaves counting to us.
 
     Args:
-      settings: of the method; its step bears the name of their class.
+      settings: of the method.
       problem: whose data the steps see.
       moves: whose optimizers the state starts with.
       step: `state -> (state, info)`.
+      name: that the step bears in messages and compiled programs; None takes that of the settings' class.
       linear: whether the state has a `v`, zero at first.
       memory: `(y0, theta0) -> ` the state's memory at first.
     """
 
     def init(key: Array, y0: Tree, theta0: Tree) -> Any:
+        _require_key(key)
         _require_real("y0", y0)
         _require_real("theta0", theta0)
+        _require_scalars(problem, y0, theta0)
         y0, theta0 = tree.merge(*tree.split(y0)), tree.merge(*tree.split(theta0))
         variables = {"y": y0, "theta": theta0} | ({"v": zeros_like(y0)} if linear else {})
         state = (LinearState if linear else State)(
@@ -108,13 +121,15 @@ def algorithm(
         )
         # In `shard_map`: what the steps will make differ between devices differs from the start.
         data = problem.inner_data, problem.outer_data
-        return tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
+        state = tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
+        # No leaf is the caller's or another's: a step may be given all of them to overwrite (donation).
+        return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
     def counted(s: Any) -> tuple[Any, Info]:
         new, said = step(s)
         return new._replace(step=s.step + 1), said
 
-    counted.__name__ = type(settings).__name__  # in messages, and in the names of compiled programs
+    counted.__name__ = name or type(settings).__name__
     return Algorithm(init, counted)
 
 
@@ -130,3 +145,28 @@ def _require_real(name: str, start: Tree) -> None:
             f"`{name}` must have floating leaves to move and no complex ones: got "
             f"{tree.describe(start)}; carry a complex array as its real and imaginary part."
         )
+
+
+def _require_key(key: Any) -> None:
+    if not isinstance(key, Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise TypeError(
+            f"`key` must be one typed key, such as jax.random.key(0): got {reprlib.repr(key)}."
+        )
+
+
+def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
+    """Refuse losses that are no real scalar; traced on all of the data, nothing is run."""
+    for name in ("inner", "outer"):
+        data = getattr(problem, f"{name}_data")
+        parts = tree.split(y0), tree.split(theta0), tree.split(data)
+
+        def loss(*arrays: Any, name: str = name, parts: Any = parts) -> Any:
+            whole = [tree.merge(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
+            return getattr(problem, name)(*whole)
+
+        value = jax.eval_shape(loss, *(part[:2] for part in parts))
+        if not (hasattr(value, "dtype") and value.shape == () and jnp.isrealobj(value)):
+            raise ValueError(
+                f"`{name}` must return a real scalar, the mean loss of the batch: got "
+                f"{tree.describe(value)}."
+            )

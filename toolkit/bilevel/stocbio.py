@@ -57,7 +57,7 @@ class StocBiO:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(self)
+        moves = moves_of(self, problem)
         invert = by_sum(series_step_size(self), self.linear_steps)
 
         def step(s: State) -> tuple[State, Info]:

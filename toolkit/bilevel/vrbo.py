@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -77,19 +76,21 @@ class VRBO:
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, size, products = moves_of(self), self.batch_size, self.linear_steps
+        moves, size, products = moves_of(self, problem), self.batch_size, self.linear_steps
         data = problem.inner_data, problem.outer_data
         inner_blocks, outer_blocks = (whole.batches(part, size) for part in data)
         samples = self.inner_steps + 1
         period = self.period or whole.default_period(*data, size, samples)
         invert = by_sum(series_step_size(self), products)
 
-        def difference(new: State, old: State, key: Array) -> tuple[Directions, Array]:
-            """The direction at `new`, and the losses there."""
+        def difference(
+            new: State, old: State, key: Array
+        ) -> tuple[Directions, tuple[Array, Array]]:
+            """The direction at `new`, and the losses at `old`."""
             at_new = sampled(problem, new.y, new.theta, key, size, invert)
             at_old = sampled(problem, old.y, old.theta, key, size, invert)
             direction = storm(at_new.direction, old.memory.direction, at_old.direction, 0.0)
-            return direction, jnp.stack(at_new.losses)
+            return direction, at_old.losses
 
         def exact(s: State) -> Directions:
             return sampled(problem, s.y, s.theta, s.key, None, invert).direction
@@ -110,7 +111,7 @@ class VRBO:
             new, _ = jax.lax.scan(inner_step, new, jax.random.split(inner_key, self.inner_steps))
             gradients = 4 * samples + due * (inner_blocks + outer_blocks)
             hvps = (products + 1) * (2 * samples + due * inner_blocks)
-            return new, info(losses[0], losses[1], d.theta, gradients, hvps)
+            return new, info(*losses, d.theta, gradients, hvps)
 
         def start(y0: Tree, theta0: Tree) -> Memory:
             return Memory(Directions(zeros_like(y0), zeros_like(theta0)))
