@@ -1,8 +1,23 @@
 """A step of the bilevel methods, against the tightest loop that we can write by hand.
 
-    python benchmarks/bilevel.py            about two minutes
+    python benchmarks/bilevel.py            about 20 s
 
-RESULTS
+Batches of 64, 10 inner steps and 10 products, float32. Two cores of an AMD EPYC, jax 0.12.0; least of 9
+rounds in which the programs take turns, microseconds a step; three goes differed by up to 3 %:
+
+                        quadratic, 100 + 100    cleaning digits, 640 + 600 variables
+    SOBA by hand               10.5                    20.0
+    SOBA                       10.4                    19.9
+    SABA                       13.3                    25.9
+    SRBA                       17.9                    50.7
+    StocBiO by hand            62                     195
+    StocBiO                    55                     172
+    AmIGO                      56                     170
+
+    SOBA over by hand        0.99 to 1.00            0.98 to 1.00
+    StocBiO over by hand     0.87 to 0.89            0.88 to 0.90
+
+The double loops gain by drawing the examples of all of a step's batches at once.
 """
 
 from __future__ import annotations

@@ -450,7 +450,7 @@ def figures(
             axes.plot(place + spread, 100 * values, "o", markersize=size, color=color)
         words = {"all": "all", "exhaustive": "least\nvalidation loss"}
         ticks = [words.get(name, RULES.get(name, name).replace(" ", "\n")) for name in columns]
-        axes.set_xticks(range(len(columns)), ticks)
+        axes.set_xticks(range(len(columns)), ticks, fontsize=8)
         axes.set(ylabel="test accuracy, points above the mean")
 
     def gates(figure: Any) -> None:
