@@ -239,6 +239,27 @@ def test_one_batch_of_each_data_a_step(settings: Any) -> None:
     assert len(_outcomes(settings, both)) == q.I * q.J
 
 
+@pytest.mark.parametrize(
+    ("make", "outcomes"),
+    [
+        # inner batch, outer batch, product, cross product; HIA: of length 0 or 1
+        (lambda: StocBiO(0.2, 0.2, batch_size=1, inner_steps=1, linear_steps=1), 3 * 2 * 3 * 3),
+        (lambda: MRBO(0.2, 0.2, batch_size=1, linear_steps=1), 3 * 2 * 3 * 3),
+        (lambda: BSA(0.2, 0.2, batch_size=1, inner_steps=1, linear_steps=2), 3 * 2 * 3 * (1 + 3)),
+        (lambda: TTSA(0.2, 0.2, batch_size=1, linear_steps=2), 3 * 2 * 3 * (1 + 3)),
+        (lambda: SUSTAIN(0.2, 0.2, batch_size=1, linear_steps=2), 3 * 2 * 3 * (1 + 3)),
+        # v is 0 at first, and so is its product
+        (lambda: AmIGO(0.2, 0.2, batch_size=1, inner_steps=1, linear_steps=1), 3 * 2 * 3),
+        (lambda: FSLA(0.2, 0.2, batch_size=1), 3 * 2 * 2 * 3),
+    ],
+    ids=["StocBiO", "MRBO", "BSA", "TTSA", "SUSTAIN", "AmIGO", "FSLA"],
+)
+def test_every_role_draws_a_batch_of_its_own(make: Any, outcomes: int) -> None:
+    """A batch that serves twice would leave fewer ways in which a step can go."""
+    both = lambda s: jnp.append(s.y, s.theta)
+    assert len(_outcomes(make(), both, draws=6000)) == outcomes
+
+
 def test_every_inner_step_has_a_batch_of_its_own() -> None:
     """Two steps: each ordered pair of examples leads elsewhere."""
     for make in (AmIGO, StocBiO, BSA, PZOBO):

@@ -76,4 +76,4 @@ def _field(name: str, field: Any) -> str:
 
 
 def _entry(name: str, summary: str) -> str:
-    return f"  {name:<22}  {summary}"
+    return f"  {name:<23}  {summary}"
