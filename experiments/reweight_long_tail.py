@@ -1,6 +1,6 @@
 """How much should the digits of a rare class weigh, if fifty balanced ones may decide?
 
-    toolkit run configs/reweight_long_tail.yaml                      about 25 s on 2 cores
+    toolkit run configs/reweight_long_tail.yaml                      about 30 s on 2 cores
     toolkit run configs/reweight_long_tail.yaml weights=example      a weight a digit
     toolkit run configs/reweight_long_tail.yaml weights=loss         a weight that is a function of the loss
 
