@@ -25,7 +25,7 @@ loss at the start: `joint` is plain training on all tasks, and ends where nothin
 
 Expect, of waves (3 seeds; 1,000 held-out tasks, standard errors of the mean 0.01 to 0.04), squared
 errors of 2.9 to 3.1 at MAML's start (3.006 is the least that a predictor can have that does not adapt)
-and after one step 0.46 to 0.59 by MAML, 0.64 to 0.85 by first-order MAML, 0.65 to 0.75 by Reptile, 1.0 to
+and after one step 0.46 to 0.59 by MAML, 0.64 to 0.85 by first-order MAML, 0.65 to 0.76 by Reptile, 1.0 to
 1.2 by ANIL; MAML is ahead in each seed, of first-order MAML by 0.07 to 0.39 task by task. After ten steps
 Reptile has 0.13 to 0.17, MAML 0.14 to 0.22, first-order MAML 0.21 to 0.26. A start knows the steps that
 it was learned with: ANIL's diverges on a few tasks when more than its one are made (2 seeds of 3), and
