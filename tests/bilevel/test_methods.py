@@ -226,7 +226,7 @@ def test_bad_settings_and_data_are_refused() -> None:
             init(jax.random.key(0), q.Y0 + 0j, q.X0)
         with pytest.raises(ValueError, match=r"`theta0` must have floating leaves.*got int64\[\]"):
             init(jax.random.key(0), q.Y0, jnp.asarray(3))
-        with pytest.raises(TypeError, match=r"`key` must be one typed key.*got 0"):
+        with pytest.raises(TypeError, match=r"`key` must be one key.*got 0"):
             init(0, q.Y0, q.X0)
         with pytest.raises(TypeError, match=r"`problem` must be a tk.bilevel.Problem"):
             make(0.1, 0.1)(q.inner)
@@ -237,7 +237,10 @@ def test_bad_settings_and_data_are_refused() -> None:
             ValueError, match=r"`outer` must return a real scalar.*got float64\[2\]"
         ):
             make(0.1, 0.1)(vector).init(jax.random.key(0), q.Y0, q.X0)
-    assert SOBA(np.float32(0.1), 0.1, np.int64(4)).batch_size == 4
+    with pytest.raises(TypeError, match=r"`key` must be one key.*got"):
+        init(jax.random.split(jax.random.key(0)), q.Y0, q.X0)
+    init, step = SOBA(np.float32(0.1), 0.1, np.int64(4))(q.problem())
+    assert np.all(step(init(jax.random.PRNGKey(0), q.Y0, q.X0))[0].theta != q.X0)  # an older key
     with pytest.raises(TypeError, match=r"`inner` must take \(y, theta, batch\): got \(y, x\)"):
         tk.bilevel.Problem(lambda y, x: 0.0, q.outer)
     with pytest.raises(ValueError, match=r"`linear_steps` must be an int of at least 1: got 0"):

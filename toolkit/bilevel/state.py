@@ -148,9 +148,11 @@ def _require_real(name: str, start: Tree) -> None:
 
 
 def _require_key(key: Any) -> None:
-    if not isinstance(key, Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    old = isinstance(key, Array) and key.dtype == jnp.uint32  # jax.random.PRNGKey
+    if not (typed or old) or key.ndim != int(old):
         raise TypeError(
-            f"`key` must be one typed key, such as jax.random.key(0): got {reprlib.repr(key)}."
+            f"`key` must be one key, such as jax.random.key(0): got {reprlib.repr(key)}."
         )
 
 
