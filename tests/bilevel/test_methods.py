@@ -339,6 +339,18 @@ def test_a_donated_state_takes_nothing_of_the_caller_s(name: str) -> None:
     assert np.all(np.isfinite([*(y0 + 1), *(x0 + 1), jax.random.uniform(key)]))
 
 
+def test_saba_writes_its_table_in_place() -> None:
+    """In a donated step, and in a loop of them: no copy of the table among the temporary bytes."""
+    data = {name: np.repeat(array, 500, axis=0) for name, array in q.INNER.items()}
+    init, step = SABA(0.1, 0.1, batch_size=1)(q.problem(data))
+    state = init(jax.random.key(0), q.Y0, q.X0)
+    table = sum(leaf.nbytes for leaf in jax.tree.leaves(state.memory))
+    loop = lambda s: jax.lax.fori_loop(0, 9, lambda _, s: step(s)[0], s)
+    for program in (step, loop):
+        compiled = jax.jit(program, donate_argnums=0).lower(state).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < table / 10
+
+
 @few
 def test_an_infinite_log_penalty_is_a_start_like_another(name: str) -> None:
     """theta = -inf where `exp(theta)` penalises: no memory is made of it by multiplication with 0."""

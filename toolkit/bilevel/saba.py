@@ -130,7 +130,20 @@ def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> Table:
 
 def _averaged(table: Table, new: Any, i: Array, weights: Array) -> tuple[Any, Table]:
     """(the term that stands for the whole data, the table with `new` in row i)."""
-    change = jax.tree.map(lambda row, leaf: leaf - row[i], table.rows, new)
+    old = _row(table.rows, i)
+    change = jax.tree.map(jnp.subtract, new, old)
     scaled = lambda by: jax.tree.map(lambda m, c: (m + by * c).astype(m.dtype), table.mean, change)
-    rows = jax.tree.map(lambda row, leaf: row.at[i].set(leaf), table.rows, new)
+    # `old - old` is 0, or NaN as the mean is then: the write waits for the read.
+    put = lambda rows, leaf, row: jax.lax.dynamic_update_index_in_dim(
+        rows, leaf + (row - row), i, 0
+    )
+    rows = jax.tree.map(put, table.rows, new, old)
     return scaled(len(weights) * weights[i]), Table(rows, scaled(weights[i]))
+
+
+def _row(rows: Tree, i: Array) -> Tree:
+    """Row i, read once: in a branch of its own, or XLA reads it where it is used, after the write, for
+    which it copies the whole table in every step."""
+    read = lambda: jax.tree.map(lambda leaf: leaf[i], rows)
+    nothing = lambda: jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    return jax.lax.cond(i >= 0, read, nothing)
