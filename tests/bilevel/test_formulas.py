@@ -482,6 +482,7 @@ def test_darts_differs_from_the_exact_product_by_the_square_of_its_radius() -> N
     exact = direction(T1T2(A_, 1.0))
     radii = (0.2, 0.1, 0.05)
     gaps = [np.linalg.norm(direction(DARTS(A_, 1.0, radius=r)) - exact) for r in radii]
+    # Of a slope, whose next term is of the order of radius^2: neighbours in order are 2 apart.
     np.testing.assert_allclose(np.log2(np.divide(gaps[:-1], gaps[1:])), 2, atol=0.05)
 
 
@@ -520,6 +521,7 @@ def test_f2sa_arrives_at_the_penalised_solution(momentum: float | None) -> None:
     x, _ = q.solution()
     gaps = [np.linalg.norm(_penalised_solution(p) - x) for p in (10.0, 1e3, 1e4)]
     assert gaps[0] > 1e-3
+    # Of a ratio, whose next term is of the order of L / (mu penalty), about 1e-2 at a penalty of 1e3.
     np.testing.assert_allclose(gaps[1] / gaps[2], 10, rtol=0.02)
 
 

@@ -326,6 +326,7 @@ def test_hoag_solves_in_every_type_at_every_scale(dtype: Any) -> None:
         init, step = HOAG(0.4 / scale, 0.1, tol=0.1 * scale)(problem)
         start = init(jax.random.key(0), jnp.zeros(1, dtype), jnp.asarray(0.5, dtype))
         state, _ = tk.bilevel.iterate(step, start, 60, every=60)
+        # bfloat16 has a unit of 0.008 at 1; what does not solve stays at 0.5.
         np.testing.assert_allclose(np.asarray(state.theta, float), 1, atol=0.05)
 
 

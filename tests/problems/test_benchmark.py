@@ -40,11 +40,11 @@ def test_the_spectrum_of_the_quadratic_is_that_asked_for() -> None:
     instance = quadratic.quadratic(jax.random.key(1), 20_000, 100, 6, 4, mu=0.1, largest=1.0)
     mean = quadratic._mean(instance.inner_data)
     values = np.linalg.eigvalsh(mean.H)
-    np.testing.assert_allclose(values[[0, -1]], [0.1, 1.0], rtol=0.1)
-    np.testing.assert_allclose(values, np.logspace(-1, 0, 6), rtol=0.15)
+    # An eigenvalue of a sample mean has a standard error of sqrt(2 / 20,000), 1 %; the cross terms, more.
+    np.testing.assert_allclose(values, np.logspace(-1, 0, 6), rtol=0.05)
     assert np.linalg.eigvalsh(mean.K)[0] < 1e-12  # one flat direction
     singular = np.linalg.svd(mean.C, compute_uv=False)
-    np.testing.assert_allclose(singular, 0.1, rtol=0.15)  # from mu to largest_cross, both 0.1
+    np.testing.assert_allclose(singular, 0.1, rtol=0.05)  # from mu to largest_cross, both 0.1
     for e in range(3):  # a single example has rank one
         h = np.asarray(instance.inner_data.h[e])
         hessian = jax.hessian(instance.inner)(

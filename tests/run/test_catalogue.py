@@ -56,3 +56,10 @@ def test_nested_kinds_are_built():
     adjoint = pytest.importorskip("toolkit.adjoint")
     config = catalogue.Implicit(linear_solver=catalogue.CG(max_steps=3, tol=1e-6), damping=0.1)
     assert config.build() == adjoint.Implicit(linear.CG(max_steps=3, tol=1e-6), damping=0.1)
+
+
+def test_a_penalty_may_grow():
+    pytest.importorskip("jax")
+    growing = catalogue.PowerDecay(constant=10.0, exponent=-0.5)
+    settings = catalogue.F2SA(inner_step_size=0.1, outer_step_size=0.1, penalty=growing).build()
+    assert settings.penalty(3) == pytest.approx(20.0)

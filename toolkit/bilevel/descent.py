@@ -61,7 +61,10 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
 
 
 def power_decay(constant: float, exponent: float) -> Callable[[Array], Array]:
-    """The schedule `constant / (step + 1)^exponent`, steps counted from 0: that of most theorems."""
+    """The schedule `constant / (step + 1)^exponent`, steps counted from 0: that of most theorems.
+
+    A negative exponent grows, as the penalty of `F2SA` must.
+    """
     return lambda step: constant / (step + 1.0) ** exponent
 
 

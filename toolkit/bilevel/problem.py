@@ -26,6 +26,10 @@ class Problem:
         all examples is the function that is meant. Strongly convex `inner` in y for the rates.
       inner_data, outer_data: trees whose leaves share a leading example axis; None where the loss
         needs no data (the batch is then None).
+
+    Raises:
+      TypeError: a loss is not callable, or does not take three arguments.
+      ValueError: the leaves of a data tree share no leading axis.
     """
 
     inner: Loss
@@ -69,7 +73,14 @@ class Info(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A method on a problem: `init, step = SOBA(0.1, 0.1)(problem)`."""
+    """A method on a problem: `init, step = SOBA(0.1, 0.1)(problem)`.
+
+    y0 and theta0 are trees of any shapes whose floating leaves move, in their own types; other leaves
+    are carried. `init` raises TypeError or ValueError for a start without floating leaves or with
+    complex ones, for what is no key, and for losses that are no real scalar. Both functions are plain
+    JAX, without a derivative rule of their own; a step that is not finite gives what it gives: see
+    `iterate`.
+    """
 
     init: Callable[[Array, Tree, Tree], Any]  # (key, y0, theta0) -> state
     step: Callable[[Any], tuple[Any, Info]]  # state -> (state, info), pure

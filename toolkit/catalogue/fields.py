@@ -26,12 +26,12 @@ def arguments(model: BaseModel) -> dict[str, Any]:
 
 
 class PowerDecay(BaseModel):
-    """The schedule `constant / (step + 1)^exponent`."""
+    """The schedule `constant / (step + 1)^exponent`; a negative exponent grows, as a penalty must."""
 
     model_config = STRICT
     kind: Literal["power_decay"] = "power_decay"
     constant: Positive
-    exponent: NonNegative
+    exponent: float
 
     def build(self) -> Any:
         return toolkit.bilevel.power_decay(self.constant, self.exponent)
