@@ -60,6 +60,13 @@ def test_a_method_s_name_is_one_word(tmp_path: Path) -> None:
     assert "on_cleaning" in done.stderr and "my method" in done.stderr
 
 
+def test_an_unknown_method_is_told_which_there_are(tmp_path: Path) -> None:
+    done = _run(CONFIG, tmp_path / "run", "on_quadratic.SOBA.kind=sobaa")
+    assert done.returncode == 2
+    assert 'unknown kind, got "sobaa", expected one of ' in done.stderr
+    assert "(did you mean `soba`?)" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_whole_race_ends_as_the_experiment_says(tmp_path: Path) -> None:
     done = _run(CONFIG, tmp_path / "run")

@@ -119,7 +119,7 @@ def _walk(location: tuple, data: Any, schema: Schema) -> Place:
         if isinstance(place.value, dict) and (
             step in place.value or step in node.get("properties", {})
         ):
-            child = node.get("properties", {}).get(step, node.get("additionalProperties") or {})
+            child = node.get("properties", {}).get(step, _of_any_key(node))
             place = Place(
                 (*place.path, step), place.value.get(step), child if isinstance(child, dict) else {}
             )
@@ -127,6 +127,13 @@ def _walk(location: tuple, data: Any, schema: Schema) -> Place:
             child = (node.get("prefixItems") or [])[step : step + 1] or [node.get("items", {})]
             place = Place((*place.path, step), place.value[step], child[0])
     return place._replace(schema=_resolve(place.schema, schema, place.value))
+
+
+def _of_any_key(node: Schema) -> Any:
+    """The schema of the values of a mapping whose keys are free, or have to match a pattern."""
+    return node.get("additionalProperties") or next(
+        iter(node.get("patternProperties", {}).values()), {}
+    )
 
 
 def _resolve(node: Schema, root: Schema, value: Any) -> Schema:
