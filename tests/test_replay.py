@@ -31,26 +31,26 @@ def _by_hand(y: np.ndarray, w: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return y
 
 
-def _replayed(y: Any, w: Any, shift: Any, segment: int) -> jax.Array:
+def _replayed(y: Any, w: Any, shift: Any, sizes: tuple) -> jax.Array:
     last = replayed_scan(
         body,
         body,
         START | {"y": y},
         OPERANDS | {"w": w},
         XS | {"shift": shift},
-        segment,
+        sizes,
         "no forward mode here: use another rule",
     )
     return last["y"]
 
 
 POINT = (START["y"], OPERANDS["w"], XS["shift"])
-SEGMENTS = pytest.mark.parametrize("segment", [1, 3, 5, 10, 99])
+SIZES = pytest.mark.parametrize("sizes", [(), (1,), (3,), (5,), (10,), (99,), (2, 2), (3, 2, 1)])
 
 
-@SEGMENTS
-def test_value_and_integer_leaves(segment: int) -> None:
-    last = jax.jit(lambda c, o, x: replayed_scan(body, body, c, o, x, segment), static_argnums=())(
+@SIZES
+def test_value_and_integer_leaves(sizes: tuple) -> None:
+    last = jax.jit(lambda c, o, x: replayed_scan(body, body, c, o, x, sizes), static_argnums=())(
         START, OPERANDS, XS
     )
     np.testing.assert_allclose(last["y"], _by_hand(*map(np.asarray, POINT)), rtol=1e-13)
@@ -59,9 +59,9 @@ def test_value_and_integer_leaves(segment: int) -> None:
     np.testing.assert_array_equal(last["y"], plain["y"])
 
 
-@SEGMENTS
-def test_gradient_in_carry_operands_and_inputs_is_the_difference_quotient(segment: int) -> None:
-    loss = lambda y, w, shift: jnp.sum(_replayed(y, w, shift, segment) * jnp.asarray([1.0, 2.0]))
+@SIZES
+def test_gradient_in_carry_operands_and_inputs_is_the_difference_quotient(sizes: tuple) -> None:
+    loss = lambda y, w, shift: jnp.sum(_replayed(y, w, shift, sizes) * jnp.asarray([1.0, 2.0]))
     gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*POINT)
     h, weights = 1e-6, np.asarray([1.0, 2.0])
     for i, gradient in enumerate(gradients):
@@ -75,10 +75,22 @@ def test_gradient_in_carry_operands_and_inputs_is_the_difference_quotient(segmen
             np.testing.assert_allclose(gradient[place], (sides[0] - sides[1]) / (2 * h), atol=1e-8)
 
 
-@pytest.mark.parametrize("segment", [1, 3])
-def test_second_derivatives_both_ways(segment: int) -> None:
+@pytest.mark.parametrize("sizes", [(), (3,)])
+def test_the_reverse_pass_is_that_of_the_replayed_step(sizes: tuple) -> None:
+    def halved(carry: dict, operands: dict, x: dict) -> dict:
+        after = body(carry, operands, x)
+        return after | {"y": after["y"] / 2}
+
+    of = lambda replayed: jax.grad(
+        lambda y: jnp.sum(replayed_scan(body, replayed, START | {"y": y}, OPERANDS, XS, sizes)["y"])
+    )(START["y"])
+    np.testing.assert_allclose(of(halved), of(body) / 2**STEPS, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (2, 2)])
+def test_second_derivatives_both_ways(sizes: tuple) -> None:
     y, w, shift = POINT
-    loss = lambda w: jnp.sum(_replayed(y, w, shift, segment) ** 3)
+    loss = lambda w: jnp.sum(_replayed(y, w, shift, sizes) ** 3)
 
     def plain(w: Any) -> jax.Array:
         return jnp.sum(scan(body, START, OPERANDS | {"w": w}, XS)["y"] ** 3)
@@ -91,7 +103,7 @@ def test_second_derivatives_both_ways(segment: int) -> None:
 def test_vmap_of_the_gradient() -> None:
     w = POINT[1]
     loss = lambda w, index: jnp.sum(
-        replayed_scan(body, body, START, {"w": w, "index": index}, XS, 3)["y"]
+        replayed_scan(body, body, START, {"w": w, "index": index}, XS, (3,))["y"]
     )
     ws, indices = jnp.stack([w, 2 * w]), jnp.asarray([1, 2])
     got = jax.jit(jax.vmap(jax.grad(loss)))(ws, indices)
@@ -101,7 +113,7 @@ def test_vmap_of_the_gradient() -> None:
 
 def test_forward_mode_is_refused_by_the_given_message() -> None:
     y, w, shift = POINT
-    f = lambda w: _replayed(y, w, shift, 1)
+    f = lambda w: _replayed(y, w, shift, ())
     for push in (f, jax.jit(f)):
         with pytest.raises(TypeError, match="no forward mode here: use another rule"):
             jax.jvp(push, (w,), (w,))

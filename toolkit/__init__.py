@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         adjoint,
         bilevel,
         catalogue,
+        control,
         data,
         energy,
         estimator,
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
         solver,
     )
     from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
+    from toolkit.control.loop import loop
+    from toolkit.control.python.decorator import control_flow
+    from toolkit.control.while_loop import while_loop
     from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
     from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
     from toolkit.types import Issue, Solution, SolveInfo, Status
@@ -44,23 +48,28 @@ __all__ = [
     "catalogue",
     "check_hypergradient",
     "compare_adjoints",
+    "control",
+    "control_flow",
     "data",
     "energy",
     "estimator",
     "fixed_point",
     "hypergradient",
     "linear",
+    "loop",
     "problems",
     "prox",
     "root",
     "run",
     "solver",
+    "while_loop",
 ]
 
 _ROOMS = (
     "adjoint",
     "bilevel",
     "catalogue",
+    "control",
     "data",
     "energy",
     "estimator",
@@ -77,6 +86,9 @@ _HOME = {
     "check_hypergradient": "comparison",
     "compare_adjoints": "comparison",
     "hypergradient": "hypergradients",
+    "control_flow": "control.python.decorator",
+    "loop": "control.loop",
+    "while_loop": "control.while_loop",
     "SolutionMap": "solution_map",
     "argmin": "solution_map",
     "fixed_point": "solution_map",

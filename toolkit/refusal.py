@@ -1,8 +1,9 @@
-"""Derivatives refused by name, where a rule lacks them: forward mode, or any.
+"""Derivatives refused by name, where a rule lacks them: forward mode, reverse mode, or any.
 
 JAX's own message ("can't apply forward-mode autodiff (jvp) to a custom_vjp function") names neither
 the rule nor a remedy, and inside `jit` no code of ours is on the stack to catch it. So the tangents
-pass through an identity that transposes, but cannot be evaluated.
+pass through an identity that transposes, but cannot be evaluated; or through one that can be
+evaluated, but does not transpose.
 """
 
 from __future__ import annotations
@@ -45,6 +46,37 @@ def refuse_forward_mode(operands: Tree, message: str) -> Tree:
         return primals[0], _refused_p.bind(tangents[0], message=message)
 
     return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)
+
+
+_one_way_p = Primitive("reverse_mode_refused")
+
+
+def _refuse_transpose(_: Any, __: Any, *, message: str) -> Any:
+    raise TypeError(message)
+
+
+_one_way_p.def_impl(lambda tangent, *, message: tangent)
+_one_way_p.def_abstract_eval(lambda tangent, *, message: tangent)
+mlir.register_lowering(_one_way_p, lambda _, tangent, *, message: [tangent])
+ad.deflinear2(_one_way_p, _refuse_transpose)
+batching.primitive_batchers[_one_way_p] = lambda args, dims, *, message: (
+    _one_way_p.bind(*args, message=message),
+    dims[0],
+)
+
+
+def refuse_reverse_mode(results: Tree, message: str) -> Tree:
+    """`results` unchanged; their `jvp` passes, a cotangent of them raises `TypeError(message)`."""
+
+    @jax.custom_jvp
+    def guard(leaf: Any) -> Any:
+        return leaf
+
+    @guard.defjvp
+    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        return primals[0], _one_way_p.bind(tangents[0], message=message)
+
+    return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, results)
 
 
 def refuse_derivatives(operands: Tree, message: str) -> Tree:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps, require_steps_without_data_loops
-from toolkit.replay import replayed_scan, scan
+from toolkit.replay import Segments, nested_scan, replayed_scan, require_segments, segment_sizes
 from toolkit.types import Primal, Problem, Tree
 
 REFUSAL = (
@@ -31,29 +29,27 @@ class Unroll:
 
     Args:
       checkpoint: None stores every iterate; an int k stores every k-th and recomputes the others
-        (k times a segment at most); "sqrt" takes k = sqrt(num_steps).
+        (k times a segment at most); "sqrt" takes k = sqrt(num_steps); a tuple such as (10, 10, 10)
+        stores 10 iterates, and 10 more at each level below, in segments of segments.
       forward_mode: True admits `jvp` as well, at some cost in speed (plain steps under
-        `jax.checkpoint`; `checkpoint` is then without effect on `jvp`).
+        `jax.checkpoint`; `jvp` itself stores nothing).
 
     Differentiation: reverse mode and Hessians (`jax.hessian`), any order; `forward_mode=True`
     admits every mode. Step sizes, momenta and `y0` are differentiated.
 
-    Cost: memory of `num_steps` iterates (`num_steps / k + k` with checkpoints); a reverse pass of
-    one Hessian-vector product a step, and one more gradient a step with checkpoints.
+    Cost: memory of `num_steps` iterates (`num_steps / k + k` with checkpoints, the sum of a tuple);
+    a reverse pass of one Hessian-vector product a step, and one more gradient a step with
+    checkpoints, two at three levels.
 
     Source: Franceschi et al. 2017 (reverse-HG); checkpoints: Chen et al. 2016.
     """
 
-    checkpoint: int | Literal["sqrt"] | None = None
+    checkpoint: Segments | None = None
     forward_mode: bool = False
 
     def __post_init__(self) -> None:
-        k = self.checkpoint
-        if k not in (None, "sqrt") and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise ValueError(
-                "`checkpoint` must be None, 'sqrt', or a positive int (steps between stored "
-                f"iterates): got {k!r}."
-            )
+        if self.checkpoint is not None:
+            require_segments("checkpoint", self.checkpoint, others="None, ")
 
     @property
     def presumes_solution(self) -> bool:
@@ -68,17 +64,19 @@ class Unroll:
             steps = require_steps("Unroll", primal)
         else:
             steps = require_steps_without_data_loops("Unroll", primal)
-        segment = self._segment(steps.num_steps)
+        sizes = self._sizes(steps.num_steps)
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             carry = steps.begin(y0, theta)
             numbered = (jnp.arange(steps.num_steps, dtype=jnp.int32), xs)
             if self.forward_mode:
                 # Recomputing each step keeps what is stored to the carries, in every mode.
-                carry = scan(jax.checkpoint(steps.step), carry, theta, numbered)
+                one = jax.checkpoint(steps.step)
+                step = lambda carry, x: (one(carry, theta, x), None)
+                carry, _ = nested_scan(step, carry, numbered, steps.num_steps, sizes)
             else:
                 carry = replayed_scan(
-                    steps.step, steps.replayed, carry, theta, numbered, segment, REFUSAL
+                    steps.step, steps.replayed, carry, theta, numbered, sizes, REFUSAL
                 )
             return steps.finish(carry)
 
@@ -88,7 +86,5 @@ class Unroll:
         """One a step."""
         return steps
 
-    def _segment(self, num_steps: int) -> int:
-        if self.checkpoint == "sqrt":
-            return max(1, math.isqrt(num_steps))
-        return self.checkpoint or 1
+    def _sizes(self, num_steps: int) -> tuple[int, ...]:
+        return () if self.checkpoint is None else segment_sizes(self.checkpoint, num_steps)

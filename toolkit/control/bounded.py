@@ -1,0 +1,173 @@
+"""Loops that end on a condition, with a reverse pass as long as they were.
+
+`jax.lax.while_loop` has no reverse mode, because it cannot know how much to store. With a bound on
+the steps it can: the forward pass writes its carries into a buffer of that size, one for each
+segment, and the reverse pass is a loop over as many segments as were entered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.control.prepared import Counted, PreparedWhile
+from toolkit.refusal import refuse_forward_mode, refuse_reverse_mode
+from toolkit.types import Tree
+
+Go = Callable[[Tree, Tree, Array], Counted]  # (closed, carry, limit)
+
+
+def plain(loop: PreparedWhile, closed: Tree, init: Tree) -> Counted:
+    """The loop without a rule of its own: forward mode only."""
+    limit = None if loop.max_steps is None else _limit(loop.max_steps, init)
+    return _advance(loop, closed, _begin(init), limit, asked=True)
+
+
+def run(loop: PreparedWhile, sizes: tuple[int, ...], policy: str) -> Counted:
+    """At most `max_steps` steps, differentiable in reverse mode.
+
+    Args:
+      sizes: of the segments between stored carries, as in `replay.nested_scan`, but every level
+        stores carries alone: a step is made again for its pullback.
+      policy: what to call the rule in a refusal.
+    """
+    no_forward_mode = (
+        f"gradient={policy} has no forward mode (jvp, jacfwd) in tk.while_loop: leave `max_steps` "
+        "out, or use gradient=tk.control.forward()."
+    )
+    closed, init = refuse_forward_mode((loop.closed, loop.init), no_forward_mode)
+    go = _stored(loop, loop.bound, sizes, asked=True)
+    return go(closed, init, _limit(loop.bound, init))
+
+
+def last_steps(loop: PreparedWhile, count: int) -> Counted:
+    """The loop on constants, and its last `count` steps once more with their derivative."""
+    closed, init = tree.stop_gradient((loop.closed, loop.init))
+    whole = plain(loop, closed, init)
+    skipped = jnp.maximum(whole.steps - count, 0)
+    head = _advance(loop, closed, _begin(init), skipped, asked=False).carry
+    start = tree.where(skipped == 0, loop.init, tree.stop_gradient(head))
+
+    def one(carry: Tree, number: Array) -> tuple[Tree, None]:
+        active = number < whole.steps
+        return jax.lax.cond(active, loop.step, lambda _, carry: carry, loop.closed, carry), None
+
+    numbers = tree.vary(jnp.arange(count, dtype=jnp.int32), tree.varying_axes(init))
+    carry, _ = jax.lax.scan(one, start, skipped + numbers)
+    moving, _, _ = tree.split(carry)
+    value, fixed, _ = tree.split(whole.carry)
+    return Counted(tree.merge(tree.graft(value, moving), fixed), whole.steps)
+
+
+def _begin(init: Tree) -> Counted:
+    return Counted(init, _limit(0, init))
+
+
+def _limit(steps: int, init: Tree) -> Array:
+    """A number of steps, which in jax.shard_map may differ between devices as the carry does."""
+    return tree.vary(jnp.asarray(steps, jnp.int32), tree.varying_axes(init))
+
+
+def _goes_on(
+    loop: PreparedWhile, closed: Tree, at: Counted, limit: Array | None, asked: bool
+) -> Array:
+    """Whether there is another step; the condition of a step that was made is not asked again."""
+    if limit is None:
+        return loop.cond(closed, at.carry)
+    below = at.steps < limit
+    return below & loop.cond(closed, at.carry) if asked else below
+
+
+def _advance(
+    loop: PreparedWhile, closed: Tree, start: Counted, limit: Array | None, asked: bool
+) -> Counted:
+    return jax.lax.while_loop(
+        lambda at: _goes_on(loop, closed, at, limit, asked),
+        lambda at: Counted(loop.step(closed, at.carry), at.steps + 1),
+        start,
+    )
+
+
+def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: bool) -> Go:
+    """Up to `limit <= capacity` steps, of which one carry in `prod(sizes)` is stored."""
+    segment = math.prod(sizes)
+    rows = -(-capacity // segment)
+
+    @jax.custom_vjp
+    def go(closed: Tree, init: Tree, limit: Array) -> Counted:
+        return _advance(loop, closed, _begin(init), limit, asked)
+
+    def forward(*primals: Tree) -> tuple[Counted, Tree]:
+        (closed, init, limit), wanted = tree.values_and_wanted(primals)
+
+        def one(state: tuple[Tree, Counted]) -> tuple[Tree, Counted]:
+            buffer, at = state
+            row = at.steps // segment
+            buffer = jax.tree.map(lambda rows, leaf: _put(rows, leaf, row), buffer, at.carry)
+            if segment == 1:
+                return buffer, Counted(loop.step(closed, at.carry), at.steps + 1)
+            end = jnp.minimum(limit, (row + 1) * segment)
+            return buffer, _advance(loop, closed, at, end, asked)
+
+        empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), init)
+        buffer, last = jax.lax.while_loop(
+            lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
+        )
+        kept = (buffer, tree.select(closed, wanted[0]))
+        last, kept = refuse_reverse_mode((last, kept), _NO_REVERSE_OVER_REVERSE)
+        return last, (*kept, last.steps)
+
+    def backward(residuals: Tree, cotangent: Counted) -> tuple[Tree, Tree, None]:
+        buffer, (wanted, constant), steps = residuals
+        like = jax.tree.map(lambda rows: jax.lax.index_in_dim(rows, 0, 0, False), buffer)
+        inner = _stored(loop, segment, sizes[1:], asked=False) if sizes else _one_step(loop)
+
+        def one(state: tuple[Array, Tree, Tree]) -> tuple[Array, Tree, Tree]:
+            later, carry_bar, closed_bar = state
+            row = later - 1
+            moving, fixed, _ = tree.split(jax.tree.map(lambda rows: _get(rows, row), buffer))
+            limit = jnp.minimum(steps - row * segment, segment)
+
+            def part(moving: Tree, wanted: Tree) -> Tree:
+                carry, closed = tree.merge(moving, fixed), tree.merge(wanted, constant)
+                return tree.split(inner(closed, carry, limit).carry).inexact
+
+            _, pullback = jax.vjp(part, moving, wanted)
+            carry_bar, bar = pullback(carry_bar)
+            return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
+
+        entered = (steps + segment - 1) // segment
+        bars = tree.written_out(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
+        _, carry_bar, closed_bar = jax.lax.while_loop(
+            lambda state: state[0] > 0, one, (entered, *bars)
+        )
+        carry_bar, closed_bar = refuse_reverse_mode(
+            (carry_bar, closed_bar), _NO_REVERSE_OVER_REVERSE
+        )
+        return closed_bar, carry_bar, None
+
+    go.defvjp(forward, backward, symbolic_zeros=True)
+    return go
+
+
+_NO_REVERSE_OVER_REVERSE = (
+    "tk.while_loop has no reverse mode over its reverse pass: use forward mode over it "
+    "(jax.hessian, or jax.jvp of jax.grad), or tk.loop."
+)
+
+
+def _one_step(loop: PreparedWhile) -> Go:
+    return lambda closed, carry, limit: Counted(loop.step(closed, carry), limit)
+
+
+def _put(rows: Array, leaf: Array, row: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(rows, leaf, row, 0)
+
+
+def _get(rows: Array, row: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(rows, row, 0, keepdims=False)

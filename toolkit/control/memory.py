@@ -1,0 +1,52 @@
+"""What a policy will keep, told before anything is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax import Array
+
+from toolkit.control.policies import Policy, require_policy
+from toolkit.control.prepared import entry, prepare
+from toolkit.types import Tree
+
+
+def memory_estimate(
+    body: Callable[[Tree, Tree], tuple[Tree, Tree]],
+    init: Tree,
+    length: int | None,
+    gradient: Policy,
+    xs: Tree = None,
+) -> int:
+    """Bytes that the gradient of `tk.loop` will keep: carries, what steps leave, and cotangents.
+
+    Every floating array is taken to be differentiated: `init`, `xs`, and what `body` closes over.
+    Where the loop dominates the program, XLA's temporary memory is within a factor 1.5 of it
+    (measured on a CPU, where it is within 1.1 for `store()`).
+
+    Args:
+      body, init, length, xs: as for `tk.loop`; arrays, or `jax.ShapeDtypeStruct`s in their place.
+      gradient: one of `tk.control`'s policies.
+
+    Cost: a few traces of `body`; nothing is compiled or run, and no array is made.
+    """
+    require_policy(gradient)
+    found = []
+
+    def look(init: Tree, xs: Tree) -> tuple:
+        loop = prepare(body, init, xs, length)
+        x = jax.tree.map(entry, loop.xs)
+        # Unlike in a call, constants count too: they are there for their gradient, once it runs.
+        traced, shape = jax.make_jaxpr(body, return_shape=True)(loop.init, x)
+        structure = jax.tree.structure(shape)
+
+        def step(closed: list[Array], carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+            leaves = jax.tree.leaves((carry, x))
+            return structure.unflatten(jax.core.eval_jaxpr(traced.jaxpr, closed, *leaves))
+
+        found.append(gradient.memory(loop._replace(step=step, closed=traced.consts)))
+        return ()
+
+    jax.eval_shape(look, init, xs)
+    return found[0]

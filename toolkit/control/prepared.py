@@ -1,0 +1,233 @@
+"""A loop made ready for any policy: traced once, its types checked, what it closes over lifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit import tree
+from toolkit.closure import Lifted, lift
+from toolkit.replay import Ticker
+from toolkit.types import Tree
+
+
+class Prepared(NamedTuple):
+    """What a policy needs to know of a loop; `step` closes over no tracer."""
+
+    step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]  # (closed, carry, x) -> (carry, y)
+    closed: Tree  # arrays that every step sees
+    init: Tree
+    xs: Tree  # arrays with the step as leading axis, or None
+    length: int
+    y: Tree  # jax.ShapeDtypeStruct of what one step puts out
+    ticker: Ticker | None = None
+
+
+class PreparedWhile(NamedTuple):
+    """The same of a loop that ends when its condition fails."""
+
+    cond: Callable[[Tree, Tree], Array]  # (closed, carry) -> [] bool
+    step: Callable[[Tree, Tree], Tree]  # (closed, carry) -> carry
+    closed: Tree
+    init: Tree
+    max_steps: int | None
+
+    @property
+    def bound(self) -> int:
+        """`max_steps`, where a policy has asked for it before."""
+        assert self.max_steps is not None
+        return self.max_steps
+
+
+class Counted(NamedTuple):
+    """Where a loop stands that ends on a condition."""
+
+    carry: Tree
+    steps: Array  # [] int32, steps made
+
+
+def prepare(body: Callable, init: Tree, xs: Tree, length: int | None) -> Prepared:
+    """Trace `body` at the types of `init` and of an entry of `xs`."""
+    require_callable("body", body)
+    init, xs = as_arrays("init", init), as_arrays("xs", xs)
+    length = _length(xs, length)
+    x = jax.tree.map(entry, xs)
+    init, lifted = _traced(_checked_body(body), init, x)
+    step = lambda closed, carry, x: lifted.call(closed, carry, x)
+    return Prepared(step, lifted.closed, init, xs, length, lifted.shape[1])
+
+
+def prepare_while(
+    cond: Callable, body: Callable, init: Tree, max_steps: int | None
+) -> PreparedWhile:
+    """Trace `cond` and `body` at the types of `init`."""
+    require_callable("cond", cond)
+    require_callable("body", body)
+    _require_bound(max_steps)
+    init = as_arrays("init", init)
+    init, stepping = _traced(lambda carry: (_checked("body", body(carry)), None), init)
+    testing = lift(cond, init)
+    _require_boolean(testing.shape)
+    return PreparedWhile(
+        cond=lambda closed, carry: testing.call(closed[0], carry),
+        step=lambda closed, carry: stepping.call(closed[1], carry)[0],
+        closed=(testing.closed, stepping.closed),
+        init=init,
+        max_steps=max_steps,
+    )
+
+
+def require_callable(name: str, function: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(function):
+        raise TypeError(f"`{name}` must be a function: got {function!r}.")
+
+
+def as_arrays(name: str, given: Tree) -> Tree:
+    """`given` with each leaf an array, as JAX's loops make them: Python numbers stay weakly typed."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not tree.is_numeric(leaf):
+            raise TypeError(
+                f"`{name}` must have arrays or numbers as leaves: got {type(leaf).__name__} at "
+                f"{name}{jax.tree_util.keystr(path)}; let the body close over it instead."
+            )
+    return jax.tree.map(jnp.asarray, given)
+
+
+def _require_bound(max_steps: Any) -> None:
+    whole = isinstance(max_steps, int) and not isinstance(max_steps, bool)
+    if max_steps is not None and not (whole and max_steps >= 1):
+        raise ValueError(
+            f"`max_steps` must be None or a positive int, known when the loop is traced: got "
+            f"{max_steps!r}."
+        )
+
+
+def _length(xs: Tree, length: Any) -> int:
+    whole = isinstance(length, (int, np.integer)) and not isinstance(length, bool)
+    if length is not None and not whole:
+        raise TypeError(
+            f"`length` must be None or an int, known when the loop is traced: got {length!r}; for "
+            "a number of steps that is computed use tk.while_loop."
+        )
+    if length is not None and length < 0:
+        raise ValueError(f"`length` must not be negative: got {length}.")
+    rows = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(xs):
+        where = f"xs{jax.tree_util.keystr(path)}"
+        if jnp.ndim(leaf) == 0:
+            raise ValueError(f"`xs` must have the step as leading axis: got a scalar at {where}.")
+        rows[where] = leaf.shape[0]
+    if len(set(rows.values())) > 1:
+        found = ", ".join(f"{where}: {count}" for where, count in rows.items())
+        raise ValueError(f"`xs` must have leading axes of one length: got {found}.")
+    steps = next(iter(rows.values()), None)
+    if steps is None:
+        if length is None:
+            raise ValueError("`length` must be given where `xs` has no arrays: got neither.")
+        return int(length)
+    if length is not None and int(length) != steps:
+        raise ValueError(
+            f"`length` must be that of `xs`: got length={length} and {steps} entries in xs; leave "
+            "`length` out."
+        )
+    return steps
+
+
+def entry(leaf: Array) -> Any:
+    """The type of one entry of `xs`."""
+    if leaf.shape[0] == 0:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    return jax.eval_shape(lambda leaf: leaf[0], leaf)
+
+
+def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
+    """`body` traced, and `init` with its weakly typed leaves promoted where `body` promotes them."""
+    # In jax.shard_map a carry has to vary between devices where what it meets does.
+    init = tree.vary(init, tree.varying_axes((init, rest)))
+    lifted = lift(body, init, *rest)
+    if not tree.varying_axes(lifted.closed) <= tree.varying_axes(init):
+        init = tree.vary(init, tree.varying_axes(lifted.closed))
+        lifted = lift(body, init, *rest)
+    if jax.tree.structure(init) == jax.tree.structure(lifted.shape[0]):
+        promoted = jax.tree.map(_promoted, init, lifted.shape[0])
+        if _types(promoted) != _types(init):
+            init, lifted = promoted, lift(body, promoted, *rest)
+    require_same_types("body", init, lifted.shape[0])
+    return init, lifted
+
+
+def _promoted(before: Array, after: jax.ShapeDtypeStruct) -> Array:
+    weak = jax.typeof(before).weak_type
+    if weak and (before.dtype != after.dtype or before.shape != after.shape):
+        return before.astype(jnp.result_type(before, after.dtype))
+    return before
+
+
+def _types(carry: Tree) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(carry)]
+
+
+def _checked_body(body: Callable) -> Callable:
+    def call(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        result = body(carry, x)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise TypeError(
+                f"`body` must return a pair (carry, y): got {_kind(result)}; return (carry, None) "
+                "where a step puts nothing out."
+            )
+        return _checked("body", result[0]), _checked("body", result[1])
+
+    return call
+
+
+def _checked(name: str, result: Tree) -> Tree:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(result):
+        if not tree.is_numeric(leaf):
+            where = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"`{name}` must return arrays or numbers: got {type(leaf).__name__}"
+                f"{' at ' + where if where else ''}."
+            )
+    return result
+
+
+def _kind(result: Any) -> str:
+    if isinstance(result, (tuple, list)):
+        return f"a {type(result).__name__} of {len(result)}"
+    return "None" if result is None else tree.describe(result)
+
+
+def require_same_types(name: str, before: Tree, after: Tree) -> None:
+    """Refuse a carry whose structure, shapes or dtypes the function `name` changes."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise TypeError(
+            f"`{name}` must return a carry of the structure it was given: got "
+            f"{tree.describe(after)} from {tree.describe(before)}."
+        )
+    rows = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    changes = [
+        f"carry{jax.tree_util.keystr(path)} is {tree.describe(old)} before and "
+        f"{tree.describe(new)} after one step"
+        for (path, old), new in rows
+        if old.shape != new.shape or old.dtype != new.dtype
+    ]
+    if changes:
+        raise TypeError(
+            f"`{name}` must return a carry of the types it was given: {'; '.join(changes)}. Give "
+            "`init` the type of the result, or cast the result with .astype()."
+        )
+
+
+def _require_boolean(shape: Any) -> None:
+    leaves = jax.tree.leaves(shape)
+    if len(leaves) != 1 or leaves[0] is not shape or shape.shape or shape.dtype != jnp.bool_:
+        raise TypeError(
+            f"`cond` must return one boolean of shape (): got {tree.describe(shape)}; reduce an "
+            "array with jnp.any or jnp.all."
+        )

@@ -1,0 +1,1 @@
+"""`@control_flow`: Python's own `for`, `while` and `if` on traced values."""

@@ -1,0 +1,152 @@
+"""`for`, `while`, `if` and `return` on values that may be traced, and what a staged block may not do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.control.policies import store
+from toolkit.control.python import branching, mode, staging
+from toolkit.control.python.errors import refuse
+from toolkit.control.python.iterables import (
+    Enumerate,
+    Steps,
+    TracedRange,
+    Unrolled,
+    Zip,
+    staged,
+)
+from toolkit.control.python.places import read
+from toolkit.control.python.state import Variables as State
+from toolkit.control.python.tracing import is_traced
+from toolkit.control.python.truth import scalar_truth, truth
+
+_LONG = 100  # iterations of a Python `while` under a trace that are worth a word
+
+
+def for_(iterable: Any, body: Callable[[Any], None], state: State, leave: str | None) -> None:
+    """`for item in iterable: body(item)`; `leave`: the variable that is true once it is left."""
+    settings = iterable if isinstance(iterable, Steps) else Steps(iterable, None, False, None)
+    part = settings.part
+    user = staging.Loop(state, body, leave)
+    if mode.runs_as_python():
+        return _for_python(part, user)
+    gradient = settings.gradient or store()
+    if isinstance(part, TracedRange):
+        return staging.for_traced(user, part, gradient, settings.max_steps)
+    items = None if isinstance(part, Unrolled) else staged(part)
+    if items is not None:
+        return staging.for_static(user, items, gradient, settings.progress)
+    if settings is iterable:
+        raise refuse(
+            "tk.control.steps goes over a range, an array, or enumerate, zip and reversed of those: "
+            f"got {type(part).__name__}, over which the loop runs as Python."
+        )
+    return _for_python(part, user)
+
+
+def _for_python(iterable: Any, user: staging.Loop) -> None:
+    for item in iterable:
+        left = user.left() if user.leave else False
+        if not is_traced(left):
+            user.body(item)
+            if user.leave and user.left() is True:
+                break
+            continue
+        if not hasattr(iterable, "__len__") and not isinstance(
+            iterable, (Zip, Enumerate, Unrolled)
+        ):
+            raise refuse(
+                "this loop goes over an iterator that may be endless, and is left by a traced "
+                "`break` or `return`: go over a list or a range, or write `while True:`."
+            )
+        going = jnp.logical_not(left)
+        branching.branch(user.variables, going, lambda: user.body(item), lambda: None)  # noqa: B023
+
+
+def while_(test: Callable[[], Any], body: Callable[[], None], state: State) -> None:
+    """`while test(): body()`."""
+    count = 0
+    while True:
+        asked = test()
+        if isinstance(asked, jax.Array) and not mode.runs_as_python():
+            return staging.while_traced(state, lambda: scalar_truth(test()), body)
+        if not asked:
+            return
+        body()
+        count += 1
+        if count == _LONG and _is_tracing(state):
+            warnings.warn(
+                refuse(
+                    f"this `while` has run {_LONG} times as Python, because its test is a Python "
+                    "value: each iteration is compiled. Make what it tests a JAX value "
+                    "(`i = jnp.int32(0)`), or write `for`."
+                ).args[0],
+                stacklevel=2,
+            )
+
+
+def _is_tracing(state: State) -> bool:
+    """Whether some variable is traced now."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state.values()))
+
+
+def if_(test: Any, then: Callable[[], None], orelse: Callable[[], None], state: State) -> None:
+    """`if test: then() else: orelse()`."""
+    condition = truth(test)
+    if condition is True:
+        then()
+    elif condition is False:
+        orelse()
+    else:
+        branching.branch(state, condition, then, orelse)
+
+
+def returned(flag: Any, result: Any, always: bool) -> Any:
+    """The value of a function with an early `return`; `always`: every path ends in one."""
+    if flag is False and not always:
+        return None
+    if is_traced(flag) and not always:
+        if result is None:
+            return None
+        raise refuse(
+            "the function returns a value on one path and reaches its end without `return`, which is "
+            "None, on another: the branches of a traced condition must return alike."
+        )
+    return read(result, "the returned value")
+
+
+def forbid_attribute(place: str) -> None:
+    """Refuse `self.x = v` inside a staged block."""
+    if mode.is_staged():
+        raise refuse(
+            f"attribute assignment `{place} = ...` inside a staged loop or condition would leak a "
+            "tracer: use a local name and assign it after, or run the loop as Python with "
+            "`tk.control.unroll(...)`."
+        )
+
+
+def forbid_delete() -> None:
+    """Refuse `del` inside a staged block."""
+    if mode.is_staged():
+        raise refuse("`del` inside a staged loop or condition cannot depend on data: leave it out.")
+
+
+def forbid_raise() -> None:
+    """Refuse `raise` in a block that may not run."""
+    if mode.is_conditional():
+        raise refuse(
+            "`raise` under a traced condition would run at trace time, always. Use "
+            "jax.experimental.checkify.check(cond, message), or return a status."
+        )
+
+
+def matchable(subject: Any) -> Any:
+    """The subject of a `match`, which Python takes apart."""
+    if is_traced(subject):
+        raise refuse("`match` on a traced value: use if/elif, or jax.lax.switch.")
+    return subject

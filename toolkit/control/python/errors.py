@@ -1,0 +1,78 @@
+"""Refusals that name the user's file, line and variable."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import jax
+
+OURS = str(Path(__file__).resolve().parent.parent) + os.sep  # toolkit/control/
+_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
+
+
+class ControlFlowError(TypeError):
+    """Code that `@control_flow` cannot run as Python means it; the message says what to write."""
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a stack frame of this file is the machinery's and not the user's."""
+    return filename.startswith(OURS)
+
+
+def user_frame() -> FrameType:
+    """The innermost frame that is neither ours nor JAX's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((OURS, _JAX)):
+        frame = frame.f_back
+    return frame or sys._getframe(1)
+
+
+class Place(NamedTuple):
+    """A line of the user's code."""
+
+    filename: str
+    line: int
+    function: str
+
+    def refuse(self, message: str) -> ControlFlowError:
+        """The error to raise for what stands here."""
+        return ControlFlowError(self.said(message))
+
+    def said(self, message: str) -> str:
+        """`message` behind the place, as Python writes it."""
+        source = linecache.getline(self.filename, self.line).strip()
+        shown = f"\n    {source}" if source else ""
+        return f'File "{self.filename}", line {self.line}, in {self.function}{shown}\n{message}'
+
+
+def here() -> Place:
+    """Where the user's code stands now."""
+    frame = user_frame()
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def place_of(error: BaseException) -> tuple[Place, str]:
+    """The last line of the user's code that an error passed, and the expression there."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((OURS, _JAX))
+    ]
+    if not frames:
+        return here(), ""
+    last = frames[-1]
+    source = linecache.getline(last.filename, last.lineno or 0)
+    one_line = last.lineno == last.end_lineno and last.colno is not None
+    shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""
+    return Place(last.filename, last.lineno or 0, last.name), shown
+
+
+def refuse(message: str) -> ControlFlowError:
+    """The error to raise where the user's code stands now."""
+    return here().refuse(message)

@@ -1,0 +1,54 @@
+"""Whether decorated functions run as ordinary Python now, and whether a block is being traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import jax
+
+_as_python: ContextVar[bool] = ContextVar("as_python", default=False)
+_staged: ContextVar[int] = ContextVar("staged", default=0)
+_conditional: ContextVar[int] = ContextVar("conditional", default=0)
+
+
+@contextmanager
+def as_python() -> Iterator[None]:
+    """Run `@control_flow` functions as ordinary Python: for pdb, prints and stepping by line.
+
+    `jax.disable_jit()` does the same. Under `jit` the loops are then unrolled, and a condition on
+    a traced value is JAX's own error.
+    """
+    token = _as_python.set(True)
+    try:
+        yield
+    finally:
+        _as_python.reset(token)
+
+
+def runs_as_python() -> bool:
+    """Whether nothing is staged now."""
+    return _as_python.get() or bool(getattr(jax.config, "jax_disable_jit"))  # noqa: B009  (its stubs lack it)
+
+
+@contextmanager
+def staging(conditional: bool) -> Iterator[None]:
+    """While a block is traced; `conditional`: whether it may not run at all."""
+    staged = _staged.set(_staged.get() + 1)
+    maybe = _conditional.set(_conditional.get() + int(conditional))
+    try:
+        yield
+    finally:
+        _conditional.reset(maybe)
+        _staged.reset(staged)
+
+
+def is_staged() -> bool:
+    """Whether a block is being traced: what Python does beside its variables runs only once."""
+    return _staged.get() > 0
+
+
+def is_conditional() -> bool:
+    """Whether the block being traced may not run, or not in this iteration."""
+    return _conditional.get() > 0

@@ -1,0 +1,41 @@
+"""What generated code calls: each function is a construct of Python, on values that may be traced."""
+
+from toolkit.control.python.around import Around
+from toolkit.control.python.constructs import (
+    for_,
+    forbid_attribute,
+    forbid_delete,
+    forbid_raise,
+    if_,
+    matchable,
+    returned,
+    while_,
+)
+from toolkit.control.python.growing import (
+    call_on_list,
+    item_of_list,
+    iterated,
+    iterated_list,
+    mutator,
+    next_,
+)
+from toolkit.control.python.iterables import enumerate_, range_, reversed_, zip_
+from toolkit.control.python.places import (
+    augmentable,
+    item_at,
+    read,
+    set_item,
+    set_item_elsewhere,
+    slice_,
+)
+from toolkit.control.python.state import Undefined
+from toolkit.control.python.state import Variables as State
+from toolkit.control.python.truth import all_, and_, any_, compare, either, extreme, not_, or_
+
+__all__ = [
+    "Around", "State", "Undefined", "all_", "and_", "any_", "augmentable", "call_on_list", "compare",
+    "either", "enumerate_", "extreme", "for_", "forbid_attribute", "forbid_delete", "forbid_raise",
+    "if_", "item_at", "item_of_list", "iterated", "iterated_list", "matchable", "mutator", "next_",
+    "not_", "or_", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere",
+    "slice_", "while_", "zip_",
+]  # fmt: skip

@@ -1,0 +1,65 @@
+"""`tk.while_loop`: a loop that ends on a condition, and whose derivative is made by a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit.control.policies import Policy, require_policy, store
+from toolkit.control.prepared import prepare_while
+from toolkit.types import Tree
+
+
+class LoopInfo(NamedTuple):
+    """How a loop ended; arrays without gradient."""
+
+    steps: Array  # [] int32, steps made
+    stopped: Array  # [] bool: the condition had become false; else `max_steps` was reached
+
+
+def while_loop(
+    cond: Callable[[Tree], Any],
+    body: Callable[[Tree], Tree],
+    init: Tree,
+    max_steps: int | None = None,
+    gradient: Policy = store(),
+    *,
+    with_info: bool = False,
+) -> Any:
+    """`carry = body(carry)` while `cond(carry)` holds, and at most `max_steps` times.
+
+    As `jax.lax.while_loop`, but arrays that the functions close over are differentiated, numbers in
+    `init` are promoted as `jax.lax.scan` does, and with `max_steps` there is reverse mode, whose
+    time is that of the steps that were made.
+
+    Args:
+      cond: `cond(carry)` -> one boolean, of shape ().
+      body: `body(carry)` -> the next carry, of the same types.
+      init: the first carry: arrays and numbers; integers, booleans, keys and None are carried.
+      max_steps: None, or the most steps that may be made; a positive int.
+      gradient: one of `tk.control`'s policies.
+      with_info: whether to return a `LoopInfo` too.
+
+    Returns: the last carry, also where `max_steps` cut the loop short; with `with_info`, the pair
+    `(carry, LoopInfo(steps, stopped))`.
+
+    Raises:
+      TypeError: the body changes the carry's types, or the condition is not one boolean.
+      ValueError: the policy needs `max_steps`.
+
+    Differentiation: without `max_steps` forward mode; with it reverse mode and Hessians
+    (`jax.hessian`); `tk.control.forward()` has both modes, with or without. Where a mode is
+    missing, an error names what to use. The number of steps counts as constant.
+
+    Cost: a buffer of `max_steps` carries under `store()`, fewer under `checkpoint()`; under `vmap`
+    each step of a differentiated loop copies the buffer, because the lanes end apart.
+    """
+    require_policy(gradient)
+    loop = prepare_while(cond, body, init, max_steps)
+    carry, steps = gradient.run_while(loop)
+    if not with_info:
+        return carry
+    return carry, LoopInfo(steps, jnp.logical_not(loop.cond(loop.closed, carry)))

@@ -1,0 +1,74 @@
+"""Tangents carried forward through a computation, in a form that transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from toolkit import tree
+from toolkit.types import Tree
+
+
+def forward_rule(
+    run: Callable[..., Tree], push: Callable[..., Tree], require: Callable[[int], None]
+) -> Callable[..., Tree]:
+    """`run` with the derivative of `push`, formed by one tangent for each scalar that moves.
+
+    `J x_dot` is computed with the whole Jacobian `J` formed first, and so it transposes: reverse
+    mode needs no more than forward mode does.
+
+    Args:
+      run: what is computed; trees in, a tree out.
+      push: the same function, run once more for each tangent.
+      require: refuses a number of moving scalars, by an exception.
+    """
+
+    @jax.custom_jvp
+    def solve(*primals: Tree) -> Tree:
+        return run(*primals)
+
+    def rule(primals: tuple, tangents: tuple) -> tuple[Tree, Tree]:
+        result = solve(*primals)
+        moves = jax.tree.map(lambda dot: not tree.is_zero_tangent(dot), tangents)
+        moving, fixed = tree.select(primals, moves)
+        result_dot = _push(
+            lambda moving: tree.split(push(*tree.merge(moving, fixed))).inexact,
+            moving,
+            tree.select(tangents, moves)[0],
+            tree.split(result).inexact,
+            require,
+        )
+        whole = jax.tree.map(tree.zero_tangent, tree.split(result).arrays)
+        return result, tree.merge(result_dot, whole)
+
+    solve.defjvp(rule, symbolic_zeros=True)
+    return solve
+
+
+def _push(
+    run: Callable[[Tree], Tree],
+    moving: Tree,
+    moving_dot: Tree,
+    like: Tree,
+    require: Callable[[int], None],
+) -> Tree:
+    if not jax.tree.leaves(moving):
+        return optax.tree.zeros_like(like)
+    # Real coordinates: a complex scalar is two directions.
+    flat, unravel = ravel_pytree(tree.as_real(moving))
+    require(flat.size)
+
+    def along(direction: Array) -> Tree:
+        tangent = tree.as_like(moving, unravel(direction))
+        return tree.as_real(jax.jvp(run, (moving,), (tangent,))[1])
+
+    directions = tree.vary(jnp.eye(flat.size, dtype=flat.dtype), tree.varying_axes(flat))
+    columns = jax.vmap(along)(directions)
+    weights, _ = ravel_pytree(tree.as_real(moving_dot))
+    dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)
+    return tree.as_like(like, dot)
