@@ -167,7 +167,7 @@ def _shape(one: Appended) -> list[Any]:
 def _merge(name: str, exits: list[Exit], guard: str | None) -> tuple[Node, list[Merged]]:
     """A variable after the two branches, or an `Undefined` that says how they disagree."""
     a, b = exits
-    if name == guard and a.leaves == [True]:
+    if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
         return a.node, [Merged(True, None, (None, None))]  # left in this iteration, or before
     absent = [isinstance(exit.node, Absent) for exit in exits]
     if all(absent):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolkit.control.python import names
+from toolkit.control.python.jumps import RESULT
 
 
 @dataclass
@@ -34,8 +35,13 @@ def scope_of(function: ast.FunctionDef, body: Sequence[ast.stmt], outer: Scope |
     inner = names.set_by_inner_functions(body) & own
     changed = (names.assigned(inside) | names.mutated(inside) | names.handed_on(inside)) & own
     changed |= inner
-    returns = [node for node in names.walk(body) if isinstance(node, ast.Return)]
-    returned = {n.id for one in returns for n in ast.walk(one) if isinstance(n, ast.Name)}
+    returned = {
+        name.id
+        for node in names.walk(body)
+        if isinstance(node, ast.Return) or _is_result(node)
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name)
+    }
     return Scope(
         own=own,
         changed=changed,
@@ -45,6 +51,10 @@ def scope_of(function: ast.FunctionDef, body: Sequence[ast.stmt], outer: Scope |
         first_parameter=positional[0].arg if positional else None,
         given=(names.parameters(arguments) - returned) if outer else set(),
     )
+
+
+def _is_result(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == RESULT
 
 
 def _parts(block: ast.stmt) -> list[ast.AST]:
