@@ -150,16 +150,29 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
     """`body` traced, and `init` with its weakly typed leaves promoted where `body` promotes them."""
     # In jax.shard_map a carry has to vary between devices where what it meets does.
     init = tree.vary(init, tree.varying_axes((init, rest)))
-    lifted = lift(body, init, *rest)
+    lifted = _lift_varying(body, init, *rest)
     if not tree.varying_axes(lifted.closed) <= tree.varying_axes(init):
         init = tree.vary(init, tree.varying_axes(lifted.closed))
-        lifted = lift(body, init, *rest)
+        lifted = _lift_varying(body, init, *rest)
     if jax.tree.structure(init) == jax.tree.structure(lifted.shape[0]):
         promoted = jax.tree.map(_promoted, init, lifted.shape[0])
         if _types(promoted) != _types(init):
-            init, lifted = promoted, lift(body, promoted, *rest)
+            init, lifted = promoted, _lift_varying(body, promoted, *rest)
     require_same_types("body", init, lifted.shape[0])
     return init, lifted
+
+
+def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
+    """`body` traced; each part of its carry varies as the carry does."""
+    found = tree.varying_axes(init)
+    if not found:
+        return lift(body, init, *rest)
+
+    def varying(carry: Tree, *rest: Tree) -> tuple[Tree, Tree]:
+        carry, y = body(carry, *rest)
+        return tree.vary(jax.tree.map(jnp.asarray, carry), found), y
+
+    return lift(varying, init, *rest)
 
 
 def _promoted(before: Array, after: jax.ShapeDtypeStruct) -> Array:

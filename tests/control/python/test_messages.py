@@ -431,5 +431,7 @@ def test_an_undecorated_callee_is_named() -> None:
             x = helper(x)
         return x
 
-    with pytest.raises(tk.control.ControlFlowError, match=r"in helper\n.*\n.*decorate it"):
+    with pytest.raises(
+        tk.control.ControlFlowError, match=r"in helper\n.*\n.*needs @tk.control_flow"
+    ):
         jax.make_jaxpr(tk.control_flow(f))(X)

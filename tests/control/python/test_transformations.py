@@ -348,32 +348,28 @@ def test_argmin_differentiates_an_objective_written_in_loops() -> None:
 @pytest.mark.slow
 def test_compiling_a_thousand_steps() -> None:
     """Within 1.3 of a hand-written scan, and 20 times below the unrolled loop (issue 6)."""
-    weights = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8)))
+    w = jnp.asarray(np.random.default_rng(0).normal(size=8))
 
     @tk.control_flow
-    def plain(x, w):
-        for i in range(1000):
-            x = x + 0.05 * (jnp.tanh(x @ w) - x)
+    def plain(x, w, steps=1000):
+        for i in range(steps):
+            x = x + 0.05 * (jnp.tanh(x * w) - x)
         return jnp.sum(x)
 
     def by_hand(x, w):
-        step = lambda x, _: (x + 0.05 * (jnp.tanh(x @ w) - x), None)
+        step = lambda x, _: (x + 0.05 * (jnp.tanh(x * w) - x), None)
         return jnp.sum(jax.lax.scan(step, x, None, length=1000)[0])
 
     def seconds(f: Any) -> float:
-        times = []
-        for shift in range(5):
-            x = jnp.ones(8) + shift
-            start = time.perf_counter()
-            jax.jit(jax.grad(lambda x, w: f(x, w), argnums=1)).lower(x, weights).compile()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    ours, scan = seconds(plain), seconds(by_hand)
-    with tk.control.as_python():
         start = time.perf_counter()
-        jax.jit(jax.grad(plain, argnums=1)).lower(jnp.ones(8), weights).compile()
-        unrolled = time.perf_counter() - start
-    print(f"ours {ours:.3f} s, scan {scan:.3f} s, unrolled {unrolled:.2f} s")
+        jax.jit(jax.grad(lambda x, w: f(x, w), argnums=1)).lower(jnp.ones(8), w).compile()
+        return time.perf_counter() - start
+
+    # In turn, so that what else runs on the machine meets both.
+    turns = [(seconds(plain), seconds(by_hand)) for _ in range(10)]
+    ours, scan = map(min, zip(*turns, strict=True))
+    with tk.control.as_python():
+        tenth = seconds(lambda x, w: plain(x, w, 100))  # XLA takes minutes for all of them
+    print(f"ours {ours:.3f} s, scan {scan:.3f} s, a tenth of the steps unrolled {tenth:.2f} s")
     assert ours < 1.3 * scan
-    assert 20 * ours < unrolled
+    assert 20 * ours < 10 * tenth

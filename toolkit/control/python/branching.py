@@ -22,6 +22,7 @@ from toolkit.control.python.state import (
     Undefined,
     Variables,
     describe,
+    difference,
     is_python_number,
     paths,
     same_structure,
@@ -68,25 +69,26 @@ def branch(
     sides = [_side(variables, entry, run) for run in (then, orelse)]
     changed = {name for side in sides for name in changed_by_calls(variables, entry, side)}
     if changed:
-        left = tuple(name for name in variables.watched if name not in changed)
-        return branch(variables._replace(watched=left), condition, then, orelse, guard)
+        return branch(variables.changing(sorted(changed)), condition, then, orelse, guard)
     nodes: list[Node] = []
     leaves: list[list[Merged]] = []
     for k, name in enumerate(variables.names):
-        node, merged = _merge(name, [side.exits[k] for side in sides], guard)
+        changing = name in variables.mutated
+        node, merged = _merge(name, [side.exits[k] for side in sides], guard, changing)
         nodes.append(node)
         leaves.append(merged)
     appended = _merge_appended(variables, sides)
     wanted = [one for merged in (*leaves, *appended) for one in merged if one.aval is not None]
     results = iter(_conditional(condition, sides, wanted))
 
-    decoder = Decoder(fresh=False)
-    values = []
-    for name, node, merged in zip(variables.names, nodes, leaves, strict=True):
-        final = [
-            one.value if one.aval is None else with_type(next(results), one.aval) for one in merged
-        ]
-        values.append(decoder.decode(name, node, final))
+    final = [
+        [one.value if one.aval is None else with_type(next(results), one.aval) for one in merged]
+        for merged in leaves
+    ]
+    decoder = Decoder(fresh=False, mutated=variables.mutated)
+    values: list[Any] = [None] * len(nodes)
+    for k in variables.order():
+        values[k] = decoder.decode(variables.names[k], nodes[k], final[k])
     for k, node in enumerate(nodes):
         if isinstance(node, Growing) or variables.names[k] in variables.watched:
             values[k] = before[k]
@@ -164,7 +166,9 @@ def _shape(one: Appended) -> list[Any]:
     return [*one.counts, *one.structures]
 
 
-def _merge(name: str, exits: list[Exit], guard: str | None) -> tuple[Node, list[Merged]]:
+def _merge(
+    name: str, exits: list[Exit], guard: str | None, changing: bool
+) -> tuple[Node, list[Merged]]:
     """A variable after the two branches, or an `Undefined` that says how they disagree."""
     a, b = exits
     if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
@@ -195,6 +199,8 @@ def _merge(name: str, exits: list[Exit], guard: str | None) -> tuple[Node, list[
         if common is None:
             return _absent(name, _disagreement(name, exits)), []
         merged.append(Merged(None, common, (a.outputs[k], b.outputs[k])))
+    if changing and _two_objects(a.node, b.node):
+        return _absent(name, _two_of_them(name)), []
     return _with_common_origin(a.node, b.node), merged
 
 
@@ -203,7 +209,7 @@ def _is_same(left: Any, right: Any) -> bool:
     if left is right and left is not None:
         return True
     numbers = is_python_number(left) and is_python_number(right)
-    return numbers and type(left) is type(right) and left == right
+    return numbers and type(left) is type(right) and repr(left) == repr(right)  # -0.0 is not 0.0
 
 
 def _common(a: Any, b: Any) -> Any:
@@ -251,7 +257,13 @@ def _disagreement(name: str, exits: list[Exit]) -> str:
                     f"{path} is {left.dtype} after {after[0]} and {right.dtype} after {after[1]} of "
                     f"the traced if at line {here().line}: give both one dtype"
                 )
-    left, right = describe(a.node, a.types), describe(b.node, b.types)
+    path, *nodes = difference(name, a.node, b.node)
+    whole = nodes[0] is a.node
+    if not whole:
+        shown = f"'{path}'"
+    left, right = (
+        describe(node, exit.types if whole else ()) for node, exit in zip(nodes, exits, strict=True)
+    )
     if isinstance(a.node, Constant) and isinstance(b.node, Constant):
         return (
             f"{shown} is {left} after {after[0]} and {right} after {after[1]} of the traced if at line "
@@ -261,6 +273,22 @@ def _disagreement(name: str, exits: list[Exit]) -> str:
         f"{shown} has a different structure in the two branches of the traced if at line "
         f"{here().line}: {left} after {after[0]}, {right} after {after[1]}"
     )
+
+
+def _two_of_them(name: str) -> str:
+    return (
+        f"'{name}' is one list or dict after the if branch and another after the else branch of the "
+        f"traced if at line {here().line}: choose an index, or the values, by the condition"
+    )
+
+
+def _two_objects(a: Node, b: Node) -> bool:
+    """Whether which of two existing lists or dicts a variable holds depends on data."""
+    if not isinstance(a, Container) or not isinstance(b, Container):
+        return False
+    if a.origin is not None and b.origin is not None and a.origin is not b.origin:
+        return True
+    return any(map(_two_objects, a.children, b.children))
 
 
 def _with_common_origin(a: Node, b: Node) -> Node:

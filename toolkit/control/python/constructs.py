@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from toolkit.control.policies import store
 from toolkit.control.python import branching, mode, staging
-from toolkit.control.python.errors import refuse
+from toolkit.control.python.errors import ControlFlowError, here, refuse
 from toolkit.control.python.iterables import (
     Enumerate,
     Steps,
@@ -22,8 +23,8 @@ from toolkit.control.python.iterables import (
 )
 from toolkit.control.python.places import read
 from toolkit.control.python.state import Variables as State
-from toolkit.control.python.tracing import is_traced
-from toolkit.control.python.truth import scalar_truth, truth
+from toolkit.control.python.tracing import UndefinedRead, is_traced, needs_python
+from toolkit.control.python.truth import truth
 
 _LONG = 100  # iterations of a Python `while` under a trace that are worth a word
 
@@ -74,18 +75,20 @@ def while_(test: Callable[[], Any], body: Callable[[], None], state: State) -> N
     while True:
         asked = test()
         if isinstance(asked, jax.Array) and not mode.runs_as_python():
-            return staging.while_traced(state, lambda: scalar_truth(test()), body)
+            return staging.while_traced(state, test, body)
         if not asked:
+            return
+        if not (count or mode.runs_as_python()) and staging.while_from_the_start(state, test, body):
             return
         body()
         count += 1
         if count == _LONG and _is_tracing(state):
             warnings.warn(
-                refuse(
+                here().said(
                     f"this `while` has run {_LONG} times as Python, because its test is a Python "
                     "value: each iteration is compiled. Make what it tests a JAX value "
                     "(`i = jnp.int32(0)`), or write `for`."
-                ).args[0],
+                ),
                 stacklevel=2,
             )
 
@@ -143,6 +146,17 @@ def forbid_raise() -> None:
             "`raise` under a traced condition would run at trace time, always. Use "
             "jax.experimental.checkify.check(cond, message), or return a status."
         )
+
+
+def caught() -> None:
+    """Let through what an `except` of the user must not take for an error of Python's."""
+    error = sys.exception()
+    if isinstance(error, ControlFlowError):
+        raise error
+    if isinstance(error, UndefinedRead) and (error.undefined.reason or mode.is_staged()):
+        raise error
+    if mode.is_staged() and needs_python(error):
+        raise error  # type: ignore[misc]
 
 
 def matchable(subject: Any) -> Any:

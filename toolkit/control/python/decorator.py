@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from jax.extend import source_info_util
 
-from toolkit.control.python import errors, names, runtime, source
+from toolkit.control.python import errors, mode, names, runtime, source, tracing
 from toolkit.control.python.errors import ControlFlowError
 from toolkit.control.python.lowering import lower_function
 from toolkit.control.python.nodes import FLOW
@@ -73,8 +73,16 @@ def control_flow(function: _F) -> _F:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return converted(*args, **kwargs)
+            with errors.nothing_swallowed():
+                return converted(*args, **kwargs)
+        except RecursionError as error:
+            raise errors.refuse(
+                f"{function.__qualname__} calls itself without end: both branches of a traced "
+                "condition are traced. Where the depth depends on data write a `while`."
+            ) from error
         except Exception as error:
+            if tracing.needs_python(error) and not mode.runs_as_python():
+                raise tracing.explained(error) from error
             error.__traceback__ = _without_ours(error.__traceback__)
             raise
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import linecache
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -16,8 +21,37 @@ OURS = str(Path(__file__).resolve().parent.parent) + os.sep  # toolkit/control/
 _JAX = str(Path(jax.__file__).resolve().parent) + os.sep
 
 
+_SKIPPED = (OURS, _JAX, contextlib.__file__, functools.__file__)
+
+
 class ControlFlowError(TypeError):
     """Code that `@control_flow` cannot run as Python means it; the message says what to write."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        made = _made.get()
+        if made is not None:
+            made.append(self)
+
+
+# The refusals of the outermost converted call: none of them may be caught and forgotten.
+_made: ContextVar[list[ControlFlowError] | None] = ContextVar("refusals", default=None)
+
+
+@contextmanager
+def nothing_swallowed() -> Iterator[None]:
+    """Raise a refusal that the user's code has caught, as it leaves the outermost converted call."""
+    if _made.get() is not None:
+        yield
+        return
+    made: list[ControlFlowError] = []
+    token = _made.set(made)
+    try:
+        yield
+    finally:
+        _made.reset(token)
+    if made:
+        raise made[0]
 
 
 def is_ours(filename: str) -> bool:
@@ -28,7 +62,7 @@ def is_ours(filename: str) -> bool:
 def user_frame() -> FrameType:
     """The innermost frame that is neither ours nor JAX's."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((OURS, _JAX)):
+    while frame is not None and frame.f_code.co_filename.startswith(_SKIPPED):
         frame = frame.f_back
     return frame or sys._getframe(1)
 
@@ -62,13 +96,15 @@ def place_of(error: BaseException) -> tuple[Place, str]:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((OURS, _JAX))
+        if not frame.filename.startswith(_SKIPPED)
     ]
     if not frames:
         return here(), ""
     last = frames[-1]
     source = linecache.getline(last.filename, last.lineno or 0)
-    one_line = last.lineno == last.end_lineno and last.colno is not None
+    # What the machinery has put in is one column wide.
+    wide = last.colno is not None and (last.end_colno or 0) > last.colno + 1
+    one_line = last.lineno == last.end_lineno and wide
     shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""
     return Place(last.filename, last.lineno or 0, last.name), shown
 

@@ -6,11 +6,14 @@ import ast
 
 from toolkit.control.python import names
 from toolkit.control.python.jumps import PREFIX
-from toolkit.control.python.nodes import INNER, at, call, lambda_of_operator, load, thunk
+from toolkit.control.python.nodes import AROUND, INNER, at, call, lambda_of_operator, load, thunk
 from toolkit.control.python.scope import Scope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
-_BUILTINS = {"max": "extreme", "min": "extreme", "next": "next_"}
+_BUILTINS = {
+    "all": "all_of", "any": "any_of", "format": "text", "isinstance": "isinstance_",
+    "max": "extreme", "min": "extreme", "next": "next_", "repr": "text", "str": "text",
+}  # fmt: skip
 # What has to be evaluated in place: in a function of its own it would mean something else.
 _IN_PLACE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 
@@ -58,6 +61,9 @@ class Expressions(ast.NodeTransformer):
             on_list = call("call_on_list", [rest.func, grown_list, shown, *rest.args])
             on_list.keywords = rest.keywords
             return at(on_list, node)
+        if getattr(node.func, "id", "") == "print":
+            # What it prints of a traced value is that it is traced: nothing depends on it.
+            return Reads(self.scope.tracked).visit(node)
         builtin = _BUILTINS.get(getattr(node.func, "id", ""))
         if builtin:
             node.args = [node.func, *node.args]
@@ -95,12 +101,27 @@ class Expressions(ast.NodeTransformer):
         return at(call("not_", [self.test(node.operand)]), node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(node.ops) == 1:
+            sides = [self.visit(node.left), self.visit(node.comparators[0])]
+            found = at(call("contains", sides), node)
+            return found if isinstance(node.ops[0], ast.In) else at(call("not_", [found]), node)
         if len(node.ops) == 1 or _in_place(node):
             return self._generic(node)
         operators = ast.Tuple([lambda_of_operator(op) for op in node.ops], ast.Load())
         left = self.visit(node.left)
         rest = [thunk(self.visit(one)) for one in node.comparators]
-        return at(call("compare", [operators, left, *rest]), node)
+        return self._on_thunks("compare", [operators, left, *rest], node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if not isinstance(node.op, ast.Pow):
+            return self._generic(node)
+        return at(call("power", [self.visit(node.left), self.visit(node.right)]), node)
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
+        visited = self._generic(node)
+        assert isinstance(visited, ast.FormattedValue)
+        visited.value = at(call("shown", [visited.value]), node)
+        return visited
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         if _in_place(node):
@@ -113,6 +134,8 @@ class Expressions(ast.NodeTransformer):
         evaluated = call(function, arguments)
         if self.scope.inner and any(isinstance(inner, ast.Call) for inner in ast.walk(like)):
             evaluated.keywords = [ast.keyword("state", load(INNER))]
+        if function == "either":
+            evaluated.keywords.append(ast.keyword("around", load(AROUND)))
         return at(evaluated, like)
 
     def _generic(self, node: ast.expr) -> ast.expr:

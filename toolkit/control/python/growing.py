@@ -23,7 +23,7 @@ from toolkit.control.python.tracing import UndefinedRead
 def mutator(value: Any, method: str, name: str, own: bool) -> Any:
     """The method of `value` by which Python's containers change."""
     if isinstance(value, Undefined):
-        raise UndefinedRead.of(value)
+        raise UndefinedRead.of(value, name)
     if isinstance(value, Recorder):
         if method not in ("append", "extend"):
             raise refuse(

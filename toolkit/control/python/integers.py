@@ -74,7 +74,7 @@ def _grows(jaxpr: Any) -> bool:
             return True
         if not all(_is_integer(variable.aval) for variable in equation.outvars):
             continue
-        if name in ("mul", "integer_pow", "pow", "shift_left"):
+        if name in ("mul", "integer_pow", "pow", "shift_left", "div", "rem"):
             return True
         if name in ("add", "sub") and not any(isinstance(a, Literal) for a in equation.invars):
             return True
@@ -174,6 +174,9 @@ def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
         branches = [_evaluate(branch.jaxpr, inputs[1:]) for branch in params["branches"]]
         return [_together(values) for values in zip(*branches, strict=True)]
     if name in ("jit", "pjit"):
+        if params.get("name") == "python_power" and inputs[0] and inputs[1]:
+            _check_exponent(equation, inputs[1])
+            return [_power(inputs[0], inputs[1])]
         return _evaluate(params["jaxpr"].jaxpr, inputs)
     if name == "iota":
         return [Interval(0, max(params["shape"][params["dimension"]] - 1, 0))]
@@ -225,6 +228,12 @@ def _corners(function: Callable[..., int], *inputs: Interval) -> Interval:
 def _remainder(a: Interval, b: Interval) -> Interval:
     largest = max(abs(b.low), abs(b.high))
     return Interval(-largest if a.low < 0 else 0, largest if a.high > 0 else 0)
+
+
+def _check_exponent(equation: Any, exponent: Interval) -> None:
+    if exponent.low < 0:
+        place = summarize(equation.source_info)
+        raise Overflow(None, "int", f"a negative power, which is a float in Python, at {place}")
 
 
 def _power(a: Interval, b: Interval) -> Interval:

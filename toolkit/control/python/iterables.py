@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Enumerate(NamedTuple):
 
     @classmethod
     def of(cls, iterable: Any, start: Any = 0) -> Enumerate:
-        return cls(iterable, start)
+        return cls(iterable, start if isinstance(start, jax.Array) else operator.index(start))
 
     def __iter__(self) -> Iterator[Any]:
         return builtins.enumerate(self.part, self.start)

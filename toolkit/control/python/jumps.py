@@ -206,6 +206,12 @@ def always_jumps(body: Sequence[ast.stmt]) -> bool:
             and always_jumps(statement.orelse)
         ):
             return True
-        if isinstance(statement, ast.With) and always_jumps(statement.body):
-            return True
+        if isinstance(statement, (ast.For, ast.While)) and not _own_jumps(statement.body)[0]:
+            endless = isinstance(statement, ast.While) and _is_true(statement.test)
+            if endless or always_jumps(statement.orelse):
+                return True
     return False
+
+
+def _is_true(test: ast.expr) -> bool:
+    return isinstance(test, ast.Constant) and bool(test.value)

@@ -44,7 +44,7 @@ from toolkit.control.python.nodes import (
 )
 from toolkit.control.python.scope import Scope, scope_of
 
-_BLOCKS = (ast.For, ast.While, ast.If)
+_BLOCKS = (ast.For, ast.While, ast.If, ast.IfExp, ast.Lambda)
 
 
 def lower_function(
@@ -123,6 +123,7 @@ class _Statements:
             case ast.Nonlocal():
                 return [at(ast.Pass(), node)]  # stands at the top of the function
             case ast.Delete():
+                self._parts(node)
                 return [at(ast.Expr(call("forbid_delete", [])), node), node]
             case ast.Raise():
                 return [at(ast.Expr(call("forbid_raise", [])), node), self.expressions.visit(node)]
@@ -144,6 +145,8 @@ class _Statements:
                 for part in value:  # handlers of a try, cases of a match, items of a with
                     if isinstance(part, ast.AST):
                         self._parts(part)
+                    if isinstance(part, ast.ExceptHandler):
+                        part.body.insert(0, at(ast.Expr(call("caught", [])), part))
 
     def _function_def(self, node: ast.FunctionDef) -> list[ast.stmt]:
         node.decorator_list = [self.expressions.visit(one) for one in node.decorator_list]
@@ -197,7 +200,9 @@ class _Statements:
         function = value.func
         ours = isinstance(function, ast.Attribute) and getattr(function.value, "id", None) == FLOW
         if ours and function.attr == "either" and isinstance(target, ast.Name):  # type: ignore[attr-defined]
+            changing = ast.Constant(target.id in self.scope.mutated)
             value.keywords.append(ast.keyword("name", at(ast.Constant(target.id), value)))
+            value.keywords.append(ast.keyword("changing", at(changing, value)))
 
     def _unpack(self, target: ast.expr, value: ast.expr, like: ast.stmt) -> list[ast.stmt]:
         """Assign as Python does: all values taken first, then place by place from the left."""
@@ -342,5 +347,6 @@ class _Statements:
         ]
         reads = ast.Tuple([thunk(load(one)) for one in changed], ast.Load())
         constants = [texts(kind) for kind in (changed, grown, watched)]
-        state = call("State", [reads, load(name), *constants, load(AROUND)])
+        mutated = texts(sorted(self.scope.mutated & set(changed)))
+        state = call("State", [reads, load(name), *constants, load(AROUND), mutated])
         return [state], at(define(name, new, stores), like)

@@ -80,6 +80,8 @@ def mutated(nodes: Iterable[ast.AST]) -> set[str]:
             found.add(root(node))
         elif is_mutation(node):
             found.add(root(node.func.value))  # type: ignore[attr-defined]
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)  # a list is extended in place
     return {name for name in found if name is not None}
 
 
@@ -105,7 +107,8 @@ def appended(nodes: Iterable[ast.AST]) -> set[str]:
         elif (
             isinstance(node, ast.AugAssign)
             and isinstance(node.target, ast.Name)
-            and isinstance(node.value, (ast.List, ast.ListComp, ast.Tuple))
+            and isinstance(node.op, ast.Add)
+            and isinstance(node.value, (ast.List, ast.ListComp, ast.Tuple, ast.Name))
         ):
             found.add(node.target.id)
     return found

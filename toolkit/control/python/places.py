@@ -20,7 +20,7 @@ def read(value: Any, name: str) -> Any:
     """The value of a variable where Python reads it."""
     kind = type(value)
     if kind is Undefined:
-        raise UndefinedRead.of(value)
+        raise UndefinedRead.of(value, name)
     if kind is Stacked:
         return value.as_list()
     if kind is Recorder:
@@ -36,6 +36,12 @@ def augmentable(value: Any, name: str) -> Any:
         return value
     if isinstance(value, np.ndarray) and mode.is_staged():
         raise _refuse_numpy(name)
+    known = isinstance(value, (jax.Array, np.generic, list, Undefined))
+    if mode.is_staged() and not known and hasattr(type(value), "__iadd__"):
+        raise refuse(
+            f"`{name}` is a {type(value).__name__} that would change in place, once, at trace time: "
+            "use a number, an array, or a list."
+        )
     return read(value, name)
 
 
@@ -79,6 +85,11 @@ def set_item(value: Any, path: tuple[Any, ...], new: Any, name: str, given: bool
     staged_now = mode.is_staged() or is_traced(new) or is_traced(index)
     if isinstance(value, np.ndarray) and staged_now:
         raise _refuse_numpy(name)
+    if mode.is_staged() and not isinstance(value, (list, dict)):
+        raise refuse(
+            f"`{name}[...] = ...` on a {type(value).__name__} inside a staged loop or condition would "
+            "happen once, at trace time: use an array, a list or a dict."
+        )
     value[index] = new
     return value
 

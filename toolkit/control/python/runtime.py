@@ -2,6 +2,7 @@
 
 from toolkit.control.python.around import Around
 from toolkit.control.python.constructs import (
+    caught,
     for_,
     forbid_attribute,
     forbid_delete,
@@ -30,12 +31,29 @@ from toolkit.control.python.places import (
 )
 from toolkit.control.python.state import Undefined
 from toolkit.control.python.state import Variables as State
-from toolkit.control.python.truth import all_, and_, any_, compare, either, extreme, not_, or_
+from toolkit.control.python.truth import (
+    all_,
+    all_of,
+    and_,
+    any_,
+    any_of,
+    compare,
+    contains,
+    either,
+    extreme,
+    isinstance_,
+    not_,
+    or_,
+    power,
+    shown,
+    text,
+)
 
 __all__ = [
-    "Around", "State", "Undefined", "all_", "and_", "any_", "augmentable", "call_on_list", "compare",
-    "either", "enumerate_", "extreme", "for_", "forbid_attribute", "forbid_delete", "forbid_raise",
-    "if_", "item_at", "item_of_list", "iterated", "iterated_list", "matchable", "mutator", "next_",
-    "not_", "or_", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere",
-    "slice_", "while_", "zip_",
+    "Around", "State", "Undefined", "all_", "all_of", "and_", "any_", "any_of", "augmentable",
+    "call_on_list", "caught", "compare", "contains", "either", "enumerate_", "extreme", "for_",
+    "forbid_attribute", "forbid_delete", "forbid_raise", "if_", "isinstance_", "item_at",
+    "item_of_list", "iterated", "iterated_list", "matchable", "mutator", "next_", "not_", "or_",
+    "power", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere", "shown",
+    "slice_", "text", "while_", "zip_",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ class Scope:
     changed: set[str]  # those that some block assigns
     tracked: set[str]  # what may be undefined, or disagree: these, and those of functions around
     grown: set[str]  # those that some block appends to
+    mutated: set[str]  # those that are changed in place, anywhere
     inner: set[str]  # those that functions inside it assign
     first_parameter: str | None
     given: set[str]  # parameters of an inner function that it does not return
@@ -47,6 +48,7 @@ def scope_of(function: ast.FunctionDef, body: Sequence[ast.stmt], outer: Scope |
         changed=changed,
         tracked=changed | ((outer.tracked - local) if outer else set()),
         grown=(names.appended(inside) & own) | ((outer.grown - local) if outer else set()),
+        mutated=names.mutated(body) & own,
         inner=inner,
         first_parameter=positional[0].arg if positional else None,
         given=(names.parameters(arguments) - returned) if outer else set(),

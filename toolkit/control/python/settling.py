@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from toolkit import tree
 from toolkit.control.python.errors import here
 from toolkit.control.python.jumps import RESULT
 from toolkit.control.python.state import (
@@ -21,6 +22,7 @@ from toolkit.control.python.state import (
     Undefined,
     Variables,
     describe,
+    difference,
     is_python_number,
     paths,
     same_structure,
@@ -30,6 +32,7 @@ from toolkit.control.python.tracing import (
     Exit,
     Traced,
     UndefinedRead,
+    axes,
     changed_by_calls,
     encode_entry,
     has_other_width,
@@ -46,6 +49,7 @@ class Settled(NamedTuple):
     traced: Traced
     entry: list[Encoded]
     watched: tuple[str, ...]  # variables that stayed what they were
+    mutated: tuple[str, ...]  # variables whose lists and dicts change in place
 
 
 class Unsettled(Exception):
@@ -74,12 +78,12 @@ def settle(
                 raise
             if may_not_run:
                 reason = first_assigned()
-                raise UndefinedRead.of(Undefined(error.undefined.name, reason)) from None
+                name = error.undefined.name
+                raise UndefinedRead.of(Undefined(name, reason), name) from None
             # Perhaps only later iterations read it: Python knows of the first whether it does.
             raise Unsettled([f"'{error.undefined.name}' is undefined in the first one"]) from None
         if changed := changed_by_calls(variables, entry, traced):
-            left = tuple(name for name in variables.watched if name not in changed)
-            return settle(variables._replace(watched=left), run, example, may_not_run)
+            return settle(variables.changing(changed), run, example, may_not_run)
         new = list(entry)
         position = 0
         for k, name in enumerate(variables.names):
@@ -98,7 +102,7 @@ def settle(
                     new[k] = Encoded(Absent(hidden[k]), [])
             position += width
         if all(a is b for a, b in zip(new, entry, strict=True)):
-            return Settled(traced, entry, variables.watched)
+            return Settled(traced, entry, variables.watched, variables.mutated)
         entry = new
 
 
@@ -133,6 +137,9 @@ def _next_entry(traced: Traced, one: Encoded, exit: Exit, k: int, name: str) -> 
             leaves[j] = promoted
         elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
+        if not axes(now) <= axes(old):
+            # In jax.shard_map: what is the same everywhere before the loop differs after it.
+            leaves[j] = tree.vary(with_type(leaves[j], now), axes(now))
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
     return Encoded(one.node, leaves)
@@ -163,7 +170,10 @@ def _change(name: str, one: Encoded, traced: Traced, k: int) -> str:
         for path, a, b in zip(paths(one.node, name), old, now, strict=True):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
                 return f"'{path}': {type_text(a)} before, {type_text(b)} after one iteration"
-    before, after = describe(one.node, old), describe(exit.node, now)
+    name, before_node, after_node = difference(name, one.node, exit.node)
+    whole = before_node is one.node
+    before = describe(before_node, old if whole else ())
+    after = describe(after_node, now if whole else ())
     if before.startswith("Python value") and after.startswith("Python value"):
         return (
             f"'{name}': {before} becomes {after.removeprefix('Python value ')}; only arrays and "

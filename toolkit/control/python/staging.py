@@ -8,6 +8,7 @@ Python does, and the rest is staged. What is still not stable is refused.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from toolkit import tree
 from toolkit.control.loop import loop
 from toolkit.control.policies import store
 from toolkit.control.python import integers
 from toolkit.control.python.branching import branch, data_dependent_length
 from toolkit.control.python.errors import here, refuse
 from toolkit.control.python.iterables import Staged, TracedRange
+from toolkit.control.python.jumps import PREFIX
 from toolkit.control.python.lists import grow, stack_chunks
 from toolkit.control.python.settling import Settled, Unsettled, first_assigned, settle
 from toolkit.control.python.state import (
@@ -35,12 +38,17 @@ from toolkit.control.python.state import (
 from toolkit.control.python.tracing import (
     Exit,
     Traced,
+    UndefinedRead,
+    encode_entry,
     entered,
     evaluate,
     is_input,
+    is_traced,
+    trace,
     with_type,
     zeros,
 )
+from toolkit.control.python.truth import scalar_truth
 from toolkit.control.while_loop import while_loop
 from toolkit.refusal import refuse_reverse_mode
 
@@ -117,7 +125,23 @@ def _leaves_at_once(settled: Settled, user: Loop) -> bool:
 def _unstable(changes: list[str], *more: str) -> str:
     listed = [f"- {change}" for change in changes]
     lines = ["loop variable(s) change type from one iteration to the next:", *listed, *more]
-    return "\n".join([*lines, "Give each its final shape and dtype before the loop."])
+    return "\n".join([*lines, *_remedies(changes)])
+
+
+def _remedies(changes: list[str]) -> list[str]:
+    """What to do about changes of these kinds."""
+    found = []
+    text = " ".join(changes)
+    if "[" in text.replace("['", "") or "undefined" in text:
+        found.append("Give each its final shape and dtype before the loop.")
+    if any(re.search(r"(list|tuple) of \d+ before, (list|tuple) of", change) for change in changes):
+        found.append(
+            "A list that grows: `ys.append(v)` on a variable of its own, which is put elsewhere after "
+            "the loop; or run the loop as Python with tk.control.unroll."
+        )
+    if "Python value" in text:
+        found.append("What takes one of several values can be a number or a bool.")
+    return found or ["Give each its final structure before the loop."]
 
 
 class Carried(NamedTuple):
@@ -210,7 +234,7 @@ def _stays(traced: Traced, one: Encoded, exit: Exit, k: int, position: int) -> b
 
 def _same_number(a: Any, b: Any) -> bool:
     both = is_python_number(a) and is_python_number(b)
-    return both and type(a) is type(b) and (a == b or (a != a and b != b))
+    return both and type(a) is type(b) and repr(a) == repr(b)  # -0.0 is not 0.0
 
 
 def _check_integers(
@@ -265,29 +289,34 @@ def _filled(inputs: list[Any], carried: list[Carried], carry: list[Any]) -> list
 def _strong(traced: Traced, carried: list[Carried], results: list[Any]) -> list[Any]:
     # A loop's carry keeps its type; what is weak is said again after the loop.
     avals = traced.jaxpr.out_avals
-    return [with_type(results[one.output], avals[one.output], weak=False) for one in carried]
+    return [
+        tree.vary(
+            with_type(results[one.output], avals[one.output], weak=False),
+            tree.varying_axes(one.init),
+        )
+        for one in carried
+    ]
 
 
 def _after(
     variables: Variables, settled: Settled, finals: dict[int, Any], may_not_run: bool
 ) -> list[Any]:
     """The variables after a loop."""
-    decoder = Decoder(fresh=False)
-    values = []
-    before = variables.values()
-    for k, (one, exit) in enumerate(zip(settled.entry, settled.traced.exits, strict=True)):
-        name = variables.names[k]
+    decoder = Decoder(fresh=False, mutated=settled.mutated)
+    values = variables.values()
+    for k in variables._replace(mutated=settled.mutated).order():
+        name, one, exit = variables.names[k], settled.entry[k], settled.traced.exits[k]
         if isinstance(exit.node, Growing) or name in settled.watched:
-            values.append(before[k])
-        elif may_not_run and isinstance(one.node, Absent):
-            values.append(_maybe_never(name, one.node.undefined, exit))
+            continue
+        if may_not_run and isinstance(one.node, Absent):
+            values[k] = _maybe_never(name, one.node.undefined, exit)
         else:
             unchanged = exit.leaves if isinstance(one.node, Absent) else one.leaves
             leaves = [
                 with_type(finals[output], aval) if output in finals else leaf
                 for output, aval, leaf in zip(exit.outputs, exit.types, unchanged, strict=True)
             ]
-            values.append(decoder.decode(name, exit.node, leaves))
+            values[k] = decoder.decode(name, exit.node, leaves)
     return values
 
 
@@ -321,13 +350,52 @@ def for_traced(user: Loop, bounds: TracedRange, gradient: Any, max_steps: int | 
     _while(user.variables, settled, lambda t, _: t < count, gradient, max_steps, counted=True)
 
 
+def while_from_the_start(
+    variables: Variables, test: Callable[[], Any], body: Callable[[], None]
+) -> bool:
+    """Stage a `while` whose first test is known to be true, where the next one is a JAX value.
+
+    False where that is not so, or where the first iteration has to run apart: it defines a variable
+    or changes a type. Nothing has happened then.
+    """
+    values = variables.values()
+    if any(
+        isinstance(value, Undefined) and not name.startswith(PREFIX)
+        for name, value in zip(variables.names, values, strict=True)
+    ):
+        return False
+    asked: list[bool] = []
+
+    def once(_: Any) -> None:
+        body()
+        asked.append(is_traced(test()))
+
+    trace(variables, encode_entry(variables, values, loop=True), once, as_inputs=False)
+    if not asked[-1]:
+        return False
+    try:
+        settled = settle(variables, lambda _: body(), None, may_not_run=True)
+    except (Unsettled, UndefinedRead):
+        return False
+    if settled.traced.appended:
+        return False
+    _run_while(variables, settled, test)
+    return True
+
+
 def while_traced(variables: Variables, test: Callable[[], Any], body: Callable[[], None]) -> None:
     """Run a `while` whose test is a JAX value."""
-    settled = _settle_or_refuse(variables, lambda _: body(), None)
+    _run_while(variables, _settle_or_refuse(variables, lambda _: body(), None), test)
 
+
+def _run_while(variables: Variables, settled: Settled, test: Callable[[], Any]) -> None:
     def ask(leaves: list[Any]) -> Any:
-        with entered(variables, settled.entry, leaves, conditional=True):
-            return test()
+        with entered(variables, settled.entry, leaves, conditional=True) as (values, _):
+            truth = scalar_truth(test())
+            for name, before, now in zip(variables.names, values, variables.values(), strict=True):
+                if now is not before:
+                    raise refuse(f"the test of this `while` assigns `{name}`: do so in its body.")
+            return truth
 
     asked = jax.make_jaxpr(ask)([leaf for one in settled.entry for leaf in one.leaves])
     _while(

@@ -8,7 +8,10 @@ of the same list sees it, as in Python.
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +44,17 @@ class Variables(NamedTuple):
     # The last ones are only handed on: a list or dict among them may be changed by what is called.
     watched: tuple[str, ...] = ()
     around: Around = Around((), ())
+    # Those that are changed in place somewhere: only of these does it matter which object they are.
+    mutated: tuple[str, ...] = ()
+
+    def order(self) -> list[int]:
+        """In which order they are encoded and decoded: first what decides on identity."""
+        return sorted(range(len(self.names)), key=lambda k: self.names[k] not in self.mutated)
+
+    def changing(self, names: Iterable[str]) -> Variables:
+        """The same, where these are no longer expected to stay."""
+        left = tuple(name for name in self.watched if name not in names)
+        return self._replace(watched=left, mutated=(*self.mutated, *names))
 
     def values(self) -> list[Any]:
         """What they are now."""
@@ -85,7 +99,7 @@ class Again(NamedTuple):
 class Container(NamedTuple):
     """An inner node: a list, a dict, or any registered pytree."""
 
-    kind: Any  # list, dict, or the one-level tree definition
+    kind: Any  # a `_Kind`, or the one-level tree definition
     keys: tuple[Any, ...]
     children: tuple[Any, ...]
     number: int  # in order of encounter
@@ -93,6 +107,24 @@ class Container(NamedTuple):
 
 
 Node = Slot | Constant | Absent | Growing | Again | Container
+
+
+class _Kind(NamedTuple):
+    """A container of Python's own, which changes in place."""
+
+    type: Any
+    default: Any  # of a defaultdict
+
+    def empty(self) -> Any:
+        return self.type(self.default) if self.type is defaultdict else self.type()
+
+
+_MUTABLE = (list, dict, OrderedDict, defaultdict)
+_LIST = _Kind(list, None)
+
+
+def _kind(value: Any) -> _Kind:
+    return _Kind(type(value), getattr(value, "default_factory", None))
 
 
 class Encoded(NamedTuple):
@@ -108,17 +140,23 @@ class Encoder:
     def __init__(self, origins: dict[int, Any] | None) -> None:
         # `None` outside a block: every container is its own origin.
         self.origins = origins
-        self.met: dict[int, int] = {}
+        self.met: dict[int, int] = {}  # containers in variables that are changed in place
+        self.count = 0
+        self.mutated = False
         self.kept: list[Any] = []  # what `met` knows by id must live
 
-    def encode(self, value: Any) -> Encoded:
+    def encode(self, value: Any, mutated: bool = False) -> Encoded:
         leaves: list[Any] = []
+        self.mutated = mutated
         return Encoded(self._node(value, leaves), leaves)
 
     def encode_watched(self, value: Any) -> Encoded:
         """A variable that is expected to stay: every leaf is a constant."""
+        if isinstance(value, (Undefined, Iterator)):
+            return self.encode(value)
         if not _holds_mutable(value):
             return Encoded(Constant(value), [])
+        self.mutated = False
         return Encoded(self._node(value, None), [])
 
     def _node(self, value: Any, leaves: list[Any] | None) -> Node:
@@ -128,28 +166,34 @@ class Encoder:
             value = value.as_list()
         if value is None or isinstance(value, (str, bytes)):
             return Constant(value)
+        if isinstance(value, Iterator):
+            return Absent(Undefined("", _ITERATOR))
         if tree.is_numeric(value):
             if leaves is None:
                 return Constant(value)
             leaves.append(value)
             return Slot()
-        mutable = type(value) in (list, dict)
+        mutable = type(value) in _MUTABLE
         if mutable and id(value) in self.met:
             return Again(self.met[id(value)])
-        number = len(self.met)
+        number = self.count
+        self.count += 1
         kind: Any
         keys: tuple[Any, ...]
         if type(value) is list:
-            kind, keys, children = list, (), value
-        elif type(value) is dict:
-            kind, keys, children = dict, tuple(value), list(value.values())
+            kind, keys, children = _LIST, (), value
+        elif mutable:
+            kind, keys, children = _kind(value), tuple(value), list(value.values())
         else:
             children, kind = jax.tree.flatten(value, is_leaf=_not_this(value))
             keys = ()
             if jax.tree_util.treedef_is_leaf(kind):
+                if self.origins is not None and holds_tracer(value):
+                    return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
                 return Constant(value)
-        self.met[id(value)] = number
-        self.kept.append(value)
+        if self.mutated:
+            self.met[id(value)] = number
+            self.kept.append(value)
         origin = value if self.origins is None else self.origins.get(id(value))
         nodes = tuple(self._node(child, leaves) for child in children)
         return Container(kind, keys, nodes, number, origin if mutable else None)
@@ -165,7 +209,7 @@ def encode_growing(value: Any) -> Encoded:
 
 
 def _holds_mutable(value: Any) -> bool:
-    if type(value) in (list, dict):
+    if type(value) in _MUTABLE:
         return True
     return isinstance(value, tuple) and any(map(_holds_mutable, value))
 
@@ -177,8 +221,9 @@ def _not_this(whole: Any) -> Callable[[Any], bool]:
 class Decoder:
     """Makes values from nodes; `fresh` containers for a block, or the originals after it."""
 
-    def __init__(self, fresh: bool) -> None:
+    def __init__(self, fresh: bool, mutated: tuple[str, ...]) -> None:
         self.fresh = fresh
+        self.mutated = mutated  # the variables whose containers are changed in place
         self.origins: dict[int, Any] = {}  # by the id of a fresh container: what it stands for
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []
@@ -206,15 +251,16 @@ class Decoder:
         return self._container(name, node, leaves)
 
     def _container(self, name: str, node: Container, leaves: Iterator[Any]) -> Any:
-        mutable = node.kind in (list, dict)
-        reused = mutable and not self.fresh and node.origin is not None
-        made: Any = node.origin if reused else node.kind() if mutable else None
+        mutable = isinstance(node.kind, _Kind)
+        changed = mutable and not self.fresh and name in self.mutated
+        reused = changed and node.origin is not None
+        made: Any = node.origin if reused else node.kind.empty() if mutable else None
         if mutable:
             self.made[node.number] = made
         children = [self._value(name, child, leaves) for child in node.children]
-        if node.kind is list:
+        if node.kind == _LIST:
             made[:] = children
-        elif node.kind is dict:
+        elif mutable:
             made.clear()
             made.update(zip(node.keys, children, strict=True))
         else:
@@ -271,28 +317,72 @@ def paths(node: Node, name: str) -> list[str]:
     ]
 
 
+def difference(path: str, a: Node, b: Node) -> tuple[str, Node, Node]:
+    """Where two variables first differ in structure: the path, and what stands there."""
+    if (
+        isinstance(a, Container)
+        and isinstance(b, Container)
+        and (a.kind, a.keys, len(a.children)) == (b.kind, b.keys, len(b.children))
+    ):
+        keys = [repr(key) for key in a.keys] or [str(k) for k in range(len(a.children))]
+        for key, left, right in zip(keys, a.children, b.children, strict=True):
+            if not same_structure(left, right):
+                return difference(f"{path}[{key}]", left, right)
+    return path, a, b
+
+
 def describe(node: Node, types: Iterable[Any]) -> str:
     """What a variable is, in a few words."""
     types = list(types)
     if isinstance(node, Slot):
-        return type_text(types[0])
+        return type_text(types[0]) if len(types) == 1 else "a number or an array"
     if isinstance(node, Constant):
         return f"Python value {node.value!r}"
     if isinstance(node, Absent):
         return "undefined"
     if isinstance(node, Container):
-        if node.kind is dict:
-            return f"dict with keys {list(node.keys)}"
-        word = "list" if node.kind is list else str(node.kind)
+        if isinstance(node.kind, _Kind) and node.kind != _LIST:
+            return f"{node.kind.type.__name__} with keys {list(node.keys)}"
+        word = node.kind.type.__name__ if isinstance(node.kind, _Kind) else _pytree_name(node.kind)
         return f"{word} of {len(node.children)}" + (
             f" ({', '.join(map(type_text, types))})" if 0 < len(types) <= 4 else ""
         )
     return "list"
 
 
+def _pytree_name(kind: Any) -> str:
+    made = kind.node_data()
+    return made[0].__name__ if made else "pytree"
+
+
 def type_text(aval: Any) -> str:
     """`float32[3,4]`."""
     return f"{aval.dtype}[{','.join(map(str, aval.shape))}]"
+
+
+_ITERATOR = "it is an iterator, which would move on once, at trace time: use a list or an array, and index it"
+_OBJECT = (
+    "it is a {} made inside the block that holds a traced value and is no pytree: register it "
+    "(jax.tree_util.register_dataclass), keep its parts in variables, or make it after the block"
+)
+
+
+def holds_tracer(value: Any, depth: int = 3) -> bool:
+    """Whether an object that JAX cannot see into holds a traced value."""
+    if isinstance(value, jax.core.Tracer):
+        return True
+    if depth == 0 or value is None or isinstance(value, (str, bytes, int, float, np.ndarray)):
+        return False
+    if isinstance(value, (list, tuple, set)):
+        return any(holds_tracer(part, depth - 1) for part in value)
+    if isinstance(value, dict):
+        return any(holds_tracer(part, depth - 1) for part in value.values())
+    if isinstance(value, FunctionType):
+        return holds_tracer((value.__defaults__, value.__kwdefaults__), depth)
+    if isinstance(value, partial):
+        return holds_tracer((value.args, value.keywords), depth)
+    inside = getattr(value, "__dict__", None)
+    return isinstance(inside, (dict, MappingProxyType)) and holds_tracer(dict(inside), depth - 1)
 
 
 def is_python_number(leaf: Any) -> bool:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxprs_in_params
 
+from toolkit import tree
 from toolkit.control.python import mode
-from toolkit.control.python.errors import Place, here, place_of
+from toolkit.control.python.errors import ControlFlowError, Place, here, place_of
 from toolkit.control.python.jumps import RESULT
 from toolkit.control.python.lists import Recorder, Run, Stacked
 from toolkit.control.python.state import (
@@ -32,17 +33,43 @@ _NEEDS_PYTHON = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.TracerArrayConversionError,
     jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
 )
+# What JAX says of the same in general errors.
+_WORDS = (
+    "unhashable type: 'DynamicJaxprTracer'",
+    "must have static",
+    "Shapes must be 1D sequences",
+)
+
+
+def needs_python(error: BaseException | None) -> bool:
+    """Whether a traced value was used where Python needs to know it."""
+    return isinstance(error, _NEEDS_PYTHON) or (
+        isinstance(error, (TypeError, IndexError))
+        and not isinstance(error, ControlFlowError)
+        and any(word in str(error) for word in _WORDS)
+    )
+
+
+def explained(error: Exception) -> ControlFlowError:
+    """The refusal for an error of `needs_python`, at the user's line."""
+    place, expression = place_of(error)
+    said = _SAID[isinstance(error, jax.errors.TracerBoolConversionError)]
+    return place.refuse(f"`{expression}`: {said}" if expression else said)
+
+
 _SAID = {
     True: (
-        "a condition on a traced value in a function that is not converted: decorate it with "
-        "@tk.control_flow too, or use jnp.where there."
+        "a traced value is a condition where Python has to know it: in a comprehension, `assert`, "
+        "`sorted` or the like use jnp.where, jnp.any, jnp.max; a function that is called and not "
+        "converted needs @tk.control_flow too."
     ),
     False: (
         "a value that is traced here (a loop variable, or what depends on one) is used where Python "
-        "needs a number: an index of a list or tuple, a shape, int() or float(). Make the list an "
-        "array, `jnp.asarray(xs)[i]`, or run the loop as Python, "
-        "`for i in tk.control.unroll(range(n))`."
+        "needs a number: an index of a list, a key of a dict, a slice, a shape, int() or float(). "
+        "Make the list an array, `jnp.asarray(xs)[i]` (a slice: jax.lax.dynamic_slice_in_dim), or run "
+        "the loop as Python, `for i in tk.control.unroll(range(n))`."
     ),
 }
 
@@ -55,14 +82,17 @@ class UndefinedRead(UnboundLocalError):
         self.undefined = undefined
 
     @classmethod
-    def of(cls, undefined: Undefined) -> UndefinedRead:
+    def of(cls, undefined: Undefined, name: str) -> UndefinedRead:
         """The error of reading it where the user's code stands now."""
-        name, reason = undefined.name, undefined.reason
+        reason = undefined.reason
         if reason is None:
             said = f"cannot access local variable '{name}' where it is not associated with a value"
         else:
             shown = "the returned value" if name == RESULT else f"variable '{name}'"
-            said = f"{shown} may be used before assignment: {reason}."
+            why = (
+                "may be used before assignment" if "assigned" in reason else "has no one value here"
+            )
+            said = f"{shown} {why}: {reason}."
         return cls(here().said(said), undefined)
 
 
@@ -97,16 +127,17 @@ class Traced(NamedTuple):
 def encode_entry(variables: Variables, values: Sequence[Any], loop: bool) -> list[Encoded]:
     """The variables before a block; before a loop, lists that it appends to are recorded."""
     encoder = Encoder(None)
-    entry = []
-    for value, name in zip(values, variables.names, strict=True):
+    entry: dict[int, Encoded] = {}
+    for k in variables.order():
+        value, name = values[k], variables.names[k]
         grown = loop and name in variables.grown and isinstance(value, (list, Stacked))
         if grown or isinstance(value, Recorder):
-            entry.append(encode_growing(value))
+            entry[k] = encode_growing(value)
         elif name in variables.watched:
-            entry.append(encoder.encode_watched(value))
+            entry[k] = encoder.encode_watched(value)
         else:
-            entry.append(encoder.encode(value))
-    return entry
+            entry[k] = encoder.encode(value, name in variables.mutated)
+    return [entry[k] for k in range(len(values))]
 
 
 def trace(
@@ -139,10 +170,10 @@ def trace(
     inputs = [leaf for one in entry for leaf in one.leaves] if as_inputs else []
     try:
         jaxpr = jax.make_jaxpr(body)(inputs, example)
-    except _NEEDS_PYTHON as error:
-        place, expression = place_of(error)
-        said = _SAID[isinstance(error, jax.errors.TracerBoolConversionError)]
-        raise place.refuse(f"`{expression}`: {said}" if expression else said) from error
+    except Exception as error:
+        if needs_python(error):
+            raise explained(error) from error
+        raise
     exits = [
         Exit(node, known, [jaxpr.out_avals[k] for k in outputs], outputs)
         for node, known, outputs in found["exits"]
@@ -159,12 +190,14 @@ def entered(
     """The variables as at a block's start, with these leaves; afterwards as they were."""
     before = variables.values()
     seen = variables.around.remember()
-    decoder = Decoder(fresh=True)
+    decoder = Decoder(fresh=True, mutated=variables.mutated)
     pending = iter(leaves)
-    values = [
-        decoder.decode(name, one.node, [next(pending) for _ in one.leaves])
-        for name, one in zip(variables.names, entry, strict=True)
-    ]
+    # What exists outside is itself, also where the block reaches it by another way.
+    decoder.origins.update({id(one.container): one.container for one in seen if one.is_plain()})
+    own = [[next(pending) for _ in one.leaves] for one in entry]
+    values: list[Any] = [None] * len(entry)
+    for k in variables.order():
+        values[k] = decoder.decode(variables.names[k], entry[k].node, own[k])
     variables.write(*values)
     try:
         with mode.staging(conditional):
@@ -183,22 +216,23 @@ def _encode_exit(
     decoder: Decoder,
 ) -> tuple[list[Any], list[Appended], list[Any]]:
     encoder = Encoder(decoder.origins)
-    exits: list[Any] = []
+    exits: list[Any] = [None] * len(after)
     appended: list[Appended] = []
     results: list[Any] = []
     # No tracer of this trace may outlive it.
     outside = {id(leaf) for one in entry for leaf in one.leaves}
-    for k, value in enumerate(after):
+    for k in variables.order():
+        value, name = after[k], variables.names[k]
         recorded = isinstance(entry[k].node, Growing) and value is values[k]
         if recorded:
             node, leaves = _last(entry[k].node, value)
-        elif variables.names[k] in variables.watched:
+        elif name in variables.watched:
             stays = same_structure(encoder.encode_watched(value).node, entry[k].node)
             node, leaves = entry[k].node if stays else Constant(None), []
         else:
-            node, leaves = encoder.encode(value)
+            node, leaves = encoder.encode(value, name in variables.mutated)
         known = [leaf if is_python_number(leaf) or id(leaf) in outside else None for leaf in leaves]
-        exits.append((node, known, _placed(leaves, results)))
+        exits[k] = (node, known, _placed(leaves, results))
         if recorded and value.chunks:
             appended.append(_encode_appended(k, value, results))
     return exits, appended, results
@@ -279,6 +313,10 @@ def _extended(dtype: Any) -> bool:
 
 def zeros(aval: Any) -> Any:
     """A value of this type that nothing reads."""
+    return tree.vary(_zeros(aval), axes(aval))
+
+
+def _zeros(aval: Any) -> Any:
     if not _extended(aval.dtype):
         return jnp.zeros(aval.shape, aval.dtype)
     return jnp.broadcast_to(jax.random.key(0, impl=_key_type(aval)), aval.shape)
@@ -302,6 +340,12 @@ def with_type(leaf: Any, aval: Any, weak: bool | None = None) -> Any:
     return jax.lax.convert_element_type_p.bind(
         leaf, new_dtype=aval.dtype, weak_type=weak, sharding=None
     )
+
+
+def axes(aval: Any) -> frozenset[str]:
+    """The axes of an enclosing `jax.shard_map` over which a value of this type varies."""
+    manual = getattr(aval, "manual_axis_type", None)
+    return manual.varying if manual else frozenset()
 
 
 def is_traced(value: Any) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.control.python import branching, mode
+from toolkit.control.python.around import Around
 from toolkit.control.python.errors import refuse
 from toolkit.control.python.places import read
 from toolkit.control.python.state import Undefined
@@ -32,8 +33,12 @@ def truth(value: Any) -> Any:
         try:
             return bool(value)
         except jax.errors.ConcretizationTypeError:
-            return value.reshape(()) != 0
+            return _not_zero(value.reshape(()))
     return bool(value)
+
+
+def _not_zero(value: Any) -> Any:
+    return value if value.dtype == jnp.bool_ else value != jnp.zeros((), value.dtype)
 
 
 def scalar_truth(value: Any) -> Any:
@@ -88,17 +93,19 @@ def any_(first: Any, *rest: Callable[[], Any], state: State | None = None) -> An
     return or_(truth(first), *(lambda one=one: truth(one()) for one in rest), state=state)
 
 
-def compare(operators: tuple[Any, ...], left: Any, *rest: Callable[[], Any]) -> Any:
-    """`left < rest[0]() < ...`, each operand evaluated once."""
-    result: Any = True
-    for operation, operand in zip(operators, rest, strict=True):
-        right = operand()
-        one = operation(left, right)
-        left = right
-        result = one if result is True else all_(result, lambda: one)  # noqa: B023
-        if not isinstance(result, jax.Array) and not result:
-            return result
-    return result
+def compare(
+    operators: tuple[Any, ...],
+    left: Any,
+    operand: Callable[[], Any],
+    *rest: Callable[[], Any],
+    state: State | None = None,
+) -> Any:
+    """`left < operand() < rest[0]() ...`, each evaluated once, as far as Python would."""
+    right = operand()
+    result = operators[0](left, right)
+    if not rest:
+        return result
+    return and_(result, lambda: compare(operators[1:], right, *rest, state=state), state=state)
 
 
 def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -116,14 +123,95 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
     return best
 
 
+def any_of(function: Any, *args: Any) -> Any:
+    """`any` of an iterable that Python goes through."""
+    return _of(function, builtins.any, True, *args)
+
+
+def all_of(function: Any, *args: Any) -> Any:
+    """`all` of an iterable that Python goes through."""
+    return _of(function, builtins.all, False, *args)
+
+
+def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
+    if function is not ours or len(args) != 1 or isinstance(args[0], jax.Array):
+        return function(*args)
+    result: Any = not stop_at
+    for value in args[0]:
+        known = truth(value)
+        if known is stop_at:
+            return stop_at
+        if is_traced(known):
+            both = result | known if stop_at else result & known
+            result = both if is_traced(result) else known
+    return result
+
+
+def contains(left: Any, right: Any) -> Any:
+    """`left in right`: of a tuple or a list the comparison with each element."""
+    if not isinstance(right, (tuple, list)):
+        return left in right
+    if not (is_traced(left) or any(map(is_traced, right))):
+        return left in right
+    return any_of(builtins.any, [one is left or one == left for one in right])
+
+
+def isinstance_(function: Any, value: Any, kinds: Any) -> Any:
+    """`isinstance`, where a traced number may stand for a number of Python's."""
+    if function is builtins.isinstance and is_traced(value) and mode.is_staged():
+        asked = kinds if isinstance(kinds, tuple) else (kinds,)
+        if value.weak_type and any(kind in (int, float, complex, bool) for kind in asked):
+            raise refuse(
+                f"`isinstance(..., {kinds})` of a Python number that became a traced value in this "
+                "staged block: ask before the loop, or run it as Python with tk.control.unroll."
+            )
+    return function(value, kinds)
+
+
+def text(function: Any, *args: Any) -> Any:
+    """`str`, `repr` and `format`."""
+    return function(*map(shown, args))
+
+
+def shown(value: Any) -> Any:
+    """A value that becomes text."""
+    if is_traced(value) and mode.is_staged():
+        raise refuse(
+            "a traced value has no text: to print it use jax.debug.print; for a key such as "
+            'params[f"w{i}"] run the loop as Python, `for i in tk.control.unroll(range(n))`.'
+        )
+    return value
+
+
+def power(base: Any, exponent: Any) -> Any:
+    """`base ** exponent`."""
+    if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
+        return base**exponent
+    if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
+        return base**exponent
+    return python_power(base, exponent)
+
+
+@jax.jit
+def python_power(base: Any, exponent: Any) -> Any:
+    """Of integers of Python's: under a name by which `integers` knows it."""
+    return base**exponent
+
+
 def either(
     test: Any,
     then: Callable[[], Any],
     orelse: Callable[[], Any],
     state: State | None = None,
     name: str = "the conditional expression",
+    changing: bool = False,
+    around: Around = Around((), ()),
 ) -> Any:
-    """`then() if test else orelse()`; `name`: the variable that it is assigned to."""
+    """`then() if test else orelse()`.
+
+    `name`: the variable that it is assigned to; `changing`: whether that is changed in place;
+    `around`: what the function can see.
+    """
     condition = truth(test)
     if condition is True:
         return then()
@@ -140,6 +228,7 @@ def either(
         return lambda: operator.setitem(box, 0, compute())
 
     reads, names = (state.reads, state.names) if state else ((), ())
-    both = State((lambda: box[0], *reads), write, (name, *names), ())
+    mutated = ((name,) if changing else ()) + (state.mutated if state else ())
+    both = State((lambda: box[0], *reads), write, (name, *names), (), (), around, mutated)
     branching.branch(both, condition, into_box(then), into_box(orelse))
     return read(box[0], name)
