@@ -129,7 +129,7 @@ def build(config: Config) -> run.Program:
         theta = jnp.zeros(config.train_size)
         return State(initial_parameters(model_key, config.hidden), theta, optimizer.init(theta))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State) -> tuple[State, dict[str, Any]]:
         hg = hypergradient(state.y, state.theta)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         theta = optax.apply_updates(state.theta, updates)
@@ -144,13 +144,21 @@ def build(config: Config) -> run.Program:
             "issues": hg.report.status,
             "weight_clean": jnp.mean(weights, where=~data.corrupted),
             "weight_corrupted": jnp.mean(weights, where=data.corrupted),
+            "theta": run.Gradients(hg.gradient, state.theta, updates),
         }
         return State(hg.solution.value, theta, optimizer_state), metrics
 
     def finish(state: State) -> run.Final:
         return conclude(config, data, state.theta)
 
-    return run.Program(init, step, finish)
+    def losses(state: State) -> dict[str, run.Loss]:
+        def hyper(y: Any, theta: jax.Array) -> jax.Array:
+            return outer(solve(y, theta).value, theta)
+
+        at = (state.y, state.theta)
+        return {"inner": run.Loss(inner, at), "hyper": run.Loss(hyper, at, argnums=1)}
+
+    return run.Program(init, step, finish, losses)
 
 
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:

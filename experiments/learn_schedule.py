@@ -128,13 +128,14 @@ def build(config: Config) -> run.Program:
     def outer(y: Any, _: Any) -> jax.Array:
         return loss(y, data.validation)
 
-    hypergradient = tk.hypergradient(outer, training(config, data, config.adjoint.build()))
+    solve = training(config, data, config.adjoint.build())
+    hypergradient = tk.hypergradient(outer, solve)
 
     def init(_: jax.Array) -> State:
         theta = constant(config, config.step_size)
         return State(theta, optimizer.init(theta))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State) -> tuple[State, dict[str, Any]]:
         hg = hypergradient(initial_parameters(config), state.theta)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         theta = optax.apply_updates(state.theta, updates)
@@ -146,13 +147,26 @@ def build(config: Config) -> run.Program:
             "issues": hg.report.status,
             "mean_rate": jnp.mean(rates),
             "mean_momentum": jnp.mean(momenta),
+            "theta": run.Gradients(hg.gradient, state.theta, updates),
         }
         return State(theta, optimizer_state), metrics
 
     def finish(state: State) -> run.Final:
         return conclude(config, data, state.theta)
 
-    return run.Program(init, step, finish)
+    def losses(state: State) -> dict[str, run.Loss]:
+        y = initial_parameters(config)
+
+        def inner(y: Any) -> jax.Array:
+            return loss(y, data.train)
+
+        def hyper(y: Any, theta: dict[str, jax.Array]) -> jax.Array:
+            return outer(solve(y, theta).value, theta)
+
+        at = (y, state.theta)
+        return {"inner": run.Loss(inner, (y,)), "hyper": run.Loss(hyper, at, argnums=1)}
+
+    return run.Program(init, step, finish, losses)
 
 
 def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:

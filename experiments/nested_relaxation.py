@@ -98,8 +98,7 @@ class State(NamedTuple):
 def relax(config: Config, theta: Theta, images: Any, pull: Any, states: States) -> Any:
     """(the states that minimise `E + <pull, o>`, sweeps made); pull: `[B, 10]`."""
     hidden, output = states
-    # An array: from a Python number the first sweep would be compiled apart from the others.
-    change, sweeps = jnp.full((), jnp.inf), 0
+    change, sweeps = jnp.inf, 0
     while change > config.tol and sweeps < config.max_sweeps:
         change = 0.0
         for k in range(config.layers):

@@ -158,7 +158,8 @@ def build(config: Config) -> run.Program:
     def outer(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
         return loss(weights_of(u, theta), data.validation)
 
-    hypergradient = tk.hypergradient(outer, training(config, data.train, config.adjoint.build()))
+    solve = training(config, data.train, config.adjoint.build())
+    hypergradient = tk.hypergradient(outer, solve)
 
     def init(_: jax.Array) -> State:
         u = start(config, data)
@@ -205,7 +206,14 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, data, state)
 
-    return run.Program(init, step, finish)
+    def losses(state: State) -> dict[str, run.Loss]:
+        def hyper(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+            return outer(solve(u, theta).value, theta)
+
+        at = (state.u, state.theta)
+        return {"inner": run.Loss(solve.fun, at), "hyper": run.Loss(hyper, at, argnums=1)}
+
+    return run.Program(init, step, finish, losses)
 
 
 def conclude(config: Config, data: Data, state: State) -> run.Final:

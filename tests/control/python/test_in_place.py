@@ -220,6 +220,8 @@ def membership_any_and_all(x):
             s = s + 1
         if any([x[0] > i, x[1] > i]) and all(v < 2 for v in [x[0], x[1]]):
             s = s + 10
+        if any(x > i) and not all(x > 0):
+            s = s + (i + 1) ** -1
     return s
 
 
@@ -299,7 +301,6 @@ def test_a_refusal_that_is_caught_leaves_in_the_end() -> None:
 
 
 def test_a_known_first_test_compiles_a_while_once() -> None:
-    @tk.control_flow
     def settle(x):
         change, n = jnp.inf, 0
         while change > 1e-3 and n < 50:
@@ -309,16 +310,31 @@ def test_a_known_first_test_compiles_a_while_once() -> None:
             n += 1
         return x, n
 
-    def defined_before(x):
-        new = x
+    def read_after(x):
         change, n = jnp.inf, 0
         while change > 1e-3 and n < 50:
             new = jnp.cos(x)
             change = jnp.max(jnp.abs(new - x))
             x = new
             n += 1
-        return x, n
+        return new, n
 
-    once = str(jax.make_jaxpr(tk.control_flow(defined_before))(X)).count(" cos ")
-    assert once == 1
-    np.testing.assert_allclose(jax.jit(settle)(X)[0], defined_before(X)[0], rtol=1e-12)
+    for function, bodies in ((settle, 1), (read_after, 2)):  # the first iteration defines `new`
+        f = tk.control_flow(function)
+        assert str(jax.make_jaxpr(f)(X)).count(" cos ") == bodies
+        np.testing.assert_allclose(jax.jit(f)(X)[0], function(X)[0], rtol=1e-12)
+
+
+def test_an_object_of_the_first_iteration_is_kept() -> None:
+    @tk.control_flow
+    def f(x):
+        first = None
+        s = 0.0
+        for i in range(3):
+            if first is None:
+                first = Pair(x[0])
+            s = s + first.a * x[i]
+        return s, first.a
+
+    s, kept = jax.jit(f)(X)
+    np.testing.assert_allclose((s, kept), (X[0] * jnp.sum(X), X[0]), rtol=1e-12)

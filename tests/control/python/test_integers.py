@@ -130,6 +130,17 @@ def test_a_while_that_may_double_for_ever_is_refused() -> None:
         double(jnp.float32(10))
 
 
+def test_a_number_that_has_no_place_is_refused() -> None:
+    def f(x):
+        n = 2**40
+        for _ in range(3):
+            n = n + 1
+        return n * x
+
+    with pytest.raises(tk.control.ControlFlowError, match="too large for JAX's int32"):
+        tk.control_flow(f)(1.0)
+
+
 def test_a_count_is_not_suspected() -> None:
     @tk.control_flow
     def halvings(x):

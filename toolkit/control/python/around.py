@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.control.python.errors import refuse
 
 _LARGE = 100_000  # entries of a NumPy array up to which a copy is kept
+_MOST = 20_000  # entries of lists, dicts and objects that are looked at
 _OPAQUE = (FunctionType, MethodType, ModuleType, type, jax.Array, np.generic)
 
 
@@ -25,12 +26,16 @@ class Around(NamedTuple):
     def remember(self) -> list[Seen]:
         """What can change in place among what the variables hold now."""
         seen: dict[int, Seen] = {}
+        left = _MOST
         for name, read in zip(self.names, self.reads, strict=True):
             try:
                 value = read()
             except NameError:
                 continue
             for container, attributes in _containers(value, set(), 2):
+                left -= 0 if isinstance(container, np.ndarray) else len(container)
+                if left < 0:
+                    return list(seen.values())
                 seen.setdefault(id(container), Seen(name, container, _items(container), attributes))
         return list(seen.values())
 
@@ -96,8 +101,9 @@ def _containers(value: Any, met: set[int], depth: int) -> Iterator[tuple[Any, bo
     if isinstance(value, (list, dict, set, deque)):
         yield value, False
     if isinstance(value, (list, dict, tuple, set, deque)):
-        for child in value.values() if isinstance(value, dict) else value:
-            yield from _containers(child, met, depth)
+        if len(value) <= _MOST:
+            for child in value.values() if isinstance(value, dict) else value:
+                yield from _containers(child, met, depth)
         return
     inside = getattr(value, "__dict__", None)
     if depth and type(inside) is dict:

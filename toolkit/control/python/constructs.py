@@ -23,7 +23,7 @@ from toolkit.control.python.iterables import (
 )
 from toolkit.control.python.places import read
 from toolkit.control.python.state import Variables as State
-from toolkit.control.python.tracing import UndefinedRead, is_traced, needs_python
+from toolkit.control.python.tracing import UndefinedRead, explained, is_traced, needs_python
 from toolkit.control.python.truth import truth
 
 _LONG = 100  # iterations of a Python `while` under a trace that are worth a word
@@ -69,8 +69,10 @@ def _for_python(iterable: Any, user: staging.Loop) -> None:
         branching.branch(user.variables, going, lambda: user.body(item), lambda: None)  # noqa: B023
 
 
-def while_(test: Callable[[], Any], body: Callable[[], None], state: State) -> None:
-    """`while test(): body()`."""
+def while_(
+    test: Callable[[], Any], body: Callable[[], None], state: State, private: tuple[str, ...]
+) -> None:
+    """`while test(): body()`; `private`: variables that only the body reads."""
     count = 0
     while True:
         asked = test()
@@ -78,7 +80,8 @@ def while_(test: Callable[[], Any], body: Callable[[], None], state: State) -> N
             return staging.while_traced(state, test, body)
         if not asked:
             return
-        if not (count or mode.runs_as_python()) and staging.while_from_the_start(state, test, body):
+        first = not (count or mode.runs_as_python())
+        if first and staging.while_from_the_start(state, test, body, private):
             return
         body()
         count += 1
@@ -155,8 +158,8 @@ def caught() -> None:
         raise error
     if isinstance(error, UndefinedRead) and (error.undefined.reason or mode.is_staged()):
         raise error
-    if mode.is_staged() and needs_python(error):
-        raise error  # type: ignore[misc]
+    if mode.is_staged() and isinstance(error, Exception) and needs_python(error):
+        raise explained(error) from error
 
 
 def matchable(subject: Any) -> Any:

@@ -163,8 +163,11 @@ class _Statements:
 
     def _while(self, node: ast.While) -> list[ast.stmt]:
         state, write = self._state(node.body, node)
+        inside = names.loads(node.body)
+        private = [name for name in state.changed if inside[name] == self.scope.loads[name]]
         block, block_def = self._function("while", [], node.body, state.changed, node)
-        run = call("while_", [thunk(self.expressions.test(node.test)), block, *state.arguments])
+        test = thunk(self.expressions.test(node.test))
+        run = call("while_", [test, block, *state.arguments, texts(private)])
         return [block_def, write, at(ast.Expr(run), node)]
 
     def _for(self, node: ast.For) -> list[ast.stmt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 # Methods by which Python's own containers change.
@@ -133,6 +134,12 @@ def handed_on(nodes: Iterable[ast.AST]) -> set[str]:
         for node in nodes
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in inside
     }
+
+
+def loads(nodes: Iterable[ast.AST]) -> Counter[str]:
+    """How often each name is read, in inner functions too."""
+    every = (inner for node in nodes for inner in ast.walk(node))
+    return Counter(n.id for n in every if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
 def declared(nodes: Iterable[ast.AST], kind: type[ast.Nonlocal] | type[ast.Global]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Scope:
     inner: set[str]  # those that functions inside it assign
     first_parameter: str | None
     given: set[str]  # parameters of an inner function that it does not return
+    loads: Counter[str]  # how often each name is read
     count: int = 0  # of generated names
 
 
@@ -51,6 +53,7 @@ def scope_of(function: ast.FunctionDef, body: Sequence[ast.stmt], outer: Scope |
         mutated=names.mutated(body) & own,
         inner=inner,
         first_parameter=positional[0].arg if positional else None,
+        loads=names.loads(body),
         given=(names.parameters(arguments) - returned) if outer else set(),
     )
 

@@ -165,7 +165,8 @@ def _change(name: str, one: Encoded, traced: Traced, k: int) -> str:
     exit = traced.exits[k]
     old, now = traced.entry_types[k], exit.types
     if isinstance(exit.node, Absent):
-        return exit.node.undefined.reason or f"'{name}' is undefined after one iteration"
+        reason = exit.node.undefined.reason or "undefined after one iteration"
+        return f"'{name}': {reason}"
     if same_structure(one.node, exit.node):
         for path, a, b in zip(paths(one.node, name), old, now, strict=True):
             if (a.shape, a.dtype) != (b.shape, b.dtype):

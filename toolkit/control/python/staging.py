@@ -351,16 +351,19 @@ def for_traced(user: Loop, bounds: TracedRange, gradient: Any, max_steps: int | 
 
 
 def while_from_the_start(
-    variables: Variables, test: Callable[[], Any], body: Callable[[], None]
+    variables: Variables,
+    test: Callable[[], Any],
+    body: Callable[[], None],
+    private: tuple[str, ...],
 ) -> bool:
     """Stage a `while` whose first test is known to be true, where the next one is a JAX value.
 
-    False where that is not so, or where the first iteration has to run apart: it defines a variable
-    or changes a type. Nothing has happened then.
+    False where that is not so, or where the first iteration has to run apart: it changes a type, or
+    defines a variable that is not private to the body. Nothing has happened then.
     """
     values = variables.values()
     if any(
-        isinstance(value, Undefined) and not name.startswith(PREFIX)
+        isinstance(value, Undefined) and not name.startswith(PREFIX) and name not in private
         for name, value in zip(variables.names, values, strict=True)
     ):
         return False

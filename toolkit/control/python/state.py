@@ -137,12 +137,13 @@ class Encoded(NamedTuple):
 class Encoder:
     """Encodes the values of several variables, which may share containers."""
 
-    def __init__(self, origins: dict[int, Any] | None) -> None:
+    def __init__(self, origins: dict[int, Any] | None, known: Iterable[Node] = ()) -> None:
         # `None` outside a block: every container is its own origin.
         self.origins = origins
         self.met: dict[int, int] = {}  # containers in variables that are changed in place
         self.count = 0
         self.mutated = False
+        self.known = {id(leaf) for node in known for leaf in _constants(node)}
         self.kept: list[Any] = []  # what `met` knows by id must live
 
     def encode(self, value: Any, mutated: bool = False) -> Encoded:
@@ -188,7 +189,8 @@ class Encoder:
             children, kind = jax.tree.flatten(value, is_leaf=_not_this(value))
             keys = ()
             if jax.tree_util.treedef_is_leaf(kind):
-                if self.origins is not None and holds_tracer(value):
+                new = self.origins is not None and id(value) not in self.known
+                if new and holds_tracer(value):
                     return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
                 return Constant(value)
         if self.mutated:
@@ -197,6 +199,14 @@ class Encoder:
         origin = value if self.origins is None else self.origins.get(id(value))
         nodes = tuple(self._node(child, leaves) for child in children)
         return Container(kind, keys, nodes, number, origin if mutable else None)
+
+
+def _constants(node: Node) -> Iterator[Any]:
+    if isinstance(node, Constant):
+        yield node.value
+    elif isinstance(node, Container):
+        for child in node.children:
+            yield from _constants(child)
 
 
 def encode_growing(value: Any) -> Encoded:

@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, jaxprs_in_params
 
 from toolkit import tree
 from toolkit.control.python import mode
-from toolkit.control.python.errors import ControlFlowError, Place, here, place_of
+from toolkit.control.python.errors import ControlFlowError, Place, here, place_of, refuse
 from toolkit.control.python.jumps import RESULT
 from toolkit.control.python.lists import Recorder, Run, Stacked
 from toolkit.control.python.state import (
@@ -67,9 +67,10 @@ _SAID = {
     ),
     False: (
         "a value that is traced here (a loop variable, or what depends on one) is used where Python "
-        "needs a number: an index of a list, a key of a dict, a slice, a shape, int() or float(). "
-        "Make the list an array, `jnp.asarray(xs)[i]` (a slice: jax.lax.dynamic_slice_in_dim), or run "
-        "the loop as Python, `for i in tk.control.unroll(range(n))`."
+        "needs a number: an index of a list, a key of a dict, a slice, a shape, int() or float(). Go "
+        "over the list itself, `for i, x in enumerate(xs)`, or over `tk.control.unroll(range(n))`: "
+        "both run as Python. Numbers, or arrays of one shape, can be an array, `jnp.asarray(xs)[i]` "
+        "(a slice of it: jax.lax.dynamic_slice_in_dim)."
     ),
 }
 
@@ -173,6 +174,11 @@ def trace(
     except Exception as error:
         if needs_python(error):
             raise explained(error) from error
+        if isinstance(error, OverflowError):
+            raise refuse(
+                f"a Python integer is too large for JAX's {jax.dtypes.canonicalize_dtype(int)} in this "
+                "staged block: use a float, or enable jax_enable_x64."
+            ) from error
         raise
     exits = [
         Exit(node, known, [jaxpr.out_avals[k] for k in outputs], outputs)
@@ -215,7 +221,7 @@ def _encode_exit(
     after: Sequence[Any],
     decoder: Decoder,
 ) -> tuple[list[Any], list[Appended], list[Any]]:
-    encoder = Encoder(decoder.origins)
+    encoder = Encoder(decoder.origins, [one.node for one in entry])
     exits: list[Any] = [None] * len(after)
     appended: list[Appended] = []
     results: list[Any] = []

@@ -134,8 +134,10 @@ def all_of(function: Any, *args: Any) -> Any:
 
 
 def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
-    if function is not ours or len(args) != 1 or isinstance(args[0], jax.Array):
+    if function is not ours or len(args) != 1:
         return function(*args)
+    if is_traced(args[0]) and args[0].ndim == 1:
+        return jnp.any(args[0]) if stop_at else jnp.all(args[0])
     result: Any = not stop_at
     for value in args[0]:
         known = truth(value)
@@ -185,6 +187,8 @@ def shown(value: Any) -> Any:
 
 def power(base: Any, exponent: Any) -> Any:
     """`base ** exponent`."""
+    if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
+        return (1.0 * base) ** exponent  # of an integer, too, Python makes a float
     if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
         return base**exponent
     if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
