@@ -8,6 +8,7 @@ evaluated, but does not transpose.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,20 +35,6 @@ batching.primitive_batchers[_refused_p] = lambda args, dims, *, message: (
 )
 
 
-def refuse_forward_mode(operands: Tree, message: str) -> Tree:
-    """`operands` unchanged; a `jvp` through them raises `TypeError(message)`, a `vjp` does not."""
-
-    @jax.custom_jvp
-    def guard(leaf: Any) -> Any:
-        return leaf
-
-    @guard.defjvp
-    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-        return primals[0], _refused_p.bind(tangents[0], message=message)
-
-    return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)
-
-
 _one_way_p = Primitive("reverse_mode_refused")
 
 
@@ -65,18 +52,14 @@ batching.primitive_batchers[_one_way_p] = lambda args, dims, *, message: (
 )
 
 
+def refuse_forward_mode(operands: Tree, message: str) -> Tree:
+    """`operands` unchanged; a `jvp` through them raises `TypeError(message)`, a `vjp` does not."""
+    return _with_tangents(operands, lambda tangent: _refused_p.bind(tangent, message=message))
+
+
 def refuse_reverse_mode(results: Tree, message: str) -> Tree:
     """`results` unchanged; their `jvp` passes, a cotangent of them raises `TypeError(message)`."""
-
-    @jax.custom_jvp
-    def guard(leaf: Any) -> Any:
-        return leaf
-
-    @guard.defjvp
-    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-        return primals[0], _one_way_p.bind(tangents[0], message=message)
-
-    return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, results)
+    return _with_tangents(results, lambda tangent: _one_way_p.bind(tangent, message=message))
 
 
 def refuse_derivatives(operands: Tree, message: str) -> Tree:
@@ -84,6 +67,11 @@ def refuse_derivatives(operands: Tree, message: str) -> Tree:
 
     Inside the two halves of a `custom_vjp` this refuses what would differentiate the halves.
     """
+    return _with_tangents(operands, lambda _: _refuse(message=message))
+
+
+def _with_tangents(operands: Tree, pass_on: Callable[[Any], Any]) -> Tree:
+    """`operands` unchanged; their tangents go through `pass_on`."""
 
     @jax.custom_jvp
     def guard(leaf: Any) -> Any:
@@ -91,6 +79,6 @@ def refuse_derivatives(operands: Tree, message: str) -> Tree:
 
     @guard.defjvp
     def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-        raise TypeError(message)
+        return primals[0], pass_on(tangents[0])
 
     return jax.tree.map(lambda leaf: guard(leaf) if tree.is_inexact(leaf) else leaf, operands)
