@@ -151,14 +151,14 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, data, state.theta)
 
-    def losses(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State) -> dict[str, run.Loss]:
         def hyper(y: Any, theta: jax.Array) -> jax.Array:
             return outer(solve(y, theta).value, theta)
 
         at = (state.y, state.theta)
         return {"inner": run.Loss(inner, at), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, losses)
+    return run.Program(init, step, finish, differentiated)
 
 
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:

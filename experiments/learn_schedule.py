@@ -154,7 +154,7 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, data, state.theta)
 
-    def losses(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State) -> dict[str, run.Loss]:
         y = initial_parameters(config)
 
         def inner(y: Any) -> jax.Array:
@@ -166,7 +166,7 @@ def build(config: Config) -> run.Program:
         at = (y, state.theta)
         return {"inner": run.Loss(inner, (y,)), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, losses)
+    return run.Program(init, step, finish, differentiated)
 
 
 def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:

@@ -206,14 +206,14 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, data, state)
 
-    def losses(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State) -> dict[str, run.Loss]:
         def hyper(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
             return outer(solve(u, theta).value, theta)
 
         at = (state.u, state.theta)
         return {"inner": run.Loss(solve.fun, at), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, losses)
+    return run.Program(init, step, finish, differentiated)
 
 
 def conclude(config: Config, data: Data, state: State) -> run.Final:

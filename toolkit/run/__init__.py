@@ -8,18 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.run.program import Figure, Final, Program
-    from toolkit.run.settings import Claim, Settings
+    from toolkit.run.program import Figure, Final, Gradients, Loss, Program
+    from toolkit.run.settings import Claim, Diagnostics, Settings
 
 _HOMES = {
     "Claim": "toolkit.run.settings",
+    "Diagnostics": "toolkit.run.settings",
     "Settings": "toolkit.run.settings",
     "Figure": "toolkit.run.program",
     "Final": "toolkit.run.program",
+    "Gradients": "toolkit.run.program",
+    "Loss": "toolkit.run.program",
     "Program": "toolkit.run.program",
 }
 
-__all__ = ["Claim", "Figure", "Final", "Program", "Settings"]
+__all__ = ["Claim", "Diagnostics", "Figure", "Final", "Gradients", "Loss", "Program", "Settings"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from toolkit.debug import GradientReport, gradient_report
 from toolkit.run.arrays import named_leaves
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment import reported
 from toolkit.run.metrics import RESERVED
-from toolkit.run.program import Program
+from toolkit.run.program import Gradients, Program
+
+Reports = dict[str, GradientReport]
 
 
 class Traced(NamedTuple):
@@ -20,6 +23,7 @@ class Traced(NamedTuple):
 
     program: Program
     seed: int
+    gradients: bool  # whether they are reported
     template: Any  # the state's shapes and types
     metrics: tuple[str, ...]
 
@@ -29,10 +33,11 @@ class Compiled(NamedTuple):
 
     init: Callable[[], Any]
     step: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
+    reporting: Callable[[Any], tuple[Any, dict[str, jax.Array], Reports]] | None
     template: Any
 
 
-def trace(program: Any, seed: int, source: Path) -> Traced:
+def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Traced:
     """Checks what the experiment built. Raises: RunError (exit 2) that names the function and the leaf."""
     if not isinstance(program, Program):
         raise fail(
@@ -45,7 +50,18 @@ def trace(program: Any, seed: int, source: Path) -> Traced:
         state, metrics = jax.eval_shape(program.step, template)
     _check_state(template, state, source)
     _check_metrics(metrics, source)
-    return Traced(program, seed, template, tuple(metrics))
+    scalars, found = _parted(metrics)
+    with reported(source, "step: bad gradients"):
+        jax.eval_shape(_reports, found)
+    if gradients and not found:
+        raise fail(
+            Exit.CONFIG,
+            source,
+            "diagnostics.gradients_every: nothing to report",
+            f"the metrics {', '.join(metrics) or 'none'}",
+            "a toolkit.run.Gradients among the metrics of `step`, or 0",
+        )
+    return Traced(program, seed, gradients, template, tuple(scalars))
 
 
 def compile_program(traced: Traced, source: Path) -> Compiled:
@@ -59,10 +75,39 @@ def compile_program(traced: Traced, source: Path) -> Compiled:
         traced.template,
         init.output_shardings,
     )
+
+    def step(state: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = traced.program.step(state)
+        return state, _parted(metrics)[0]
+
+    def reporting(state: Any) -> tuple[Any, dict[str, jax.Array], Reports]:
+        state, metrics = traced.program.step(state)
+        scalars, found = _parted(metrics)
+        return state, scalars, _reports(found)
+
+    def compiled(function: Callable[..., Any], *others: None) -> Any:
+        shardings = (init.output_shardings, None, *others)
+        return jax.jit(function, out_shardings=shardings).lower(template).compile()
+
     with reported(source, "step failed"):
-        stepping = jax.jit(traced.program.step, out_shardings=(init.output_shardings, None))
-        step = stepping.lower(template).compile()
-    return Compiled(lambda: init(key), step, template)
+        # Two programs: a `cond` would keep the gradients and the old state from being fused and
+        # overwritten in every step, at more than the cost of the step itself where that is short.
+        return Compiled(
+            lambda: init(key),
+            compiled(step),
+            compiled(reporting, None) if traced.gradients else None,
+            template,
+        )
+
+
+def _parted(metrics: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Gradients]]:
+    """(scalars, gradients)."""
+    gradients = {name: value for name, value in metrics.items() if isinstance(value, Gradients)}
+    return {name: metrics[name] for name in metrics if name not in gradients}, gradients
+
+
+def _reports(gradients: dict[str, Gradients]) -> Reports:
+    return {name: gradient_report(*value) for name, value in gradients.items()}
 
 
 def _check_state(before: Any, after: Any, source: Path) -> None:
@@ -100,6 +145,8 @@ def _check_metrics(metrics: Any, source: Path) -> None:
     if not isinstance(metrics, dict):
         raise _bad_metrics(source, type(metrics).__name__, "a dict of scalars")
     for name, value in metrics.items():
+        if isinstance(value, Gradients) and isinstance(name, str):
+            continue  # they have a key of their own in a row
         if not isinstance(name, str) or name in RESERVED:
             raise _bad_metrics(source, shown(name), f"names other than {', '.join(RESERVED)}")
         if getattr(value, "shape", None) != () or value.dtype.kind not in "biuf":

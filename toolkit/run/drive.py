@@ -15,6 +15,7 @@ from toolkit.run import checkpoint, directory, metrics
 from toolkit.run.compiled import Compiled
 from toolkit.run.errors import Exit, fail
 from toolkit.run.experiment import reported
+from toolkit.run.gradients import by_leaf
 from toolkit.run.settings import Settings
 from toolkit.run.signals import StopRequest
 
@@ -58,23 +59,30 @@ def drive(job: Job, start: Position) -> Position:
         RunError: exit 6 for a metric that is not finite, exit 5 where a file cannot be written.
     """
     every, steps = job.settings.checkpoint_every, job.settings.steps
+    gradients_every = job.settings.diagnostics.gradients_every
     began = time.perf_counter() - start.seconds
     state = start.state
     values: dict[str, jax.Array] = {}
     seconds, length = start.seconds, start.metrics_bytes
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
         for step in range(start.step + 1, steps + 1):
+            due = gradients_every > 0 and (step % gradients_every == 0 or step == steps)
             with reported(job.source, f"step {step} failed"):
-                previous, (state, values) = values, job.compiled.step(state)
+                previous = values
+                if due and job.compiled.reporting is not None:
+                    state, values, reports = job.compiled.reporting(state)
+                else:
+                    (state, values), reports = job.compiled.step(state), {}
                 # One step may be under way while the next is dispatched, no more: a signal must not wait for a queue.
                 jax.block_until_ready(previous)
             signaled = job.stop.number
-            logging = step % job.settings.log_every == 0 or step == steps
+            logging = due or step % job.settings.log_every == 0 or step == steps
             saving = step % every == 0 or step == steps or signaled is not None
             if logging or saving:
                 numbers = _numbers(values)
                 seconds = time.perf_counter() - began
-                _log(job, log, step, numbers, seconds, logging)
+                line = metrics.row(step, numbers, seconds, job.drift, by_leaf(reports))
+                _log(job, log, line, numbers, logging)
             if saving:
                 length = metrics.durable(log)
                 _save(job, Position(step, state, seconds, length))
@@ -84,22 +92,22 @@ def drive(job: Job, start: Position) -> Position:
     return Position(steps, state, seconds, length)
 
 
-def _log(job: Job, log: Any, step: int, numbers: dict[str, Any], seconds: float, due: bool) -> None:
+def _log(job: Job, log: Any, line: dict[str, Any], numbers: dict[str, Any], due: bool) -> None:
     """Writes the row if it is due, and refuses to go on from numbers that are not finite."""
     bad = metrics.nonfinite(numbers)
     if due or bad:
-        metrics.append(log, metrics.row(step, numbers, seconds, job.drift))
+        metrics.append(log, line)
     if bad:
         got = ", ".join(str(numbers[name]) for name in bad)
         raise fail(
             Exit.NOT_FINITE,
             job.place.path,
-            f"step {step}: {', '.join(bad)} not finite",
+            f"step {line['step']}: {', '.join(bad)} not finite",
             got,
             "finite metrics",
         )
     if due:
-        job.show(step, numbers)
+        job.show(line["step"], numbers)
 
 
 def _save(job: Job, at: Position) -> None:

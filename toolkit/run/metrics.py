@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from toolkit.run.storage import storing
 
-RESERVED = ("step", "seconds", "nonfinite", "drift")  # keys of a row that no metric may take
+RESERVED = ("step", "seconds", "nonfinite", "drift", "gradients")  # of a row; no metric takes them
 
 
 def open_log(path: Path, length: int) -> BinaryIO:
@@ -22,11 +22,19 @@ def open_log(path: Path, length: int) -> BinaryIO:
     return file
 
 
-def row(step: int, values: dict[str, Any], seconds: float, drift: bool) -> dict[str, Any]:
-    """A row. Numbers that JSON lacks become null and are named under `nonfinite`."""
+def row(
+    step: int,
+    values: dict[str, Any],
+    seconds: float,
+    drift: bool,
+    gradients: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """A row. Numbers that JSON lacks become null and are named under `nonfinite`; no gradients, no key."""
     bad = nonfinite(values)
     kept = {name: None if name in bad else value for name, value in values.items()}
-    extra = ({"nonfinite": bad} if bad else {}) | ({"drift": True} if drift else {})
+    extra: dict[str, Any] = {"nonfinite": bad} if bad else {}
+    extra |= {"drift": True} if drift else {}
+    extra |= {"gradients": gradients} if gradients else {}
     return {"step": step, **kept, "seconds": round(seconds, 4), **extra}
 
 

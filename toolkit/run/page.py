@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from toolkit.run import config
+from toolkit.run import config, gradients
 from toolkit.run.claims import Verdict
 from toolkit.run.plots import curves, svg
 from toolkit.run.program import Figure
@@ -21,16 +21,22 @@ TEMPLATE = Path(__file__).with_name("page.html")
 def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     """The page of one run, and warnings for figures that could not be drawn."""
     drawn, warnings = _figures("Figures", figures, 0)
-    generic, more = _figures("Training", curves({"": story.rows}), len(figures))
+    training = curves({"": story.rows})
+    generic, more = _figures("Training", training, len(figures))
+    by_leaf, yet_more = _figures(
+        "Gradients", gradients.figures(story.rows), len(figures) + len(training)
+    )
     body = [
         _header(story),
         _results(story),
         drawn,
         generic,
+        by_leaf,
+        _gradients(story),
         _section("Configuration", _definitions(config.fields(story.config))),
         _section("Environment", _environment(story)),
     ]
-    return _document(str(story.config["experiment"]), body), warnings + more
+    return _document(str(story.config["experiment"]), body), warnings + more + yet_more
 
 
 def comparison(stories: Sequence[Story]) -> str:
@@ -109,6 +115,23 @@ def _figures(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, l
     return (
         _section(title, f'<div class="figures">{"".join(parts)}</div>') if parts else ""
     ), warnings
+
+
+def _gradients(story: Story) -> str:
+    """The last report, leaf by leaf."""
+    rows = gradients.reported(story.rows)
+    if not rows:
+        return ""
+    last = rows[-1]["gradients"]
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("leaf", *gradients.COLUMNS.values()))
+    lines = []
+    for name, values in last.items():
+        dead = values["zero_fraction"] == 1
+        tone = ' class="bad-text"' if values["nonfinite"] or dead else ""
+        cells = "".join(f"<td>{_number(values[key])}</td>" for key in gradients.COLUMNS)
+        lines.append(f'<tr{tone}><th scope="row">{escape(name)}</th>{cells}</tr>')
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return _section(f"Gradients at step {rows[-1]['step']}", f'<div class="scroll">{table}</div>')
 
 
 def _environment(story: Story) -> str:

@@ -11,6 +11,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure as Canvas
 
+from toolkit.run.metrics import RESERVED
 from toolkit.run.program import Figure
 
 Rows = Sequence[Mapping[str, Any]]
@@ -76,7 +77,7 @@ def curves(runs: Mapping[str, Rows]) -> tuple[Figure, ...]:
 
 
 def _metrics(row: Mapping[str, Any]) -> list[str]:
-    return [name for name in row if name not in ("step", "seconds", "nonfinite", "drift")]
+    return [name for name in row if name not in RESERVED]
 
 
 def _curve(name: str, runs: Mapping[str, Rows]) -> Callable[[Canvas], None]:

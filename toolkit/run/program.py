@@ -22,6 +22,26 @@ class Final(NamedTuple):
     table: tuple[tuple[str, str], ...] = ()  # rows (name, value) printed at the end
 
 
+class Gradients(NamedTuple):
+    """A gradient among a step's metrics, to be reported leaf by leaf where `diagnostics.gradients_every` says.
+
+    Leaves are named after the metric: `theta['w1']`. The steps that report are a program of their own, whose
+    last bits may differ; the others are the program that they are without, and cost what they cost.
+    """
+
+    grads: Any  # a pytree
+    params: Any = None  # what it is the gradient of; with `updates`, for their ratio
+    updates: Any = None
+
+
+class Loss(NamedTuple):
+    """A function that the experiment differentiates, for `toolkit check` to look for inputs that cannot learn."""
+
+    fn: Callable[..., Any]  # of the arguments, to a scalar
+    arguments: tuple[Any, ...]  # trees of arrays or of their shapes
+    argnums: int | tuple[int, ...] = 0  # what is learned
+
+
 class Program(NamedTuple):
     """The functions that the runner drives: `init`, then `step` as often as the config says, then `finish`.
 
@@ -29,8 +49,12 @@ class Program(NamedTuple):
     """
 
     init: Callable[[Array], State]  # key -> state
-    step: Callable[[State], tuple[State, dict[str, Array]]]  # pure; each metric is a scalar
+    step: Callable[
+        [State], tuple[State, dict[str, Array | Gradients]]
+    ]  # pure; each metric is a scalar, or `Gradients`
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
+    # By name, from the shapes of a state: what is differentiated, the hyper-objective included.
+    losses: Callable[[State], dict[str, Loss]] | None = None
 
 
 class Figure(NamedTuple):

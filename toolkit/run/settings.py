@@ -36,6 +36,16 @@ class Claim(BaseModel):
         return " and ".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
 
 
+class Diagnostics(BaseModel):
+    """What is measured beside the metrics."""
+
+    model_config = STRICT
+
+    gradients_every: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps between reports of the gradients in metrics.jsonl; 0 is never"
+    )
+
+
 class Settings(BaseModel):
     """The fields that the runner reads. Frozen; unknown keys are refused."""
 
@@ -52,6 +62,9 @@ class Settings(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="steps between checkpoints")
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(
         default=3, description="newest checkpoints kept"
+    )
+    diagnostics: Diagnostics = Field(
+        default=Diagnostics(), description="what is measured beside the metrics"
     )
     claims: dict[str, Claim] = Field(default={}, description="bounds by name of a final metric")
     schema_version: Literal[1] = Field(default=1, description="version of this file's layout")

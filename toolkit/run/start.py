@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.run import config, directory, environment, experiment, plain_yaml, signals
-from toolkit.run.errors import Exit, RunError, fail, shown
+from toolkit.run.errors import Exit, RunError, fail, printable, shown
 from toolkit.run.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,15 +71,27 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
 
 
 def check(path: Path, words: Sequence[str]) -> int:
-    """Validates a config and traces its program without running it; prints the resolved config."""
+    """Validates a config and traces its program without running it; prints the resolved config.
+
+    Warns of each input of the program's losses whose gradient is always zero.
+    """
     environment.pin_threads()
     prepared = _prepare(config.load(path, words))
     from toolkit.run.arrays import named_leaves
+    from toolkit.run.losses import dead_inputs
 
+    dead = dead_inputs(prepared.traced, prepared.loaded.experiment)
+    for name, inputs in dead.items():
+        for found in inputs:
+            text = f"{prepared.loaded.experiment}: losses: {name}: {found}"
+            print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
     leaves = named_leaves(prepared.traced.template).values()
     count = sum(leaf.size for leaf in leaves)
     print(plain_yaml.dump(prepared.loaded.resolved), end="")
     metrics = ", ".join(prepared.traced.metrics) or "none"
+    if dead:
+        number = sum(map(len, dead.values())) or "none"
+        print(f"# inputs without gradient in the losses {', '.join(dead)}: {number}")
     print(
         f"# ok: {prepared.loaded.experiment}, state of {len(leaves)} arrays with {count:,} numbers, metrics: {metrics}"
     )
@@ -103,7 +116,8 @@ def _prepare(loaded: config.Loaded) -> Prepared:
 
     with experiment.reported(source, "build failed"):
         program = build(settings)
-    traced = trace(program, settings.seed, source)
+    gradients = settings.diagnostics.gradients_every > 0
+    traced = trace(program, settings.seed, source, gradients)
     return Prepared(loaded, settings, traced, environment.record(source))
 
 
@@ -276,7 +290,5 @@ def _continues(at: Path, loaded: config.Loaded) -> bool:
 
 
 def _warn(place: directory.RunDirectory, text: str) -> None:
-    import sys
-
     print(f"warning: {text}", file=sys.stderr, flush=True)
     place.event("warning", text=text)

@@ -1,0 +1,1 @@
+"""Which inputs a traced program moves with: the analysis behind `tk.debug.dead_gradients`."""

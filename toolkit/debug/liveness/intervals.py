@@ -1,0 +1,308 @@
+"""Bounds that hold for every value an equation can produce: what is always positive, always zero, never chosen.
+
+An interval bounds all entries of an array; of a complex array it is `ZERO` or `ANY`. Rounding is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LARGEST_CONSTANT = 1 << 20  # entries of a constant that are looked at
+
+
+class Interval(NamedTuple):
+    """All entries lie in `[low, high]`."""
+
+    low: float
+    high: float
+
+
+ANY = Interval(-math.inf, math.inf)
+ZERO = Interval(0.0, 0.0)
+NAN = Interval(math.inf, -math.inf)  # no number: joined with others it adds nothing
+BOOLEAN = Interval(0.0, 1.0)
+_POSITIVE = Interval(0.0, math.inf)
+
+
+def join(*intervals: Interval) -> Interval:
+    """The smallest interval that holds all of them."""
+    return Interval(min(i.low for i in intervals), max(i.high for i in intervals))
+
+
+def widened(old: Interval, new: Interval) -> Interval:
+    """`new`, where a bound that has moved since `old` goes all the way: loops then come to an end."""
+    low = old.low if new.low >= old.low else -math.inf
+    high = old.high if new.high <= old.high else math.inf
+    return Interval(low, high)
+
+
+def of_constant(value: Any) -> Interval:
+    """The interval of an array that stands in the program."""
+    if isinstance(value, jax.core.Tracer) or np.size(value) > _LARGEST_CONSTANT:
+        return ANY
+    if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended) or not np.size(value):
+        return ANY
+    array = np.asarray(value)
+    if array.dtype == jax.dtypes.float0:
+        return ZERO
+    if np.isnan(array).all():
+        return NAN
+    if np.iscomplexobj(array):
+        return ANY if np.any(array) else ZERO
+    low, high = float(np.min(array)), float(np.max(array))
+    return ANY if math.isnan(low) or math.isnan(high) else Interval(low, high)
+
+
+def of_equation(equation: Any, operands: Sequence[Interval]) -> Interval:
+    """The interval of the (first) result, from those of the operands."""
+    name, dtype = equation.primitive.name, equation.outvars[0].aval.dtype
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return ANY
+    if NAN in operands and name != "select_n":
+        return operands[0] if name in _SHAPES else ANY
+    atoms = (*equation.invars, *equation.outvars)
+    if any(jnp.issubdtype(atom.aval.dtype, jnp.complexfloating) for atom in atoms):
+        return _of_complex(name, operands)
+    if name == "integer_pow":
+        interval = _integer_power(operands[0], equation.params["y"])
+    elif name == "gather" and equation.params["fill_value"] is not None:
+        interval = join(operands[0], of_constant(equation.params["fill_value"]))
+    else:
+        interval = _RULES.get(name, lambda *_: ANY)(*operands)
+    return _as_dtype(interval, dtype)
+
+
+def _as_dtype(a: Interval, dtype: Any) -> Interval:
+    """`a` for results of a type: truth values, and integers, which may have wrapped around."""
+    if math.isnan(a.low) or math.isnan(a.high):
+        a = ANY
+    if dtype == jnp.bool_:
+        return _not(_equal(a, ZERO))
+    if jnp.issubdtype(dtype, jnp.integer):
+        limits = jnp.iinfo(dtype)
+        whole = Interval(*(_whole(x, math.trunc) for x in a))
+        return whole if limits.min <= whole.low and whole.high <= limits.max else ANY
+    return a
+
+
+def _of_complex(name: str, operands: Sequence[Interval]) -> Interval:
+    zeros = [operand == ZERO for operand in operands]
+    if name in ("mul", "dot_general"):
+        return ZERO if any(zeros) else ANY
+    if name == "select_n":
+        return ZERO if all(zeros[1:]) else ANY
+    if name in ("div", "dynamic_slice", "gather"):
+        return ZERO if zeros[0] else ANY
+    return ZERO if name in _ZERO_TO_ZERO and all(zeros) else ANY
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
+
+
+def _product(a: Interval, b: Interval) -> Interval:
+    corners = [_times(x, y) for x in a for y in b]
+    return Interval(min(corners), max(corners))
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    if a == ZERO:
+        return ZERO
+    if b.low < 0 < b.high:
+        return ANY
+    sign = -1.0 if b.low < 0 else 1.0
+    reciprocals = [sign * math.inf if bound == 0 else 1 / bound for bound in b]
+    return _product(a, Interval(min(reciprocals), max(reciprocals)))
+
+
+def _sum(*parts: Interval) -> Interval:
+    return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+
+
+def _negative(a: Interval) -> Interval:
+    return Interval(-a.high, -a.low)
+
+
+def _magnitude(a: Interval) -> Interval:
+    low = 0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high))
+    return Interval(low, max(abs(a.low), abs(a.high)))
+
+
+def _integer_power(a: Interval, exponent: int) -> Interval:
+    if exponent == 0:
+        return Interval(1.0, 1.0)
+    if exponent < 0:
+        return _POSITIVE if exponent % 2 == 0 or a.low >= 0 else ANY
+    if exponent % 2 == 0:
+        a = _magnitude(a)
+    return _monotone(lambda x: x**exponent)(a)
+
+
+def _monotone(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
+    def bound(x: float, otherwise: float) -> float:
+        try:
+            return function(x)
+        except (OverflowError, ValueError):
+            return otherwise
+
+    return lambda a: Interval(bound(a.low, -math.inf), bound(a.high, math.inf))
+
+
+def _logarithm(a: Interval) -> Interval:
+    return Interval(*(math.log(x) if x > 0 else -math.inf for x in a))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
+
+
+def _whole(x: float, rounded: Callable[[float], float]) -> float:
+    return rounded(x) if math.isfinite(x) else x
+
+
+def _many(a: Interval) -> Interval:
+    """A sum of any number of entries."""
+    return Interval(_times(math.inf, min(a.low, 0)), _times(math.inf, max(a.high, 0)))
+
+
+def _maximum(a: Interval, b: Interval) -> Interval:
+    return Interval(max(a.low, b.low), max(a.high, b.high))
+
+
+def _minimum(a: Interval, b: Interval) -> Interval:
+    return Interval(min(a.low, b.low), min(a.high, b.high))
+
+
+def _choice(condition: Interval, *cases: Interval) -> Interval:
+    return cases[int(condition.low)] if is_point(condition) else join(*cases)
+
+
+def is_point(a: Interval) -> bool:
+    """Whether only one value is possible."""
+    return a.low == a.high and math.isfinite(a.low)
+
+
+def _decided(yes: bool, no: bool) -> Interval:
+    return Interval(1.0, 1.0) if yes else ZERO if no else BOOLEAN
+
+
+def _less(a: Interval, b: Interval) -> Interval:
+    return _decided(a.high < b.low, a.low >= b.high)
+
+
+def _less_or_equal(a: Interval, b: Interval) -> Interval:
+    return _decided(a.high <= b.low, a.low > b.high)
+
+
+def _equal(a: Interval, b: Interval) -> Interval:
+    return _decided(is_point(a) and a == b, a.high < b.low or b.high < a.low)
+
+
+def _not(a: Interval) -> Interval:
+    return Interval(1 - a.high, 1 - a.low) if _is_boolean(a) else ANY
+
+
+def _and(a: Interval, b: Interval) -> Interval:
+    return _minimum(a, b) if _is_boolean(a) and _is_boolean(b) else ANY
+
+
+def _or(a: Interval, b: Interval) -> Interval:
+    return _maximum(a, b) if _is_boolean(a) and _is_boolean(b) else ANY
+
+
+def _is_boolean(a: Interval) -> bool:
+    return a.low >= 0 and a.high <= 1
+
+
+# Each entry of the result is one of the first operand.
+_SHAPES = (
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "cummax",
+    "cummin",
+    "device_put",
+    "dynamic_slice",
+    "expand_dims",
+    "gather",
+    "optimization_barrier",
+    "pcast",
+    "pvary",
+    "real",
+    "reduce_and",
+    "reduce_max",
+    "reduce_min",
+    "reduce_or",
+    "reduce_precision",
+    "reshape",
+    "rev",
+    "sharding_constraint",
+    "slice",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+)
+_ODD = {name: _monotone(getattr(math, name)) for name in ("tanh", "erf", "atan", "asinh", "sinh")}
+_RULES: dict[str, Callable[..., Interval]] = {
+    **dict.fromkeys(_SHAPES, lambda a, *_: a),
+    **dict.fromkeys(("sin", "cos"), lambda a: Interval(-1.0, 1.0)),
+    **dict.fromkeys(("reduce_sum", "cumsum"), _many),
+    **dict.fromkeys(("concatenate", "pad"), join),
+    **dict.fromkeys(("dynamic_update_slice", "scatter"), lambda a, b, *rest: join(a, b, *rest)),
+    **dict.fromkeys(("add", "add_any"), _sum),
+    **_ODD,
+    "abs": _magnitude,
+    "and": _and,
+    "ceil": lambda a: Interval(*(_whole(x, math.ceil) for x in a)),
+    "clamp": lambda low, x, high: _minimum(_maximum(x, low), high),
+    "cosh": lambda a: Interval(1.0, math.inf),
+    "div": _quotient,
+    **dict.fromkeys(("dot_general", "conv_general_dilated"), lambda a, b: _many(_product(a, b))),
+    "eq": _equal,
+    "exp": _monotone(math.exp),
+    "expm1": _monotone(math.expm1),
+    "floor": lambda a: Interval(*(_whole(x, math.floor) for x in a)),
+    "ge": lambda a, b: _less_or_equal(b, a),
+    "gt": lambda a, b: _less(b, a),
+    "le": _less_or_equal,
+    "iota": lambda: _POSITIVE,
+    "log": _logarithm,
+    "log1p": lambda a: _logarithm(_sum(a, Interval(1.0, 1.0))),
+    "logistic": _monotone(_sigmoid),
+    "lt": _less,
+    "max": _maximum,
+    "min": _minimum,
+    "mul": _product,
+    "ne": lambda a, b: _not(_equal(a, b)),
+    "neg": _negative,
+    "not": _not,
+    "or": _or,
+    "pow": lambda a, b: _POSITIVE if a.low >= 0 else ANY,
+    "round": lambda a: Interval(*(_whole(x, round) for x in a)),
+    "rsqrt": lambda a: _POSITIVE,
+    "scatter-add": lambda a, _, b: _sum(a, _many(b)),
+    "select_n": _choice,
+    "sign": lambda a: Interval(*(float(np.sign(x)) for x in a)),
+    "sqrt": lambda a: Interval(max(a.low, 0.0) ** 0.5, max(a.high, 0.0) ** 0.5),
+    "square": lambda a: _integer_power(a, 2),
+    "sub": lambda a, b: _sum(a, _negative(b)),
+}
+_ZERO_TO_ZERO = {
+    *_SHAPES,
+    *("add", "add_any", "sub", "neg", "conj", "real", "imag", "complex", "reduce_sum", "cumsum"),
+    *(
+        "concatenate",
+        "pad",
+        "scatter-add",
+        "dynamic_update_slice",
+        "scatter",
+        "conv_general_dilated",
+    ),
+}

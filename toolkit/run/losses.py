@@ -1,0 +1,34 @@
+"""The losses that a program declares, searched for inputs that cannot learn; nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.debug.dead_gradients import DeadGradient, dead_gradients
+from toolkit.run.compiled import Traced
+from toolkit.run.errors import Exit, fail
+from toolkit.run.experiment import reported
+from toolkit.run.program import Loss
+
+
+def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
+    """Of each loss the inputs whose gradient is always zero.
+
+    Raises: RunError (exit 2) that names the loss.
+    """
+    if traced.program.losses is None:
+        return {}
+    with reported(source, "losses failed"):
+        losses = traced.program.losses(traced.template)
+    if not isinstance(losses, dict):
+        got, expected = type(losses).__name__, "a dict of toolkit.run.Loss"
+        raise fail(Exit.CONFIG, source, "losses: wrong type", got, expected)
+    found = {}
+    for name, loss in losses.items():
+        if not isinstance(loss, Loss):
+            got, expected = type(loss).__name__, "toolkit.run.Loss"
+            raise fail(Exit.CONFIG, source, f"losses: {name}: wrong type", got, expected)
+        with reported(source, f"losses: {name} failed"):
+            dead = dead_gradients(loss.fn, *loss.arguments, argnums=loss.argnums)
+        found[name] = tuple(one for one in dead if not one.carried)
+    return found
