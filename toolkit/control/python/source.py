@@ -35,10 +35,7 @@ def syntax_tree(function: types.FunctionType) -> ast.FunctionDef:
     try:
         lines, start = inspect.getsourcelines(function)
     except (OSError, TypeError):
-        raise ControlFlowError(
-            f"@control_flow needs the source of {name}; it was defined by exec() or in a bare REPL: "
-            "put it into a file or a notebook cell."
-        ) from None
+        raise _sourceless(name) from None
     nested = lines[0][:1].isspace()  # lines inside may start further left: in a long string
     try:
         module = ast.parse(("if 1:\n" if nested else "") + "".join(lines))
@@ -57,8 +54,18 @@ def syntax_tree(function: types.FunctionType) -> ast.FunctionDef:
     return definition
 
 
+def _sourceless(name: str) -> ControlFlowError:
+    return ControlFlowError(
+        f"@control_flow needs the source of {name}; it was defined by exec() or in a bare REPL: put it "
+        "into a file or a notebook cell."
+    )
+
+
 def _stale(function: types.FunctionType) -> ControlFlowError:
     code = function.__code__
+    if code.co_filename in ("<string>", "<stdin>"):
+        # Python 3.13 keeps a source under these names: that of another piece of code.
+        return _sourceless(function.__qualname__)
     return _refused(
         function,
         code.co_firstlineno,
