@@ -55,7 +55,7 @@ class reversible:
 
     Args:
       inverse: `inverse(carry, x)` -> the carry before the step that saw `x`; it may close over
-        arrays, without derivative. In `tk.while_loop`: `inverse(carry)`.
+        arrays, without derivative. `tk.while_loop` refuses the rule.
       tol: the relative error admitted, in 2-norm over all leaves; None: sqrt(eps) of the coarsest
         floating leaf, 3.5e-4 in float32.
 

@@ -52,7 +52,9 @@ def assert_same(expected: Any, got: Any) -> None:
         if jnp.issubdtype(e.dtype, jax.dtypes.prng_key):
             e, g = jax.random.key_data(e), jax.random.key_data(g)
         rtol = 1e-12 if e.dtype in (jnp.float64, jnp.complex128) else 1e-6
-        rtol = 1e-2 if e.dtype == jnp.bfloat16 else rtol
+        rtol = (
+            1e-2 if e.dtype == jnp.bfloat16 else rtol
+        )  # 8 bits: one unit in the last place is 0.8 %
         np.testing.assert_allclose(np.asarray(g, complex), np.asarray(e, complex), rtol, rtol)
 
 
