@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
-COMMANDS = ("run", "resume", "check", "report", "list", "doctor", "schema")
+COMMANDS = ("run", "resume", "explain", "check", "report", "list", "doctor", "schema")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,7 @@ def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "resume": _resume,
+        "explain": _explain,
         "check": _check,
         "report": _report,
         "list": _list,
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "--allow-drift", action="store_true", help="continue in a changed environment, rows marked"
     )
+
+    explain = commands.add_parser(
+        "explain", help="which line made a run not finite", allow_abbrev=False
+    )
+    explain.add_argument("directory", type=Path, metavar="RUN_DIR")
 
     _add_config(
         commands.add_parser(
@@ -169,6 +175,12 @@ def _resume(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
     return start.resume(arguments.directory, arguments.allow_drift, arguments.words)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.explain(arguments.directory)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from toolkit.debug.gradient_report import (
     clip_report,
     gradient_report,
 )
+from toolkit.debug.guard import Guarded, NonFiniteError, guard
 from toolkit.debug.report import NonFiniteReport
 from toolkit.debug.watch import RecompilationError, RecompilationWarning, Watched, watch
 
@@ -15,6 +16,8 @@ __all__ = [
     "ClipReport",
     "DeadGradient",
     "GradientReport",
+    "Guarded",
+    "NonFiniteError",
     "NonFiniteReport",
     "RecompilationError",
     "RecompilationWarning",
@@ -23,5 +26,6 @@ __all__ = [
     "dead_gradients",
     "explain",
     "gradient_report",
+    "guard",
     "watch",
 ]

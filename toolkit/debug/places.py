@@ -27,7 +27,10 @@ class Place(NamedTuple):
 
     @property
     def source(self) -> str:
-        return linecache.getline(self.file, self.line or 0).strip() if self.file else ""
+        if not self.file:
+            return ""
+        linecache.checkcache(self.file)  # a notebook's process outlives its files
+        return linecache.getline(self.file, self.line or 0).strip()
 
     def __str__(self) -> str:
         if self.file is None:

@@ -28,12 +28,20 @@ class Traced(NamedTuple):
     metrics: tuple[str, ...]
 
 
+class Made(NamedTuple):
+    """What a step made."""
+
+    state: Any
+    values: dict[str, jax.Array]  # the metrics
+    reports: Reports  # of the gradients, where this step reports them
+
+
 class Compiled(NamedTuple):
     """Executables, and the state's template with the devices that it lives on."""
 
     init: Callable[[], Any]
-    step: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
-    reporting: Callable[[Any], tuple[Any, dict[str, jax.Array], Reports]] | None
+    step: Callable[[Any], Made]
+    reporting: Callable[[Any], Made] | None
     template: Any
 
 
@@ -76,17 +84,18 @@ def compile_program(traced: Traced, source: Path) -> Compiled:
         init.output_shardings,
     )
 
-    def step(state: Any) -> tuple[Any, dict[str, jax.Array]]:
+    def step(state: Any) -> Made:
         state, metrics = traced.program.step(state)
-        return state, _parted(metrics)[0]
+        scalars, _ = _parted(metrics)
+        return Made(state, scalars, {})
 
-    def reporting(state: Any) -> tuple[Any, dict[str, jax.Array], Reports]:
+    def reporting(state: Any) -> Made:
         state, metrics = traced.program.step(state)
         scalars, found = _parted(metrics)
-        return state, scalars, _reports(found)
+        return Made(state, scalars, _reports(found))
 
-    def compiled(function: Callable[..., Any], *others: None) -> Any:
-        shardings = (init.output_shardings, None, *others)
+    def compiled(function: Callable[..., Any]) -> Any:
+        shardings = Made(init.output_shardings, None, None)  # type: ignore[arg-type]
         return jax.jit(function, out_shardings=shardings).lower(template).compile()
 
     with reported(source, "step failed"):
@@ -95,7 +104,7 @@ def compile_program(traced: Traced, source: Path) -> Compiled:
         return Compiled(
             lambda: init(key),
             compiled(step),
-            compiled(reporting, None) if traced.gradients else None,
+            compiled(reporting) if traced.gradients else None,
             template,
         )
 

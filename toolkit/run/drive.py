@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from toolkit.debug import nonfinite
 from toolkit.run import checkpoint, directory, metrics
-from toolkit.run.compiled import Compiled
-from toolkit.run.errors import Exit, fail
+from toolkit.run.compiled import Compiled, Made
 from toolkit.run.experiment import reported
+from toolkit.run.finite import Watch
 from toolkit.run.gradients import by_leaf
 from toolkit.run.settings import Settings
 from toolkit.run.signals import StopRequest
@@ -26,6 +27,15 @@ class Stopped(Exception):
     def __init__(self, number: int, step: int):
         super().__init__(f"{signal.Signals(number).name} at step {step}")
         self.number = number
+
+
+class NotFinite(Exception):
+    """A step left a NaN or an infinity; the checkpoints before it are whole."""
+
+    def __init__(self, step: int, leaves: Mapping[str, str]):
+        super().__init__(f"step {step}: {', '.join(leaves)}")
+        self.step = step
+        self.leaves = leaves  # name -> what it holds
 
 
 class Position(NamedTuple):
@@ -44,6 +54,7 @@ class Job:
     settings: Settings
     place: directory.RunDirectory
     compiled: Compiled
+    watch: Watch  # the leaves of the state that have to be finite
     source: Path  # the experiment, to blame for an exception in a step
     config: str  # hash of the resolved config, in every checkpoint
     drift: bool  # stamp the rows: they were made in another environment
@@ -56,33 +67,37 @@ def drive(job: Job, start: Position) -> Position:
 
     Raises:
         Stopped: after a signal, with the state saved.
-        RunError: exit 6 for a metric that is not finite, exit 5 where a file cannot be written.
+        NotFinite: at the first row or checkpoint that would not be finite; the row is kept.
+        RunError: exit 5 where a file cannot be written.
     """
     every, steps = job.settings.checkpoint_every, job.settings.steps
-    gradients_every = job.settings.diagnostics.gradients_every
     began = time.perf_counter() - start.seconds
     state = start.state
     values: dict[str, jax.Array] = {}
     seconds, length = start.seconds, start.metrics_bytes
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
         for step in range(start.step + 1, steps + 1):
-            due = gradients_every > 0 and (step % gradients_every == 0 or step == steps)
             with reported(job.source, f"step {step} failed"):
                 previous = values
-                if due and job.compiled.reporting is not None:
-                    state, values, reports = job.compiled.reporting(state)
-                else:
-                    (state, values), reports = job.compiled.step(state), {}
+                state, values, reports = advance(job.compiled, job.settings, step, state)
                 # One step may be under way while the next is dispatched, no more: a signal must not wait for a queue.
                 jax.block_until_ready(previous)
             signaled = job.stop.number
-            logging = due or step % job.settings.log_every == 0 or step == steps
+            logging = (
+                _reports(job.settings, step) or step % job.settings.log_every == 0 or step == steps
+            )
             saving = step % every == 0 or step == steps or signaled is not None
             if logging or saving:
                 numbers = _numbers(values)
+                bad = _bad(job, state, numbers if logging else {})
                 seconds = time.perf_counter() - began
-                line = metrics.row(step, numbers, seconds, job.drift, by_leaf(reports))
-                _log(job, log, line, numbers, logging)
+                if logging or bad:
+                    line = metrics.row(step, numbers, seconds, job.drift, by_leaf(reports))
+                    metrics.append(log, line)
+                if bad:
+                    raise NotFinite(step, bad)
+                if logging:
+                    job.show(step, numbers)
             if saving:
                 length = metrics.durable(log)
                 _save(job, Position(step, state, seconds, length))
@@ -92,22 +107,25 @@ def drive(job: Job, start: Position) -> Position:
     return Position(steps, state, seconds, length)
 
 
-def _log(job: Job, log: Any, line: dict[str, Any], numbers: dict[str, Any], due: bool) -> None:
-    """Writes the row if it is due, and refuses to go on from numbers that are not finite."""
-    bad = metrics.nonfinite(numbers)
-    if due or bad:
-        metrics.append(log, line)
-    if bad:
-        got = ", ".join(str(numbers[name]) for name in bad)
-        raise fail(
-            Exit.NOT_FINITE,
-            job.place.path,
-            f"step {line['step']}: {', '.join(bad)} not finite",
-            got,
-            "finite metrics",
-        )
-    if due:
-        job.show(line["step"], numbers)
+def advance(compiled: Compiled, settings: Settings, step: int, state: Any) -> Made:
+    """Makes a step, with the program that makes this one in every run: the last bits are the program's."""
+    if compiled.reporting is not None and _reports(settings, step):
+        return compiled.reporting(state)
+    return compiled.step(state)
+
+
+def _reports(settings: Settings, step: int) -> bool:
+    every = settings.diagnostics.gradients_every
+    return every > 0 and (step % every == 0 or step == settings.steps)
+
+
+def _bad(job: Job, state: Any, numbers: dict[str, Any]) -> dict[str, str]:
+    """What is not finite and has to be, by name: metrics where they are logged, and the state.
+
+    Between two rows a metric may be NaN: an experiment may measure only where it logs.
+    """
+    found = nonfinite.held({name: numbers[name] for name in metrics.nonfinite(numbers)})
+    return {**found, **job.watch.bad(state)}
 
 
 def _save(job: Job, at: Position) -> None:

@@ -20,8 +20,9 @@ from toolkit.run.errors import Exit, RunError, fail, printable, shown
 from toolkit.run.settings import Settings
 
 if TYPE_CHECKING:
-    from toolkit.run.compiled import Traced
-    from toolkit.run.drive import Position
+    from toolkit.run.compiled import Compiled, Traced
+    from toolkit.run.drive import NotFinite, Position
+    from toolkit.run.finite import Watch
 
 
 class Prepared(NamedTuple):
@@ -68,6 +69,34 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
             prepared = _prepare(config.load(path / directory.CONFIG))
             drift = _continue(place, prepared, command, allow_drift)
             return _go(place, prepared, drift, stop)
+
+
+def explain(path: Path) -> int:
+    """Repeats, in this process, which line made a run not finite. Returns the exit code."""
+    environment.pin_threads()
+    directory.existing(path)
+    record = directory.read_record(path)
+    found = record.get("nonfinite")
+    if not found:
+        status = f"a run that is {record.get('status')}"
+        raise fail(
+            Exit.CONFIG, path, "nothing to explain", status, "one that ended with exit code 6"
+        )
+    with directory.held(directory.claim(path)) as place:
+        prepared = _prepare(config.load(path / directory.CONFIG))
+        changed = environment.differences(record.get("environment", {}), prepared.environment)
+        if changed:
+            text = (
+                f"{path}: the environment differs in {', '.join(changed)}: the step may differ too"
+            )
+            print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+        from toolkit.run.compiled import compile_program
+        from toolkit.run.drive import NotFinite
+
+        compiled = compile_program(prepared.traced, prepared.loaded.experiment)
+        bad = NotFinite(found["step"], found["leaves"])
+        print(_explained(place, prepared, compiled, bad), flush=True)
+    return Exit.DONE
 
 
 def check(path: Path, words: Sequence[str]) -> int:
@@ -200,15 +229,66 @@ def _drive(
     began = time.perf_counter()
     compiled = compile_program(prepared.traced, source)
     start = _start_position(place, prepared, compiled)
+    if start.step:
+        print(f"continuing from step {start.step}", flush=True)
     start = start._replace(seconds=start.seconds + time.perf_counter() - began)
-    with progress(start.step, prepared.settings.steps) as show:
-        stop.deferred = True
-        digest = config_hash(prepared.loaded.resolved)
-        job = loop.Job(prepared.settings, place, compiled, source, digest, bool(drift), stop, show)
-        return loop.drive(job, start)
+    watch = _watch(place, prepared, start)
+    digest = config_hash(prepared.loaded.resolved)
+    try:
+        with progress(start.step, prepared.settings.steps) as show:
+            stop.deferred = True
+            job = loop.Job(
+                prepared.settings, place, compiled, watch, source, digest, bool(drift), stop, show
+            )
+            return loop.drive(job, start)
+    except loop.NotFinite as found:
+        stop.deferred = False  # nothing is left to save
+        raise _not_finite(place, prepared, compiled, found) from None
 
 
-def _start_position(place: directory.RunDirectory, prepared: Prepared, compiled: Any) -> Position:
+def _watch(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Watch:
+    """Records what the first state holds that is not finite, since it may keep that."""
+    from toolkit.run import finite
+
+    if start.step == 0 and (held := finite.held(start.state)):
+        place.update(nonfinite_at_start=held)
+    known = place.record().get("nonfinite_at_start", {})
+    return finite.watch(prepared.traced.template, known)
+
+
+def _not_finite(
+    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled, found: NotFinite
+) -> RunError:
+    """Records what was found, explains it, and returns the error to raise."""
+    record = {"step": found.step, "leaves": dict(found.leaves)}
+    place.update(nonfinite=record)
+    print(f"step {found.step} is not finite; making it again to find the line", flush=True)
+    text = _explained(place, prepared, compiled, found)
+    place.update(nonfinite={**record, "explanation": text})
+    place.event("not_finite", **record, explanation=text)
+    print(text, flush=True)
+    name, held = next(iter(found.leaves.items()))
+    more = f" and {len(found.leaves) - 1} more" if len(found.leaves) > 1 else ""
+    what = f"step {found.step}: {name}{more} not finite"
+    remedy = f"finite numbers; `toolkit explain {place.path}` says which line made it"
+    return fail(Exit.NOT_FINITE, place.path, what, held, remedy)
+
+
+def _explained(
+    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled, found: NotFinite
+) -> str:
+    from toolkit.run.explanation import explained
+
+    start = _start_position(place, prepared, compiled)
+    watch = _watch(place, prepared, start)
+    with experiment.reported(prepared.loaded.experiment, "cannot be explained"):
+        program = prepared.traced.program
+        return explained(program, compiled, prepared.settings, watch, start, found)
+
+
+def _start_position(
+    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
+) -> Position:
     from toolkit.run import checkpoint
     from toolkit.run.drive import Position
 
@@ -220,7 +300,6 @@ def _start_position(place: directory.RunDirectory, prepared: Prepared, compiled:
     if found is None:
         with experiment.reported(prepared.loaded.experiment, "init failed"):
             return Position(0, compiled.init(), 0.0, 0)
-    print(f"continuing from step {found.step}", flush=True)
     state = checkpoint.restore(found, compiled.template, folder)
     return Position(found.step, state, found.seconds, found.metrics_bytes)
 

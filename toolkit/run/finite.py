@@ -1,0 +1,49 @@
+"""Which leaves of a run's state are not finite, and may not be so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from toolkit.debug import nonfinite
+from toolkit.run.arrays import named_leaves
+
+
+class Watch(NamedTuple):
+    """The leaves of a state that are looked at. What a state starts with it may keep."""
+
+    names: tuple[str, ...]
+    infinite: jax.Array  # [names] bool; may hold infinities
+
+    def bad(self, state: Any) -> dict[str, str]:
+        """The leaves that are not finite, by name, and what they hold. Waits for the device."""
+        leaves = named_leaves(state)
+        chosen = [leaves[name] for name in self.names]
+        spoilt = np.asarray(nonfinite.spoilt(chosen, self.infinite))
+        if not spoilt.any():
+            return {}
+        found = nonfinite.held({self.names[i]: chosen[i] for i in np.flatnonzero(spoilt)})
+        return {title(name): what for name, what in found.items()}
+
+
+def watch(state: Any, start: Mapping[str, str]) -> Watch:
+    """Of states like this one, where `start` is what `held` said of the first."""
+    names = tuple(name for name in _floating(state) if nonfinite.NAN not in start.get(name, ""))
+    return Watch(names, nonfinite.may_be_infinite(names, start))
+
+
+def held(state: Any) -> dict[str, str]:
+    """What the leaves of a state hold that is not finite, by name."""
+    return nonfinite.held(_floating(state))
+
+
+def title(name: str) -> str:
+    """A leaf of the state as messages name it, apart from metrics of the same name."""
+    return f"state/{name}"
+
+
+def _floating(state: Any) -> dict[str, Any]:
+    return {name: leaf for name, leaf in named_leaves(state).items() if nonfinite.can_fail(leaf)}
