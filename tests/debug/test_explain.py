@@ -177,6 +177,39 @@ def test_float32_without_x64():
     assert (report.operation, report.operands[0].dtype) == ("exp", "float32")
 
 
+def test_float64_made_inside_a_float32_program():
+    def fn(x):
+        with jax.enable_x64(True):
+            steps = jnp.arange(4)  # int64
+
+            def body(c, i):
+                return c + jnp.log(2.5 - i), None
+
+            wide = lax.scan(body, x.astype(jnp.float64) * 2.0, steps)[0]
+            return wide.astype(jnp.float32)
+
+    with jax.enable_x64(False):
+        report = explain(fn, jnp.float32(1.0))
+
+    assert (report.operation, report.iterations, report.note) == ("log", (("scan", 3),), "")
+    assert report.operands[0].dtype == "float64"
+
+
+def test_nan_that_a_rule_writes_on_purpose_is_said_to_be_one():
+    inner = lambda y, theta: jnp.sum((y - theta) ** 4)
+    solver = tk.solver.GradientDescent(30.0, 5, momentum=0.9)
+    solve = tk.argmin(inner, solver, adjoint=tk.adjoint.Reversible())
+    loss = lambda theta: jnp.sum(solve(jnp.zeros(3), theta).value ** 2)
+
+    with jax.enable_x64(False):
+        report = explain(jax.grad(loss), jnp.ones(3))
+
+    assert (report.operation, report.note) == ("constant", "")
+    assert "solve(jnp.zeros(3), theta)" in report.source
+    assert "reversible.py" in report.inside
+    assert "in place of a wrong number" in report.suggestion
+
+
 def test_fault_of_the_compiled_computation_alone(monkeypatch):
     # A replay that sees no fault, as where XLA's fusion made it.
     monkeypatch.setattr("toolkit.debug.origins.attribute", lambda *args: [{} for _ in args[3]])

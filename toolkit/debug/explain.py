@@ -14,7 +14,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from toolkit.debug import origins
 from toolkit.debug.fallbacks import first_flagged, from_checkify
 from toolkit.debug.interpret import Replay, Scope, is_differentiated
-from toolkit.debug.jaxprs import reverses
+from toolkit.debug.jaxprs import reverses, wide
 from toolkit.debug.loops import scan, while_loop
 from toolkit.debug.origins import Birth, Value
 from toolkit.debug.report import NonFiniteReport, report
@@ -82,7 +82,8 @@ def explain(fn: Callable[..., Tree], *args: Any) -> NonFiniteReport | None:
         _input(i, array, names[j]) for i, (j, array) in enumerate(zip(chosen, arrays, strict=True))
     ]
     try:
-        return _replayed(traced, inputs, bad, outputs)
+        with wide(traced):
+            return _replayed(traced, inputs, bad, outputs)
     except Exception as error:  # an equation that only compiles, or that this replay cannot read
         return from_checkify(fn, args, outputs, error)
 

@@ -16,7 +16,7 @@ from jax import Array
 from jax.extend.core import Literal
 
 from toolkit.debug.interpret import Scope, evaluated
-from toolkit.debug.jaxprs import called, is_callback, opened
+from toolkit.debug.jaxprs import called, is_callback, literal, opened
 
 
 def first_bad(
@@ -55,7 +55,7 @@ def _flag(
     known |= dict(zip(map(id, jaxpr.invars), operands, strict=True))
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else known[id(atom)]
+        return literal(atom) if isinstance(atom, Literal) else known[id(atom)]
 
     for index, equation in enumerate(jaxpr.eqns):
         here = scope.at(index, equation)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from toolkit.debug import origins
-from toolkit.debug.jaxprs import called, first_reader, is_callback, opened
+from toolkit.debug.jaxprs import called, first_reader, is_callback, literal, opened
 from toolkit.debug.origins import Birth, Value
 from toolkit.debug.places import NOWHERE, Place, lines
 
@@ -72,7 +72,7 @@ class Replay:
 
         def read(atom: Any, where: Scope) -> Value:
             if isinstance(atom, Literal):
-                return self._constant(atom.val, where)
+                return self._constant(literal(atom), where)
             return known[id(atom)]
 
         # `jax.grad` drops the value: the smallest that nothing reads, and the last such, before

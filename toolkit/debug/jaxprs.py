@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, jaxprs_in_params
 
 # Equations that run a computation once, on their own operands.
@@ -12,6 +15,8 @@ _CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call"}
     | {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin"}
 )
+
+_WIDE = tuple(map(np.dtype, ("int64", "uint64", "float64", "complex128")))
 
 
 def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
@@ -53,6 +58,26 @@ def reverses(computation: Any) -> bool:
     return any(
         "transpose" in str(equation.source_info.name_stack)
         or any(map(reverses, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
+def literal(atom: Any) -> Any:
+    """The value of a literal, of the literal's own type whatever `jax_enable_x64` says now."""
+    value = atom.val
+    return value if hasattr(value, "dtype") else np.asarray(value, atom.aval.dtype)
+
+
+def wide(computation: Any) -> AbstractContextManager[Any]:
+    """Where its equations can be bound: inside `jax.enable_x64` if one of them was made there."""
+    return jax.enable_x64(True) if _is_wide(computation) else nullcontext()
+
+
+def _is_wide(computation: Any) -> bool:
+    jaxpr, _ = opened(computation)
+    return any(
+        any(getattr(v.aval, "dtype", None) in _WIDE for v in equation.outvars)
+        or any(map(_is_wide, jaxprs_in_params(equation.params)))
         for equation in jaxpr.eqns
     )
 

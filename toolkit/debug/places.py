@@ -70,6 +70,11 @@ def module(file: str) -> str:
     return ".".join((_NAME, *inside.parts))
 
 
+def is_ours(place: Place) -> bool:
+    """Whether a line is of this package."""
+    return (place.file or "").startswith(_OURS)
+
+
 def is_jax(file: str) -> bool:
     """Whether a file belongs to JAX."""
     return file.startswith(_JAX)

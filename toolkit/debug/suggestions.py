@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.debug.origins import Birth, Operand
+from toolkit.debug.places import is_ours
 
 _WHERE = (
     "If jnp.where masks the value afterwards, mask the operand too, `f(jnp.where(ok, x, 1.0))`: the "
@@ -17,6 +18,10 @@ _LOG = (
 _EXP = (
     "exp overflows: subtract the maximum first, as jax.nn.softmax, jax.nn.logsumexp and "
     "jax.nn.log_softmax do; for log(1 + exp(x)) take jax.nn.softplus."
+)
+_ON_PURPOSE = (
+    "this is written on purpose, in place of a wrong number: a solve diverged, or a rule could not do "
+    "its work. See `solution.info.status` and `hg.report.status` of that call; a smaller step size often helps."
 )
 _ROOTS = ("cbrt", "integer_pow", "pow", "rsqrt", "sqrt")
 _OPTAX = "optax"
@@ -36,6 +41,8 @@ def _remedy(birth: Birth, phase: str) -> str | None:
     operation, operands = birth.operation, birth.operands
     if operation == "input":
         return "look where this argument is made: the computation gets it non-finite."
+    if operation == "constant" and is_ours(birth.inside):
+        return _ON_PURPOSE
     if operation == "constant":
         return (
             "give a large finite number instead of this constant, or see that what is built on it (a "
