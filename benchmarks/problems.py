@@ -1,0 +1,73 @@
+"""The problems of the suites: plain functions `inner(y, theta)`, `outer(y, theta)` and where they start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import toolkit as tk
+
+STEPS, STEP_SIZE, MOMENTUM = 100, 0.1, 0.9
+
+
+class Problem(NamedTuple):
+    """A bilevel problem without randomness."""
+
+    inner: Callable[[Any, Any], jax.Array]
+    outer: Callable[[Any, Any], jax.Array]
+    y0: Any
+    theta: Any
+
+
+def _cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+
+
+def _digits(train: int, validation: int) -> tuple[Any, Any]:
+    parts = tk.data.split(jax.random.key(0), tk.data.digits(), train, validation)
+    as_default = lambda leaf: leaf.astype(jnp.result_type(float)) if leaf.ndim > 1 else leaf
+    return tuple(jax.tree.map(as_default, part) for part in parts[:2])  # float64 for the truth
+
+
+def penalties() -> Problem:
+    """P1: logistic regression on 1,000 digits, 640 weights, a log-penalty for each of 64 features."""
+    train, validation = _digits(1000, 500)
+
+    def inner(y: jax.Array, theta: jax.Array) -> jax.Array:
+        loss = jnp.mean(_cross_entropy(train.images @ y, train.labels))
+        return loss + 0.5 * jnp.sum(jnp.exp(theta)[:, None] * y**2)
+
+    def outer(y: jax.Array, theta: jax.Array) -> jax.Array:
+        return jnp.mean(_cross_entropy(validation.images @ y, validation.labels))
+
+    return Problem(inner, outer, jnp.zeros((64, 10)), jnp.full(64, -4.0))
+
+
+def cleaning(l2: float = 0.0) -> Problem:
+    """P2: a weight for each of 1,000 digits, MLP 64-128-10 tanh, 40 % of the labels wrong."""
+    train, validation = _digits(1000, 500)
+    labels, _ = tk.data.corrupt_labels(jax.random.key(1), train.labels, 0.4, 10)
+    first, second = jax.random.split(jax.random.key(2))
+    y0 = {
+        "w1": jax.random.normal(first, (64, 128)) / 8,
+        "b1": jnp.zeros(128),
+        "w2": jax.random.normal(second, (128, 10)) / 128**0.5,
+        "b2": jnp.zeros(10),
+    }
+
+    def scores(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+        return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
+
+    def inner(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+        weights = jax.nn.sigmoid(theta)
+        loss = jnp.mean(weights * _cross_entropy(scores(y, train.images), labels))
+        return loss + 0.5 * l2 * optax.tree.norm(y, squared=True)
+
+    def outer(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+        return jnp.mean(_cross_entropy(scores(y, validation.images), validation.labels))
+
+    return Problem(inner, outer, y0, jnp.zeros(1000))
