@@ -146,8 +146,6 @@ def optimistix(p: Problem) -> Gradient:
         import optimistix
     except ImportError:
         raise Missing("optimistix is not installed") from None
-    import equinox
-
     solver = optimistix.OptaxMinimiser(optax.sgd(STEP_SIZE, MOMENTUM), rtol=0.0, atol=0.0)
     adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=STEPS)
 
@@ -158,4 +156,4 @@ def optimistix(p: Problem) -> Gradient:
         )  # fmt: skip
         return p.outer(found.value, theta)
 
-    return equinox.filter_grad(loss)
+    return jax.grad(loss)
