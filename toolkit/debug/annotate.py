@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import html
-import inspect
-import itertools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from toolkit.debug.annotation import syntax
 from toolkit.debug.annotation.constructs import Around
@@ -25,7 +20,6 @@ from toolkit.debug.places import Place, is_installed
 
 _COLUMN = 60  # comments are aligned up to here; behind a longer line one stands by itself
 _LISTED = 3  # different values of one line, and loops around it, that are printed
-_calls = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,9 @@ class Line:
     text: str  # as it stands in the file
     comment: str = ""  # shapes, dtypes and loops, as printed
     shapes: tuple[Shape, ...] = ()  # of all arrays that it binds or returns: name, shape, dtype
-    inside: tuple[tuple[Around, ...], ...] = ()  # the loops around it, outermost first, by execution
+    inside: tuple[
+        tuple[Around, ...], ...
+    ] = ()  # the loops around it, outermost first, by execution
 
 
 @dataclass(frozen=True)
@@ -116,12 +112,14 @@ def annotate(fn: Callable[..., Any], *specs: Any) -> Annotated:
       print(tk.debug.annotate(loss, params, jax.ShapeDtypeStruct((32, 8), jnp.float32)))
     """
     if not callable(fn):
-        raise TypeError(f"`fn` must be callable: got {type(fn).__name__}; write annotate(fn, *specs).")
+        raise TypeError(
+            f"`fn` must be callable: got {type(fn).__name__}; write annotate(fn, *specs)."
+        )
     code = _code(fn)
     source, function = _source(fn, code)
     watch = Watch(code)
     try:
-        with _untouched_caches(), watch.watching():
+        with watch.watching():
             _trace(fn, specs)
     except Exception as error:
         partial = _annotated(watch, source, function)
@@ -143,13 +141,6 @@ def _trace(fn: Callable[..., Any], specs: Sequence[Any]) -> None:
     jax.make_jaxpr(call)(*arrays)
 
 
-@contextlib.contextmanager
-def _untouched_caches() -> Iterator[None]:
-    """JAX runs the Python of what it has traced before only in a context that it has not met."""
-    with set_xla_metadata(toolkit_annotate=str(next(_calls))):
-        yield
-
-
 def _code(fn: Any) -> types.CodeType:
     """The code below partials, methods and decorators."""
     below = fn
@@ -163,7 +154,9 @@ def _code(fn: Any) -> types.CodeType:
         elif isinstance(below, types.FunctionType):
             return below.__code__
         elif isinstance(below, type) or not isinstance(type(below).__call__, types.FunctionType):
-            raise _sourceless(fn, "is not written in Python" if not isinstance(below, type) else "is a class")
+            raise _sourceless(
+                fn, "is not written in Python" if not isinstance(below, type) else "is a class"
+            )
         else:
             below = type(below).__call__
 
@@ -200,7 +193,11 @@ def _annotated(watch: Watch, source: Source, function: Function) -> Annotated:
     for one in seen:
         by_line.setdefault((one.file, one.line), []).append(one)
     blocks = {key: _block(key[1], one, by_line) for key, one in outermost.items()}
-    own = next(key for key in blocks if key == (source.file, function) or _within((source.file, function), key))
+    own = next(
+        key
+        for key in blocks
+        if key == (source.file, function) or _within((source.file, function), key)
+    )
     home = own[0]
     if is_installed(home):  # a library's wrapper around the user's function: that is what is meant
         others = [key for key in blocks if key != own and not is_installed(key[0])]

@@ -90,7 +90,10 @@ def _known() -> Mapping[types.CodeType, Construct]:
     }
     return {
         **{_code(fn): one for fn, one in lax.items()},
-        **{_code(fn): Construct(around, fn is not SolutionMap.__call__, True) for fn, around in ours.items()},
+        **{
+            _code(fn): Construct(around, fn is not SolutionMap.__call__, True)
+            for fn, around in ours.items()
+        },
     }
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import sys
 import types
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from toolkit.debug.annotation import syntax
 from toolkit.debug.annotation.constructs import Around, Construct, construct, reduced
@@ -25,6 +28,8 @@ from toolkit.debug.places import is_installed
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _WRITES = "_tk_new_"  # parameters of the functions with which @control_flow writes variables back
+
+_contexts = itertools.count()
 
 Tries = tuple[tuple[int, int, int], ...]  # (construct, code, which call of the code by it)
 
@@ -57,6 +62,7 @@ class _Call:
     frame: types.FrameType
     code: Code | None = None
     construct: tuple[int, Construct, Around] | None = None  # with a number of its own
+    context: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of a construct
     around: tuple[Around, ...] = ()
     tries: Tries = ()
     statement: Statement | None = None  # that runs
@@ -81,12 +87,14 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Follows the calls of this thread; a debugger's or a coverage's own function waits."""
         before = sys.gettrace()
-        sys.settrace(self._on_call)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
-            self._calls.clear()
+        with _unmet_context():
+            sys.settrace(self._on_call)
+            try:
+                yield
+            finally:
+                sys.settrace(before)
+                while self._calls:
+                    self._calls.pop().context.close()
 
     def seen(self) -> list[Seen]:
         """What was assigned, without the calls that JAX made only to find types."""
@@ -108,7 +116,9 @@ class Watch:
             frame.f_trace_lines = False
             self._constructs += 1
             made = (self._constructs, kind, kind.around(frame.f_locals))
-            self._calls.append(_Call(frame, construct=made))
+            call = _Call(frame, construct=made)
+            call.context.enter_context(_unmet_context())
+            self._calls.append(call)
             return self._in_construct
         call = self._entered(frame, kind)
         self._calls.append(call)
@@ -157,7 +167,7 @@ class Watch:
                     self._tries[number, id(frame.f_code)] += 1
                     count = self._tries[number, id(frame.f_code)]
                     tries += ((number, id(frame.f_code), count),)
-        return _Call(frame, code, None, around, tries)
+        return _Call(frame, code, around=around, tries=tries)
 
     def _in_construct(self, frame: types.FrameType, event: str, _: Any) -> Any:
         if event == "return":
@@ -184,8 +194,11 @@ class Watch:
 
     def _left(self, frame: types.FrameType) -> None:
         if any(one.frame is frame for one in self._calls):  # a generator may be left unseen
-            while self._calls.pop().frame is not frame:
-                pass
+            last = None
+            while last is not frame:
+                call = self._calls.pop()
+                call.context.close()
+                last = call.frame
 
     def _note_parameters(self, call: _Call, code: Code, function: Function) -> None:
         variables = call.frame.f_locals
@@ -201,7 +214,7 @@ class Watch:
         statement = call.statement
         if statement is None or call.failed:
             return
-        variables = call.frame.f_locals
+        variables = ChainMap(call.frame.f_locals, call.frame.f_globals)
         named = [
             (target.text, syntax.value_of(target.node, variables))
             for target in statement.targets
@@ -235,7 +248,14 @@ class Watch:
         bare = len(texts) == 1 and not always_named
         joined = texts[0][1] if bare else ", ".join(f"{name}: {one}" for name, one in texts)
         found = tuple(shape for name, value in named for shape in shapes(name, value))
-        self._found[Seen(code.source.file, line, what, joined, found, call.around), call.tries] = None
+        self._found[Seen(code.source.file, line, what, joined, found, call.around), call.tries] = (
+            None
+        )
+
+
+def _unmet_context() -> contextlib.AbstractContextManager[Any]:
+    """JAX runs no Python of what it has traced before, except in a context that it has not met."""
+    return set_xla_metadata(toolkit_annotate=str(next(_contexts)))
 
 
 def _is_condition(frame: types.FrameType, code: Code) -> bool:

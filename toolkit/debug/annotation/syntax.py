@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 RESULT = "_tk_result"  # where @control_flow puts what a `return` inside a loop or an `if` returns
 _ENTRIES: dict[type[ast.AST], str] = {ast.Attribute: ".", ast.Subscript: "[]"}
-_UNNAMED = ("<string>", "<stdin>")  # Python 3.13 keeps a source there: that of another piece of code
+_UNNAMED = (
+    "<string>",
+    "<stdin>",
+)  # Python 3.13 keeps a source there: that of another piece of code
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Compound = _Scope | ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith
 
@@ -109,9 +112,7 @@ def stored(code: types.CodeType) -> frozenset[tuple[int, str]]:
     return frozenset(found)
 
 
-def assigns(
-    names: frozenset[tuple[int, str]], statement: Statement, target: ast.expr
-) -> bool:
+def assigns(names: frozenset[tuple[int, str]], statement: Statement, target: ast.expr) -> bool:
     """Whether the code with these `stored` names is what assigns the target."""
     name = target.id if isinstance(target, ast.Name) else _ENTRIES[type(target)]
     return assigns_name(names, statement, name)
@@ -185,7 +186,9 @@ def _head(node: Any) -> Iterator[ast.AST]:
 def _targets(nodes: Sequence[ast.AST]) -> Iterator[Target]:
     """What is assigned, in the order of the text; what lambdas and comprehensions bind left out."""
     for node in nodes:
-        if isinstance(node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)):
+        if isinstance(
+            node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
+        ):
             continue
         context = getattr(node, "ctx", None)
         if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)) and isinstance(
