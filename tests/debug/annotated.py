@@ -4,7 +4,8 @@ Sizes differ, so that a wrong array rarely has the right shape by chance. The te
 a counter is int64, while the arrays given are float32.
 """
 
-# ruff: noqa: F841, E702, RUF100
+# ruff: noqa: B007, E701, E702, F841, RUF059
+# fmt: off
 
 from __future__ import annotations
 
@@ -62,15 +63,10 @@ def plain(w, x):  # => w: float32[8,16], x: float32[32,8]
 
 
 @program({"w": W, "b": spec(16)}, (X, spec(32, dtype=jnp.int32)))
-def unpacked(
-    params, batch
-):  # => params: {'b': float32[16], 'w': float32[8,16]}, batch: (float32[32,8], int32[32])
+def unpacked(params, batch):  # => params: {'b': float32[16], 'w': float32[8,16]}, batch: (float32[32,8], int32[32])
     w, b = params["w"], params["b"]  # => w: float32[8,16], b: float32[16]
     x, y = batch  # => x: float32[32,8], y: int32[32]
-    (first, *rest), last = (
-        (x, y, w),
-        b,
-    )  # => first: float32[32,8], rest: [int32[32], float32[8,16]], last: float32[16]
+    (first, *rest), last = (x, y, w), b  # => first: float32[32,8], rest: [int32[32], float32[8,16]], last: float32[16]
     alias = w  # => float32[8,16]
     n = x.shape[0]
     return x @ alias + last  # => float32[32,16]
@@ -88,7 +84,8 @@ def over_lines(x):  # => x: float32[32,8]
         [y, y]
     )
     return (  # => float32[]
-        z.sum()
+        z
+        .sum()
     )
 
 
@@ -107,10 +104,8 @@ def parameters_over_lines(
 
 @program(X)
 def one_line(x):  # => x: float32[32,8]
-    a = x.T
-    b = a @ x  # => a: float32[8,32], b: float32[8,8]
-    if True:
-        c = b[0]  # => float32[8]
+    a = x.T; b = a @ x  # => a: float32[8,32], b: float32[8,8]
+    if True: c = b[0]  # => float32[8]
     return (d := c[:3])  # => float32[3]
 
 
@@ -322,9 +317,7 @@ def our_loops(x):  # => x: float32[32,8]
         carry = carry * row  # => float32[8], x32 inside loop
         return carry, carry[0]  # => (float32[8], float32[]), x32 inside loop
 
-    y, firsts = tk.loop(
-        body, x[0], x, gradient=tk.control.checkpoint()
-    )  # => y: float32[8], firsts: float32[32]
+    y, firsts = tk.loop(body, x[0], x, gradient=tk.control.checkpoint())  # => y: float32[8], firsts: float32[32]
 
     def going(y):  # => y: float32[8], at most x7 inside while_loop
         return jnp.sum(y) < 1  # => bool[], at most x7 inside while_loop

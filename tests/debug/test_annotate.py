@@ -12,14 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 import toolkit as tk
-from tests.debug import annotated
+from tests.debug import annotated, odd_programs
 from tests.debug.annotated import KEY, PROGRAMS, ROW, W, X, spec
 from toolkit.debug import annotate
 from toolkit.debug.annotation.constructs import Around
@@ -180,7 +177,7 @@ def test_a_file_that_was_edited_is_refused(tmp_path, monkeypatch):
     assert annotate(edited_module.f, ROW).lines[1].comment == "float32[8]"
     file.write_text("\n\n\ndef f(x):\n    return x\n# another size\n")
     with pytest.raises(
-        TypeError, match="f has changed in .*edited_module.py since it was imported"
+        TypeError, match=r"f has changed in .*edited_module.py since it was imported"
     ):
         annotate(edited_module.f, ROW)
 
@@ -218,115 +215,13 @@ def test_the_trace_function_of_a_debugger_is_put_back():
         sys.settrace(before)
 
 
-def retries(x):
-    for k in range(3):
-        try:
-            y = x[: 2 + k] @ x[:4]
-        except TypeError:
-            continue
-        finally:
-            z = x[k]
-    return y
-
-
-def recursive(x):
-    if x.shape[0] == 1:
-        return x[0]
-    half = x[: x.shape[0] // 2]
-    return recursive(half)
-
-
-def without_arrays(x):
-    n = 3
-    name = "a"
-    return None
-
-
-def keeps_state(x):
-    keeps_state.last = x[:2]
-    global _LEFT
-    _LEFT = x[:3]
-    return x
-
-
-def deletes(x):
-    y = x[:2]
-    del y
-    z = w = x[:3]
-    return w
-
-
-def closes_over(x):
-    y = x[:2]
-
-    def inner():
-        nonlocal y
-        y = x[:3]
-        return y
-
-    inner()
-    return y
-
-
-def matches(x):
-    match x.shape:
-        case (n,):
-            y = x[: n - 1]
-        case _:
-            y = x
-    return y
-
-
-def sharded(x):
-    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
-
-    def part(x):
-        y = x * 2
-        return y
-
-    return jax.shard_map(part, mesh=mesh, in_specs=P("d"), out_specs=P("d"))(x)
-
-
-def trained(x):
-    optimizer = optax.adam(1e-2)
-    state = optimizer.init(x)
-    g = jax.grad(lambda x: jnp.sum(x**2))(x)
-    updates, state = optimizer.update(g, state)
-    x = optax.apply_updates(x, updates)
-    return x
-
-
-def summed_by_scan(x):
-    return jax.lax.associative_scan(lambda a, b: a + b, x)
-
-
-def empty(x):
-    pass
-
-
-def in_with(x):
-    with jax.named_scope("a"), jax.default_matmul_precision("float32") as p:
-        y = x.sum()
-        return y
-
-
-def carried_scan(x):
-    def body(c, _):
-        c = c * 2
-        return c, None
-
-    for n in (2, 3):
-        x = jax.lax.scan(body, x, length=n)[0]
-    return x
-
-
 HEALTHY = [
     (
-        retries,
+        odd_programs.retries,
         {"y = x[: 2 + k] @ x[:4]": "float32[]", "z = x[k]": "float32[]", "return y": "float32[]"},
     ),
     (
-        recursive,
+        odd_programs.recursive,
         {
             "def recursive(x):": "x: float32[8] | x: float32[4] | x: float32[2] | 1 more",
             "return x[0]": "float32[]",
@@ -334,23 +229,26 @@ HEALTHY = [
             "return recursive(half)": "float32[]",
         },
     ),
-    (without_arrays, {}),
+    (odd_programs.without_arrays, {}),
     (
-        keeps_state,
+        odd_programs.keeps_state,
         {
             "keeps_state.last = x[:2]": "float32[2]",
             "_LEFT = x[:3]": "float32[3]",
             "return x": "float32[8]",
         },
     ),
-    (deletes, {"z = w = x[:3]": "z: float32[3], w: float32[3]", "return w": "float32[3]"}),
     (
-        closes_over,
+        odd_programs.deletes,
+        {"z = w = x[:3]": "z: float32[3], w: float32[3]", "return w": "float32[3]"},
+    ),
+    (
+        odd_programs.closes_over,
         {"y = x[:2]": "float32[2]", "y = x[:3]": "float32[3]", "return y": "float32[3]"},
     ),
-    (matches, {"y = x[: n - 1]": "float32[7]", "return y": "float32[7]"}),
+    (odd_programs.matches, {"y = x[: n - 1]": "float32[7]", "return y": "float32[7]"}),
     (
-        sharded,
+        odd_programs.sharded,
         {
             "def part(x):": "x: float32[8], inside shard_map",
             "y = x * 2": "float32[8], inside shard_map",
@@ -359,7 +257,7 @@ HEALTHY = [
         },
     ),
     (
-        trained,
+        odd_programs.trained,
         {
             "state = optimizer.init(x)": "tuple of 3 arrays, 17 numbers",
             "g = jax.grad(lambda x: jnp.sum(x**2))(x)": "float32[8]",
@@ -368,11 +266,14 @@ HEALTHY = [
             "return x": "float32[8]",
         },
     ),
-    (summed_by_scan, {"return jax.lax.associative_scan(lambda a, b: a + b, x)": "float32[8]"}),
-    (empty, {}),
-    (in_with, {"y = x.sum()": "float32[]", "return y": "float32[]"}),
     (
-        carried_scan,
+        odd_programs.summed_by_scan,
+        {"return jax.lax.associative_scan(lambda a, b: a + b, x)": "float32[8]"},
+    ),
+    (odd_programs.empty, {}),
+    (odd_programs.in_with, {"y = x.sum()": "float32[]", "return y": "float32[]"}),
+    (
+        odd_programs.carried_scan,
         {
             "def body(c, _):": "c: float32[8], x2 inside scan and x3 inside scan",
             "c = c * 2": "float32[8], x2 inside scan and x3 inside scan",

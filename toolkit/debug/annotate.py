@@ -206,7 +206,7 @@ def _annotated(watch: Watch, source: Source, function: Function) -> Annotated:
     here = [block for key, block in blocks.items() if key[0] == home]
     first = [blocks[own]] if own in blocks else []
     return Annotated(
-        tuple([*first, *(block for block in here if block not in first)]),
+        (*first, *(block for block in here if block not in first)),
         tuple(block for key, block in blocks.items() if key[0] != home),
     )
 

@@ -23,13 +23,13 @@ class Around(NamedTuple):
     """A loop, a condition or a batch around a line."""
 
     name: str
-    count: int | None = None  # None where it is not known before the program runs
+    times: int | None = None  # None where it is not known before the program runs
     at_most: bool = False
 
     def __str__(self) -> str:
-        if self.count is None:
+        if self.times is None:
             return f"inside {self.name}"
-        return f"{'at most ' if self.at_most else ''}x{self.count} inside {self.name}"
+        return f"{'at most ' if self.at_most else ''}x{self.times} inside {self.name}"
 
 
 class Construct(NamedTuple):

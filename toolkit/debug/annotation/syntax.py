@@ -18,7 +18,7 @@ _UNNAMED = (
     "<stdin>",
 )  # Python 3.13 keeps a source there: that of another piece of code
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-_Compound = _Scope | ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith
+_Compound = ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith | ast.Match
 
 
 class Target(NamedTuple):
@@ -149,37 +149,32 @@ def _parameters(code: types.CodeType) -> set[str]:
 
 def _statements(module: ast.Module) -> Iterator[Statement]:
     for node in ast.walk(module):
-        if isinstance(node, ast.match_case):
-            last = (node.guard or node.pattern).end_lineno
-            yield Statement(node.pattern.lineno, last or node.pattern.lineno)
-        if not isinstance(node, ast.stmt):
-            continue
-        last = node.end_lineno or node.lineno
-        if isinstance(node, _Compound):
+        if isinstance(node, _Scope):
+            yield Statement(node.lineno, max(node.lineno, node.body[0].lineno - 1))
+        elif isinstance(node, _Compound):
             heads = list(_head(node))
-            before_body = node.body[0].lineno - 1
-            ends = [one.end_lineno or 0 for one in heads]
-            last = max(node.lineno, *ends, before_body if isinstance(node, _Scope) else 0)
-        elif isinstance(node, ast.Match):
-            heads, last = [node.subject], node.subject.end_lineno or node.lineno
-        elif isinstance(node, (ast.Try, ast.TryStar)):
-            continue
-        else:
-            heads = [node]
-        targets = () if isinstance(node, _Scope) else tuple(_targets(heads))
-        yield Statement(node.lineno, last, targets, isinstance(node, ast.Return))
+            last = max(one.end_lineno or node.lineno for one in heads)
+            yield Statement(node.lineno, last, tuple(_targets(heads)))
+        elif isinstance(node, ast.match_case):
+            yield Statement(node.pattern.lineno, node.pattern.end_lineno or node.pattern.lineno)
+        elif isinstance(node, ast.stmt) and not isinstance(node, (ast.Try, ast.TryStar)):
+            targets = tuple(_targets([node]))
+            last = node.end_lineno or node.lineno
+            yield Statement(node.lineno, last, targets, isinstance(node, ast.Return))
 
 
-def _head(node: Any) -> Iterator[ast.AST]:
+def _head(node: _Compound) -> Iterator[ast.expr]:
     """The parts of a compound statement before its body."""
     if isinstance(node, (ast.For, ast.AsyncFor)):
         yield from (node.target, node.iter)
     elif isinstance(node, (ast.While, ast.If)):
         yield node.test
-    elif isinstance(node, (ast.With, ast.AsyncWith)):
+    elif isinstance(node, ast.Match):
+        yield node.subject
+    else:
         for item in node.items:
             yield item.context_expr
-            if item.optional_vars:
+            if item.optional_vars is not None:
                 yield item.optional_vars
 
 

@@ -70,8 +70,8 @@ def _tree(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {_tree(one)}' for key, one in value.items())}}}"
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        inside = zip(value._fields, value, strict=True)
-        return f"{type(value).__name__}({', '.join(f'{key}={_tree(one)}' for key, one in inside)})"
+        named = zip(value._fields, value, strict=True)
+        return f"{type(value).__name__}({', '.join(f'{key}={_tree(one)}' for key, one in named)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(_tree, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
