@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from toolkit.debug.annotation.constructs import Around
 from toolkit.debug.annotation.frames import Seen, Watch
 from toolkit.debug.annotation.syntax import Function, Source
 from toolkit.debug.annotation.values import Shape, is_array
+from toolkit.debug.makers import code_of
 from toolkit.debug.places import Place, is_installed
 
 _COLUMN = 60  # comments are aligned up to here; behind a longer line one stands by itself
@@ -142,23 +142,10 @@ def _trace(fn: Callable[..., Any], specs: Sequence[Any]) -> None:
 
 
 def _code(fn: Any) -> types.CodeType:
-    """The code below partials, methods and decorators."""
-    below = fn
-    while True:
-        if isinstance(below, functools.partial):
-            below = below.func
-        elif isinstance(below, types.MethodType):
-            below = below.__func__
-        elif hasattr(below, "__wrapped__"):
-            below = below.__wrapped__
-        elif isinstance(below, types.FunctionType):
-            return below.__code__
-        elif isinstance(below, type) or not isinstance(type(below).__call__, types.FunctionType):
-            raise _sourceless(
-                fn, "is not written in Python" if not isinstance(below, type) else "is a class"
-            )
-        else:
-            below = type(below).__call__
+    code = code_of(fn)
+    if code is None:
+        raise _sourceless(fn, "is a class" if isinstance(fn, type) else "is not written in Python")
+    return code
 
 
 def _source(fn: Any, code: types.CodeType) -> tuple[Source, Function]:
