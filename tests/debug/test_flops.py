@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from toolkit.debug.flops import Flops, count
+from toolkit.debug.flops import Flops, Unknown, count
 
 M = jnp.ones((8, 4))
 V = jnp.ones(16)
@@ -31,6 +31,8 @@ def loop_over(body, length):
         (lambda x: jnp.sum(x), (V,), 16),
         (jax.jit(lambda x: jnp.max(x)), (V,), 16),
         (lambda x: x.at[jnp.arange(3)].add(1.0), (V,), 3),
+        (lambda x: lax.reduce_window(x, 0.0, lax.add, (4,), (4,), "VALID"), (V,), 16),
+        (jax.grad(lambda x: jnp.tanh(x)), (1.0,), None),
         (lambda x: x.astype(int) * 3 + 1, (V,), 0),
         (lambda x: jnp.where(x > 0, x.reshape(4, 4).T.reshape(-1), x)[:3], (V,), 0),
         (loop_over(lambda x: x * 2, 7), (V,), 7 * 16),
@@ -78,10 +80,10 @@ def test_what_is_not_known_is_said():
 
     found = counted(lambda x: lax.while_loop(lambda x: x[0] < 9, body, x + 1), V)
     assert (found.low, len(found.unknown)) == (16, 1)
-    assert str(found).startswith("unknown: 16 without the while loop at tests/debug/test_flops.py:")
+    assert str(found).startswith("unknown: 16 without while loops at tests/debug/test_flops.py:")
     assert "(16 a step)" in str(found)
     assert "`svd`" in str(counted(jnp.linalg.svd, M))
     assert counted(
         lambda x: jnp.exp(x), C
     ).unknown  # what a complex exponential costs is not settled
-    assert str(Flops(1, 1, ("a", "b", "c", "d"))) == "unknown: 1 without a, b, c and 1 more"
+    assert str(Flops(1, 1, tuple(map(Unknown, "abcd")))) == "unknown: 1 without a, b, c and 1 more"

@@ -103,7 +103,7 @@ def test_each_part_with_its_size_and_line(toolkit, network):
 def test_a_loop_of_unknown_length_is_unknown(toolkit, network):
     _, out, _ = toolkit("describe", "network.yaml", "until=true")
     flops = cells(out)["step"][-1]
-    assert flops == f"unknown: 9,728 without the while loop at {line_of('until')} (1 a step)"
+    assert flops == f"unknown: 9,728 without while loops at {line_of('until')} (1 a step)"
 
 
 @pytest.mark.parametrize("columns", [80, 120])

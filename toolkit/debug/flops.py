@@ -9,9 +9,9 @@ own cost analysis would count the body of a loop once, whatever its length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
@@ -56,7 +56,7 @@ _FREE = frozenset(
         "debug_callback",
         "debug_print",
     }
-    | {"complex", "conj", "reduce_xor"}
+    | {"axis_index", "complex", "conj", "reduce_xor", "tie", "tile", "zeros_like"}
 )
 _EACH = frozenset(
     {
@@ -98,32 +98,56 @@ _COMPLEX = {"add": 2, "sub": 2, "neg": 2, "add_any": 2, "mul": 6, "reduce_sum": 
 _LISTED = 3  # reasons that are printed
 
 
+class Unknown(NamedTuple):
+    """An equation that runs an unknown number of times, or whose cost is not known."""
+
+    text: str
+    low: int | None = None  # operations each time
+    high: int = 0
+
+    def __str__(self) -> str:
+        return (
+            self.text if self.low is None else f"{self.text} ({_range(self.low, self.high)} a step)"
+        )
+
+
 @dataclass(frozen=True)
 class Flops:
     """Bounds on what is known, and what is not."""
 
     low: int = 0
     high: int = 0
-    unknown: tuple[str, ...] = ()  # what else there is, of a length or cost that is not known
+    unknown: tuple[Unknown, ...] = ()
 
     def __add__(self, other: Flops) -> Flops:
-        unknown = tuple(dict.fromkeys([*self.unknown, *other.unknown]))
-        return Flops(self.low + other.low, self.high + other.high, unknown)
+        found = _joined([*self.unknown, *other.unknown])
+        return Flops(self.low + other.low, self.high + other.high, found)
 
     def times(self, number: int) -> Flops:
         """As often."""
         return Flops(self.low * number, self.high * number, self.unknown if number else ())
 
     def __str__(self) -> str:
-        if self.unknown:
-            more = len(self.unknown) - _LISTED
-            listed = ", ".join(self.unknown[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-            return f"unknown: {self._known} without {listed}"
-        return self._known
+        known = _range(self.low, self.high)
+        if not self.unknown:
+            return known
+        more = len(self.unknown) - _LISTED
+        listed = ", ".join(map(str, self.unknown[:_LISTED])) + (f" and {more} more" * (more > 0))
+        return f"unknown: {known} without {listed}"
 
-    @property
-    def _known(self) -> str:
-        return f"{self.low:,}" if self.low == self.high else f"{self.low:,} to {self.high:,}"
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _joined(unknown: Sequence[Unknown]) -> tuple[Unknown, ...]:
+    """Several of one place as one."""
+    found: dict[str, Unknown] = {}
+    for one in unknown:
+        old = found.setdefault(one.text, one)
+        if old.low is not None and one.low is not None:
+            found[one.text] = Unknown(one.text, min(old.low, one.low), max(old.high, one.high))
+    return tuple(found.values())
 
 
 def count(computation: Any) -> Flops:
@@ -149,7 +173,7 @@ def _equation(equation: Any, place: Place) -> Flops:
     if name in _FREE:
         return Flops()
     if any(True for _ in jaxprs_in_params(equation.params)):
-        return Flops(unknown=(f"`{name}` at {place}",))
+        return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
     results = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
     read = [v.aval for v in equation.invars if hasattr(v.aval, "dtype")]
     if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in results):
@@ -161,7 +185,7 @@ def _equation(equation: Any, place: Place) -> Flops:
         return _exactly(each * sum(math.prod(aval.shape) for aval in results))
     if each and name in _SUMS:
         return _exactly(each * math.prod(read[0].shape))
-    return Flops(unknown=(f"`{name}` at {place}",))
+    return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
 
 
 def _exactly(number: int) -> Flops:
@@ -198,6 +222,15 @@ def _added_into(equation: Any, _: Place) -> Flops:
     )
 
 
+def _windowed(equation: Any, _: Place) -> Flops:
+    window = math.prod(equation.params["window_dimensions"])
+    return _exactly(window * math.prod(equation.outvars[0].aval.shape))
+
+
+def _one_minus_square(equation: Any, _: Place) -> Flops:
+    return _exactly(2 * math.prod(equation.outvars[0].aval.shape))
+
+
 def _scan(equation: Any, place: Place) -> Flops:
     return _counted(equation.params["jaxpr"], place).times(equation.params["length"])
 
@@ -208,8 +241,8 @@ def _while(equation: Any, place: Place) -> Flops:
     )
     if not one.high and not one.unknown:
         return Flops()
-    each = Flops(one.low, one.high)
-    return Flops(unknown=(f"the while loop at {place} ({each} a step)", *one.unknown))
+    loops = Unknown(f"while loops at {place}", one.low, one.high)
+    return Flops(unknown=_joined([loops, *one.unknown]))
 
 
 def _solve(equation: Any, place: Place) -> Flops:
@@ -218,7 +251,7 @@ def _solve(equation: Any, place: Place) -> Flops:
 
 def _cond(equation: Any, place: Place) -> Flops:
     branches = [_counted(one, place) for one in equation.params["branches"]]
-    unknown = tuple(dict.fromkeys(reason for one in branches for reason in one.unknown))
+    unknown = _joined([reason for one in branches for reason in one.unknown])
     return Flops(min(one.low for one in branches), max(one.high for one in branches), unknown)
 
 
@@ -238,8 +271,11 @@ _RULES: Mapping[str, Callable[[Any, Place], Flops]] = {
     "conv_general_dilated": _convolution,
     "custom_linear_solve": _solve,
     "dot_general": _dot,
+    "one_minus_square": _one_minus_square,  # of tanh's derivative, since jax 0.12
+    "reduce_window_max": _windowed,
+    "reduce_window_sum": _windowed,
     "scan": _scan,
-    "scatter-add": _added_into,
+    **dict.fromkeys(("scatter-add", "scatter-max", "scatter-min", "scatter-sub"), _added_into),
     "triangular_solve": _triangular_solve,
     "while": _while,
 }
