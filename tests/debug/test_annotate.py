@@ -275,9 +275,9 @@ HEALTHY = [
     (
         odd_programs.carried_scan,
         {
-            "def body(c, _):": "c: float32[8], x2 inside scan and x3 inside scan",
-            "c = c * 2": "float32[8], x2 inside scan and x3 inside scan",
-            "return c, None": "(float32[8], None), x2 inside scan and x3 inside scan",
+            "def body(c, _):": "c: float32[8], x2 inside scan; also x3 inside scan",
+            "c = c * 2": "float32[8], x2 inside scan; also x3 inside scan",
+            "return c, None": "(float32[8], None), x2 inside scan; also x3 inside scan",
             "x = jax.lax.scan(body, x, length=n)[0]": "float32[8]",
             "return x": "float32[8]",
         },

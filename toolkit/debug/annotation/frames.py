@@ -117,7 +117,9 @@ class Watch:
             self._constructs += 1
             made = (self._constructs, kind, kind.around(frame.f_locals))
             call = _Call(frame, construct=made)
-            call.context.enter_context(_unmet_context())
+            outer = self._calls[-1].construct if self._calls else None
+            if outer is None or not outer[1].ours:  # what is inside ours is told apart no further
+                call.context.enter_context(_unmet_context())
             self._calls.append(call)
             return self._in_construct
         call = self._entered(frame, kind)
