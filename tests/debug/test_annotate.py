@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import linecache
 import re
 import sys
 from pathlib import Path
@@ -144,6 +145,29 @@ def test_a_failure_shows_what_was_known_until_then():
     note = "".join(caught.value.__notes__)
     assert re.search(r"h = x @ w +# float32\[32,16\]\n    y = h @ w\n", note)
     assert sys.gettrace() is None or "coverage" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"),
+    [
+        (lambda x: jax.vmap(lambda x: x, in_axes=3)(x), "vmap"),
+        (lambda x: jax.lax.scan(lambda c, x: (c, x), 0, x, length=3), "scan"),
+        (lambda x: jax.lax.fori_loop(0.5, 3, lambda i, x: x, x), "fori_loop"),
+    ],
+)
+def test_errors_are_those_of_jax(fn, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        annotate(fn, ROW)
+
+
+def test_a_cell_of_a_notebook():
+    text = "def f(x):\n    y = x[:3]\n    return y\n"
+    name = "<ipython-input-7-0123456789ab>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    space = {}
+    exec(compile(text, name, "exec"), space)
+    found = annotate(jax.jit(space["f"]), ROW)
+    assert [line.comment for line in found.lines] == ["x: float32[8]", "float32[3]", "float32[3]"]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def _scan(variables: Variables) -> Around:
     leaves = jax.tree.leaves(variables.get("xs"))
     length = variables.get("length")
     if length is None and leaves:
-        length = jax.numpy.shape(leaves[0])[0]
+        length = _size(leaves[0], 0)
     return Around("scan", _whole(length))
 
 
@@ -128,7 +128,7 @@ def _vmap(variables: Variables) -> Around:
     args, axes = variables["args"], variables.get("in_axes")
     axes = axes if isinstance(axes, (tuple, list)) else [axes] * len(args)
     sizes = [
-        jax.numpy.shape(leaf)[axis]
+        _size(leaf, axis)
         for arg, axis in zip(args, axes, strict=False)
         if isinstance(axis, int)
         for leaf in jax.tree.leaves(arg)[:1]
@@ -141,6 +141,12 @@ def _solve(variables: Variables) -> Around:
     solve = variables["self"]
     exact = getattr(solve.solver, "tol", 0.0) is None
     return Around(solve.kind, getattr(solve.solver, "num_steps", None) if exact else None)
+
+
+def _size(leaf: Any, axis: int) -> int | None:
+    """None of what JAX is about to refuse."""
+    shape = getattr(leaf, "shape", ())
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def _whole(number: Any) -> int | None:
