@@ -111,3 +111,12 @@ def carried_scan(x):
     for n in (2, 3):
         x = jax.lax.scan(body, x, length=n)[0]
     return x
+
+
+def fails_midway(x):
+    y = x[:2]
+    try:
+        y = y @ x
+    except TypeError:
+        pass
+    return y

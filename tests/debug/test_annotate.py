@@ -240,6 +240,7 @@ def test_the_trace_function_of_a_debugger_is_put_back():
 
 
 HEALTHY = [
+    (odd_programs.fails_midway, {"y = x[:2]": "float32[2]", "return y": "float32[2]"}),
     (
         odd_programs.retries,
         {"y = x[: 2 + k] @ x[:4]": "float32[]", "z = x[k]": "float32[]", "return y": "float32[]"},
