@@ -1,6 +1,6 @@
 """Programs of one argument `x` of 8 numbers that a careless annotation would get wrong, or fail on."""
 
-# ruff: noqa: E702, F841
+# ruff: noqa: E702, F841, SIM105
 # fmt: off
 
 from __future__ import annotations
