@@ -16,7 +16,9 @@ from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
-COMMANDS = ("run", "resume", "explain", "check", "report", "list", "doctor", "schema")
+COMMANDS = (
+    "run", "resume", "explain", "check", "describe", "report", "list", "doctor", "schema",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,6 +87,7 @@ def _dispatch(words: list[str]) -> int:
         "resume": _resume,
         "explain": _explain,
         "check": _check,
+        "describe": _describe,
         "report": _report,
         "list": _list,
         "doctor": _doctor,
@@ -129,6 +132,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(
         commands.add_parser(
             "check", help="validate a config without running it", allow_abbrev=False
+        )
+    )
+
+    _add_config(
+        commands.add_parser(
+            "describe",
+            help="the parts of a config's experiment: shapes, sizes, FLOPs, where defined",
+            allow_abbrev=False,
         )
     )
 
@@ -187,6 +198,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
     return start.check(arguments.config, arguments.overrides)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from toolkit.run import parts
+
+    return parts.command(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:

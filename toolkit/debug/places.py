@@ -80,6 +80,11 @@ def is_jax(file: str) -> bool:
     return file.startswith(_JAX)
 
 
+def is_installed(file: str) -> bool:
+    """Whether a file belongs to Python, to an installed package or to this one."""
+    return file.startswith((*_INSTALLED, "<frozen"))
+
+
 def _frames(traceback: Any) -> Iterator[tuple[str, int]]:
     """File and line of the recorded calls, innermost first, without those inside JAX."""
     for frame in traceback.frames if traceback is not None else ():
