@@ -83,7 +83,7 @@ def explain(path: Path) -> int:
             Exit.CONFIG, path, "nothing to explain", status, "one that ended with exit code 6"
         )
     with directory.held(directory.claim(path)) as place:
-        prepared = _prepare(config.load(path / directory.CONFIG))
+        prepared = prepare(config.load(path / directory.CONFIG))
         changed = environment.differences(record.get("environment", {}), prepared.environment)
         if changed:
             text = (
