@@ -20,9 +20,7 @@ class Block(NamedTuple):
     printed: str
 
 
-PREAMBLE, *BLOCKS = [
-    Block(found[1], found[2] or "") for found in _BLOCK.finditer(PAGE.read_text())
-]
+PREAMBLE, *BLOCKS = [Block(found[1], found[2] or "") for found in _BLOCK.finditer(PAGE.read_text())]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
