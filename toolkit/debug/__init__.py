@@ -1,5 +1,6 @@
 """What a computation does that its result does not show: gradients a parameter, and why it compiled again."""
 
+from toolkit.debug.audit import Constant, audit
 from toolkit.debug.dead_gradients import DeadGradient, dead_gradients
 from toolkit.debug.explain import explain
 from toolkit.debug.gradient_report import (
@@ -13,12 +14,14 @@ from toolkit.debug.watch import RecompilationError, RecompilationWarning, Watche
 
 __all__ = [
     "ClipReport",
+    "Constant",
     "DeadGradient",
     "GradientReport",
     "NonFiniteReport",
     "RecompilationError",
     "RecompilationWarning",
     "Watched",
+    "audit",
     "clip_report",
     "dead_gradients",
     "explain",

@@ -13,10 +13,10 @@ import jax
 
 _NAME = __name__.partition(".")[0]
 _OURS = f"{Path(__file__).parents[1]}/"
-_TRACING = f"{Path(__file__).parent}/"  # frames outside this are those of whoever asked
+TRACING = f"{Path(__file__).parent}/"  # frames outside this are those of whoever asked
 _JAX = f"{Path(jax.__file__).parent}/"
 _PATHS = sysconfig.get_paths()
-_INSTALLED = (_OURS, *(f"{_PATHS[name]}/" for name in ("stdlib", "purelib", "platlib")), _JAX)
+INSTALLED = (_OURS, *(f"{_PATHS[name]}/" for name in ("stdlib", "purelib", "platlib")), _JAX)
 
 
 class Place(NamedTuple):
@@ -55,7 +55,7 @@ def origin(equation: Any) -> Origin:
         return Origin(NOWHERE, "", False)
     inside = [module(file) for file, _ in itertools.takewhile(lambda f: module(f[0]), frames)]
     ours = next((name for name in inside if name != f"{_NAME}.tree"), "")
-    users = [(file, line) for file, line in frames if not file.startswith(_INSTALLED)]
+    users = [(file, line) for file, line in frames if not file.startswith(INSTALLED)]
     return Origin(Place(*(users or frames)[0]), ours, bool(users) or not ours)
 
 
@@ -75,7 +75,7 @@ def is_jax(file: str) -> bool:
 def _frames(traceback: Any) -> Iterator[tuple[str, int]]:
     """File and line of the recorded calls, innermost first, without those inside JAX."""
     for frame in traceback.frames if traceback is not None else ():
-        if frame.file_name.startswith(_TRACING):
+        if frame.file_name.startswith(TRACING):
             return
         if not is_jax(frame.file_name) and not frame.file_name.startswith("<frozen"):
             yield frame.file_name, frame.line_num
@@ -89,6 +89,6 @@ def lines(equation: Any) -> tuple[Place, Place]:
 def lines_of(traceback: Any) -> tuple[Place, Place]:
     """As `lines`, of JAX's record of the calls."""
     frames = [Place(*frame) for frame in _frames(traceback)]
-    users = [place for place in frames if not (place.file or "").startswith(_INSTALLED)]
+    users = [place for place in frames if not (place.file or "").startswith(INSTALLED)]
     installed = frames[:1] if frames and frames[0] not in users else []
     return (*users[:1], NOWHERE)[0], (*installed, NOWHERE)[0]
