@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
-COMMANDS = ("run", "resume", "check", "report", "list", "doctor", "schema")
+COMMANDS = ("run", "resume", "check", "audit", "report", "list", "doctor", "schema")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,6 +84,7 @@ def _dispatch(words: list[str]) -> int:
         "run": _run,
         "resume": _resume,
         "check": _check,
+        "audit": _audit,
         "report": _report,
         "list": _list,
         "doctor": _doctor,
@@ -123,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(
         commands.add_parser(
             "check", help="validate a config without running it", allow_abbrev=False
+        )
+    )
+
+    _add_config(
+        commands.add_parser(
+            "audit",
+            help="list the numbers in a program that its config does not supply",
+            allow_abbrev=False,
         )
     )
 
@@ -175,6 +184,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
     return start.check(arguments.config, arguments.overrides)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.audit(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:

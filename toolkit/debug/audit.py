@@ -12,7 +12,7 @@ import jax
 from toolkit import tree
 from toolkit.debug.constants.numbers import Supplied, is_close
 from toolkit.debug.constants.walk import Found, Walk
-from toolkit.debug.places import NOWHERE, Place
+from toolkit.debug.places import NOWHERE, Place, installed_name
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Constant:
 
     def __str__(self) -> str:
         place = Place(self.file, self.line)
-        inside = f" (inside {self.inside})" if self.inside != NOWHERE else ""
+        inside = f" (inside {installed_name(self.inside)})" if self.inside != NOWHERE else ""
         return f"{self.value:g} in `{self.operation}` at {place}{inside}: {place.source}"
 
 

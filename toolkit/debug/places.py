@@ -92,3 +92,11 @@ def lines_of(traceback: Any) -> tuple[Place, Place]:
     users = [place for place in frames if not (place.file or "").startswith(INSTALLED)]
     installed = frames[:1] if frames and frames[0] not in users else []
     return (*users[:1], NOWHERE)[0], (*installed, NOWHERE)[0]
+
+
+def installed_name(place: Place) -> str:
+    """A line inside an installed package, the file as the package names it: `optax/tree.py:12`."""
+    bases = sorted({str(Path(_OURS).parent) + "/", *INSTALLED}, key=len, reverse=True)
+    file = place.file or ""
+    base = next((base for base in bases if base != _OURS and file.startswith(base)), "")
+    return f"{file.removeprefix(base)}:{place.line}"

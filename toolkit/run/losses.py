@@ -16,6 +16,16 @@ def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, .
 
     Raises: RunError (exit 2) that names the loss.
     """
+    found = {}
+    for name, loss in declared(traced, source).items():
+        with reported(source, f"losses: {name} failed"):
+            dead = dead_gradients(loss.fn, *loss.arguments, argnums=loss.argnums)
+        found[name] = tuple(one for one in dead if not one.carried)
+    return found
+
+
+def declared(traced: Traced, source: Path) -> dict[str, Loss]:
+    """The losses by name. Raises: RunError (exit 2) where they are none."""
     if traced.program.losses is None:
         return {}
     with reported(source, "losses failed"):
@@ -23,12 +33,8 @@ def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, .
     if not isinstance(losses, dict):
         got, expected = type(losses).__name__, "a dict of toolkit.run.Loss"
         raise fail(Exit.CONFIG, source, "losses: wrong type", got, expected)
-    found = {}
     for name, loss in losses.items():
         if not isinstance(loss, Loss):
             got, expected = type(loss).__name__, "toolkit.run.Loss"
             raise fail(Exit.CONFIG, source, f"losses: {name}: wrong type", got, expected)
-        with reported(source, f"losses: {name} failed"):
-            dead = dead_gradients(loss.fn, *loss.arguments, argnums=loss.argnums)
-        found[name] = tuple(one for one in dead if not one.carried)
-    return found
+    return losses

@@ -45,7 +45,7 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
             if place is not None:
                 stack.enter_context(directory.held(place))
                 _refuse_other_config(place, loaded)
-            prepared = _prepare(loaded)
+            prepared = prepare(loaded)
             drift: list[str] = []
             if place is None:
                 place = directory.create(
@@ -65,7 +65,7 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
         directory.existing(path)
         directory.remove_leftovers(path)
         with directory.held(directory.claim(path)) as place:
-            prepared = _prepare(config.load(path / directory.CONFIG))
+            prepared = prepare(config.load(path / directory.CONFIG))
             drift = _continue(place, prepared, command, allow_drift)
             return _go(place, prepared, drift, stop)
 
@@ -76,7 +76,7 @@ def check(path: Path, words: Sequence[str]) -> int:
     Warns of each input of the program's losses whose gradient is always zero.
     """
     environment.pin_threads()
-    prepared = _prepare(config.load(path, words))
+    prepared = prepare(config.load(path, words))
     from toolkit.run.arrays import named_leaves
     from toolkit.run.losses import dead_inputs
 
@@ -98,7 +98,18 @@ def check(path: Path, words: Sequence[str]) -> int:
     return Exit.DONE
 
 
-def _prepare(loaded: config.Loaded) -> Prepared:
+def audit(path: Path, words: Sequence[str]) -> int:
+    """Prints the numbers in the program that the config does not supply; runs and writes nothing."""
+    environment.pin_threads()
+    prepared = prepare(config.load(path, words))
+    from toolkit.run.hidden import report
+
+    print("\n".join(report(prepared)))
+    return Exit.DONE
+
+
+def prepare(loaded: config.Loaded) -> Prepared:
+    """Loads, builds and traces an experiment. Raises: RunError (exit 2) that says what of it fails."""
     source = loaded.experiment
     module = experiment.whole(source)
     # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
