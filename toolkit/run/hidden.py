@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from toolkit.debug.audit import Constant, constants
 from toolkit.debug.places import NOWHERE, Place, installed_name
-from toolkit.run.errors import printable
+from toolkit.run.errors import RunError, printable
 from toolkit.run.experiment import reported
 from toolkit.run.losses import declared
-from toolkit.run.start import Prepared
+from toolkit.run.start import Prepared, prepare
 
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
     | {"schema_version"}
 )
 _COLUMNS = ("value", "where", "operation", "source")
+_MOVE = 1e-3  # relative: far above rounding, within most bounds
 _WIDEST = 100  # characters of source shown
 
 
@@ -43,17 +43,39 @@ def report(prepared: Prepared) -> list[str]:
 
 def hidden_numbers(prepared: Prepared) -> tuple[Constant, ...]:
     """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
-    supplied = [
-        number
-        for key, value in prepared.loaded.resolved.items()
-        if key not in _OF_THE_RUNNER
-        for number in numbers(value)
-    ]
+    supplied = list(numbers(_seen(prepared.loaded.resolved)))
+    found = _found(prepared, supplied)
+    if not found:
+        return ()
+    # What is left may still be computed from the config, in a way that nobody foresees: then it is
+    # another number in the program of a slightly different config.
+    try:
+        moved = prepared.loaded._replace(resolved=_moved(prepared.loaded.resolved))
+        kept = set(_found(prepare(moved), ()))
+    except RunError:  # the experiment refuses these values
+        return found
+    return tuple(one for one in found if one in kept)
+
+
+def _found(prepared: Prepared, supplied: Sequence[int | float]) -> tuple[Constant, ...]:
     found: list[Constant] = []
     for name, fn, arguments in _functions(prepared):
         with reported(prepared.loaded.experiment, f"{name} failed"):
             found += constants(fn, arguments, supplied)
     return tuple(dict.fromkeys(found))
+
+
+def _seen(resolved: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resolved.items() if key not in _OF_THE_RUNNER}
+
+
+def _moved(tree: Any) -> Any:
+    """The config with all its fractions a little smaller; whole numbers may be counts."""
+    if isinstance(tree, dict):
+        return {key: _moved(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_moved(value) for value in tree]
+    return tree * (1 - _MOVE) if isinstance(tree, float) and tree != round(tree) else tree
 
 
 def numbers(tree: Any) -> Iterator[int | float]:

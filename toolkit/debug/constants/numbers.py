@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -59,9 +60,11 @@ def is_guard(value: Any, dtype: Any) -> bool:
     size = abs(value)
     if isinstance(value, int) or not jnp.issubdtype(dtype, jnp.inexact):
         return False
-    units = size / float(jnp.finfo(dtype).eps)
+    eps = float(jnp.finfo(dtype).eps)
+    units = size / eps
     whole = 0 < units <= _ROUNDINGS and is_close(units, round(units))
-    return (whole and size < 1e-3) or not 1e-30 < size < 1e30
+    root = any(is_close(size, eps**power) for power in (1 / 4, 1 / 3, 2 / 3, 3 / 4))
+    return root or (whole and size < 1e-3) or not 1e-30 < size < 1e30
 
 
 def is_mathematics(value: float) -> bool:
@@ -74,7 +77,8 @@ def is_close(a: Any, b: Any) -> bool:
     return a == b or bool(abs(a - b) <= _TOLERANCE * abs(b))
 
 
-def of_shapes(shapes: Iterable[tuple[int, ...]]) -> frozenset[float]:
+@functools.lru_cache(1024)
+def of_shapes(shapes: tuple[tuple[int, ...], ...]) -> frozenset[float]:
     """What programs make of the lengths and sizes of arrays: n, n - 1, their inverses and roots."""
     lengths = {n for shape in shapes for n in (*shape, math.prod(shape))}
     lengths |= {n - 1 for n in lengths}
@@ -113,7 +117,8 @@ def _made_of(value: float) -> Iterator[float]:
     if value < 1:
         yield from (math.sqrt(1 - value), math.sqrt(1 - value**2))
     if 0 < value < 1:
-        yield from (1 / (1 - value), abs(math.log(value / (1 - value))))
+        odds = value / (1 - value)
+        yield from (1 / (1 - value), odds, 1 / odds, abs(math.log(odds)))
     if value < 80:
         yield from (math.exp(value), math.exp(-value))
 

@@ -89,7 +89,7 @@ class Walk:
     def search(self, computation: Any, arguments: Sequence[Any], scope: Scope) -> None:
         """Look through a jaxpr (closed or open) whose arguments are numbers or None."""
         jaxpr, consts = opened(computation)
-        shapes = [v.aval.shape for v in (*jaxpr.invars, *jaxpr.constvars)]
+        shapes = tuple(v.aval.shape for v in (*jaxpr.invars, *jaxpr.constvars))
         scope = replace(scope, shapes=scope.shapes | of_shapes(shapes))
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_scalar, consts), strict=False))
         known |= dict(zip(jaxpr.invars, arguments, strict=True))
@@ -131,8 +131,7 @@ class Walk:
                 value = abs(value)  # a step of descent, say: it was not written with its sign
             one = Found(value, place, operation, inside)
             atom = equation.invars[position] if position is not None else None
-            called = operation if equation.primitive.name in _CALLS else ""
-            if not _is_news(one, atom, made_by, called, at):
+            if not _is_news(one, atom, equation, made_by, at):
                 continue
             move = moves.get(atom) if _is_variable(atom) else None
             if equation.primitive.name in _MOVES:
@@ -154,21 +153,27 @@ class Walk:
     def _result(self, atom: Any, scope: Scope) -> None:
         """A number that a branch or a function returns."""
         value = _scalar(atom.val)
-        if value is None or is_structure(value, atom.aval.dtype) or _is_length(value, scope):
+        if value is None or is_structure(value, atom.aval.dtype) or _is_length(value, scope.shapes):
             return
         if scope.inside == NOWHERE or not isinstance(value, int):  # else it says what happened
             self.found.append(Found(value, scope.place, "result", scope.inside))
 
 
-def _is_news(one: Found, atom: Any, made_by: Calls, called: str, scope: Scope) -> bool:
+def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: Scope) -> bool:
     dtype = np.dtype(int) if atom is None else atom.aval.dtype
+    called = one.operation if equation.primitive.name in _CALLS else ""
     if is_structure(one.value, dtype) or is_formula(one.value, dtype, made_by, called):
         return False
-    return not _is_length(one.value, scope) or is_written(one.value, made_by.user)
+    if is_written(one.value, made_by.user):
+        return True
+    # The length of a loop is that of its operands in any case.
+    read = () if one.operation == LENGTH else equation.invars
+    operands = of_shapes(tuple(getattr(operand.aval, "shape", ()) for operand in read))
+    return not _is_length(one.value, scope.shapes | operands)
 
 
-def _is_length(value: Any, scope: Scope) -> bool:
-    return any(is_close(abs(value), form) for form in scope.shapes)
+def _is_length(value: Any, forms: frozenset[float]) -> bool:
+    return any(is_close(abs(value), form) for form in forms)
 
 
 def _read(
