@@ -12,7 +12,7 @@ from toolkit.debug.places import NOWHERE, Place, installed_name
 from toolkit.run.errors import RunError, printable
 from toolkit.run.experiment import reported
 from toolkit.run.losses import declared
-from toolkit.run.start import Prepared, prepare
+from toolkit.run.start import Prepared, build
 
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
@@ -50,8 +50,9 @@ def hidden_numbers(prepared: Prepared) -> tuple[Constant, ...]:
     # What is left may still be computed from the config, in a way that nobody foresees: then it is
     # another number in the program of a slightly different config.
     try:
-        moved = prepared.loaded._replace(resolved=_moved(prepared.loaded.resolved))
-        kept = set(_found(prepare(moved), ()))
+        _, program = build(prepared.loaded._replace(resolved=_moved(prepared.loaded.resolved)))
+        moved = prepared._replace(traced=prepared.traced._replace(program=program))
+        kept = set(_found(moved, ()))
     except RunError:  # the experiment refuses these values
         return found
     return tuple(one for one in found if one in kept)
