@@ -19,6 +19,7 @@ from jax import lax
 
 import toolkit as tk
 from toolkit.debug import Constant, audit
+from toolkit.debug.constants.numbers import Supplied
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
 MATRIX = jax.ShapeDtypeStruct((5, 5), jnp.float32)
@@ -409,6 +410,35 @@ def solver(x):
     return jax.grad(outer)(x)
 
 
+@planted(KEY)
+def dropout(key):
+    layer = nn.Dropout(0.1, deterministic=False)
+
+    def apply(x):
+        return layer.apply({}, x, rngs={"dropout": key})  # finds: 0.9 bernoulli; 0.9 div
+
+    return apply(jnp.ones(4))
+
+
+@planted()
+def tolerance_of_a_jax_solver(x):
+    cg = jax.scipy.sparse.linalg.cg
+    return cg(lambda v: 2 * v, x, tol=1e-4)[0]  # finds: 1e-4 square
+
+
+@planted()
+def in_control_flow(x):
+    @tk.control_flow
+    def shrink(x):
+        n = 0
+        while n < 70 and jnp.sum(x) > 0.2:  # finds: 70 lt; 0.2 gt
+            x = x * 0.9 if x[0] > 0.4 else x - 0.11  # finds: 0.9 mul; 0.4 gt; 0.11 sub
+            n = n + 1
+        return x
+
+    return shrink(x)
+
+
 # No number of one's own
 
 
@@ -517,6 +547,11 @@ def log_density(x):
     return jax.scipy.stats.norm.logpdf(x) + jax.scipy.special.gammaln(x)
 
 
+@healthy(KEY)
+def initialisers(key):
+    return nn.initializers.lecun_normal()(key, (7, 4)), nn.initializers.orthogonal()(key, (4, 4))
+
+
 @healthy()
 def scan_over_data(x):
     return lax.scan(lambda total, x: (total + x, total), 0.0, x)
@@ -565,3 +600,45 @@ def test_planted_numbers_are_found_and_no_others(case):
 @pytest.mark.parametrize("case", HEALTHY, ids=_ids)
 def test_no_alarm(case):
     assert audit(case.fn, *case.specs) == ()
+
+
+def test_python_numbers_among_the_specs_are_supplied():
+    def step(x, count, rate, name):
+        assert name == "x"
+        return lax.fori_loop(0, count, lambda _, x: x - rate * x, 0.3 * x) if rate > 0 else x
+
+    found = audit(step, VECTOR, 40, 0.25, "x")
+    assert [(one.value, one.operation) for one in found] == [(0.3, "mul")]
+
+
+def test_a_constant_prints_as_one_line():
+    (found,) = audit(linen_layer_norm, VECTOR)
+    assert str(found).startswith(f"1e-06 in `add` at {Path('tests/debug/test_audit.py')}:")
+    assert "(inside flax/linen/normalization.py:" in str(found)
+    assert str(found).endswith("# finds: 1e-6 add")
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="`fn` must be callable: got int"):
+        audit(3)
+
+
+@pytest.mark.parametrize(
+    ("value", "supplied", "explained"),
+    [
+        (0.3, [0.3], True),
+        (-0.3, [0.3], True),
+        (float(np.float32(0.3)), [0.3], True),
+        (1 / 0.3, [0.3], True),
+        (0.09, [0.3], True),
+        (0.7, [0.3], True),
+        (math.log(0.3), [0.3], True),
+        (1 / math.sqrt(50), [50], True),
+        (2000, [40, 50], True),
+        (0.30001, [0.3], False),
+        (0.31, [0.3, 50], False),
+        (0.3, [], False),
+    ],
+)
+def test_numbers_made_of_supplied_ones(value, supplied, explained):
+    assert Supplied(supplied).explains(value) is explained

@@ -137,16 +137,21 @@ def calls(equation: Any) -> Calls:
     return Calls(of_jax, others, user, key, rule)
 
 
-def is_formula(value: Any, dtype: Any, found: Calls, called: str = "") -> bool:
+def is_formula(
+    value: Any, dtype: Any, found: Calls, called: str = "", outside: Frame | None = None
+) -> bool:
     """Whether `value` belongs to a function of JAX or of a package, not to who called it.
 
-    `called` is the jitted function that it is an argument of, or "".
+    `called` is the jitted function that it is an argument of, or "". `outside` is who called the
+    jitted function that the equation stands in.
     """
     inside = (*found.jax, *found.packages)
     if any(is_close(value, known) for frame in inside for known in defaults(frame.code)):
         return False
     if not found.user and not found.packages:
-        return True  # in the program of a function that JAX has jitted: it is passed nothing
+        # In the program of a function that JAX has jitted: what it is passed are no numbers there,
+        # except for what it takes as static.
+        return abs(value) == round(abs(value)) or not is_passed(value, outside)
     if any(is_close(abs(value), known) for frame in inside for known in literals(frame.code)):
         return True
     if found.packages and is_guard(value, dtype):
@@ -174,6 +179,22 @@ def is_written(value: Any, frame: Frame | None) -> bool:
     if frame is None:
         return False
     return any(is_close(abs(value), number) for number in _numbers(frame.segment))
+
+
+def is_passed(value: Any, frame: Frame | None) -> bool:
+    """Whether the number itself is an argument of the call that a frame was at."""
+    try:
+        call = ast.parse(frame.segment.strip(), mode="eval").body if frame else None
+    except SyntaxError:
+        return False
+    given = [*call.args, *(k.value for k in call.keywords)] if isinstance(call, ast.Call) else []
+    numbers = [number for one in given for number in _numbers(ast.unparse(one)) if _is_number(one)]
+    return any(is_close(abs(value), number) for number in numbers)
+
+
+def _is_number(node: ast.expr) -> bool:
+    inner = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(inner, ast.Constant)
 
 
 def is_of_jax(computation: Any) -> bool:

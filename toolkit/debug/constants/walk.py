@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from toolkit.debug.constants.numbers import is_close, is_structure, of_shapes, scalar
 from toolkit.debug.constants.owners import (
     Calls,
+    Frame,
     calls,
     is_formula,
     is_of_jax,
@@ -70,7 +71,9 @@ class Scope:
     inside: Place = NOWHERE
     key: tuple[Any, ...] = ()
     differentiated: bool = False
-    shapes: frozenset[float] = frozenset()
+    shapes: frozenset[float] = frozenset()  # what is made of those of arguments
+    results: frozenset[float] = frozenset()  # and of results
+    caller: Frame | None = None  # where the user's code goes on into what surrounds it
 
 
 @dataclass
@@ -90,7 +93,12 @@ class Walk:
         """Look through a jaxpr (closed or open) whose arguments are numbers or None."""
         jaxpr, consts = opened(computation)
         shapes = tuple(v.aval.shape for v in (*jaxpr.invars, *jaxpr.constvars))
-        scope = replace(scope, shapes=scope.shapes | of_shapes(shapes))
+        made = tuple(getattr(v.aval, "shape", ()) for v in jaxpr.outvars)
+        scope = replace(
+            scope,
+            shapes=scope.shapes | of_shapes(shapes),
+            results=scope.results | of_shapes(made),
+        )
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_scalar, consts), strict=False))
         known |= dict(zip(jaxpr.invars, arguments, strict=True))
         moves: dict[Any, Move] = {}
@@ -120,7 +128,14 @@ class Walk:
             inside = scope.inside if inside == NOWHERE else inside
         else:
             place, inside = made_by.place, made_by.inside
-        at = replace(scope, place=place, inside=inside, key=key, differentiated=differentiated)
+        at = replace(
+            scope,
+            place=place,
+            inside=inside,
+            key=key,
+            differentiated=differentiated,
+            caller=made_by.user or scope.caller,
+        )
         # An operation's derivative says nothing that it has not said.
         again = differentiated and key in self.seen and not made_by.rule
         self.seen.add(key)
@@ -162,14 +177,17 @@ class Walk:
 def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: Scope) -> bool:
     dtype = np.dtype(int) if atom is None else atom.aval.dtype
     called = one.operation if equation.primitive.name in _CALLS else ""
-    if is_structure(one.value, dtype) or is_formula(one.value, dtype, made_by, called):
+    if is_structure(one.value, dtype) or is_formula(
+        one.value, dtype, made_by, called, scope.caller
+    ):
         return False
     if is_written(one.value, made_by.user):
         return True
-    # The length of a loop is that of its operands in any case.
-    read = () if one.operation == LENGTH else equation.invars
-    operands = of_shapes(tuple(getattr(operand.aval, "shape", ()) for operand in read))
-    return not _is_length(one.value, scope.shapes | operands)
+    # The length of a loop is that of what it reads and stacks in any case.
+    if one.operation == LENGTH:
+        return not _is_length(one.value, scope.shapes)
+    read = of_shapes(tuple(getattr(operand.aval, "shape", ()) for operand in equation.invars))
+    return not _is_length(one.value, scope.shapes | scope.results | read)
 
 
 def _is_length(value: Any, forms: frozenset[float]) -> bool:
