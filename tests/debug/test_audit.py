@@ -16,6 +16,7 @@ import optax
 import pytest
 from flax import nnx
 from jax import lax
+from jax.scipy.special import log_ndtr
 
 import toolkit as tk
 from toolkit.debug import Constant, audit
@@ -459,7 +460,11 @@ def activations(x):
 
 @healthy()
 def gradient_of_activations(x):
-    return jax.grad(lambda x: jnp.sum(jax.nn.gelu(x) + jax.nn.selu(x) + jax.nn.relu(x)))(x)
+    @jax.jit
+    def total(x):
+        return jnp.sum(jax.nn.gelu(x) + jax.nn.selu(x) + jax.nn.relu6(x) + log_ndtr(x))
+
+    return jax.grad(total)(x)
 
 
 @healthy(MATRIX)

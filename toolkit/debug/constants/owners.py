@@ -23,6 +23,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
+import jax.scipy.special
 
 from toolkit.debug.constants.numbers import is_close, is_guard
 from toolkit.debug.places import INSTALLED, NOWHERE, TRACING, Place, is_jax
@@ -133,7 +134,9 @@ def calls(equation: Any) -> Calls:
     others = tuple(itertools.takewhile(lambda frame: frame.file.startswith(INSTALLED), rest))
     users = [frame for frame in rest if not frame.file.startswith(INSTALLED)]
     user = users[0] if users else None
-    rule = not others and any(frame.file == _RULES for frame in inner[cut:])
+    direct = bool(user) and not others and not of_jax
+    ruled = direct and any(frame.file == _RULES for frame in inner[cut:])
+    rule = ruled and _callee(users[0]) not in _names_in_jax()
     return Calls(of_jax, others, user, key, rule)
 
 
@@ -183,13 +186,29 @@ def is_written(value: Any, frame: Frame | None) -> bool:
 
 def is_passed(value: Any, frame: Frame | None) -> bool:
     """Whether the number itself is an argument of the call that a frame was at."""
-    try:
-        call = ast.parse(frame.segment.strip(), mode="eval").body if frame else None
-    except SyntaxError:
-        return False
-    given = [*call.args, *(k.value for k in call.keywords)] if isinstance(call, ast.Call) else []
+    call = _call(frame)
+    given = [*call.args, *(keyword.value for keyword in call.keywords)] if call else []
     numbers = [number for one in given for number in _numbers(ast.unparse(one)) if _is_number(one)]
     return any(is_close(abs(value), number) for number in numbers)
+
+
+def _call(frame: Frame | None) -> ast.Call | None:
+    try:
+        node = ast.parse(frame.segment.strip(), mode="eval").body if frame else None
+    except SyntaxError:
+        return None
+    return node if isinstance(node, ast.Call) else None
+
+
+def _callee(frame: Frame) -> str:
+    """The last name of what the call at a frame calls."""
+    call = _call(frame)
+    return getattr(call.func, "attr", getattr(call.func, "id", "")) if call else ""
+
+
+@functools.cache
+def _names_in_jax() -> frozenset[str]:
+    return frozenset({*dir(jax.nn), *dir(jax.numpy), *dir(jax.lax), *dir(jax.scipy.special)})
 
 
 def _is_number(node: ast.expr) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from toolkit.debug.constants.numbers import is_close, is_structure, of_shapes, scalar
 from toolkit.debug.constants.owners import (
@@ -18,6 +17,7 @@ from toolkit.debug.constants.owners import (
     is_of_jax,
     is_written,
 )
+from toolkit.debug.constants.programs import CALLS, inner_programs, name_of, programs, scan_counts
 from toolkit.debug.jaxprs import opened
 from toolkit.debug.places import NOWHERE, Place
 
@@ -40,7 +40,6 @@ _INDICES = {"gather": (1,), "scatter": (1,), "scatter-add": (1,), "scatter-mul":
 _MOVES = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze"}
 )
-_CALLS = frozenset({"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call"})
 LENGTH = "loop length"
 INITIAL = "initial value"
 
@@ -157,12 +156,12 @@ class Walk:
                 move.read = True
                 self.found.append(one)
         # What was made into an array, or is written in a call, is found there.
-        is_call = equation.primitive.name in _CALLS and not made_by.packages
+        is_call = equation.primitive.name in CALLS and not made_by.packages
         handed = [
             None if (atom in moves if _is_variable(atom) else is_call) else number
             for atom, number in zip(equation.invars, numbers, strict=True)
         ]
-        for inner, arguments in _inner(equation, handed):
+        for inner, arguments in inner_programs(equation, handed):
             self.search(inner, arguments, at)
 
     def _result(self, atom: Any, scope: Scope) -> None:
@@ -176,7 +175,7 @@ class Walk:
 
 def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: Scope) -> bool:
     dtype = np.dtype(int) if atom is None else atom.aval.dtype
-    called = one.operation if equation.primitive.name in _CALLS else ""
+    called = one.operation if equation.primitive.name in CALLS else ""
     if is_structure(one.value, dtype) or is_formula(
         one.value, dtype, made_by, called, scope.caller
     ):
@@ -199,9 +198,9 @@ def _read(
 ) -> Iterator[tuple[str, Any, int | None]]:
     """(operation, value, position) of the numbers that an equation reads."""
     name = equation.primitive.name
-    operation = _name(equation)
+    operation = name_of(equation)
     if name == "scan":
-        consts, carry = _scan_counts(equation)
+        consts, carry = scan_counts(equation)
         if all(atom in counters for atom in equation.invars[consts + carry :]):
             yield LENGTH, equation.params["length"], None
         for i in range(consts, consts + carry):
@@ -213,7 +212,7 @@ def _read(
         for i in range(first, len(numbers)):
             if numbers[i] is not None:
                 yield LENGTH if bound and i < first + 2 else INITIAL, numbers[i], i
-    elif name in _CALLS or not any(True for _ in _inner(equation, numbers)):
+    elif name in CALLS or not any(True for _ in inner_programs(equation, numbers)):
         last = _STRUCTURAL.get(operation, len(numbers))
         for i, number in enumerate(numbers[:last]):
             is_literal = hasattr(equation.invars[i], "val")
@@ -221,7 +220,7 @@ def _read(
                 continue
             # Other numbers are looked for inside, where they are read.
             written = is_literal and not made_by.packages
-            if name not in _CALLS or written or _is_of_jax(equation):
+            if name not in CALLS or written or _is_of_jax(equation):
                 yield operation, number, i
 
 
@@ -235,54 +234,7 @@ def _counts(equation: Any, counters: set[Any]) -> bool:
 
 
 def _is_of_jax(equation: Any) -> bool:
-    return any(map(is_of_jax, _programs(equation.params.values())))
-
-
-def _inner(equation: Any, numbers: Sequence[Any]) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """The programs in an equation, with the numbers that they are given."""
-    name, params = equation.primitive.name, equation.params
-    if name == "while":
-        split, rest = params["cond_nconsts"], params["body_nconsts"]
-        carry = [None] * (len(numbers) - split - rest)
-        yield params["cond_jaxpr"], [*numbers[:split], *carry]
-        yield params["body_jaxpr"], [*numbers[split : split + rest], *carry]
-        return
-    if name == "scan":
-        consts, _ = _scan_counts(equation)
-        yield params["jaxpr"], [*numbers[:consts], *[None] * (len(numbers) - consts)]
-        return
-    for inner in _programs(params.values()):
-        count = len(opened(inner)[0].invars)
-        given = list(numbers[1:] if name == "cond" else numbers)
-        yield inner, given if len(given) == count else [None] * count
-
-
-def _programs(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (Jaxpr, ClosedJaxpr)):
-            yield value
-        elif isinstance(value, tuple):
-            yield from _programs(value)
-
-
-def _scan_counts(equation: Any) -> tuple[int, int]:
-    params = equation.params
-    if "ft_in" in params:  # JAX 0.12
-        consts, carry = (len(part) for part in params["ft_in"].unpack()[:2])
-        return consts, carry
-    return params["num_consts"], params["num_carry"]
-
-
-def _name(equation: Any) -> str:
-    name = equation.primitive.name
-    if name not in _CALLS:
-        return str(name)
-    called = equation.params.get("name") or ""
-    if not called:
-        jaxpr, _ = opened(equation.params.get("call_jaxpr"))
-        source = getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None) or name
-        called = source.partition(" at ")[0].rpartition(".")[2]
-    return str(called).lstrip("_")
+    return any(map(is_of_jax, programs(equation.params.values())))
 
 
 def _is_derivative(equation: Any) -> bool:
