@@ -88,7 +88,7 @@ def initial_parameters(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
     """An MLP 64-hidden-10: Gaussian weights of variance 1 / inputs, zero biases."""
     first_key, second_key = jax.random.split(key)
     return {
-        "w1": jax.random.normal(first_key, (64, hidden)) / 8,
+        "w1": jax.random.normal(first_key, (64, hidden)) / 64**0.5,
         "b1": jnp.zeros(hidden),
         "w2": jax.random.normal(second_key, (hidden, NUM_CLASSES)) / hidden**0.5,
         "b2": jnp.zeros(NUM_CLASSES),

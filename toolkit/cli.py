@@ -17,7 +17,7 @@ from typing import NoReturn
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
 COMMANDS = (
-    "run", "resume", "explain", "check", "describe", "report", "list", "doctor", "schema",
+    "run", "resume", "explain", "check", "describe", "audit", "report", "list", "doctor", "schema",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def _dispatch(words: list[str]) -> int:
         "explain": _explain,
         "check": _check,
         "describe": _describe,
+        "audit": _audit,
         "report": _report,
         "list": _list,
         "doctor": _doctor,
@@ -139,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "describe",
             help="the parts of a config's experiment: shapes, sizes, FLOPs, where defined",
+            allow_abbrev=False,
+        )
+    )
+
+    _add_config(
+        commands.add_parser(
+            "audit",
+            help="list the numbers in a program that its config does not supply",
             allow_abbrev=False,
         )
     )
@@ -204,6 +213,12 @@ def _describe(arguments: argparse.Namespace) -> int:
     from toolkit.run import parts
 
     return parts.command(arguments.config, arguments.overrides)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from toolkit.run import start
+
+    return start.audit(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:

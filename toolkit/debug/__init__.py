@@ -1,6 +1,7 @@
 """What a computation does that its result does not show: shapes, gradients a parameter, recompilations."""
 
 from toolkit.debug.annotate import Annotated, annotate
+from toolkit.debug.audit import Constant, audit
 from toolkit.debug.dead_gradients import DeadGradient, dead_gradients
 from toolkit.debug.explain import explain
 from toolkit.debug.gradient_report import (
@@ -16,6 +17,7 @@ from toolkit.debug.watch import RecompilationError, RecompilationWarning, Watche
 __all__ = [
     "Annotated",
     "ClipReport",
+    "Constant",
     "DeadGradient",
     "GradientReport",
     "Guarded",
@@ -25,6 +27,7 @@ __all__ = [
     "RecompilationWarning",
     "Watched",
     "annotate",
+    "audit",
     "clip_report",
     "dead_gradients",
     "explain",

@@ -127,28 +127,43 @@ def check(path: Path, words: Sequence[str]) -> int:
     return Exit.DONE
 
 
+def audit(path: Path, words: Sequence[str]) -> int:
+    """Prints the numbers in the program that the config does not supply; runs and writes nothing."""
+    environment.pin_threads()
+    prepared = prepare(config.load(path, words))
+    from toolkit.run.hidden import report
+
+    print("\n".join(report(prepared)))
+    return Exit.DONE
+
+
 def prepare(loaded: config.Loaded) -> Prepared:
-    """Loads, builds and traces an experiment. Raises: RunError (exit 2) that names what is wrong."""
+    """Loads, builds and traces an experiment. Raises: RunError (exit 2) that says what of it fails."""
+    settings, program = build(loaded)
+    from toolkit.run.compiled import trace  # jax, from here on
+
+    source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
+    traced = trace(program, settings.seed, source, gradients)
+    return Prepared(loaded, settings, traced, environment.record(source))
+
+
+def build(loaded: config.Loaded) -> tuple[Settings, Any]:
+    """The typed config and the program that the experiment makes of it, as it came."""
     source = loaded.experiment
     module = experiment.whole(source)
     # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
     settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(source)})
-    build = getattr(module, "build", None)
-    if not callable(build):
+    make = getattr(module, "build", None)
+    if not callable(make):
         raise fail(
             Exit.CONFIG,
             source,
             "no program declared",
-            shown(build),
+            shown(make),
             "def build(config) -> toolkit.run.Program",
         )
-    from toolkit.run.compiled import trace  # jax, from here on
-
     with experiment.reported(source, "build failed"):
-        program = build(settings)
-    gradients = settings.diagnostics.gradients_every > 0
-    traced = trace(program, settings.seed, source, gradients)
-    return Prepared(loaded, settings, traced, environment.record(source))
+        return settings, make(settings)
 
 
 def _new_record(prepared: Prepared, command: str) -> dict[str, Any]:
