@@ -63,12 +63,14 @@ def shorten(error: Exception) -> None:
     Only of a mistake in the user's code, or a refusal that we raised: what went wrong in our own code
     without our saying so is a fault of ours, and stays whole.
     """
-    with contextlib.suppress(Exception):  # a frozen exception, say: nothing may stand in for the error
+    with contextlib.suppress(
+        Exception
+    ):  # a frozen exception, say: nothing may stand in for the error
         _shorten(error)
 
 
 def _shorten(error: Exception) -> None:
-    if jax.config.read("jax_traceback_filtering") == "off":
+    if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
         return
     steps = list(_steps(error.__traceback__))
     meant = [step for step in steps if not _file(step).startswith(_BETWEEN)]
