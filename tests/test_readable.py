@@ -25,6 +25,7 @@ HEAD = """
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import toolkit as tk
 GD, Newton, Descend = tk.solver.GradientDescent(0.1, 5), tk.solver.Newton(5, 1e-6), tk.solver
 y0, theta = {"w": jnp.zeros(3)}, {"lam": jnp.array(0.5)}
@@ -131,6 +132,26 @@ MISTAKES = [
         + loss('return jnp.sum(predict(y["w"], jnp.ones((7, 4))) ** 2) * theta["lam"]'),
         TypeError,
         (SHAPES, "here X: float32[7,4], w = y['w']: float32[3]", "return X @ w"),
+    ),
+    Mistake(
+        "matrix product in a helper of a helper",
+        "def first(w, X):\n    return second(w, X)\n"
+        "def second(w, X):\n    return third(w, X)\n"
+        "def third(w, X):\n    return X @ w\n"
+        + loss('return jnp.sum(first(y["w"], jnp.ones((7, 4)))) * theta["lam"]'),
+        TypeError,
+        (
+            SHAPES,
+            "w = y['w']: float32[3]",
+            "return X @ w",
+            "also in first (script.py:10), second (script.py:12)",
+        ),
+    ),
+    Mistake(
+        "shapes inside another package",
+        loss('return jnp.sum(optax.softmax_cross_entropy(y["w"], jnp.ones(4))) * theta["lam"]'),
+        Exception,
+        (SHAPES, 'optax.softmax_cross_entropy(y["w"]', "also in softmax_cross_entropy"),
     ),
     Mistake(
         "broadcast",
@@ -429,7 +450,7 @@ def test_the_interpreter_prints_the_same(tmp_path: Path) -> None:
     shown = run.stderr[run.stderr.index("Traceback") :].rstrip()
     assert run.returncode == 1
     assert len(shown.splitlines()) <= 12
-    assert "  return X @ w\n           ~~^~~" in shown
+    assert "    return X @ w\n           ~~^~~" in shown
     for fragment in mistake.said:
         assert fragment in shown
 

@@ -16,6 +16,7 @@ import linecache
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -32,8 +33,10 @@ _OURS = str(Path(__file__).resolve().parent) + os.sep
 _JAX = str(Path(jax.__file__).resolve().parent) + os.sep
 _BETWEEN = (_JAX, contextlib.__file__, functools.__file__)
 _SEEN = "_shortened_by_toolkit"
-_WIDTH = 100  # of a line
-_LEFT_OUT = "(frames of toolkit and JAX are left out; JAX_TRACEBACK_FILTERING=off shows them)"
+_INSTALLED = tuple(
+    sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "purelib", "platlib")
+)
+_LINES = 12  # of a message, where one line calls the public function
 _REMEDIES = {
     jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond, or decorate it with @tk.control_flow",
     jax.errors.TracerIntegerConversionError: "let the function close over a Python int, or index a jax array",
@@ -82,19 +85,18 @@ def _shorten(error: Exception) -> None:
         return
     setattr(error, _SEEN, True)
     users = [step for step in meant if not _file(step).startswith(_OURS)]
-    error.__traceback__ = _chain(users)
+    # Of a long way through the user's functions both ends are shown, and the rest is named.
+    shown = users if refused else _ends(users)
+    error.__traceback__ = _chain(shown)
     _reword(error)
     notes = [note for note in getattr(error, "__notes__", ()) if "JAX has removed" not in note]
     if leak and not seen:
-        notes.append(
-            "  return it from the function that makes it: no traced value may be kept elsewhere"
-        )
+        notes.append("  return it from the function that makes it: keep no traced value elsewhere")
     if users and not refused and not seen:
-        with contextlib.suppress(Exception):  # values of the user's that cannot be described
-            notes.append(_shapes(users))
-        notes += _remedy(error)
-        if not _inside_jax():  # whose own note says the same
-            notes.append(_LEFT_OUT)
+        others = [step for step in users if step not in shown]
+        said = [*_shapes(shown), *_remedy(error), _left_out(others)]
+        room = _LINES - 4 - 3 * len(shown) - str(error).count("\n") - 1
+        notes += _joined([part for part in said if part], max(room, 1))
     error.__notes__ = notes
 
 
@@ -180,34 +182,53 @@ def _raises(step: TracebackType) -> bool:
     return dis.opname[step.tb_frame.f_code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
 
 
+def _ends(users: list[TracebackType]) -> list[TracebackType]:
+    """The first of the user's frames, and the last one outside installed packages."""
+    own = [step for step in users if not _file(step).startswith(_INSTALLED)] or users
+    return own if len(own) == 1 else [own[0], own[-1]]
+
+
 def _chain(steps: list[TracebackType]) -> TracebackType | None:
-    """A traceback of these steps; only the last keeps its carets, which cost a line each."""
     chained: TracebackType | None = None
     for step in reversed(steps):
-        lasti = step.tb_lasti if chained is None else -1
-        chained = TracebackType(chained, step.tb_frame, lasti, step.tb_lineno)
+        chained = TracebackType(chained, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return chained
 
 
-def _shapes(users: list[TracebackType]) -> str:
+def _joined(parts: list[str], room: int) -> list[str]:
+    """The parts as lines, the last of them in one where there is no room for more."""
+    lines = (*parts[: room - 1], "; ".join(parts[room - 1 :]))
+    return [f"  {line}" for line in lines if line]
+
+
+def _shapes(users: list[TracebackType]) -> list[str]:
     """What the user's function was given, and what meets on the line that failed."""
-    entry, last = users[0].tb_frame, users[-1].tb_frame
-    code = entry.f_code
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    given = {name: entry.f_locals[name] for name in names if name in entry.f_locals}
-    found = expressions.values(expressions.at(users[-1]), last)
-    if last is entry:
-        found = {name: value for name, value in found.items() if name not in given}
-    note = f"  {code.co_name} has {expressions.described(given) or 'no arguments'}"
-    if not found:
-        return note
-    here = f"here {expressions.described(found, expressions.paths(given))}"
-    return note + ("; " if len(note) + len(here) < _WIDTH else ";\n  ") + here
+    with contextlib.suppress(Exception):  # values of the user's that cannot be described
+        entry, last = users[0].tb_frame, users[-1].tb_frame
+        code = entry.f_code
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        given = {name: entry.f_locals[name] for name in names if name in entry.f_locals}
+        found = expressions.values(expressions.at(users[-1]), last)
+        if last is entry:
+            found = {name: value for name, value in found.items() if name not in given}
+        has = f"{code.co_name} has {expressions.described(given)}" if given else ""
+        here = f"here {expressions.described(found, expressions.paths(given))}" if found else ""
+        return [has, here]
+    return []
+
+
+def _left_out(others: list[TracebackType]) -> str:
+    """The other functions on the way, and how to see all frames."""
+    ways = [f"{s.tb_frame.f_code.co_name} ({Path(_file(s)).name}:{s.tb_lineno})" for s in others]
+    said = [f"also in {', '.join(ways)}"] if ways else []
+    if not _inside_jax():  # whose own note says this
+        said.append("JAX_TRACEBACK_FILTERING=off shows the frames of toolkit and JAX")
+    return "; ".join(said)
 
 
 def _remedy(error: Exception) -> list[str]:
     kinds = [kind for kind in _REMEDIES if isinstance(error, kind)]
-    return [f"  {_REMEDIES[kinds[0]]}"] if kinds else []
+    return [_REMEDIES[kinds[0]]] if kinds else []
 
 
 _SEE = re.compile(r"\s*See https://\S+\s*$")
@@ -223,9 +244,10 @@ def _reword(error: Exception) -> None:
     """JAX's message on a traced value, in fewer lines and with the user's names."""
     if not (error.args and isinstance(error.args[0], str)):
         return
-    said = _SEE.sub("", error.args[0])
-    said = _TRACED.sub(" It depends on", said)
+    said, known = error.args[0], isinstance(error, (*_REMEDIES, jax.errors.UnexpectedTracerError))
+    if not (known or _TRACED.search(said)):
+        return
+    said = _TRACED.sub(" It depends on", _SEE.sub("", said))
     said = re.sub(r"\boperands\.(carried\.)?(theta|y)\b", r"\2", said)
-    if isinstance(error, jax.errors.UnexpectedTracerError):
-        said = "\n".join(line for line in said.splitlines() if line and not _LEAKED.match(line))
-    error.args = (said, *error.args[1:])
+    lines = [line.strip() for line in said.splitlines()]
+    error.args = (" ".join(line for line in lines if line and not _LEAKED.match(line)),)
