@@ -359,6 +359,13 @@ MISTAKES = [
         ("depends on the value of the argument c", "body has c: float32[3]", "if c[0] > 0:"),
     ),
     Mistake(
+        "list in a Python loop",
+        "@tk.control_flow\ndef f(x):\n    layers = [1.0, 2.0]\n    for i in range(2):\n"
+        "        x = x * layers[i]\n    return x\nf(jnp.ones(2))",
+        TypeError,
+        ("`layers[i]`: a value that is traced here", "x = x * layers[i]"),
+    ),
+    Mistake(
         "int",
         loss('return jnp.sum(y["w"] ** 2) * int(theta["lam"])'),
         jax.errors.ConcretizationTypeError,

@@ -60,6 +60,11 @@ def readable(function: _F) -> _F:
     return call  # type: ignore[return-value]
 
 
+def cause(error: Exception) -> Exception | None:
+    """For `raise refusal from cause(error)`: None where the refusal says all, and the frames are left out."""
+    return error if _shows_all() else None
+
+
 def shorten(error: Exception) -> None:
     """Take the frames of this package and of JAX out of an error that is passing through.
 
@@ -73,7 +78,7 @@ def shorten(error: Exception) -> None:
 
 
 def _shorten(error: Exception) -> None:
-    if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
+    if _shows_all():
         return
     steps = list(_steps(error.__traceback__))
     meant = [step for step in steps if not _file(step).startswith(_BETWEEN)]
@@ -148,6 +153,10 @@ def _line_of_return(code: CodeType) -> int:
         if instruction.opname in ("RETURN_VALUE", "RETURN_CONST") and instruction.positions
     } - {None}
     return lines.pop() or 0 if len(lines) == 1 else code.co_firstlineno
+
+
+def _shows_all() -> bool:
+    return jax.config.jax_traceback_filtering == "off"  # type: ignore[attr-defined]
 
 
 def _is_leak(error: Exception) -> bool:

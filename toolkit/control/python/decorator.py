@@ -13,7 +13,7 @@ from toolkit.control.python import errors, mode, names, runtime, source, tracing
 from toolkit.control.python.errors import ControlFlowError
 from toolkit.control.python.lowering import lower_function
 from toolkit.control.python.nodes import FLOW
-from toolkit.readable import shorten
+from toolkit.readable import cause, shorten
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CONVERTED = "__control_flow__"
@@ -80,10 +80,10 @@ def control_flow(function: _F) -> _F:
             raise errors.refuse(
                 f"{function.__qualname__} calls itself without end: both branches of a traced "
                 "condition are traced. Where the depth depends on data write a `while`."
-            ) from error
+            ) from cause(error)
         except Exception as error:
             if tracing.needs_python(error) and not mode.runs_as_python():
-                raise tracing.explained(error) from error
+                raise tracing.explained(error) from cause(error)
             shorten(error)
             raise
 
