@@ -19,6 +19,7 @@ import pytest
 
 import toolkit as tk
 from toolkit import preparation, readable, solution_map, tree
+from toolkit.control import prepared
 
 ROOT = Path(__file__).parents[1]
 HEAD = """
@@ -590,6 +591,13 @@ def test_a_fault_of_ours_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError) as caught:
         solved(quadratic)
     assert frames(caught.value)[-1] == preparation.__file__
+
+
+def test_a_broken_assertion_of_ours_stays_whole() -> None:
+    unbounded = prepared.PreparedWhile(None, None, (), None, max_steps=None)
+    with pytest.raises(AssertionError) as caught:
+        readable.readable(lambda: unbounded.bound)()
+    assert prepared.__file__ in frames(caught.value)
 
 
 def test_a_fault_of_ours_inside_jax_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:

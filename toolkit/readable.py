@@ -29,8 +29,9 @@ from toolkit import expressions
 _F = TypeVar("_F", bound=Callable[..., Any])
 _E = TypeVar("_E", bound=Exception)
 
-_OURS = str(Path(__file__).resolve().parent) + os.sep
-_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
+# As frames name their files: links are not resolved.
+_OURS = os.path.dirname(__file__) + os.sep
+_JAX = os.path.dirname(jax.__file__) + os.sep
 _BETWEEN = (_JAX, contextlib.__file__, functools.__file__)
 _SEEN = "_shortened_by_toolkit"
 _INSTALLED = tuple(
@@ -71,9 +72,8 @@ def shorten(error: Exception) -> None:
     Only of a mistake in the user's code, or a refusal that we raised: what went wrong in our own code
     without our saying so is a fault of ours, and stays whole.
     """
-    with contextlib.suppress(
-        Exception
-    ):  # a frozen exception, say: nothing may stand in for the error
+    # A frozen exception, say: nothing may stand in for the user's error.
+    with contextlib.suppress(Exception):
         _shorten(error)
 
 
@@ -86,7 +86,7 @@ def _shorten(error: Exception) -> None:
         return
     last, leak, seen = meant[-1], _is_leak(error), hasattr(error, _SEEN)
     refused = _file(last).startswith(_OURS)
-    if refused and len(meant) > 1 and not (seen or leak or _raises(last)):
+    if refused and len(meant) > 1 and not (seen or leak or _is_refusal(error, last)):
         return
     setattr(error, _SEEN, True)
     users = [step for step in meant if not _file(step).startswith(_OURS)]
@@ -186,9 +186,10 @@ def _hidden(step: TracebackType) -> bool:
     return _file(step).startswith((_OURS, *_BETWEEN))
 
 
-def _raises(step: TracebackType) -> bool:
-    """Whether a `raise` stands there: a refusal, and no accident."""
-    return dis.opname[step.tb_frame.f_code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
+def _is_refusal(error: Exception, last: TracebackType) -> bool:
+    """Whether it was raised there by a `raise`, with a message: no accident, and no `assert`."""
+    operation = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]]
+    return operation == "RAISE_VARARGS" and bool(error.args)
 
 
 def _ends(users: list[TracebackType]) -> list[TracebackType]:
