@@ -112,7 +112,7 @@ def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool)
         if has_aux:
             out = _without_aux(fun, out)
         if kind == "argmin":
-            return _real_scalar(fun, out)
+            return _one_array(fun, out)
         return _like_y(fun, out, args[0], y)
 
     # JAX's messages then name the user's function, and `y['w']` in place of `args[0]['w']`.
@@ -125,6 +125,8 @@ def _lift_fun(
 ) -> tuple[_Partition, Tree, Lifted]:
     """`flat` lifted, its result checked; and all of one device's kind."""
     lifted = lift(flat, parts.y, parts.operands, first(xs))
+    if kind == "argmin":
+        _check_scalar(flat, lifted.shape)
     axes = tree.varying_axes(lifted.shape)
     if axes - tree.varying_axes(parts.y):
         # Inside shard_map each device solves a problem of its own. A start that all devices share
@@ -183,14 +185,23 @@ def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
     return parts.inexact
 
 
-def _real_scalar(fun: Fun, out: Any) -> Any:
-    inexact = tree.is_numeric(out) and jnp.issubdtype(jnp.result_type(out), jnp.floating)
-    if not inexact or jnp.shape(out) != ():
-        raise returned_by(
-            fun,
-            ValueError(
-                f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; for "
-                "(value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
-            ),
-        )
+def _one_array(fun: Fun, out: Any) -> Any:
+    if not tree.is_numeric(out):
+        raise _not_scalar(fun, out)
     return out
+
+
+def _check_scalar(fun: Fun, shape: Any) -> None:
+    # Not where `fun` is called: nudged holomorphically it returns a complex number, and has to.
+    if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise _not_scalar(fun, shape)
+
+
+def _not_scalar(fun: Fun, out: Any) -> ValueError:
+    return returned_by(
+        fun,
+        ValueError(
+            f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
+            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
+        ),
+    )
