@@ -152,11 +152,7 @@ def build(config: Config) -> run.Program:
         return conclude(config, data, state.theta)
 
     def differentiated(state: State) -> dict[str, run.Loss]:
-        def hyper(y: Any, theta: jax.Array) -> jax.Array:
-            return outer(solve(y, theta).value, theta)
-
-        at = (state.y, state.theta)
-        return {"inner": run.Loss(inner, at), "hyper": run.Loss(hyper, at, argnums=1)}
+        return run.losses_of(solve, outer, state.y, state.theta)
 
     return run.Program(init, step, finish, differentiated)
 

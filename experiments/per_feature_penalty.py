@@ -207,11 +207,7 @@ def build(config: Config) -> run.Program:
         return conclude(config, data, state)
 
     def differentiated(state: State) -> dict[str, run.Loss]:
-        def hyper(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-            return outer(solve(u, theta).value, theta)
-
-        at = (state.u, state.theta)
-        return {"inner": run.Loss(solve.fun, at), "hyper": run.Loss(hyper, at, argnums=1)}
+        return run.losses_of(solve, outer, state.u, state.theta)
 
     return run.Program(init, step, finish, differentiated)
 

@@ -20,6 +20,7 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
@@ -46,12 +47,14 @@ class GMRES:
     preconditioner: Preconditioner | None = None
     restart: int = 20
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
         require_preconditioner(self.preconditioner)
         require_steps("restart", self.restart)
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:

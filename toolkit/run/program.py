@@ -42,6 +42,24 @@ class Loss(NamedTuple):
     argnums: int | tuple[int, ...] = 0  # what is learned
 
 
+def losses_of(
+    solve: Callable[..., Any], outer: Callable[..., Any], y: Any, theta: Any
+) -> dict[str, Loss]:
+    """What a hypergradient differentiates: the function that `solve` minimises, and `outer` at its solution.
+
+    Args:
+      solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`, with the rule that makes the derivative.
+      outer: `outer(y, theta) -> real scalar`.
+      y, theta: trees of arrays or of their shapes.
+    """
+
+    def hyper(y: Any, theta: Any) -> Any:
+        return outer(solve(y, theta).value, theta)
+
+    at = (y, theta)
+    return {"inner": Loss(solve.fun, at), "hyper": Loss(hyper, at, argnums=1)}  # type: ignore[attr-defined]
+
+
 class Program(NamedTuple):
     """The functions that the runner drives: `init`, then `step` as often as the config says, then `finish`.
 
