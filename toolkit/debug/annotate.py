@@ -17,6 +17,7 @@ from toolkit.debug.annotation.syntax import Function, Source
 from toolkit.debug.annotation.values import Shape, is_array
 from toolkit.debug.makers import code_of
 from toolkit.debug.places import Place, is_installed
+from toolkit.readable import readable
 
 _COLUMN = 60  # comments are aligned up to here; behind a longer line one stands by itself
 _LISTED = 3  # different values of one line, and loops around it, that are printed
@@ -77,6 +78,7 @@ class Annotated:
         return [f"# calls in other files, in .elsewhere: {', '.join(named)}"] if named else []
 
 
+@readable
 def annotate(fn: Callable[..., Any], *specs: Any) -> Annotated:
     """The source of `fn` with the shape and dtype that stand behind each line; nothing is run.
 

@@ -13,6 +13,7 @@ from toolkit import tree
 from toolkit.debug.constants.numbers import Supplied, is_close
 from toolkit.debug.constants.walk import Found, Walk
 from toolkit.debug.places import NOWHERE, Place, installed_name
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Constant:
         return f"{self.value:g} in `{self.operation}` at {place}{inside}: {place.source}"
 
 
+@readable
 def audit(fn: Callable[..., Any], *specs: Any) -> tuple[Constant, ...]:
     """The numbers in what `fn` computes that none of its arguments supplies.
 
