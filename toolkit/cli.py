@@ -6,7 +6,6 @@ Each command imports what it needs, so that `--help` and config errors answer be
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
+from toolkit.run.output import mute, say
 
 COMMANDS = ("run", "resume", "check", "report", "list", "doctor", "schema")
 
@@ -39,19 +39,19 @@ def main(words: Sequence[str] | None = None) -> int:
     except RunError as error:
         if show_traceback:
             traceback.print_exception(error)
-        print("\n".join(error.lines()), file=sys.stderr, flush=True)
+        say("\n".join(error.lines()), sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `toolkit list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute(sys.stdout)
         return int(Exit.DONE)
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except Exception as error:
         if show_traceback:
             traceback.print_exception(error)
-        print(printable(_bug(error)), file=sys.stderr, flush=True)
+        say(printable(_bug(error)), sys.stderr)
         return int(Exit.BUG)
 
 
@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_config(
         commands.add_parser(
-            "check", help="validate a config without running it", allow_abbrev=False
+            "check",
+            help="validate a config, and try two steps, a save and a load",
+            allow_abbrev=False,
         )
     )
 
@@ -172,9 +174,9 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+    from toolkit.run import trial
 
-    return start.check(arguments.config, arguments.overrides)
+    return trial.check(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:

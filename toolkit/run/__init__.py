@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.run.pace import by_fraction
     from toolkit.run.program import Figure, Final, Gradients, Loss, Program
     from toolkit.run.settings import Claim, Diagnostics, Settings
 
@@ -20,9 +21,20 @@ _HOMES = {
     "Gradients": "toolkit.run.program",
     "Loss": "toolkit.run.program",
     "Program": "toolkit.run.program",
+    "by_fraction": "toolkit.run.pace",
 }
 
-__all__ = ["Claim", "Diagnostics", "Figure", "Final", "Gradients", "Loss", "Program", "Settings"]
+__all__ = [
+    "Claim",
+    "Diagnostics",
+    "Figure",
+    "Final",
+    "Gradients",
+    "Loss",
+    "Program",
+    "Settings",
+    "by_fraction",
+]
 
 
 def __getattr__(name: str) -> Any:

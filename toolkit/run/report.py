@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.run import directory, storage
 from toolkit.run.errors import Exit
-from toolkit.run.story import Story, figures, read
+from toolkit.run.output import warn
+from toolkit.run.story import Story, changed, figures, read
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
@@ -20,9 +20,9 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
         from toolkit.run.page import comparison
 
         target = out or Path("comparison.html")
-        storage.write_file(
-            target, comparison([read(path) for path in dict.fromkeys(paths)]).encode()
-        )
+        stories = [read(path) for path in dict.fromkeys(paths)]
+        storage.write_file(target, comparison(stories).encode())
+        _print([text for story in stories for text in changed(story)])
     elif out is not None:
         target = out
         storage.write_file(target, _page(read(paths[0])).encode())
@@ -43,7 +43,7 @@ def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
     text, failures = page(story, drawn)
     storage.write_file(path / directory.REPORT, text.encode())
     storage.write_file(path / directory.CARD, card(story).encode())
-    return warnings + failures
+    return changed(story) + warnings + failures
 
 
 def _page(story: Story) -> str:
@@ -51,10 +51,10 @@ def _page(story: Story) -> str:
 
     drawn, warnings = figures(story)
     text, failures = page(story, drawn)
-    _print(warnings + failures)
+    _print(changed(story) + warnings + failures)
     return text
 
 
 def _print(warnings: list[str]) -> None:
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        warn(text)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from toolkit.run import pace
 
 STRICT = ConfigDict(
     frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
 )
+
+
+def _duration(text: str) -> str:
+    pace.seconds(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
 
 
 class Claim(BaseModel):
@@ -62,6 +72,10 @@ class Settings(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="steps between checkpoints")
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(
         default=3, description="newest checkpoints kept"
+    )
+    budget: Duration | None = Field(
+        default=None,
+        description="time for all of the run, such as 90s, 1h30m or 2d, which ends it before `steps` does",
     )
     diagnostics: Diagnostics = Field(
         default=Diagnostics(), description="what is measured beside the metrics"
