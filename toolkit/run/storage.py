@@ -109,7 +109,7 @@ def read_regular(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise OSError(f"{size} bytes, expected at most {limit}")
-        return file.read(limit + 1)
+        return file.read(size)
 
 
 def open_regular(path: Path, flags: int) -> int:

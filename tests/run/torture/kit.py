@@ -112,14 +112,6 @@ def wait_until(met, process, seconds=60.0):
     return False
 
 
-def has_temporary(folder, start=""):
-    """Whether a write is under way in `folder`, of a file whose name begins with `start`."""
-    try:
-        return any(name.startswith(f".{start}") and ".tmp-" in name for name in os.listdir(folder))
-    except OSError:
-        return False
-
-
 def steps_logged(folder):
     """The last step in metrics.jsonl, 0 before the first row."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -9,72 +10,74 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.torture import kit
+from tests.run.conftest import ROOT
+from tests.run.torture import dying, kit
 
-KILLS = 5  # of one run, before it may end
-AIMS = ("anywhere", "anywhere", "checkpoint", "anywhere", "birth", "anywhere", "checkpoint", "end")
+KILLS = 5  # of one run, before it is let to its end
+AIMS = ("instant", "save", "instant", "birth", "instant", "save", "instant", "end")
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kit.lay_out(tmp_path)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(dying.SOURCE)
     return tmp_path
 
 
-def aim(kind, target, process, draw, whole):
-    """Returns at the instant at which to kill."""
-    target = Path(target)
-    if kind == "anywhere":
-        kit.wait_until(lambda: False, process, draw.uniform(0, whole))
-    elif kind == "birth":  # the first 100 ms on disk, from the very first temporary name
-        kit.wait_until(lambda: kit.has_temporary(target.parent, "x") or target.exists(), process)
-        time.sleep(draw.uniform(0, 0.1))
-    elif kind == "checkpoint":
-        goal = kit.steps_logged(target) + draw.randrange(1, 100)
-        kit.wait_until(lambda: kit.steps_logged(target) >= goal, process)
-        kit.wait_until(lambda: kit.has_temporary(target / "checkpoints"), process)
-        time.sleep(draw.choice([0, 0, draw.uniform(0, 0.003)]))
-    elif kind == "end":  # final/, report, card, the record
-        kit.wait_until(lambda: kit.steps_logged(target) >= 300, process)
-        name = draw.choice(["final", "report", "README", "run.json"])
-        kit.wait_until(lambda: kit.has_temporary(target, name), process)
-
-
-@pytest.mark.parametrize("kills", [6, kit.full(200)])
+@pytest.mark.parametrize("kills", [3, kit.full(200)])
 def test_killed_runs_end_with_the_bits_of_one_that_was_not(work, kills):
     began = time.monotonic()
-    assert kit.finish("run", "stream.yaml", "--out", "whole")[0] == 0
-    whole = time.monotonic() - began
-    expected, draw, done, directories = kit.result("whole"), random.Random(5), 0, 0
-    inside = dict.fromkeys(AIMS, 0)
-    while done < kills:
-        directories += 1
-        target = Path(f"{directories:03d}/x")
+    assert kit.finish("run", "stream.yaml", "--out", "whole/x", env=hook("whole/", 0))[0] == 0
+    seconds, operations = time.monotonic() - began, int(Path("operations").read_text())
+    expected, draw, folders = kit.result("whole/x"), random.Random(5), 0
+    aimed = dict.fromkeys(AIMS, 0)  # kills that came to pass
+    inside = 0  # of these, with a temporary file on disk
+    while sum(aimed.values()) < kills:
+        folders += 1
+        target = Path(f"{folders:03d}/x")
         target.parent.mkdir()
-        for _ in range(min(KILLS, kills - done)):
+        for _ in range(min(KILLS, kills - sum(aimed.values()))):
             before = kit.steps_logged(target)
-            command = again(target, draw)
-            process = kit.start(*command)
-            kind = AIMS[done % len(AIMS)]
-            aim(kind, target, process, draw, whole)
-            process.send_signal(signal.SIGKILL)
-            out, err = process.communicate()
-            assert process.returncode in (-9, 0), (command, out, err)
+            kind = AIMS[sum(aimed.values()) % len(AIMS)]
+            code, out, err = killed(again(target, draw), kind, target, draw, seconds, operations)
+            assert code in (-9, 0), (code, out, err)
             assert "Traceback" not in err and "error" not in err, err
-            lost(out, before)
-            inside[kind] += bool(kit.temporaries(target.parent))
-            done += 1
-            if process.returncode == 0:
+            at_most_one_interval_is_lost(out, before, code)
+            aimed[kind] += code == -9
+            inside += bool(kit.temporaries(target.parent))
+            if code == 0:
                 break
         else:
             before = kit.steps_logged(target)
             code, out, err = kit.finish(*again(target, draw))
             assert code == 0, err
-            lost(out, before)
+            at_most_one_interval_is_lost(out, before, code)
         assert kit.result(target) == expected
         assert not kit.temporaries(target.parent)
-    print(f"{done} kills in {directories} directories, of these left a temporary: {inside}")
+    print(f"{aimed} kills of {folders} runs, {inside} with a temporary file on disk")
+
+
+def killed(command, kind, target, draw, seconds, operations):
+    """(exit code, stdout, stderr) of a command that is killed at an instant, or at a file operation."""
+    if kind == "instant":
+        process = kit.start(*command)
+        kit.wait_until(lambda: False, process, draw.uniform(0, seconds))
+        process.send_signal(signal.SIGKILL)
+    else:
+        numbers = {"save": (1, operations), "birth": (1, 25), "end": (operations - 40, operations)}
+        first, last = numbers[kind]
+        left = 1 - kit.steps_logged(target) / 300  # of a run that goes on, fewer operations are left
+        at = draw.randint(max(1, int(first * left)), max(25, int(last * left)))
+        process = kit.start(*command, env=hook(f"{target.parent}/", at))
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def hook(folder, at):
+    path = os.pathsep.join(["hook", str(ROOT)])
+    return {"PYTHONPATH": path, "TORTURE_FOLDER": folder, "TORTURE_DIE_AT": str(at)}
 
 
 def again(target, draw):
@@ -84,7 +87,7 @@ def again(target, draw):
     return "run", "stream.yaml", "--out", target
 
 
-def lost(out, before):
-    """Asserts that a continued run starts at most one checkpoint interval before where it was killed."""
+def at_most_one_interval_is_lost(out, before, code):
     at = [int(line.rsplit(" ", 1)[1]) for line in out.splitlines() if line.startswith("continuing")]
-    assert not at or at[0] > before - kit.EVERY - 1, (at, before)
+    assert at or code == -9 or before <= kit.EVERY, before  # a killed one may not have come so far
+    assert all(step >= before - kit.EVERY for step in at), (at, before)
