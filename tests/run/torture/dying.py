@@ -3,7 +3,7 @@
 Watching a folder from outside and then killing comes too late for saves of a millisecond; this comes at the very call.
 """
 
-SOURCE = '''
+SOURCE = """
 import os, signal, sys
 
 folder, last = os.environ["TORTURE_FOLDER"], int(os.environ["TORTURE_DIE_AT"])
@@ -35,4 +35,4 @@ if last == 0:
     import atexit
 
     atexit.register(lambda: open("operations", "w").write(str(count)))
-'''
+"""

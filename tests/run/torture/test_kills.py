@@ -68,7 +68,9 @@ def killed(command, kind, target, draw, seconds, operations):
     else:
         numbers = {"save": (1, operations), "birth": (1, 25), "end": (operations - 40, operations)}
         first, last = numbers[kind]
-        left = 1 - kit.steps_logged(target) / 300  # of a run that goes on, fewer operations are left
+        left = (
+            1 - kit.steps_logged(target) / 300
+        )  # of a run that goes on, fewer operations are left
         at = draw.randint(max(1, int(first * left)), max(25, int(last * left)))
         process = kit.start(*command, env=hook(f"{target.parent}/", at))
     out, err = process.communicate()
