@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +14,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from toolkit.run import storage
+
 # Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as their bytes.
 _SHARED = {"bool", "float16", "float32", "float64", "complex64"}
 _SHARED |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
+HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
 LAYOUT = "layout"  # key of the file's metadata
 
 Leaves = dict[str, Any]  # name -> array
@@ -52,6 +57,17 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
         if _is_key(leaf):
             layout[name]["key_impl"] = _impl(leaf)
     return save_tensors(tensors, {LAYOUT: json.dumps(layout)}), layout
+
+
+def size_in_header(path: Path) -> int:
+    """The bytes that a safetensors file says it has. Raises: OSError, ValueError, KeyError or TypeError."""
+    with open(storage.open_regular(path, os.O_RDONLY), "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_LIMIT:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
 
 
 def layout_of(data: bytes) -> Layout:

@@ -23,7 +23,6 @@ from toolkit.run.metrics import Prefix, refuse_change
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 FORMATS = (1, 2)  # the last one is written; format 1 has no checksum of the metrics
 MANIFEST_LIMIT = 64 << 20  # bytes
-HEADER_LIMIT = 100 << 20  # bytes of a state file besides its arrays, as safetensors has it
 
 
 class Checkpoint(NamedTuple):
@@ -124,9 +123,9 @@ def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoi
     logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
     refuse_change(log, logged)
     # Before it is read: whoever can write the file can write the manifest too.
-    limit = min(_count(manifest["bytes"]), room + HEADER_LIMIT)
+    limit = min(_count(manifest["bytes"]), room + arrays.HEADER_LIMIT)
     data = storage.read_regular(entry / STATE, limit)
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+    if (len(data), hashlib.sha256(data).hexdigest()) != (manifest["bytes"], manifest["sha256"]):
         raise ValueError(f"{STATE}: wrong checksum")
     values = arrays.decode(data, manifest["leaves"])
     return Checkpoint(step, _seconds(manifest["seconds"]), logged, values, manifest["leaves"])

@@ -16,7 +16,7 @@ from toolkit.run.metrics import nonfinite
 from toolkit.run.program import Final
 
 PARAMS, METRICS = "params.safetensors", "metrics.json"
-PARAMS_LIMIT, METRICS_LIMIT = 1 << 40, 64 << 20  # bytes
+METRICS_LIMIT = 64 << 20  # bytes
 
 
 class Durable(NamedTuple):
@@ -67,13 +67,21 @@ def read(place: Path) -> Durable | None:
     if not folder.is_dir():
         return None
     try:
-        data = storage.read_regular(folder / PARAMS, PARAMS_LIMIT)
+        data = storage.read_regular(folder / PARAMS, arrays.size_in_header(folder / PARAMS))
         params = arrays.nested(arrays.decode(data, arrays.layout_of(data)))
         metrics = json.loads(storage.read_regular(folder / METRICS, METRICS_LIMIT))
         if not all(isinstance(value, int | float) for value in metrics.values()):
             raise ValueError(f"{METRICS}: something else than numbers")
         return Durable(params, metrics)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise fail(
             Exit.CHECKPOINT, folder, "damaged", str(error)[:200], "the files that `run` wrote"
         ) from None
@@ -85,10 +93,10 @@ def changed(place: Path, recorded: Mapping[str, str]) -> list[str]:
     found = []
     for name, digest in recorded.items():
         try:
-            data = storage.read_regular(folder / name, PARAMS_LIMIT)
+            same = storage.file_hash(folder / name) == digest
         except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != digest:
+            same = False
+        if not same:
             found.append(name)
     return found
 

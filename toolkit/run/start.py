@@ -270,14 +270,15 @@ def _refuse_other_config(place: directory.RunDirectory, loaded: config.Loaded) -
 
 def _refuse_changed_config(place: directory.RunDirectory) -> None:
     """Raises: RunError (exit 3) if config.yaml is not what `run` wrote; the checkpoints belong to that."""
-    recorded = place.record().get("config_sha256")
-    found = environment.file_hash(place.path / directory.CONFIG)
+    where, recorded = place.path / directory.CONFIG, place.record().get("config_sha256")
+    try:
+        found = hashlib.sha256(storage.read_regular(where, plain_yaml.MAX_BYTES)).hexdigest()
+    except OSError as error:
+        raise fail(Exit.CHECKPOINT, where, "damaged", str(error), "what `run` wrote") from None
     if recorded is not None and found != recorded:
         expected = f"sha256 {str(recorded)[:12]}; another config is another run"
-        where = place.path / directory.CONFIG
-        raise fail(
-            Exit.CHECKPOINT, where, "changed since the start", f"sha256 {found[:12]}", expected
-        )
+        got = f"sha256 {found[:12]}"
+        raise fail(Exit.CHECKPOINT, where, "changed since the start", got, expected)
 
 
 def _continues(at: Path, loaded: config.Loaded) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -119,6 +120,12 @@ def open_regular(path: Path, flags: int) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError("not a regular file")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a regular file, read piece by piece. Raises: OSError."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free_bytes(path: Path) -> int:
