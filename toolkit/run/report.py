@@ -6,21 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage
+from toolkit.run import directory, seeds, storage
 from toolkit.run.errors import Exit
 from toolkit.run.output import warn
 from toolkit.run.story import Story, changed, figures, read
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
-    """`toolkit report`: redraws one run's page and card, or draws several side by side."""
+    """`toolkit report`: redraws one run's page and card, or draws several side by side.
+
+    Raises: RunError: exit 8 where the runs miss a claim over several seeds.
+    """
     for path in paths:
         directory.existing(path)
+    stories = [read(path) for path in dict.fromkeys(paths)]
     if len(paths) > 1:
         from toolkit.run.page import comparison
 
         target = out or Path("comparison.html")
-        stories = [read(path) for path in dict.fromkeys(paths)]
         storage.write_file(target, comparison(stories).encode())
         _print([text for story in stories for text in changed(story)])
     elif out is not None:
@@ -30,6 +33,7 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
         target = paths[0] / directory.REPORT
         _print(write(paths[0]))
     print(target)
+    seeds.tell(stories)
     return Exit.DONE
 
 

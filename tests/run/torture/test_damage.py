@@ -41,7 +41,10 @@ def extend(path, draw):
 def swap(path, draw):
     """With its namesake of another step."""
     steps = [entry for entry in path.parent.parent.iterdir() if entry != path.parent]
-    other = draw.choice(sorted(steps)) / path.name
+    others = [entry / path.name for entry in sorted(steps) if (entry / path.name).is_file()]
+    if not others:
+        return delete(path, draw)
+    other = draw.choice(others)
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)
