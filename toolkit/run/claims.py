@@ -20,24 +20,24 @@ class Verdict(NamedTuple):
 
     name: str
     bounds: str  # "at least 0.9"
-    value: float | None  # the mean over `count` runs; None where a run has no such metric
+    value: float | None  # the mean over `runs` runs; None where a run has no such metric
     holds: bool  # it is not missed
     outcome: Outcome = "within"
     interval: tuple[float, float] | None = None  # of the mean, at 95 %; None for a single run
-    count: int = 1  # runs
+    runs: int = 1
 
     @property
     def word(self) -> str:
         """For a table: `met`, `missed`, `inconclusive (1 run)`."""
         if self.outcome == "inconclusive":
-            return f"inconclusive ({self.count} run{'s' if self.count > 1 else ''})"
+            return f"inconclusive ({self.runs} run{'s' if self.runs > 1 else ''})"
         return "met" if self.outcome == "within" else "missed"
 
     def line(self) -> str:
         """`loss: within, 0.31 in [0.29, 0.33] over 5 runs, claimed at most 0.4 over 5 seeds`."""
         got = "no such metric" if self.value is None else f"{self.value:.6g}"
         spread = "" if self.interval is None else " in [{:.6g}, {:.6g}]".format(*self.interval)
-        runs = f" over {self.count} run{'s' if self.count > 1 else ''}"
+        runs = f" over {self.runs} run{'s' if self.runs > 1 else ''}"
         return f"{self.name}: {self.outcome}, {got}{spread}{runs}, claimed {self.bounds}"
 
 

@@ -37,7 +37,7 @@ def record(experiment: Path) -> dict[str, Any]:
 
     devices = jax.devices()
     return {
-        "python": platform.pythonversion_of(),
+        "python": platform.python_version(),
         **{name: version_of(name) for name in PACKAGES},
         "toolkit": version_of("toolkit-jax"),
         **sources(experiment),

@@ -27,9 +27,8 @@ def signaled(number, out, *more):
     return time.monotonic() - began, process.returncode, text, err
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, kit.full(signal.SIGINT), kit.full(signal.SIGHUP)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", list(CODES))
 def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_bits(work, number):
     seconds, code, out, err = signaled(number, "x")
     assert (code, err) == (CODES[number], "")
@@ -43,7 +42,8 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_bits(wo
     assert kit.result("x") == kit.result("y")
 
 
-@pytest.mark.parametrize("number", [kit.full(signal.SIGTERM), signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_leaves_at_once(work, number):
     source = work / "experiments/stream.py"
     slow = "jax.lax.fori_loop(0, 200_000_000, lambda i, a: a + jnp.sin(a), state.w[0])"
@@ -91,6 +91,7 @@ def seconds_of(*words):
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(work):
     process = kit.start(
         "run", "stream.yaml", *LONG, "--out", "x", before=("nohup",), stdin=subprocess.DEVNULL
