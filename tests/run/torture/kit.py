@@ -69,8 +69,9 @@ EVERY = 10
 
 
 def full(size):
-    """A size that takes minutes, run with `-m slow` only."""
-    return pytest.param(size, marks=pytest.mark.slow)
+    """A size that takes minutes, run with `-m slow` only; a tuple is of several arguments."""
+    values = size if isinstance(size, tuple) else (size,)
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def lay_out(folder):
