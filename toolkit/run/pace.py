@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(
-    "".join(rf"(?:(?P<{unit}>\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in UNITS)
+    "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:[.][0-9]{{1,9}})?){unit})?" for unit in UNITS)
 )
 DRAWING = 5.0  # seconds kept for the report, and for what came before the first clock
 FRACTION = "fraction"  # the metric of a paced program

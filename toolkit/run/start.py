@@ -233,8 +233,9 @@ def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) ->
         prepared.traced.program.finish(start.state)
     pace.reserve = DRAWING + 2 * (time.perf_counter() - began)
     if pace.spent_after():
-        text = f"{place.path}: the budget of {budget} is too short for the end alone"
-        place.warn(f"{text}, which takes about {duration(pace.reserve)}")
+        spent, end = duration(pace.elapsed()), duration(pace.reserve)
+        text = f"the budget of {budget} has no time for steps: {spent} are spent, the end may take {end}"
+        place.warn(f"{place.path}: {text}")
     return pace
 
 

@@ -30,12 +30,16 @@ PREPARED, COMPILED = {}, {}  # what was traced and compiled, in all tests of thi
 
 def prepare_once(loaded, prepare=start.prepare):
     """An experiment's program and config, traced once."""
-    key = loaded.experiment.read_bytes(), json.dumps(loaded.resolved)
+    runner = {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "budget", "claims"}
+    others = {name: value for name, value in loaded.resolved.items() if name not in runner}
+    key = loaded.experiment.read_bytes(), json.dumps(others)
     if key not in PREPARED:
         PREPARED[key] = prepare(loaded)
-    kept = PREPARED[key]
-    return kept._replace(
-        loaded=loaded, began=time.perf_counter(), environment=environment.record(loaded.experiment)
+    return PREPARED[key]._replace(
+        loaded=loaded,
+        settings=loaded.settings,
+        began=time.perf_counter(),
+        environment=environment.record(loaded.experiment),
     )
 
 

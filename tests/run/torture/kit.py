@@ -122,6 +122,11 @@ def steps_logged(folder):
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+def lines(path):
+    """The objects in a file of JSON lines."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
 def log(folder):
     """metrics.jsonl, each row without its time, as text: equal runs have equal texts."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
