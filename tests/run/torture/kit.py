@@ -142,7 +142,7 @@ def result(folder):
     states = {
         entry.name: (entry / "state.safetensors").read_bytes()
         for entry in (folder / "checkpoints").iterdir()
-        if entry.name.isdigit()
+        if entry.name.isdigit() and (entry / "state.safetensors").is_file()
     }
     return log(folder), metrics, (folder / "final/params.safetensors").read_bytes(), states
 
