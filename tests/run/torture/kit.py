@@ -26,6 +26,7 @@ from toolkit import run
 class Config(run.Settings):
     rate: float = 0.05
     batch: int = 4
+    pad: int = 0  # makes the state as large as a test needs
 
 
 class State(NamedTuple):
@@ -33,6 +34,7 @@ class State(NamedTuple):
     w: jax.Array
     order: jax.Array
     position: jax.Array
+    pad: jax.Array
 
 
 def build(config):
@@ -41,7 +43,7 @@ def build(config):
 
     def init(key):
         key, start, shuffle = jax.random.split(key, 3)
-        return State(key, jax.random.normal(start, (8,)), jax.random.permutation(shuffle, 32), 0)
+        return State(key, jax.random.normal(start, (8,)), jax.random.permutation(shuffle, 32), 0, jnp.zeros(config.pad))
 
     def step(state):
         key, shuffle = jax.random.split(state.key)
@@ -51,7 +53,7 @@ def build(config):
         batch = jax.lax.dynamic_slice(order, (position,), (config.batch,))
         loss, gradient = jax.value_and_grad(lambda w: jnp.mean((x[batch] @ w - y[batch]) ** 2))(state.w)
         metrics = {"loss": loss, "batch": jnp.sum(batch * 32 ** jnp.arange(config.batch))}
-        return State(key, state.w - config.rate * gradient, order, position + config.batch), metrics
+        return State(key, state.w - config.rate * gradient, order, position + config.batch, state.pad + 1), metrics
 
     def finish(state):
         return run.Final({"w": state.w, "order": state.order}, {"w0": state.w[0]})
