@@ -6,7 +6,6 @@ Each command imports what it needs, so that `--help` and config errors answer be
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
+from toolkit.run.output import mute, say
 
 COMMANDS = (
     "run", "resume", "explain", "check", "describe", "audit", "report", "list", "doctor", "schema",
@@ -41,19 +41,19 @@ def main(words: Sequence[str] | None = None) -> int:
     except RunError as error:
         if show_traceback:
             traceback.print_exception(error)
-        print("\n".join(error.lines()), file=sys.stderr, flush=True)
+        say("\n".join(error.lines()), sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `toolkit list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute(sys.stdout)
         return int(Exit.DONE)
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except Exception as error:
         if show_traceback:
             traceback.print_exception(error)
-        print(printable(_bug(error)), file=sys.stderr, flush=True)
+        say(printable(_bug(error)), sys.stderr)
         return int(Exit.BUG)
 
 
@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_config(
         commands.add_parser(
-            "check", help="validate a config without running it", allow_abbrev=False
+            "check",
+            help="validate a config, and try two steps, a save and a load",
+            allow_abbrev=False,
         )
     )
 
@@ -198,15 +200,18 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+    from toolkit.run import environment
 
-    return start.explain(arguments.directory)
+    environment.pin_threads()  # before jax, which the next line imports
+    from toolkit.run import explanation
+
+    return explanation.command(arguments.directory)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+    from toolkit.run import trial
 
-    return start.check(arguments.config, arguments.overrides)
+    return trial.check(arguments.config, arguments.overrides)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -216,9 +221,12 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+    from toolkit.run import environment
 
-    return start.audit(arguments.config, arguments.overrides)
+    environment.pin_threads()  # before jax, which the next line imports
+    from toolkit.run import hidden
+
+    return hidden.command(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:

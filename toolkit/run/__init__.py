@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.run.pace import by_fraction
     from toolkit.run.program import Figure, Final, Gradients, Loss, Program, losses_of
     from toolkit.run.settings import Claim, Diagnostics, Settings
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Loss": "toolkit.run.program",
     "Program": "toolkit.run.program",
     "losses_of": "toolkit.run.program",
+    "by_fraction": "toolkit.run.pace",
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Loss",
     "Program",
     "Settings",
+    "by_fraction",
     "losses_of",
 ]
 

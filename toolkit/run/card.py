@@ -58,7 +58,9 @@ def _results(story: Story) -> list[str]:
         shown = "missing" if value is None else f"{value:.6g}"
         verdict = claimed.get(name)
         claim = (
-            f"{verdict.bounds} | {'met' if verdict.holds else '**missed**'}" if verdict else " | "
+            f"{verdict.bounds} | {verdict.word if verdict.holds else '**missed**'}"
+            if verdict
+            else " | "
         )
         lines.append(f"| {_text(name)} | {shown} | {claim} |")
     return [*lines, ""]

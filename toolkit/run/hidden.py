@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from toolkit.debug.audit import Constant, constants
 from toolkit.debug.places import NOWHERE, Place, installed_name
-from toolkit.run.errors import RunError, printable
+from toolkit.run import config
+from toolkit.run.errors import Exit, RunError, printable
 from toolkit.run.experiment import reported
 from toolkit.run.losses import declared
-from toolkit.run.start import Prepared, build
+from toolkit.run.start import Prepared, build, prepare
 
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
@@ -21,6 +23,12 @@ _OF_THE_RUNNER = frozenset(
 _COLUMNS = ("value", "where", "operation", "source")
 _MOVE = 1e-3  # relative: far above rounding, within most bounds
 _WIDEST = 100  # characters of source shown
+
+
+def command(path: Path, words: Sequence[str]) -> int:
+    """Prints the numbers in the program that the config does not supply; runs and writes nothing."""
+    print("\n".join(report(prepare(config.load(path, words)))))
+    return Exit.DONE
 
 
 def report(prepared: Prepared) -> list[str]:

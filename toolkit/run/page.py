@@ -89,9 +89,10 @@ def _results(story: Story) -> str:
 
 
 def _tile(name: str, value: float | None, verdict: Verdict | None) -> str:
-    tone = "" if verdict is None else ("good" if verdict.holds else "bad")
-    mark = {"": "", "good": "met", "bad": "missed"}[tone]
-    claim = f'<p class="claim"><b>{mark}</b> {escape(verdict.bounds)}</p>' if verdict else ""
+    tone = {"within": "good", "missed": "bad"}.get(verdict.outcome, "") if verdict else ""
+    claim = (
+        f'<p class="claim"><b>{verdict.word}</b> {escape(verdict.bounds)}</p>' if verdict else ""
+    )
     return f'<div class="tile {tone}"><p class="name">{escape(_spaced(name))}</p><p class="value">{_number(value)}</p>{claim}</div>'
 
 

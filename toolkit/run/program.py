@@ -73,6 +73,10 @@ class Program(NamedTuple):
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
     # By name, from the shapes of a state: what is differentiated, the hyper-objective included.
     losses: Callable[[State], dict[str, Loss]] | None = None
+    # `step(state, fraction)`: a float32 scalar from 0 to 1, of the steps used up or, where that is more, of the
+    # time in `budget`. It is data, so nothing is compiled again, and it stands in each row. By steps a run is as
+    # reproducible as without. By time it is not: the fractions would have to be replayed from the rows.
+    takes_fraction: bool = False
 
 
 class Figure(NamedTuple):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage
+from toolkit.run import directory, seeds, storage
 from toolkit.run.errors import Exit
-from toolkit.run.story import Story, figures, read
+from toolkit.run.output import warn
+from toolkit.run.story import Story, changed, figures, read
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
-    """`toolkit report`: redraws one run's page and card, or draws several side by side."""
+    """`toolkit report`: redraws one run's page and card, or draws several side by side.
+
+    Raises: RunError: exit 8 where the runs miss a claim over several seeds.
+    """
     for path in paths:
         directory.existing(path)
+    stories = [read(path) for path in dict.fromkeys(paths)]
     if len(paths) > 1:
         from toolkit.run.page import comparison
 
         target = out or Path("comparison.html")
-        storage.write_file(
-            target, comparison([read(path) for path in dict.fromkeys(paths)]).encode()
-        )
+        storage.write_file(target, comparison(stories).encode())
+        _print([text for story in stories for text in changed(story)])
     elif out is not None:
         target = out
         storage.write_file(target, _page(read(paths[0])).encode())
@@ -30,6 +33,7 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
         target = paths[0] / directory.REPORT
         _print(write(paths[0]))
     print(target)
+    seeds.tell(stories)
     return Exit.DONE
 
 
@@ -43,7 +47,7 @@ def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
     text, failures = page(story, drawn)
     storage.write_file(path / directory.REPORT, text.encode())
     storage.write_file(path / directory.CARD, card(story).encode())
-    return warnings + failures
+    return changed(story) + warnings + failures
 
 
 def _page(story: Story) -> str:
@@ -51,10 +55,10 @@ def _page(story: Story) -> str:
 
     drawn, warnings = figures(story)
     text, failures = page(story, drawn)
-    _print(warnings + failures)
+    _print(changed(story) + warnings + failures)
     return text
 
 
 def _print(warnings: list[str]) -> None:
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        warn(text)

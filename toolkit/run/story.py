@@ -40,9 +40,17 @@ class Story(NamedTuple):
             return (
                 "bad" if status == "failed" else "open"
             ), f"{status} at step {self.step} of {self.record.get('steps')}"
+        early = self.record.get("ended_by") == "budget"
+        end = (
+            f"finished by its budget at step {self.step} of {self.record.get('steps')}"
+            if early
+            else "finished"
+        )
         if missed:
-            return "bad", f"finished, {missed} of {len(self.verdicts)} claims missed"
-        return "good", "finished, all claims met" if self.verdicts else "finished"
+            return "bad", f"{end}, {missed} of {len(self.verdicts)} claims missed"
+        if any(verdict.outcome == "inconclusive" for verdict in self.verdicts):
+            return "good", f"{end}, claims over several seeds open"
+        return "good", f"{end}, all claims met" if self.verdicts else end
 
 
 def read(path: Path, record: dict[str, Any] | None = None) -> Story:
@@ -55,6 +63,12 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
     source = Path(experiment.FOLDER) / f"{resolved['experiment']}.py"
     summary = experiment.summary(source) if source.is_file() else ""
     return Story(path, record, resolved, directory.read_rows(path), durable, verdicts, summary)
+
+
+def changed(story: Story) -> list[str]:
+    """Warnings of results that are not those which the run wrote."""
+    names = final.changed(story.path, story.record.get("final") or {}) if story.durable else []
+    return [f"{story.path / directory.FINAL / name}: changed since the run" for name in names]
 
 
 def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
