@@ -112,7 +112,7 @@ def test_an_unnamed_run_continues_itself(toolkit, finished, monkeypatch):
 
 def wait_for(folder, text, process):
     """Returns once a file of the run directory contains `text`."""
-    for _ in range(600):
+    for _ in range(6000):
         path = Path(folder) / "events.jsonl"
         if path.exists() and text in path.read_text():
             return
