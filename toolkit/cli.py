@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
-COMMANDS = ("run", "resume", "check", "report", "list", "doctor", "schema")
+COMMANDS = ("run", "resume", "sweep", "check", "report", "list", "doctor", "schema")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,7 @@ def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "resume": _resume,
+        "sweep": _sweep,
         "check": _check,
         "report": _report,
         "list": _list,
@@ -118,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("directory", type=Path, metavar="RUN_DIR")
     resume.add_argument(
         "--allow-drift", action="store_true", help="continue in a changed environment, rows marked"
+    )
+
+    _add_sweep(
+        commands.add_parser(
+            "sweep",
+            help="run every combination of settings, or what is missing of it",
+            allow_abbrev=False,
+        )
     )
 
     _add_config(
@@ -159,6 +168,26 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.epilog = (
+        "key=a,b,c lists values, key=0:5 is the range 0 1 2 3 4, key=value holds for all runs."
+    )
+    option = parser.add_argument
+    option("--out", type=Path, metavar="DIR", help="default: runs/<config name>-sweep-<number>")
+    option("--engine", default="local", metavar="local|dask|ray|slurm", help="where the runs go")
+    option(
+        "--jobs", type=int, metavar="N", help="runs at once (default: what the engine has room for)"
+    )
+    option("--address", metavar="A", help="dask, ray: a cluster that is running")
+    option("--partition", metavar="P", help="slurm")
+    option(
+        "--time", metavar="T", help="slurm: limit of a run, minutes or H:MM:SS (default: 1 hour)"
+    )
+    option("--devices", type=int, metavar="D", help="slurm, ray: accelerators for each run")
+    option("--cluster", metavar="slurm|local", help="slurm: local tries submitit on this machine")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
@@ -169,6 +198,15 @@ def _resume(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
     return start.resume(arguments.directory, arguments.allow_drift, arguments.words)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from toolkit.run import sweep
+    from toolkit.run.launch.options import Options, names
+
+    options = Options(**{name: getattr(arguments, name) for name in names()})
+    words = arguments.config, arguments.overrides, arguments.out, arguments.engine
+    return sweep.command(*words, options, arguments.words)
 
 
 def _check(arguments: argparse.Namespace) -> int:
