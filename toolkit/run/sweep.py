@@ -88,14 +88,18 @@ def command(
 def _validated(path: Path, points: Sequence[grid.Point]) -> list[config.Loaded]:
     """The config of every run. Raises: RunError (exit 2) with each problem once, or for two equal configs."""
     loaded: list[config.Loaded] = []
-    problems: dict[Problem, None] = {}
+    problems: dict[Problem, Problem] = {}
     for point in points:
         try:
             loaded.append(config.load(path, point.words))
         except RunError as error:
-            problems |= dict.fromkeys(error.problems)
+            # An unknown key is unknown with every value; a value is bad in every combination with others.
+            problems |= {
+                p._replace(got="") if p.what.endswith("unknown key") else p: p
+                for p in error.problems
+            }
     if problems:
-        raise RunError(Exit.CONFIG, *problems)
+        raise RunError(Exit.CONFIG, *problems.values())
     seen: dict[str, str] = {}
     for point, one in zip(points, loaded, strict=True):
         other = seen.setdefault(json.dumps(one.resolved, sort_keys=True), point.name)
@@ -287,7 +291,7 @@ def _launch(
         with progress(len(missing)) as show:
             for outcome in launch.engine(engine)(commands, options, stop):
                 run = by_name[outcome.name]
-                status = read_status(run.path, run.resolved, sources).after(outcome)
+                status = read_status(run.path, run.resolved, sources).after(outcome, run.path)
                 statuses[outcome.name] = status
                 outcomes[outcome.name] = outcome
                 show(outcome, status)

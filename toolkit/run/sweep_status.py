@@ -24,7 +24,7 @@ class Status(NamedTuple):
     claimed: tuple[str, ...] = ()  # names of metrics that the config makes claims of
     other_code: bool = False  # finished, but made by another version of the code
 
-    def after(self, outcome: Outcome) -> Status:
+    def after(self, outcome: Outcome, path: Path) -> Status:
         """The status once its command has ended: what is on disk counts, the exit code says why it is not there."""
         if self.finished:
             return self
@@ -35,7 +35,7 @@ class Status(NamedTuple):
             return self._replace(code=int(Exit.STORAGE), words=words)
         if outcome.code in STOPPED:
             return self._replace(code=outcome.code, words="stopped, to be continued")
-        reason = outcome.message.removeprefix("error: ")
+        reason = outcome.message.removeprefix("error: ").removeprefix(f"{path}: ")
         return self._replace(
             code=outcome.code, words=f"exit {outcome.code}: {reason or 'no message'}"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -45,33 +44,35 @@ class Outcome(NamedTuple):
 
 
 def execute(command: Command, stopping: Callable[[], bool], poll: float = POLL) -> Outcome:
-    """Runs the command to its end; once `stopping` says so, asks it with SIGTERM to save and leave.
+    """Runs the command to its end; once `stopping` says so, asks it to save and leave.
 
-    In a process group of its own: Ctrl-C in a terminal reaches the sweep alone, which asks each run once. A second
-    signal would make it leave without saving.
+    In a process group of its own: Ctrl-C in a terminal reaches the sweep alone, which asks each run once.
     """
-    began, asked = time.monotonic(), False
+    began = time.monotonic()
     environment = {**os.environ, **{k: v for k, v in command.environment if v is not None}}
     for name in (k for k, v in command.environment if v is None):
         environment.pop(name, None)
     words = [sys.executable, "-m", "toolkit", *command.words]
-    tie = [sys.executable, "-I", "-S", str(TIED), str(os.getpid())]
     try:
         with open(f"{command.log}.out", "wb") as out, open(f"{command.log}.err", "wb") as err:
             process = subprocess.Popen(
-                [*tie, *words], cwd=command.cwd, env=environment, stdin=subprocess.DEVNULL,
-                stdout=out, stderr=err, process_group=0,
-            )  # fmt: skip
+                [sys.executable, "-I", "-S", str(TIED), *words],
+                cwd=command.cwd,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                process_group=0,
+            )
     except OSError as error:
         return Outcome(command.name, Exit.STORAGE, f"cannot start: {error}", 0.0)
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(poll)
-            break
-        if stopping() and not asked:
-            asked = True
-            process.send_signal(signal.SIGTERM)
+    with process:
+        while process.poll() is None:
+            if stopping() and process.stdin and not process.stdin.closed:
+                process.stdin.close()
+            time.sleep(poll)
     seconds = time.monotonic() - began
+    code = process.returncode
     return Outcome(
         command.name, code if code >= 0 else 128 - code, _last_line(command.log), seconds
     )

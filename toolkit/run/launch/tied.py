@@ -1,19 +1,31 @@
-"""`python tied.py PARENT COMMAND...` becomes the command, and is asked to stop (SIGTERM) when its parent dies.
+"""`python tied.py COMMAND...` runs the command while its stdin stays open, then asks it (SIGTERM) to save and leave.
 
-A script, not a module: it runs before the command's own interpreter, in 30 ms and with nothing imported. Doing this
-between fork and exec (`preexec_fn`) would run Python in a forked copy of a process that has threads.
+The other end of that pipe is held by the sweep, so that the kernel closes it even where the sweep is killed, and
+exactly once: a second signal would make a run leave without saving. A script, not a module: it imports nothing of ours.
 """
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h; the setting survives exec
+for number in (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+):  # for the command, which got it too; not ignored, or
+    signal.signal(number, lambda *_: None)  # the command would inherit that
 
-if sys.platform == "linux":
-    import ctypes
+command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):  # it died before we asked
-        sys.exit(128 + signal.SIGTERM)
-os.execv(sys.argv[2], sys.argv[2:])
+
+def ask_at_the_end_of_stdin() -> None:
+    while os.read(0, 1):
+        pass
+    command.send_signal(signal.SIGTERM)
+
+
+threading.Thread(target=ask_at_the_end_of_stdin, daemon=True).start()
+code = command.wait()
+os._exit(code if code >= 0 else 128 - code)
