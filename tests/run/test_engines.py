@@ -73,7 +73,7 @@ def test_a_scheduler_by_address(work):
         process = spawn("sweep", "toy.yaml", "seed=0:2", *words, "--out", "d")
         assert process.wait(200) == 0, process.stderr.read()
     process = spawn("sweep", "toy.yaml", "seed=0:3", *words, "--out", "d")
-    out, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "error: --address: no scheduler at" in err
 

@@ -7,22 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage
-from toolkit.run.errors import Exit
+from toolkit.run import directory, storage, sweep
+from toolkit.run.errors import Exit, RunError, fail
 from toolkit.run.story import Story, figures, read
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
-    """`toolkit report`: redraws one run's page and card, or draws several side by side."""
-    for path in paths:
-        directory.existing(path)
-    if len(paths) > 1:
-        from toolkit.run.page import comparison
-
-        target = out or Path("comparison.html")
-        storage.write_file(
-            target, comparison([read(path) for path in dict.fromkeys(paths)]).encode()
-        )
+    """`toolkit report`: redraws one run's page and card, or draws several, or a sweep, side by side."""
+    runs = [run for path in paths for run in _runs(path)]
+    if len(paths) > 1 or runs != list(paths):
+        target = _several(list(dict.fromkeys(runs)), paths, out)
     elif out is not None:
         target = out
         storage.write_file(target, _page(read(paths[0])).encode())
@@ -31,6 +25,41 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
         _print(write(paths[0]))
     print(target)
     return Exit.DONE
+
+
+def _runs(path: Path) -> list[Path]:
+    """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
+    if not (path / sweep.RECORD).is_file():
+        return [directory.existing(path)]
+    runs = sweep.run_paths(path)
+    if not runs:
+        raise fail(
+            Exit.CONFIG, path, "nothing to report", "a sweep without runs", "at least one run"
+        )
+    return runs
+
+
+def _several(runs: list[Path], given: Sequence[Path], out: Path | None) -> Path:
+    """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
+    from toolkit.run.comparison import comparison
+
+    record = sweep.read_record(given[0]) if len(given) == 1 else None
+    target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
+    command = str((record or {}).get("command", ""))
+    stories, unread = [], []
+    for run in runs:
+        try:
+            stories.append(read(run))
+        except RunError as error:  # one damaged run does not hide the others
+            unread.append(f"left out: {error}")
+            first = error
+    _print(unread)
+    if not stories:
+        raise first
+    text, warnings = comparison(stories, target.parent, command)
+    storage.write_file(target, text.encode())
+    _print(warnings)
+    return target
 
 
 def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:

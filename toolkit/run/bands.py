@@ -1,0 +1,108 @@
+"""Curves of several runs: a mean with a band for each group of seeds, a thin line for each run that did not finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure as Canvas
+
+from toolkit.run.groups import Group
+from toolkit.run.metrics import RESERVED
+from toolkit.run.plots import PALETTE
+from toolkit.run.program import Figure
+
+DASHES = {
+    "solid": "",
+    "dashed": "6 3",
+    "dotted": "1.5 2.5",
+    "dashdot": "7 2.5 1.5 2.5",
+}  # matplotlib's and SVG's name
+DRAWN = len(PALETTE) * len(DASHES)  # groups that can be told apart
+
+
+class Look(NamedTuple):
+    """How a group is drawn, in the figures and beside its name."""
+
+    color: str
+    style: str
+
+    @property
+    def dashes(self) -> str:
+        return DASHES[self.style]
+
+
+class Curve(NamedTuple):
+    """A metric of a group at the steps that all its finished runs have."""
+
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def look(index: int) -> Look:
+    return Look(PALETTE[index % len(PALETTE)], list(DASHES)[index // len(PALETTE) % len(DASHES)])
+
+
+def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
+    """One figure a metric; the parts of a group have ids with `group-N-`, for the page to show and hide."""
+    names = dict.fromkeys(
+        name
+        for group in groups
+        for story in group.stories
+        for row in story.rows
+        for name in row
+        if name not in RESERVED
+    )
+    return tuple(Figure(name, "", _drawing(name, groups[:DRAWN])) for name in names)
+
+
+def curve(name: str, group: Group) -> Curve | None:
+    """Mean, lowest and highest over the finished runs; None where they share no step."""
+    series = [_points(name, story.rows) for story in group.finished]
+    shared = sorted(set.intersection(*map(set, series))) if series else []
+    if not shared:
+        return None
+    columns = [[points[step] for points in series] for step in shared]
+    mean = [sum(column) / len(column) for column in columns]
+    return Curve(shared, mean, list(map(min, columns)), list(map(max, columns)))
+
+
+def _points(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    return {row["step"]: row[name] for row in rows if row.get(name) is not None}
+
+
+def _drawing(name: str, groups: Sequence[Group]) -> Callable[[Canvas], None]:
+    def draw(figure: Canvas) -> None:
+        axes = figure.subplots()
+        seen: list[float] = []
+        for index, group in enumerate(groups):
+            color, style = look(index)
+            found = curve(name, group)
+            if found is not None:
+                seen += found.low + found.high
+                marker = "o" if len(found.steps) < 3 else None
+                line: Any = {"color": color, "linestyle": style, "marker": marker}
+                axes.plot(found.steps, found.mean, gid=f"group-{index}-mean", **line)
+                if len(group.finished) > 1:
+                    area: Any = {"color": color, "alpha": 0.18, "linewidth": 0}
+                    axes.fill_between(
+                        found.steps, found.low, found.high, gid=f"group-{index}-band", **area
+                    )
+            for number, story in enumerate(group.stories):
+                points = _points(name, story.rows)
+                if story in group.finished or not points:
+                    continue
+                seen += points.values()
+                thin: Any = {"color": color, "linestyle": style, "linewidth": 0.8, "alpha": 0.7}
+                axes.plot(
+                    list(points), list(points.values()), gid=f"group-{index}-open-{number}", **thin
+                )
+        # A quantity that falls by orders of magnitude shows its end only on a logarithmic axis.
+        if seen and min(seen) > 0 and max(seen) > 50 * min(seen):
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+
+    return draw

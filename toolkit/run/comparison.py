@@ -1,0 +1,276 @@
+"""The page of several runs: what differs, what came out over seeds, curves with bands, every run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from toolkit.run import config, directory
+from toolkit.run.bands import DRAWN, bands, look
+from toolkit.run.groups import SEED, Group, differing, estimate, grouped, text, written
+from toolkit.run.page import definitions, document, drawings, number, section, spaced
+from toolkit.run.progress import duration
+from toolkit.run.story import Story, figures
+
+SCRIPT = Path(__file__).with_name("comparison.js")
+PICTURED = 6  # groups of which one run's own figures are shown
+# Nothing but this page's own script may run, whatever stands in a name, and nothing may be loaded.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+NOT_SETTINGS = ("experiment_sha256", "toolkit_sha256")
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it shows (HTML) and what it is sorted by."""
+
+    html: str
+    value: str | None = None  # None: its text
+    css: str = ""
+
+
+def comparison(stories: Sequence[Story], beside: Path, command: str = "") -> tuple[str, list[str]]:
+    """The page, and warnings of figures that could not be drawn.
+
+    Args:
+        beside: the folder of the page, from which it links to the runs' own pages.
+        command: what made the runs, where it is known.
+    """
+    keys, groups = grouped(stories)
+    metrics = list(dict.fromkeys(name for story in stories for name in story.metrics))
+    curves, warnings = drawings("Training", bands(groups), 0)
+    pictures, more = _pictures(groups)
+    body = [
+        _header(stories, command),
+        section("Settings", _groups_table(keys, groups, metrics)),
+        _claims(groups),
+        curves,
+        section("Runs", _runs_table(stories, keys, groups, metrics, beside)),
+        pictures,
+        _environment(stories),
+        _shared(stories),
+        f"<script>{_script()}</script>",
+    ]
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    policy = POLICY.format(digest=digest)
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return document(_title(stories), body, head), warnings + more
+
+
+def _script() -> str:
+    return SCRIPT.read_text()
+
+
+def _title(stories: Sequence[Story]) -> str:
+    experiments = ", ".join(dict.fromkeys(str(story.config["experiment"]) for story in stories))
+    return f"{len(stories)} run{'s' * (len(stories) != 1)} of {experiments}"
+
+
+def _header(stories: Sequence[Story], command: str) -> str:
+    counts: dict[tuple[str, str], int] = {}
+    for story in stories:
+        tone, _ = story.status()
+        state = str(story.record.get("status", "unknown"))
+        if state == "finished" and tone == "bad":
+            state = "finished, missing claims"
+        counts[tone, state] = counts.get((tone, state), 0) + 1
+    badges = " ".join(
+        f'<span class="status {tone}">{n} {escape(state)}</span>'
+        for (tone, state), n in counts.items()
+    )
+    summaries = list(dict.fromkeys(story.summary for story in stories if story.summary))
+    lead = f'<p class="lead">{escape(summaries[0])}</p>' if len(summaries) == 1 else ""
+    spent = duration(sum(float(story.record.get("seconds") or 0) for story in stories))
+    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    facts = f'<p class="facts">{spent} of running in all</p>'
+    return f"<header>{badges}<h1>{escape(_title(stories))}</h1>{lead}{facts}{code}</header>"
+
+
+def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequence[str]) -> str:
+    """A row a group: settings, seeds, means."""
+    note = (
+        "Mean over seeds ± half of its 95 % interval by Student's t; n finished runs. "
+        "Settings that no run differs in are at the end of the page."
+    )
+    rows = []
+    for index, group in enumerate(groups):
+        n, all_ = len(group.finished), len(group.stories)
+        cells = [_key(index, group)]
+        cells += [_cell(group.settings[key]) for key in keys]
+        cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
+        for name in metrics:
+            found = estimate([s.metrics[name] for s in group.finished if name in s.metrics])
+            short = f" (n {found.n})" if found and found.n != n else ""
+            value = "" if found is None else repr(found.mean)
+            cells.append(Cell(escape(written(found) + short), value, "number"))
+        rows.append((f'data-group="{index}"', cells))
+    return f'<p class="note">{note}</p>' + _table(["", *keys, "n", *metrics], rows, 1 + len(keys))
+
+
+def _key(index: int, group: Group) -> Cell:
+    """The group's line style with a box that shows and hides it in the figures."""
+    label = escape(f"show {group.label} in the figures", quote=True)
+    if index >= DRAWN:
+        return Cell("not drawn", str(index))
+    color, dashes = look(index).color, look(index).dashes
+    line = (
+        f'<svg width="26" height="10" aria-hidden="true"><line x1="0" y1="5" x2="26" y2="5" '
+        f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'
+    )
+    box = f'<input type="checkbox" checked data-group="{index}" aria-label="{label}">'
+    return Cell(f'<label class="key">{box}{line}</label>', str(index))
+
+
+def _claims(groups: Sequence[Group]) -> str:
+    """A row a claim and group: the mean beside the bound, and how many of the runs are within it."""
+    rows = []
+    for index, group in enumerate(groups):
+        verdicts = [verdict for story in group.finished for verdict in story.verdicts]
+        for name, bounds in dict.fromkeys((v.name, v.bounds) for v in verdicts):
+            these = [v for v in verdicts if (v.name, v.bounds) == (name, bounds)]
+            met = sum(v.holds for v in these)
+            tone = "good" if met == len(these) else "bad"
+            mean = written(estimate([v.value for v in these if v.value is not None]))
+            words = f'<span class="{tone}-text">met by {met} of {len(these)}</span>'
+            share = repr(met / len(these))
+            cells = [
+                _cell(name),
+                _cell(bounds),
+                _cell(group.label),
+                _cell(mean),
+                Cell(words, share),
+            ]
+            rows.append((f'data-group="{index}"', cells))
+    return (
+        section("Claims", _table(["claim", "bound", "runs", "mean", "verdict"], rows, 99))
+        if rows
+        else ""
+    )
+
+
+def _runs_table(
+    stories: Sequence[Story], keys: Sequence[str], groups: Sequence[Group],
+    metrics: Sequence[str], beside: Path,
+) -> str:  # fmt: skip
+    seeds = differing([{SEED: story.config.get(SEED)} for story in stories])
+    keys = [*seeds, *keys]
+    group_of = {id(s): index for index, group in enumerate(groups) for s in group.stories}
+    rows = []
+    for story, label in zip(stories, labels(stories), strict=True):
+        fields = config.fields(story.config)
+        tone, words = story.status()
+        settings = {key: text(fields[key]) if key in fields else "–" for key in keys}
+        cells = [Cell(_link(story, label, beside), label)]
+        cells.append(Cell(f'<span class="{tone}-text">{escape(words)}</span>'))
+        cells += [_cell(settings[key]) for key in keys]
+        cells += [_value(story.metrics.get(name)) for name in metrics]
+        cells.append(_value(story.record.get("seconds")))
+        searched = " ".join([label, words, *(f"{key}={value}" for key, value in settings.items())])
+        attributes = (
+            f'data-text="{escape(searched, quote=True)}" data-group="{group_of[id(story)]}"'
+        )
+        rows.append((attributes, cells))
+    tools = (
+        '<div class="tools" hidden data-needs-script><input id="filter" type="search" '
+        'placeholder="filter: seed=1 finished …" aria-label="filter the runs"><output id="shown"></output></div>'
+    )
+    heads = ["run", "status", *keys, *metrics, "seconds"]
+    return tools + _table(heads, rows, 2 + len(keys), "runs")
+
+
+def labels(stories: Sequence[Story]) -> list[str]:
+    """Folder names; whole paths where two runs have the same one."""
+    names = [story.path.resolve().name for story in stories]
+    return names if len(set(names)) == len(names) else [str(story.path) for story in stories]
+
+
+def _link(story: Story, label: str, beside: Path) -> str:
+    page = story.path / directory.REPORT
+    if not page.is_file():
+        return escape(label)
+    target = quote(os.path.relpath(page, beside).replace(os.sep, "/"))
+    return f'<a href="{target}">{escape(label)}</a>'
+
+
+def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
+    """The experiment's own figures of the first finished run of each of the first groups."""
+    parts, warnings, offset = [], [], 1000  # ids of their own, apart from the curves'
+    shown = [group for group in groups if group.finished][:PICTURED]
+    for group in shown:
+        story = group.finished[0]
+        own, unread = figures(story)
+        drawn, failed = drawings("", own, offset)
+        offset += len(own)
+        warnings += unread + failed
+        if drawn:
+            seed = f", seed {story.config.get(SEED)}"
+            drawn = drawn.replace("<h2></h2>", "", 1)
+            parts.append(
+                f"<details><summary>{escape(group.label + seed)}</summary>{drawn}</details>"
+            )
+    return (section("Pictures of one run each", "".join(parts)) if parts else ""), warnings
+
+
+def _environment(stories: Sequence[Story]) -> str:
+    """What differs in how the runs were made; nothing where nothing does."""
+    environments = [story.record.get("environment", {}) for story in stories]
+    keys = differing(environments)
+    if not keys:
+        return ""
+    rows = []
+    for key in keys:
+        values: dict[str, int] = {}
+        for environment in environments:
+            value = text(environment.get(key))[:24]
+            values[value] = values.get(value, 0) + 1
+        told = ", ".join(f"{value} ({n})" for value, n in values.items())
+        rows.append(("", [_cell(key), _cell(told)]))
+    note = '<p class="note">Not all of these runs were made in the same environment (number of runs).</p>'
+    return section("Environments differ", note + _table(["what", "values"], rows, 99))
+
+
+def _shared(stories: Sequence[Story]) -> str:
+    configs = [config.fields(story.config) for story in stories]
+    different = set(differing(configs))
+    shared = {key: value for key, value in configs[0].items() if key not in different}
+    count = f"{len(shared)} settings that all runs share"
+    inner = f"<details><summary>{count}</summary>{definitions(shared)}</details>"
+    return section("Configuration", inner)
+
+
+def _table(
+    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], numbers: int, name: str = ""
+) -> str:
+    """A sortable table; the columns from `numbers` on are aligned right."""
+    top = "".join(
+        f"<th{' class=number' if column >= numbers else ''}>{escape(spaced(head))}</th>"
+        for column, head in enumerate(heads)
+    )
+    lines = []
+    for attributes, cells in rows:
+        first, *rest = cells
+        line = f'<th scope="row"{_sorted_by(first)}>{first.html}</th>'
+        line += "".join(
+            f"<td{f' class={cell.css}' if cell.css else ''}{_sorted_by(cell)}>{cell.html}</td>"
+            for cell in rest
+        )
+        lines.append(f"<tr {attributes}>{line}</tr>")
+    identity = f' id="{name}"' if name else ""
+    table = f'<table class="sortable sticky"{identity}><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
+
+
+def _sorted_by(cell: Cell) -> str:
+    return "" if cell.value is None else f' data-value="{escape(cell.value, quote=True)}"'
+
+
+def _cell(words: str) -> Cell:
+    return Cell(escape(words))
+
+
+def _value(value: float | None) -> Cell:
+    return Cell(number(value), "" if value is None else repr(value), "number")
