@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolkit import cli
+from toolkit.run import arrays, claims, config, directory, environment, plain_yaml, storage
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,3 +142,23 @@ def outcome(folder):
     )
     states = [(folder / "checkpoints" / name / "state.safetensors").read_bytes() for name in kept]
     return rows(folder), metrics, (folder / "final/params.safetensors").read_bytes(), kept, states
+
+
+def pretend(words, metrics=None):
+    """What `toolkit run` leaves on disk that others look at, in 20 ms: (exit code, last line); fails at `nan_at=4`."""
+    given, out = words[1:-2], Path(words[-1])
+    loaded = config.load(Path(given[0]), given[1:])
+    code = environment.sources(loaded.experiment)
+    record = {"status": "running", "environment": code, "command": shlex.join(["toolkit", *words])}
+    if not directory.is_run(out):
+        os.close(directory.create(out, plain_yaml.dump(loaded.resolved), record).lock)
+    if loaded.resolved["nan_at"] == 4:
+        return 6, f"error: {out}: step 4: loss not finite, got nan, expected finite metrics"
+    metrics = metrics or {"error": loaded.resolved["rate"], "count": loaded.resolved["steps"]}
+    metrics = {"seconds": 0.1, **metrics}
+    params, _ = arrays.encode({"dense": {"w": np.ones(4, np.float32)}})
+    files = {"params.safetensors": params, "metrics.json": storage.json_bytes(metrics)}
+    storage.write_folder(out / "final", files)
+    storage.write_file(out / "run.json", storage.json_bytes({**record, "status": "finished"}))
+    missed = any(not v.holds for v in claims.judge(loaded.settings.claims, metrics))
+    return 8 if missed else 0, ""

@@ -13,31 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.conftest import EXPERIMENT, outcome, spawn
-from toolkit.run import claims, config, directory, environment, launch, plain_yaml, storage, sweep
+from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
+from toolkit.run import launch, sweep
 from toolkit.run.launch import options, process, window
 from toolkit.run.launch.process import Command, Outcome
 from toolkit.run.signals import StopRequest
 
 SWEEP = ("sweep", "toy.yaml", "seed=0:2", "rate=0.1,0.2")
 NAMES = [f"seed={seed},rate={rate}" for seed in (0, 1) for rate in (0.1, 0.2)]
-
-
-def pretend(words):
-    """What `toolkit run` leaves on disk that a sweep looks at, in 20 ms; fails at `nan_at=4`."""
-    *given, out = words[1:-2], Path(words[-1])
-    loaded = config.load(Path(given[0][0]), given[0][1:])
-    code = environment.sources(loaded.experiment)
-    record = {"status": "running", "environment": code, "command": shlex.join(["toolkit", *words])}
-    if not directory.is_run(out):
-        os.close(directory.create(out, plain_yaml.dump(loaded.resolved), record).lock)
-    if loaded.resolved["nan_at"] == 4:
-        return 6, f"error: {out}: step 4: loss not finite, got nan, expected finite metrics"
-    metrics = {"seconds": 0.1, "error": loaded.resolved["rate"], "count": loaded.resolved["steps"]}
-    storage.write_folder(out / "final", {"metrics.json": storage.json_bytes(metrics)})
-    storage.write_file(out / "run.json", storage.json_bytes({**record, "status": "finished"}))
-    missed = any(not v.holds for v in claims.judge(loaded.settings.claims, metrics))
-    return 8 if missed else 0, ""
 
 
 @pytest.fixture

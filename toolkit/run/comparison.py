@@ -21,8 +21,10 @@ from toolkit.run.story import Story, figures
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown
 # Nothing but this page's own script may run, whatever stands in a name, and nothing may be loaded.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-NOT_SETTINGS = ("experiment_sha256", "toolkit_sha256")
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+)
 
 
 class Cell(NamedTuple):
@@ -43,6 +45,7 @@ def comparison(stories: Sequence[Story], beside: Path, command: str = "") -> tup
     keys, groups = grouped(stories)
     metrics = list(dict.fromkeys(name for story in stories for name in story.metrics))
     curves, warnings = drawings("Training", bands(groups), 0)
+    curves = curves.replace("</h2>", f"</h2>{_legend(groups)}", 1)
     pictures, more = _pictures(groups)
     body = [
         _header(stories, command),
@@ -99,7 +102,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
     rows = []
     for index, group in enumerate(groups):
         n, all_ = len(group.finished), len(group.stories)
-        cells = [_key(index, group)]
+        cells = [Cell(_line(index), str(index))]
         cells += [_cell(group.settings[key]) for key in keys]
         cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
         for name in metrics:
@@ -108,26 +111,38 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
             value = "" if found is None else repr(found.mean)
             cells.append(Cell(escape(written(found) + short), value, "number"))
         rows.append((f'data-group="{index}"', cells))
-    return f'<p class="note">{note}</p>' + _table(["", *keys, "n", *metrics], rows, 1 + len(keys))
+    return f'<p class="note">{note}</p>' + _table(
+        ["", *keys, "n", *map(spaced, metrics)], rows, 1 + len(keys)
+    )
 
 
-def _key(index: int, group: Group) -> Cell:
-    """The group's line style with a box that shows and hides it in the figures."""
-    label = escape(f"show {group.label} in the figures", quote=True)
+def _legend(groups: Sequence[Group]) -> str:
+    """What line is what, with a box that shows and hides a group in all figures."""
+    keys = [
+        f'<label class="key"><input type="checkbox" checked data-group="{index}">{_line(index)}'
+        f"<span>{escape(group.label)}</span></label>"
+        for index, group in enumerate(groups[:DRAWN])
+    ]
+    left = f" The first {DRAWN} groups are drawn." if len(groups) > DRAWN else ""
+    note = (
+        "Line: mean over seeds; band: lowest to highest; thin: a run that has not finished." + left
+    )
+    return f'<p class="note">{note}</p><div class="tools">{"".join(keys)}</div>'
+
+
+def _line(index: int) -> str:
     if index >= DRAWN:
-        return Cell("not drawn", str(index))
+        return ""
     color, dashes = look(index).color, look(index).dashes
-    line = (
-        f'<svg width="26" height="10" aria-hidden="true"><line x1="0" y1="5" x2="26" y2="5" '
+    return (
+        '<svg width="26" height="10" role="img" aria-label="line"><line x1="0" y1="5" x2="26" y2="5" '
         f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'
     )
-    box = f'<input type="checkbox" checked data-group="{index}" aria-label="{label}">'
-    return Cell(f'<label class="key">{box}{line}</label>', str(index))
 
 
 def _claims(groups: Sequence[Group]) -> str:
     """A row a claim and group: the mean beside the bound, and how many of the runs are within it."""
-    rows = []
+    rows: list[tuple[str, str, list[Cell]]] = []
     for index, group in enumerate(groups):
         verdicts = [verdict for story in group.finished for verdict in story.verdicts]
         for name, bounds in dict.fromkeys((v.name, v.bounds) for v in verdicts):
@@ -137,19 +152,12 @@ def _claims(groups: Sequence[Group]) -> str:
             mean = written(estimate([v.value for v in these if v.value is not None]))
             words = f'<span class="{tone}-text">met by {met} of {len(these)}</span>'
             share = repr(met / len(these))
-            cells = [
-                _cell(name),
-                _cell(bounds),
-                _cell(group.label),
-                _cell(mean),
-                Cell(words, share),
-            ]
-            rows.append((f'data-group="{index}"', cells))
-    return (
-        section("Claims", _table(["claim", "bound", "runs", "mean", "verdict"], rows, 99))
-        if rows
-        else ""
-    )
+            cells = [_cell(name), _cell(bounds), _cell(group.label), _cell(mean)]
+            rows.append((name, f'data-group="{index}"', [*cells, Cell(words, share)]))
+    if not rows:
+        return ""
+    lines = [(attributes, cells) for _, attributes, cells in sorted(rows, key=lambda row: row[0])]
+    return section("Claims", _table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
 
 
 def _runs_table(
@@ -178,7 +186,7 @@ def _runs_table(
         '<div class="tools" hidden data-needs-script><input id="filter" type="search" '
         'placeholder="filter: seed=1 finished …" aria-label="filter the runs"><output id="shown"></output></div>'
     )
-    heads = ["run", "status", *keys, *metrics, "seconds"]
+    heads = ["run", "status", *keys, *map(spaced, metrics), "seconds"]
     return tools + _table(heads, rows, 2 + len(keys), "runs")
 
 
@@ -189,11 +197,12 @@ def labels(stories: Sequence[Story]) -> list[str]:
 
 
 def _link(story: Story, label: str, beside: Path) -> str:
-    page = story.path / directory.REPORT
+    page, name = story.path / directory.REPORT, escape(label, quote=True)
     if not page.is_file():
-        return escape(label)
-    target = quote(os.path.relpath(page, beside).replace(os.sep, "/"))
-    return f'<a href="{target}">{escape(label)}</a>'
+        return f'<span class="clip" title="{name}">{name}</span>'
+    return (
+        f'<a class="clip" title="{name}" href="{quote(os.path.relpath(page, beside))}">{name}</a>'
+    )
 
 
 def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
@@ -247,7 +256,7 @@ def _table(
 ) -> str:
     """A sortable table; the columns from `numbers` on are aligned right."""
     top = "".join(
-        f"<th{' class=number' if column >= numbers else ''}>{escape(spaced(head))}</th>"
+        f"<th{' class=number' if column >= numbers else ''}>{escape(head)}</th>"
         for column, head in enumerate(heads)
     )
     lines = []

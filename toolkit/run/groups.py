@@ -41,11 +41,21 @@ def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
     """The settings besides the seed that differ, and the groups, in the order of their first runs."""
     configs = [config.fields(story.config) for story in stories]
     keys = [key for key in differing(configs) if key != SEED]
+    told = [key for key in keys if not _implied(key, configs, keys)]
     groups: dict[tuple[str, ...], Group] = {}
     for story, settings in zip(stories, configs, strict=True):
         values = {key: text(settings[key]) if key in settings else "–" for key in keys}
-        groups.setdefault(tuple(values.values()), Group(values, [])).stories.append(story)
-    return keys, list(groups.values())
+        shown = {key: values[key] for key in told}
+        groups.setdefault(tuple(values.values()), Group(shown, [])).stories.append(story)
+    return told, list(groups.values())
+
+
+def _implied(key: str, configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> bool:
+    """Whether a key says no more than a `kind` above it: it is there or not, always with one value."""
+    parts = key.split(".")
+    kinds = {".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts))}
+    values = {text(settings[key]) for settings in configs if key in settings}
+    return len(values) == 1 and any(kind in keys and kind != key for kind in kinds)
 
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
