@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
 
-COMMANDS = ("run", "resume", "sweep", "check", "report", "list", "doctor", "schema")
+COMMANDS = ("run", "resume", "sweep", "check", "report", "export", "list", "doctor", "schema")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,6 +86,7 @@ def _dispatch(words: list[str]) -> int:
         "sweep": _sweep,
         "check": _check,
         "report": _report,
+        "export": _export,
         "list": _list,
         "doctor": _doctor,
         "schema": _schema,
@@ -136,11 +137,18 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     report = commands.add_parser(
-        "report", help="draw the page of a run, or of several side by side"
+        "report", help="draw the page of a run, or of several or a sweep side by side"
     )
     report.add_argument("directories", type=Path, nargs="+", metavar="RUN_DIR")
     report.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the run directory"
+    )
+
+    export = commands.add_parser("export", help="the rows of runs or sweeps for other programs")
+    export.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+    export.add_argument("--format", required=True, metavar="csv|tensorboard")
+    export.add_argument(
+        "--out", type=Path, metavar="PATH", help="default: the terminal, or the folder tensorboard"
     )
 
     listing = commands.add_parser("list", help="what a config may name, with fields and defaults")
@@ -219,6 +227,12 @@ def _report(arguments: argparse.Namespace) -> int:
     from toolkit.run import report
 
     return report.command(arguments.directories, arguments.out)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from toolkit.run import export
+
+    return export.command(arguments.directories, arguments.format, arguments.out)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from toolkit.run.story import Story, figures, read
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
     """`toolkit report`: redraws one run's page and card, or draws several, or a sweep, side by side."""
-    runs = [run for path in paths for run in _runs(path)]
+    runs = [run for path in paths for run in runs_in(path)]
     if len(paths) > 1 or runs != list(paths):
         target = _several(list(dict.fromkeys(runs)), paths, out)
     elif out is not None:
@@ -27,7 +27,7 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
     return Exit.DONE
 
 
-def _runs(path: Path) -> list[Path]:
+def runs_in(path: Path) -> list[Path]:
     """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
     if not (path / sweep.RECORD).is_file():
         return [directory.existing(path)]
