@@ -183,6 +183,11 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     option = parser.add_argument
     option("--out", type=Path, metavar="DIR", help="default: runs/<config name>-sweep-<number>")
+    option(
+        "--seeds-together",
+        action="store_true",
+        help="seed=0:5 as one program, by vmap: equal within rounding",
+    )
     option("--engine", default="local", metavar="local|dask|ray|slurm", help="where the runs go")
     option(
         "--jobs", type=int, metavar="N", help="runs at once (default: what the engine has room for)"
@@ -214,7 +219,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     options = Options(**{name: getattr(arguments, name) for name in names()})
     words = arguments.config, arguments.overrides, arguments.out, arguments.engine
-    return sweep.command(*words, options, arguments.words)
+    return sweep.command(*words, options, arguments.words, arguments.seeds_together)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
-from toolkit.run import launch, sweep
+from toolkit.run import launch, sweep_directory
 from toolkit.run.launch import options, process, window
 from toolkit.run.launch.process import Command, Outcome
 from toolkit.run.signals import StopRequest
@@ -219,9 +219,9 @@ def test_only_safe_names_are_read_from_a_record(toolkit, tried, work):
     names = ["../outside", "/etc", "", None, 3, "seed=1", "seed=1", "seed=0"]
     record["runs"] = [{"name": name} for name in names] + ["x"]
     Path("d/sweep.json").write_text(json.dumps(record))
-    assert sweep.run_paths(Path("d")) == [Path("d/seed=1"), Path("d/seed=0")]
+    assert sweep_directory.run_paths(Path("d")) == [Path("d/seed=1"), Path("d/seed=0")]
     Path("d/sweep.json").write_text("[1]")
-    assert sweep.run_paths(Path("d")) == []
+    assert sweep_directory.run_paths(Path("d")) == []
 
 
 def command(tmp_path, *words, lease="lease"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure as Canvas
 
-from toolkit.run.groups import Group
+from toolkit.run.groups import Group, plain_names, values
 from toolkit.run.metrics import RESERVED
 from toolkit.run.plots import PALETTE
 from toolkit.run.program import Figure
+from toolkit.run.story import Story
 
 DASHES = {
     "solid": "",
@@ -52,7 +53,7 @@ def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
         for group in groups
         for story in group.stories
         for row in story.rows
-        for name in row
+        for name in plain_names(row, story)
         if name not in RESERVED
     )
     return tuple(Figure(name, "", _drawing(name, groups[:DRAWN])) for name in names)
@@ -60,7 +61,7 @@ def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
 
 def curve(name: str, group: Group) -> Curve | None:
     """Mean, lowest and highest over the finished runs; None where they share no step."""
-    series = [_points(name, story.rows) for story in group.finished]
+    series = [points for story in group.finished for points in _series(name, story)]
     shared = sorted(set.intersection(*map(set, series))) if series else []
     if not shared:
         return None
@@ -69,8 +70,11 @@ def curve(name: str, group: Group) -> Curve | None:
     return Curve(shared, mean, list(map(min, columns)), list(map(max, columns)))
 
 
-def _points(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    return {row["step"]: row[name] for row in rows if row.get(name) is not None}
+def _series(name: str, story: Story) -> list[dict[int, float]]:
+    """By step, a metric of each seed of a run; seeds that lack it somewhere are told apart no further."""
+    found = [(row["step"], values(row, name, story)) for row in story.rows]
+    count = max((len(each) for _, each in found), default=0)
+    return [{step: each[i] for step, each in found if len(each) == count} for i in range(count)]
 
 
 def _drawing(name: str, groups: Sequence[Group]) -> Callable[[Canvas], None]:
@@ -85,20 +89,18 @@ def _drawing(name: str, groups: Sequence[Group]) -> Callable[[Canvas], None]:
                 marker = "o" if len(found.steps) < 3 else None
                 line: Any = {"color": color, "linestyle": style, "marker": marker}
                 axes.plot(found.steps, found.mean, gid=f"group-{index}-mean", **line)
-                if len(group.finished) > 1:
+                if group.n > 1:
                     area: Any = {"color": color, "alpha": 0.18, "linewidth": 0}
                     axes.fill_between(
                         found.steps, found.low, found.high, gid=f"group-{index}-band", **area
                     )
-            for number, story in enumerate(group.stories):
-                points = _points(name, story.rows)
-                if story in group.finished or not points:
-                    continue
+            open_ = [story for story in group.stories if story not in group.finished]
+            thin: Any = {"color": color, "linestyle": style, "linewidth": 0.8, "alpha": 0.7}
+            lines = [points for story in open_ for points in _series(name, story)]
+            for number, points in enumerate(lines):
                 seen += points.values()
-                thin: Any = {"color": color, "linestyle": style, "linewidth": 0.8, "alpha": 0.7}
-                axes.plot(
-                    list(points), list(points.values()), gid=f"group-{index}-open-{number}", **thin
-                )
+                gid = f"group-{index}-open-{number}"
+                axes.plot(list(points), list(points.values()), gid=gid, **thin)
         # A quantity that falls by orders of magnitude shows its end only on a logarithmic axis.
         if seen and min(seen) > 0 and max(seen) > 50 * min(seen):
             axes.set_yscale("log")

@@ -13,7 +13,19 @@ from urllib.parse import quote
 
 from toolkit.run import config, directory
 from toolkit.run.bands import DRAWN, bands, look
-from toolkit.run.groups import SEED, Group, differing, estimate, grouped, text, written
+from toolkit.run.groups import (
+    SEED,
+    SEEDS,
+    Group,
+    differing,
+    estimate,
+    grouped,
+    plain_names,
+    seeds_of,
+    text,
+    values,
+    written,
+)
 from toolkit.run.page import definitions, document, drawings, number, section, spaced
 from toolkit.run.progress import duration
 from toolkit.run.story import Story, figures
@@ -43,7 +55,8 @@ def comparison(stories: Sequence[Story], beside: Path, command: str = "") -> tup
         command: what made the runs, where it is known.
     """
     keys, groups = grouped(stories)
-    metrics = list(dict.fromkeys(name for story in stories for name in story.metrics))
+    names = [name for story in stories for name in plain_names(story.metrics, story)]
+    metrics = list(dict.fromkeys(names))
     curves, warnings = drawings("Training", bands(groups), 0)
     curves = curves.replace("</h2>", f"</h2>{_legend(groups)}", 1)
     pictures, more = _pictures(groups)
@@ -96,17 +109,17 @@ def _header(stories: Sequence[Story], command: str) -> str:
 def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequence[str]) -> str:
     """A row a group: settings, seeds, means."""
     note = (
-        "Mean over seeds ± half of its 95 % interval by Student's t; n finished runs. "
+        "Mean over seeds ± half of its 95 % interval by Student's t; n finished seeds. "
         "Settings that no run differs in are at the end of the page."
     )
     rows = []
     for index, group in enumerate(groups):
-        n, all_ = len(group.finished), len(group.stories)
+        n, all_ = group.n, sum(map(seeds_of, group.stories))
         cells = [Cell(_line(index), str(index))]
         cells += [_cell(group.settings[key]) for key in keys]
         cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
         for name in metrics:
-            found = estimate([s.metrics[name] for s in group.finished if name in s.metrics])
+            found = estimate([v for s in group.finished for v in values(s.metrics, name, s)])
             short = f" (n {found.n})" if found and found.n != n else ""
             value = "" if found is None else repr(found.mean)
             cells.append(Cell(escape(written(found) + short), value, "number"))
@@ -164,7 +177,7 @@ def _runs_table(
     stories: Sequence[Story], keys: Sequence[str], groups: Sequence[Group],
     metrics: Sequence[str], beside: Path,
 ) -> str:  # fmt: skip
-    seeds = differing([{SEED: story.config.get(SEED)} for story in stories])
+    seeds = differing([{key: story.config.get(key) for key in SEEDS} for story in stories])
     keys = [*seeds, *keys]
     group_of = {id(s): index for index, group in enumerate(groups) for s in group.stories}
     rows = []

@@ -56,6 +56,20 @@ def parse(words: Iterable[str]) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def seeds_together(axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    """`seed=0:5` as `seed=0 seeds=5`: one run of all seeds. Raises: RunError (exit 2) for other lists of seeds."""
+    found = next((axis for axis in axes if axis.key == "seed"), None)
+    values = found.values if found else ()
+    whole = all(re.fullmatch(r"\d{1,10}", value) for value in values)
+    numbers = [int(value) for value in values] if whole else []
+    if len(numbers) < 2 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        got = shown(", ".join(values)) if values else "no list of seeds"
+        expected = "consecutive seeds, seed=0:5"
+        raise fail(Exit.CONFIG, "--seeds-together", "wrong seeds", got, expected)
+    one = (Axis("seed", (values[0],), False), Axis("seeds", (str(len(values)),), True))
+    return tuple(new for axis in axes for new in (one if axis.key == "seed" else (axis,)))
+
+
 def product(axes: Sequence[Axis]) -> list[Point]:
     """Every combination, the last axis fastest, each with a name that its own words determine.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolkit.run import config
 from toolkit.run.story import Story
 
 SEED = "seed"
+SEEDS = ("seed", "seeds")  # what runs of one group may differ in
+_OF_SEED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)
 CONFIDENCE = 0.95
 
 
@@ -25,6 +28,11 @@ class Group(NamedTuple):
         return [story for story in self.stories if story.record.get("status") == "finished"]
 
     @property
+    def n(self) -> int:
+        """Finished seeds; a run may be of several."""
+        return sum(map(seeds_of, self.finished))
+
+    @property
     def label(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings.items()) or "all runs"
 
@@ -37,10 +45,31 @@ class Estimate(NamedTuple):
     n: int
 
 
+def seeds_of(story: Story) -> int:
+    return int(story.config.get("seeds", 1))
+
+
+def plain_names(names: Iterable[str], story: Story) -> list[str]:
+    """Names of metrics, without the seed that a run of several seeds adds: `loss` for `loss[3]`."""
+    if seeds_of(story) == 1:
+        return list(names)
+    matches = [(name, _OF_SEED.fullmatch(name)) for name in names]
+    return list(dict.fromkeys(match[1] if match else name for name, match in matches))
+
+
+def values(metrics: Mapping[str, Any], name: str, story: Story) -> list[Any]:
+    """A metric of a row, or of the end, for each seed of the run; those that it has."""
+    if seeds_of(story) == 1:
+        return [metrics[name]] if metrics.get(name) is not None else []
+    first = int(story.config.get(SEED, 0))
+    keys = [f"{name}[{seed}]" for seed in range(first, first + seeds_of(story))]
+    return [metrics[key] for key in keys if metrics.get(key) is not None]
+
+
 def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
     """The settings besides the seed that differ, and the groups, in the order of their first runs."""
     configs = [config.fields(story.config) for story in stories]
-    keys = [key for key in differing(configs) if key != SEED]
+    keys = [key for key in differing(configs) if key not in SEEDS]
     told = [key for key in keys if not _implied(key, configs, keys)]
     groups: dict[tuple[str, ...], Group] = {}
     for story, settings in zip(stories, configs, strict=True):

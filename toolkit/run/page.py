@@ -9,7 +9,9 @@ from string import Template
 from typing import Any
 
 from toolkit.run import config, gradients
+from toolkit.run.bands import bands
 from toolkit.run.claims import Verdict
+from toolkit.run.groups import Group, plain_names, seeds_of
 from toolkit.run.plots import curves, svg
 from toolkit.run.program import Figure
 from toolkit.run.progress import duration
@@ -21,7 +23,8 @@ TEMPLATE = Path(__file__).with_name("page.html")
 def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     """The page of one run, and warnings for figures that could not be drawn."""
     drawn, warnings = drawings("Figures", figures, 0)
-    training = curves({"": story.rows})
+    # Of several seeds in one program, a band; of one, its curve.
+    training = bands([Group({}, [story])]) if seeds_of(story) > 1 else curves({"": story.rows})
     generic, more = drawings("Training", training, len(figures))
     by_leaf, yet_more = drawings(
         "Gradients", gradients.figures(story.rows), len(figures) + len(training)
@@ -69,7 +72,7 @@ def _results(story: Story) -> str:
     if story.durable is None:
         return ""
     claimed = {verdict.name: verdict for verdict in story.verdicts}
-    names = [*claimed, *(name for name in story.metrics if name not in claimed)]
+    names = list(dict.fromkeys([*claimed, *plain_names(story.metrics, story)]))
     tiles = [_tile(name, story.durable.metrics.get(name), claimed.get(name)) for name in names]
     return section("Results", f'<div class="tiles">{"".join(tiles)}</div>') if tiles else ""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage, sweep
+from toolkit.run import directory, storage, sweep_directory
 from toolkit.run.errors import Exit, RunError, fail
 from toolkit.run.story import Story, figures, read
 
@@ -29,9 +29,9 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
 
 def runs_in(path: Path) -> list[Path]:
     """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
-    if not (path / sweep.RECORD).is_file():
+    if not (path / sweep_directory.RECORD).is_file():
         return [directory.existing(path)]
-    runs = sweep.run_paths(path)
+    runs = sweep_directory.run_paths(path)
     if not runs:
         raise fail(
             Exit.CONFIG, path, "nothing to report", "a sweep without runs", "at least one run"
@@ -43,7 +43,7 @@ def _several(runs: list[Path], given: Sequence[Path], out: Path | None) -> Path:
     """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
     from toolkit.run.comparison import comparison
 
-    record = sweep.read_record(given[0]) if len(given) == 1 else None
+    record = sweep_directory.read_record(given[0]) if len(given) == 1 else None
     target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
     command = str((record or {}).get("command", ""))
     stories, unread = [], []

@@ -113,9 +113,10 @@ def _prepare(loaded: config.Loaded) -> Prepared:
             "def build(config) -> toolkit.run.Program",
         )
     from toolkit.run.compiled import trace  # jax, from here on
+    from toolkit.run.together import together
 
     with experiment.reported(source, "build failed"):
-        program = build(settings)
+        program = together(build, settings) if settings.seeds > 1 else build(settings)
     gradients = settings.diagnostics.gradients_every > 0
     traced = trace(program, settings.seed, source, gradients)
     return Prepared(loaded, settings, traced, environment.record(source))
@@ -134,9 +135,17 @@ def _new_record(prepared: Prepared, command: str) -> dict[str, Any]:
         "seconds": 0.0,
         "process": directory.this_process(),
         "drift": [],
+        **_bits(prepared.settings),
         "code": environment.code_state(),
         "environment": prepared.environment,
     }
+
+
+def _bits(settings: Settings) -> dict[str, str]:
+    """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    from toolkit.run.together import BITS
+
+    return {"bits": f"{settings.seeds} seeds in one program, {BITS}"} if settings.seeds > 1 else {}
 
 
 def _continue(
@@ -172,6 +181,8 @@ def _go(
     from toolkit.run import drive as loop
 
     print(f"{prepared.settings.experiment} in {place.path}", flush=True)
+    for statement in _bits(prepared.settings).values():
+        print(statement, flush=True)
     try:
         at = _drive(place, prepared, drift, stop)
         stop.deferred = False  # all steps are saved; the rest can be repeated

@@ -59,7 +59,7 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
 
 def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
-    if story.durable is None:
+    if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
         return (), []
     try:
         source = experiment.find(story.config["experiment"], str(story.path / directory.CONFIG))
