@@ -3,17 +3,18 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from tests.run.conftest import EXPERIMENT, rows
-from toolkit.run import grid
+from toolkit.run import grid, together
 from toolkit.run.errors import RunError
 
 DATA = "    data = jax.random.normal(jax.random.key(config.seed + 100), (config.width,))\n"
 BY_DATA = EXPERIMENT.replace("def build(config):\n", f"def build(config):\n{DATA}").replace("(state.w - 1)", "(state.w - data)")  # fmt: skip
-SCANNED = "jax.lax.scan(lambda c, x: (c + x * data.sum(), None), 0.0, jnp.ones(2))[0]"
 
 
 def written(work, text):
@@ -59,7 +60,6 @@ def test_seeds_together_are_single_runs_within_rounding(toolkit, work, text):
     [
         (("w = state.w", "w = (jnp.sin if config.seed else jnp.cos)(state.w)"), "step"),
         (("w = state.w", "w = config.seed + state.w"), "step"),  # a number in the program
-        (("w = state.w", f"w = {SCANNED} + state.w"), "step"),  # an array within a loop
         (("start, (config.width,))", "start, (config.width,)) * (1.5 + config.seed)"), "init"),
     ],
 )
@@ -93,3 +93,50 @@ def test_a_sweep_of_seeds_together(toolkit, work):
 def test_only_consecutive_seeds_run_together(word):
     with pytest.raises(RunError, match="consecutive seeds"):
         grid.seeds_together(grid.parse([word]))
+
+
+def _constructs(data):
+    """Ways in which an array that differs by seed is read within a program."""
+
+    @jax.custom_vjp
+    def scaled(v):
+        return v * data
+
+    scaled.defvjp(lambda v: (v * data, None), lambda _, cotangent: (cotangent * data,))
+    once = jax.jit(lambda v: v * data)
+    total = lambda v: jnp.sum(jnp.sin(v * data))
+    return {
+        "plain": lambda w: w * data,
+        "jit": once,
+        "jit of grad": jax.jit(jax.grad(total)),
+        "scan": lambda w: jax.lax.scan(lambda c, x: (c * data, x), w, jnp.ones(2))[0],
+        "scan of jit": lambda w: jax.lax.scan(lambda c, x: (once(c) * x, c), w, jnp.arange(1.0, 3.0), reverse=True)[0],
+        "jit of scan of jit": jax.jit(lambda w: jax.lax.scan(lambda c, x: (once(c), c + x), w, jnp.ones(2))[1].sum(0)),
+        "while": lambda w: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * data), (0, w))[1],
+        "cond": lambda w: jax.lax.cond(w[0] > 0, lambda v: v * data, lambda v: v + data, w),
+        "checkpoint": jax.checkpoint(lambda w: w * data),
+        "custom rule": lambda w: jax.grad(lambda v: jnp.sum(scaled(v) ** 2))(w),
+        "linear solve": lambda w: jax.scipy.sparse.linalg.cg(lambda v: v * (1 + data**2), w)[0],
+        "refused: checkpoint of jit": jax.checkpoint(lambda w: once(w)),
+        "refused: while of jit": lambda w: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, once(c[1])), (0, w))[1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _constructs(np.ones(4)))
+def test_data_that_a_program_closes_over_is_each_seeds_own(name):
+    functions = [
+        lambda w, data=jax.random.normal(jax.random.key(seed), (4,)): (
+            _constructs(data)[name](w),
+            {},
+        )
+        for seed in (0, 1, 2)
+    ]
+    w = jnp.arange(1.0, 5.0)
+    if name.startswith("refused"):
+        with pytest.raises(RunError, match="step depends on the seed"):
+            together._batched(functions, w, "step")
+        return
+    found, _ = together._batched(functions, w, "step")(jnp.stack([w] * 3))
+    expected = jnp.stack([function(w)[0] for function in functions])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert len(np.unique(np.asarray(found)[:, 0])) == 3

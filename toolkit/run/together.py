@@ -17,6 +17,7 @@ import numpy as np
 
 from toolkit.run.errors import Exit, fail
 from toolkit.run.groups import estimate, written
+from toolkit.run.hoist import constants, evaluate, opened
 from toolkit.run.program import Final, Gradients, Program
 from toolkit.run.settings import Settings
 
@@ -86,13 +87,13 @@ def _batched(
         raise fail(
             Exit.CONFIG, "config", f"seeds: {name} depends on the seed", "another program", expected
         )
-    columns = list(zip(*(jaxpr.consts for jaxpr, _ in traced), strict=True))
+    columns = list(zip(*(constants(jaxpr) for jaxpr, _ in traced), strict=True))
     alike = [len({_bytes(value) for value in column}) == 1 for column in columns]
     consts = [c[0] if same else jnp.stack(c) for c, same in zip(columns, alike, strict=True)]
     axes = [None if same else 0 for same in alike]
 
     def one(consts: list[Any], argument: Any) -> Any:
-        flat = jax.core.eval_jaxpr(first.jaxpr, consts, *jax.tree.leaves(argument))
+        flat = evaluate(first, consts, jax.tree.leaves(argument))
         return jax.tree.unflatten(jax.tree.structure(shape), flat)
 
     return lambda arguments: jax.vmap(one, in_axes=(axes, 0))(consts, arguments)
@@ -103,17 +104,22 @@ def _text(jaxpr: Any) -> str:
     return _ADDRESS.sub("", str(jaxpr.jaxpr))
 
 
-def _values(jaxpr: Any) -> Iterator[Any]:
-    """Numbers written into the program, and constants of programs within it: a jaxpr's text shortens them."""
+def _values(jaxpr: Any, hoisted: bool = True) -> Iterator[Any]:
+    """Numbers written into the program, and arrays in it that cannot become arguments; its text shortens them.
+
+    Args:
+        hoisted: whether the constants of the `jit`s and `scan`s at this level become arguments.
+    """
     for equation in jaxpr.eqns:
         yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
+        lifted = hoisted and opened(equation)
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "consts") and hasattr(inner, "jaxpr"):
-                    yield from inner.consts
-                    yield from _values(inner.jaxpr)
+                    yield from () if lifted else inner.consts
+                    yield from _values(inner.jaxpr, lifted)
                 elif hasattr(inner, "eqns"):
-                    yield from _values(inner)
+                    yield from _values(inner, False)
                 elif isinstance(inner, np.ndarray | jax.Array):
                     yield inner
 
