@@ -21,7 +21,13 @@ def written(work, text):
     (work / "experiments/toy.py").write_text(text)
 
 
-@pytest.mark.parametrize("text", [EXPERIMENT, BY_DATA], ids=["seeded by key", "seeded by data"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(EXPERIMENT, marks=pytest.mark.slow, id="by key"),
+        pytest.param(BY_DATA, id="by data"),
+    ],
+)
 def test_seeds_together_are_single_runs_within_rounding(toolkit, work, text):
     written(work, text.split("\n\ndef figures")[0] + "\n")
     code, out, err = toolkit("run", "toy.yaml", "seed=4", "seeds=2", "--out", "both")

@@ -14,9 +14,9 @@ from toolkit.run.story import Story, figures, read
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
     """`toolkit report`: redraws one run's page and card, or draws several, or a sweep, side by side."""
-    runs = [run for path in paths for run in runs_in(path)]
+    runs = list(dict.fromkeys(run for path in paths for run in runs_in(path)))
     if len(paths) > 1 or runs != list(paths):
-        target = _several(list(dict.fromkeys(runs)), paths, out)
+        target = _several(_readable(runs), paths, out)
     elif out is not None:
         target = out
         storage.write_file(target, _page(read(paths[0])).encode())
@@ -39,24 +39,28 @@ def runs_in(path: Path) -> list[Path]:
     return runs
 
 
-def _several(runs: list[Path], given: Sequence[Path], out: Path | None) -> Path:
+def _readable(runs: Sequence[Path]) -> list[Story]:
+    """The stories of the runs; a damaged one is left out with a warning. Raises: RunError if all are."""
+    stories: list[Story] = []
+    errors: list[RunError] = []
+    for run in runs:
+        try:
+            stories.append(read(run))
+        except RunError as error:
+            errors.append(error)
+    _print([f"left out: {error}" for error in errors])
+    if not stories:
+        raise errors[0]
+    return stories
+
+
+def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) -> Path:
     """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
     from toolkit.run.comparison import comparison
 
     record = sweep_directory.read_record(given[0]) if len(given) == 1 else None
     target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
-    command = str((record or {}).get("command", ""))
-    stories, unread = [], []
-    for run in runs:
-        try:
-            stories.append(read(run))
-        except RunError as error:  # one damaged run does not hide the others
-            unread.append(f"left out: {error}")
-            first = error
-    _print(unread)
-    if not stories:
-        raise first
-    text, warnings = comparison(stories, target.parent, command)
+    text, warnings = comparison(stories, target.parent, str((record or {}).get("command", "")))
     storage.write_file(target, text.encode())
     _print(warnings)
     return target
