@@ -38,6 +38,10 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
         )
     seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
     programs = [build(settings.model_copy(update={"seed": seed, "seeds": 1})) for seed in seeds]
+    if getattr(programs[0], "takes_fraction", False):
+        expected = "a program without it, or seeds: 1"
+        got = "a program that takes the fraction used of its budget"
+        raise fail(Exit.CONFIG, "config", "seeds: not with a schedule by budget", got, expected)
     example = jax.random.key(0)
     start = _batched([p.init for p in programs], example, "init")
     template = jax.eval_shape(programs[0].init, example)
