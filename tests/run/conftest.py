@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from toolkit import cli
-from toolkit.run import arrays, claims, config, directory, environment, plain_yaml, storage
+from toolkit.run import arrays, claims, config, directory, environment, plain_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,14 +151,18 @@ def pretend(words, metrics=None):
     code = environment.sources(loaded.experiment)
     record = {"status": "running", "environment": code, "command": shlex.join(["toolkit", *words])}
     if not directory.is_run(out):
-        os.close(directory.create(out, plain_yaml.dump(loaded.resolved), record).lock)
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "metrics.jsonl").touch()
+        (out / "config.yaml").write_text(plain_yaml.dump(loaded.resolved))
+        (out / "run.json").write_text(json.dumps(record))
     if loaded.resolved["nan_at"] == 4:
         return 6, f"error: {out}: step 4: loss not finite, got nan, expected finite metrics"
     metrics = metrics or {"error": loaded.resolved["rate"], "count": loaded.resolved["steps"]}
     metrics = {"seconds": 0.1, **metrics}
     params, _ = arrays.encode({"dense": {"w": np.ones(4, np.float32)}})
-    files = {"params.safetensors": params, "metrics.json": storage.json_bytes(metrics)}
-    storage.write_folder(out / "final", files)
-    storage.write_file(out / "run.json", storage.json_bytes({**record, "status": "finished"}))
+    (out / "final").mkdir(exist_ok=True)
+    (out / "final/params.safetensors").write_bytes(params)
+    (out / "final/metrics.json").write_text(json.dumps(metrics))
+    (out / "run.json").write_text(json.dumps({**record, "status": "finished"}))
     missed = any(not v.holds for v in claims.judge(loaded.settings.claims, metrics))
     return 8 if missed else 0, ""

@@ -59,13 +59,13 @@ def test_each_run_is_an_exact_command_in_its_own_directory(toolkit, tried):
 
 def test_the_same_command_does_only_what_is_missing(toolkit, tried):
     assert toolkit(*SWEEP, "--out", "d")[0] == 0
-    before = {name: Path("d", name, "run.json").stat().st_ino for name in NAMES}
+    before = {name: Path("d", name, "run.json").stat().st_mtime_ns for name in NAMES}
     shutil.rmtree(Path("d", NAMES[1]))
     tried.clear()
     code, out, _ = toolkit(*SWEEP, "--out", "d")
     assert (code, tried) == (0, [NAMES[1]])
     assert out[0] == "4 runs in d, 3 of them finished before, by local"
-    after = {name: Path("d", name, "run.json").stat().st_ino for name in NAMES}
+    after = {name: Path("d", name, "run.json").stat().st_mtime_ns for name in NAMES}
     assert [name for name in NAMES if before[name] != after[name]] == [NAMES[1]]
     tried.clear()
     assert toolkit("sweep", "toy.yaml", "seed=0:3", "rate=0.1,0.2", "--out", "d")[0] == 0

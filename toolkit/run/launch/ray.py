@@ -53,7 +53,13 @@ def _connect(options: Options, count: int) -> None:
         what = (
             "ray does not start" if options.address is None else f"no cluster at {options.address}"
         )
-        raise fail(Exit.CONFIG, "--engine ray", what, got, "a running Ray cluster") from error
+        raise fail(
+            Exit.CONFIG,
+            "--engine ray",
+            what,
+            got,
+            "a running Ray cluster, and RAY_AUTH_TOKEN where it asks for one",
+        ) from error
     finally:
         for (
             number,
