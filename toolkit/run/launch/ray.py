@@ -58,7 +58,7 @@ def _connect(options: Options, count: int) -> None:
             "--engine ray",
             what,
             got,
-            "a running Ray cluster, and RAY_AUTH_TOKEN where it asks for one",
+            "a running Ray cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks",
         ) from error
     finally:
         for (
