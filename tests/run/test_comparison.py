@@ -105,7 +105,10 @@ def page(toolkit, work):
             made(f"d/{names[-1]}", f"seed={seed}", f"rate={rate}", error=error, rows=rows)
     names.append("seed=3,rate=0.2")
     made(f"d/{names[-1]}", "seed=3", "rate=0.2", fail=True)
-    record = {"command": f"toolkit sweep {HOSTILE}", "runs": [{"name": name} for name in names]}
+    record = {
+        "command": f"toolkit sweep {HOSTILE}",
+        "runs": [{"name": name} for name in [*names, "seed=4,rate=0.2"]],
+    }
     Path("d/sweep.json").write_text(json.dumps(record))
     code, out, _ = toolkit("report", "d")
     assert (code, out) == (0, ["d/report.html"])
@@ -115,7 +118,7 @@ def page(toolkit, work):
 def test_the_page_of_a_sweep(page):
     text = page.read_text()
     for words in (
-        "7 runs of toy", "1 failed", "A toy: noisy descent", "<td>0.1</td>", "3 of 4", "1.20 ± 0.50", "2.0 ± 2.5",
+        "7 runs of toy", "1 failed", "1 not started", "A toy: noisy descent", "<td>0.1</td>", "3 of 4", "1.20 ± 0.50", "2.0 ± 2.5",
         "at most 1.5", "met by 3 of 3", "met by 1 of 3", "seed=2 rate=0.2", "adjoint.damping", "failed at step 4 of",
     ):  # fmt: skip
         assert words in text, words

@@ -17,6 +17,8 @@ LONG = "x" * 300
         (["seed=0:10:4"], ["seed=0", "seed=4", "seed=8"]),
         (["seed=5:0:-2"], ["seed=5", "seed=3", "seed=1"]),
         (["seed=-1:1,7"], ["seed=-1", "seed=0", "seed=7"]),
+        (["seed=3"], ["seed=3"]),  # so is nothing but fixed settings
+        ([], [""]),
         (["seed=3:4"], ["seed=3"]),  # a range of one is swept all the same
         (["a=1,2", "b=x,y"], ["a=1 b=x", "a=1 b=y", "a=2 b=x", "a=2 b=y"]),
         (["steps=5", "a=1,2"], ["steps=5 a=1", "steps=5 a=2"]),
@@ -40,8 +42,6 @@ def test_words_make_runs(words, runs):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["seed=3"], "nothing to sweep"),
-        ([], "nothing to sweep"),
         (["seed"], "not a setting"),
         (["=1,2"], "not a setting"),
         (["a=1,2", "a=3"], "a: given twice"),
@@ -71,6 +71,7 @@ def test_words_are_refused(words, reason):
     ("words", "name"),
     [
         (["seed=0", "adjoint.kind=unroll"], "seed=0,adjoint.kind=unroll"),
+        ([], "run"),
         (["rate=1e-3"], "rate=0.001"),
         (["rate=-.5"], "rate=-0.5"),
         (["a=true"], "a=true"),

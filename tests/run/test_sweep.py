@@ -125,7 +125,6 @@ def test_a_missed_claim_counts_less_than_a_failure(toolkit, tried, work):
         (["rate=x,y"], ['error: command line: rate: wrong value, got "x"', 'error: command line: rate: wrong value, got "y"']),
         (["rate=1,1.0"], ["error: toolkit sweep: two runs of the same config"]),
         (["adjoint.kind=unroll,implicit", "adjoint.damping=0.5"], ["error: command line: adjoint.damping: unknown key"]),
-        (["seed=3"], ["error: toolkit sweep: nothing to sweep"]),
         (["seed=0:2", "--engine", "das"], ['error: --engine: unknown, got "das", expected one of local, dask, ray, slurm (did you mean `dask`?)']),
         (["seed=0:2", "--address", "x:1"], ["error: --address: has no meaning here"]),
         (["seed=0:2", "--jobs", "0"], ["error: --jobs: wrong value, got 0, expected at least 1"]),

@@ -47,12 +47,15 @@ class Cell(NamedTuple):
     css: str = ""
 
 
-def comparison(stories: Sequence[Story], beside: Path, command: str = "") -> tuple[str, list[str]]:
+def comparison(
+    stories: Sequence[Story], beside: Path, command: str = "", absent: int = 0
+) -> tuple[str, list[str]]:
     """The page, and warnings of figures that could not be drawn.
 
     Args:
         beside: the folder of the page, from which it links to the runs' own pages.
         command: what made the runs, where it is known.
+        absent: runs of a sweep that are not there, because they have not been started.
     """
     keys, groups = grouped(stories)
     names = [name for story in stories for name in plain_names(story.metrics, story)]
@@ -61,7 +64,7 @@ def comparison(stories: Sequence[Story], beside: Path, command: str = "") -> tup
     curves = curves.replace("</h2>", f"</h2>{_legend(groups)}", 1)
     pictures, more = _pictures(groups)
     body = [
-        _header(stories, command),
+        _header(stories, command, absent),
         section("Settings", _groups_table(keys, groups, metrics)),
         _claims(groups),
         curves,
@@ -86,7 +89,7 @@ def _title(stories: Sequence[Story]) -> str:
     return f"{len(stories)} run{'s' * (len(stories) != 1)} of {experiments}"
 
 
-def _header(stories: Sequence[Story], command: str) -> str:
+def _header(stories: Sequence[Story], command: str, absent: int) -> str:
     counts: dict[tuple[str, str], int] = {}
     for story in stories:
         tone, _ = story.status()
@@ -94,6 +97,8 @@ def _header(stories: Sequence[Story], command: str) -> str:
         if state == "finished" and tone == "bad":
             state = "finished, missing claims"
         counts[tone, state] = counts.get((tone, state), 0) + 1
+    if absent:
+        counts["open", "not started"] = absent
     badges = " ".join(
         f'<span class="status {tone}">{n} {escape(state)}</span>'
         for (tone, state), n in counts.items()

@@ -73,22 +73,19 @@ def seeds_together(axes: Sequence[Axis]) -> tuple[Axis, ...]:
 def product(axes: Sequence[Axis]) -> list[Point]:
     """Every combination, the last axis fastest, each with a name that its own words determine.
 
-    Raises: RunError (exit 2) where nothing is swept, or more than `MAX_RUNS` runs are asked for.
+    Where nothing is swept, that is a single run, named by all that is set.
+
+    Raises: RunError (exit 2) where more than `MAX_RUNS` runs are asked for.
     """
-    if not any(axis.swept for axis in axes):
-        expected = "key=a,b,c or key=0:5; `toolkit run` makes a single run"
-        raise fail(
-            Exit.CONFIG, "toolkit sweep", "nothing to sweep", "no list and no range", expected
-        )
     count = math.prod(len(axis.values) for axis in axes)
     if count > MAX_RUNS:
         raise fail(
             Exit.CONFIG, "toolkit sweep", "too many runs", f"{count:,}", f"at most {MAX_RUNS:,}"
         )
-    swept = [axis.swept for axis in axes]
+    named = [axis.swept or not any(a.swept for a in axes) for axis in axes]
     points = []
     for words in itertools.product(*(axis.words() for axis in axes)):
-        points.append(Point(name_of(itertools.compress(words, swept)), words))
+        points.append(Point(name_of(itertools.compress(words, named)), words))
     return points
 
 
@@ -99,6 +96,8 @@ def name_of(words: Iterable[str]) -> str:
     different settings have different names, and the same ones always have the same.
     """
     settings = [_canonical(word) for word in words]
+    if not settings:
+        return "run"
     plain = ",".join(
         _UNSAFE.sub("-", s).strip("-").replace("=-", "=") if _UNSAFE.search(s) else s
         for s in settings

@@ -60,7 +60,9 @@ def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) 
 
     record = sweep_directory.read_record(given[0]) if len(given) == 1 else None
     target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
-    text, warnings = comparison(stories, target.parent, str((record or {}).get("command", "")))
+    command = str((record or {}).get("command", ""))
+    absent = sweep_directory.not_started(given[0]) if record else 0
+    text, warnings = comparison(stories, target.parent, command, absent)
     storage.write_file(target, text.encode())
     _print(warnings)
     return target

@@ -64,15 +64,20 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def run_paths(path: Path) -> list[Path]:
     """The runs of a sweep directory that exist, in the order of the sweep; nothing outside the directory."""
-    record = read_record(path) or {}
-    listed = record.get("runs")
-    names = (
-        [run.get("name") for run in listed if isinstance(run, dict)]
-        if isinstance(listed, list)
-        else []
-    )
+    return [run for run in _listed(path) if directory.is_run(run)]
+
+
+def not_started(path: Path) -> int:
+    """How many runs of a sweep directory do not exist yet."""
+    return sum(not directory.is_run(run) for run in _listed(path))
+
+
+def _listed(path: Path) -> list[Path]:
+    listed = (read_record(path) or {}).get("runs")
+    runs = listed if isinstance(listed, list) else []
+    names = [run.get("name") for run in runs if isinstance(run, dict)]
     safe = [name for name in names if isinstance(name, str) and NAME.fullmatch(name)]
-    return [path / name for name in dict.fromkeys(safe) if directory.is_run(path / name)]
+    return [path / name for name in dict.fromkeys(safe)]
 
 
 def refuse_foreign(target: Path, runs: Sequence[Run]) -> None:
