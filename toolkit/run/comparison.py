@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from toolkit.run import config, directory
@@ -26,9 +25,10 @@ from toolkit.run.groups import (
     values,
     written,
 )
-from toolkit.run.page import definitions, document, drawings, number, section, spaced
+from toolkit.run.page import definitions, document, drawings, section, spaced
 from toolkit.run.progress import duration
 from toolkit.run.story import Story, figures
+from toolkit.run.tables import Cell, cell, measured, table
 
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown
@@ -37,14 +37,6 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 )
-
-
-class Cell(NamedTuple):
-    """A cell of a table: what it shows (HTML) and what it is sorted by."""
-
-    html: str
-    value: str | None = None  # None: its text
-    css: str = ""
 
 
 def comparison(
@@ -121,7 +113,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
     for index, group in enumerate(groups):
         n, all_ = group.n, sum(map(seeds_of, group.stories))
         cells = [Cell(_line(index), str(index))]
-        cells += [_cell(group.settings[key]) for key in keys]
+        cells += [cell(group.settings[key]) for key in keys]
         cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
         for name in metrics:
             found = estimate([v for s in group.finished for v in values(s.metrics, name, s)])
@@ -129,7 +121,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
             value = "" if found is None else repr(found.mean)
             cells.append(Cell(escape(written(found) + short), value, "number"))
         rows.append((f'data-group="{index}"', cells))
-    return f'<p class="note">{note}</p>' + _table(
+    return f'<p class="note">{note}</p>' + table(
         ["", *keys, "n", *map(spaced, metrics)], rows, 1 + len(keys)
     )
 
@@ -170,12 +162,12 @@ def _claims(groups: Sequence[Group]) -> str:
             mean = written(estimate([v.value for v in these if v.value is not None]))
             words = f'<span class="{tone}-text">met by {met} of {len(these)}</span>'
             share = repr(met / len(these))
-            cells = [_cell(name), _cell(bounds), _cell(group.label), _cell(mean)]
+            cells = [cell(name), cell(bounds), cell(group.label), cell(mean)]
             rows.append((name, f'data-group="{index}"', [*cells, Cell(words, share)]))
     if not rows:
         return ""
     lines = [(attributes, cells) for _, attributes, cells in sorted(rows, key=lambda row: row[0])]
-    return section("Claims", _table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
+    return section("Claims", table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
 
 
 def _runs_table(
@@ -192,9 +184,9 @@ def _runs_table(
         settings = {key: text(fields[key]) if key in fields else "–" for key in keys}
         cells = [Cell(_link(story, label, beside), label)]
         cells.append(Cell(f'<span class="{tone}-text">{escape(words)}</span>'))
-        cells += [_cell(settings[key]) for key in keys]
-        cells += [_value(story.metrics.get(name)) for name in metrics]
-        cells.append(_value(story.record.get("seconds")))
+        cells += [cell(settings[key]) for key in keys]
+        cells += [measured(story.metrics.get(name)) for name in metrics]
+        cells.append(measured(story.record.get("seconds")))
         searched = " ".join([label, words, *(f"{key}={value}" for key, value in settings.items())])
         attributes = (
             f'data-text="{escape(searched, quote=True)}" data-group="{group_of[id(story)]}"'
@@ -205,7 +197,7 @@ def _runs_table(
         'placeholder="filter: seed=1 finished …" aria-label="filter the runs"><output id="shown"></output></div>'
     )
     heads = ["run", "status", *keys, *map(spaced, metrics), "seconds"]
-    return tools + _table(heads, rows, 2 + len(keys), "runs")
+    return tools + table(heads, rows, 2 + len(keys), "runs")
 
 
 def labels(stories: Sequence[Story]) -> list[str]:
@@ -255,9 +247,9 @@ def _environment(stories: Sequence[Story]) -> str:
             value = text(environment.get(key))[:24]
             values[value] = values.get(value, 0) + 1
         told = ", ".join(f"{value} ({n})" for value, n in values.items())
-        rows.append(("", [_cell(key), _cell(told)]))
+        rows.append(("", [cell(key), cell(told)]))
     note = '<p class="note">Not all of these runs were made in the same environment (number of runs).</p>'
-    return section("Environments differ", note + _table(["what", "values"], rows, 99))
+    return section("Environments differ", note + table(["what", "values"], rows, 99))
 
 
 def _shared(stories: Sequence[Story]) -> str:
@@ -267,37 +259,3 @@ def _shared(stories: Sequence[Story]) -> str:
     count = f"{len(shared)} settings that all runs share"
     inner = f"<details><summary>{count}</summary>{definitions(shared)}</details>"
     return section("Configuration", inner)
-
-
-def _table(
-    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], numbers: int, name: str = ""
-) -> str:
-    """A sortable table; the columns from `numbers` on are aligned right."""
-    top = "".join(
-        f"<th{' class=number' if column >= numbers else ''}>{escape(head)}</th>"
-        for column, head in enumerate(heads)
-    )
-    lines = []
-    for attributes, cells in rows:
-        first, *rest = cells
-        line = f'<th scope="row"{_sorted_by(first)}>{first.html}</th>'
-        line += "".join(
-            f"<td{f' class={cell.css}' if cell.css else ''}{_sorted_by(cell)}>{cell.html}</td>"
-            for cell in rest
-        )
-        lines.append(f"<tr {attributes}>{line}</tr>")
-    identity = f' id="{name}"' if name else ""
-    table = f'<table class="sortable sticky"{identity}><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
-
-
-def _sorted_by(cell: Cell) -> str:
-    return "" if cell.value is None else f' data-value="{escape(cell.value, quote=True)}"'
-
-
-def _cell(words: str) -> Cell:
-    return Cell(escape(words))
-
-
-def _value(value: float | None) -> Cell:
-    return Cell(number(value), "" if value is None else repr(value), "number")
