@@ -96,16 +96,3 @@ def test_a_report_survives_its_experiment(toolkit, run, work):
     code, _, err = toolkit("report", run)
     assert code == 0
     assert err[0].startswith("warning: runs/toy-1/config.yaml: experiment: not found")
-
-
-def test_several_runs_on_one_page(toolkit, run):
-    toolkit("run", "toy.yaml", "rate=0.05", "label=other")
-    toolkit("run", "toy.yaml", "nan_at=4")
-    code, out, _ = toolkit("report", run, "runs/toy-2", "runs/toy-3", "--out", "all.html")
-    text = Path("all.html").read_text()
-    parsed("all.html")
-    assert (code, out) == (0, ["all.html"])
-    assert "http" not in text
-    for words in ("toy-1", "0.05", "&lt;b onload=x&gt;", "failed at step 4 of 20", "<th>rate</th>"):
-        assert words in text
-    assert "<th>width</th>" not in text

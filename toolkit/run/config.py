@@ -17,6 +17,7 @@ from toolkit.run.settings import Settings
 ORDER = (
     "experiment",
     "seed",
+    "seeds",
     "steps",
     "log_every",
     "checkpoint_every",

@@ -87,6 +87,10 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="seed of the only PRNG key"
     )
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=1,
+        description="seeds run in one program, from `seed` on, by vmap: equal to single runs within rounding",
+    )
     steps: Annotated[int, Field(ge=1)] = Field(description="outer steps of the whole run")
     log_every: Annotated[int, Field(ge=1)] = Field(
         description="steps between rows of metrics.jsonl"

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,8 +113,16 @@ def build(loaded: config.Loaded) -> tuple[Settings, Any]:
             "def build(config) -> toolkit.run.Program",
         )
     with experiment.reported(source, "build failed"):
-        program = make(settings)
+        program = _made(make, settings)
     return settings, paced(program) if getattr(program, "takes_fraction", False) else program
+
+
+def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
+    if settings.seeds == 1:
+        return make(settings)
+    from toolkit.run.together import together
+
+    return together(make, settings)
 
 
 def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str, Any]:
@@ -131,9 +139,17 @@ def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str,
         "seconds": 0.0,
         "process": directory.this_process(),
         "drift": [],
+        **_bits(prepared.settings),
         "code": environment.code_state(),
         "environment": prepared.environment,
     }
+
+
+def _bits(settings: Settings) -> dict[str, str]:
+    """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    from toolkit.run.together import BITS
+
+    return {"bits": f"{settings.seeds} seeds in one program, {BITS}"} if settings.seeds > 1 else {}
 
 
 def _continue(
@@ -169,6 +185,8 @@ def _go(
     from toolkit.run import drive as loop
 
     say(f"{prepared.settings.experiment} in {place.path}")
+    for statement in _bits(prepared.settings).values():
+        say(statement)
     try:
         at = _drive(place, prepared, drift, stop)
         stop.deferred = False  # all steps are saved; the rest can be repeated

@@ -73,7 +73,7 @@ def changed(story: Story) -> list[str]:
 
 def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
-    if story.durable is None:
+    if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
         return (), []
     try:
         source = experiment.find(story.config["experiment"], str(story.path / directory.CONFIG))
