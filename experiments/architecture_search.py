@@ -318,7 +318,7 @@ def build(config: Config) -> run.Program:
         outer, solve = levels(config, jax.tree.map(lambda leaf: leaf[0], data))
         return run.losses_of(solve, outer, start(), jnp.zeros((EDGES, len(OPERATIONS))))
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def trained_from_scratch(config: Config, data: Data) -> dict[str, np.ndarray]:

@@ -167,7 +167,11 @@ def build(config: Config) -> run.Program:
             losses[f"{name}_outer"] = run.Loss(instance.outer, (*at, data[1]))
         return losses
 
-    return run.Program(init, step, finish, differentiated)
+    data = {
+        name: (course.instance.inner_data, course.instance.outer_data)
+        for name, course in races.items()
+    }
+    return run.Program(init, step, finish, differentiated, data=data)
 
 
 def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -> run.Final:

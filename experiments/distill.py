@@ -168,7 +168,7 @@ def build(config: Config) -> run.Program:
         starts = random_starts(keys.starts, config.starts, config.hidden)
         return run.losses_of(solve, outer, starts, Labelled(state.images, CLASSES))
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"train": train, "test": test})
 
 
 def one_a_class(key: jax.Array, data: Labelled) -> jax.Array:

@@ -184,7 +184,9 @@ def build(config: Config) -> run.Program:
         solve = relaxation(config, rule, images)
         return run.losses_of(solve, loss_of(config, labels), start, state.theta)
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(
+        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
+    )
 
 
 def conclude(config: Config, training: Labelled, held_out: Labelled, state: State) -> run.Final:

@@ -154,7 +154,7 @@ def build(config: Config) -> run.Program:
     def differentiated(state: State) -> dict[str, run.Loss]:
         return run.losses_of(solve, outer, state.y, state.theta)
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:

@@ -166,7 +166,7 @@ def build(config: Config) -> run.Program:
         at = (y, state.theta)
         return {"inner": run.Loss(inner, (y,)), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:

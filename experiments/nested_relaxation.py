@@ -275,7 +275,9 @@ def build(config: Config) -> run.Program:
             "cost": run.Loss(cost, (states.output,)),
         }
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(
+        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
+    )
 
 
 def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, float], Any]:

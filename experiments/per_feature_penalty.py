@@ -209,7 +209,7 @@ def build(config: Config) -> run.Program:
     def differentiated(state: State) -> dict[str, run.Loss]:
         return run.losses_of(solve, outer, state.u, state.theta)
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={config.dataset: data})
 
 
 def conclude(config: Config, data: Data, state: State) -> run.Final:

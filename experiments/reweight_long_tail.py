@@ -274,7 +274,7 @@ def build(config: Config) -> run.Program:
         outer, solve = levels(first(data))
         return run.losses_of(solve, outer, *jax.eval_shape(first, (state.y, state.theta)))
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def fit(config: Config, data: Labelled, weights: jax.Array) -> tk.Solution:

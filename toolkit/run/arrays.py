@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -68,6 +69,13 @@ def size_in_header(path: Path) -> int:
         header = json.loads(file.read(length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     return 8 + length + max(ends, default=0)
+
+
+def fingerprint(tree: Any) -> str:
+    """Names, types and shapes of a tree's arrays, and a hash of them with all their bits."""
+    data, layout = encode(tree)
+    leaves = ", ".join(_text(name, entry) for name, entry in layout.items())
+    return f"{leaves}; sha256 {hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def layout_of(data: bytes) -> Layout:

@@ -209,6 +209,20 @@ def read_config(path: Path) -> dict[str, Any]:
     raise fail(Exit.CHECKPOINT, path / CONFIG, "damaged", "another type", expected)
 
 
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first; a line that is damaged is left out, since they are for people."""
+    try:
+        data = storage.read_regular(path / EVENTS, METRICS_LIMIT)
+    except OSError:
+        return []
+    events = []
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            events += [event] if isinstance(event, dict) else []
+    return events
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; half a last line, as a killed run leaves it, is left out.
 

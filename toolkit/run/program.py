@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Program(NamedTuple):
     # time in `budget`. It is data, so nothing is compiled again, and it stands in each row. By steps a run is as
     # reproducible as without. By time it is not: the fractions would have to be replayed from the rows.
     takes_fraction: bool = False
+    # Trees of arrays by name: what it learns from. Their shapes and a hash stand in the record, and a resume compares.
+    data: Mapping[str, Any] = MappingProxyType({})
 
 
 class Figure(NamedTuple):

@@ -90,11 +90,14 @@ def prepare(loaded: config.Loaded) -> Prepared:
     """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
     began = time.perf_counter()
     settings, program = build(loaded)
-    from toolkit.run.compiled import trace  # jax, from here on
+    from toolkit.run.arrays import fingerprint  # jax, from here on
+    from toolkit.run.compiled import trace
 
     source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
     traced = trace(program, settings.seed, source, gradients)
-    return Prepared(loaded, settings, traced, environment.record(source), began)
+    with experiment.reported(source, "data failed"):
+        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
+    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
 
 
 def build(loaded: config.Loaded) -> tuple[Settings, Any]:

@@ -20,6 +20,7 @@ class Story(NamedTuple):
     durable: final.Durable | None  # final/, once there
     verdicts: list[claims.Verdict]
     summary: str  # first line of the experiment's docstring
+    events: list[dict[str, Any]]  # events.jsonl
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -62,7 +63,8 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
     verdicts = claims.judge(bounds, durable.metrics) if durable else []
     source = Path(experiment.FOLDER) / f"{resolved['experiment']}.py"
     summary = experiment.summary(source) if source.is_file() else ""
-    return Story(path, record, resolved, directory.read_rows(path), durable, verdicts, summary)
+    rows, events = directory.read_rows(path), directory.read_events(path)
+    return Story(path, record, resolved, rows, durable, verdicts, summary, events)
 
 
 def changed(story: Story) -> list[str]:

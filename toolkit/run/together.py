@@ -67,7 +67,12 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
         return programs[0].losses(one) if programs[0].losses else {}
 
-    return Program(init, step, finish, losses if programs[0].losses else None)
+    data = {
+        f"{name}[{seed}]": tree
+        for seed, program in zip(seeds, programs, strict=True)
+        for name, tree in program.data.items()
+    }
+    return Program(init, step, finish, losses if programs[0].losses else None, data=data)
 
 
 def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
