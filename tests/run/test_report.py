@@ -138,4 +138,7 @@ def test_the_card_of_a_failed_run_tells_why(toolkit, work):
     card = (work / "x/README.md").read_text()
     assert "Status: **failed at step 12 of 20**" in card
     assert "## Pitfalls met" in card
-    assert "step 12, first non-finite value in constant at experiments/toy.py:" in card
+    reason = "step 12, first non-finite value in constant at experiments/toy.py:"
+    assert reason in card
+    assert reason in (work / "x/report.html").read_text()
+    parsed("x/report.html")

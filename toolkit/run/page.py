@@ -31,6 +31,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     )
     body = [
         _header(story),
+        _why_it_stopped(story),
         _results(story),
         drawn,
         generic,
@@ -65,6 +66,14 @@ def _header(story: Story) -> str:
         f'<p class="facts">{" · ".join(map(escape, facts))}</p>'
         f"<pre><code>{escape(str(record.get('command', '')))}</code></pre></header>"
     )
+
+
+def _why_it_stopped(story: Story) -> str:
+    """What first was not finite, where that ended the run."""
+    text = (story.record.get("nonfinite") or {}).get("explanation")
+    if not text or story.record.get("status") == "finished":
+        return ""
+    return section("Why it stopped", f"<pre><code>{escape(str(text))}</code></pre>")
 
 
 def _results(story: Story) -> str:
