@@ -9,23 +9,24 @@ import signal
 import subprocess
 import sys
 import threading
-
-for number in (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-):  # for the command, which got it too; not ignored, or
-    signal.signal(number, lambda *_: None)  # the command would inherit that
-
-command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+from typing import NoReturn
 
 
-def ask_at_the_end_of_stdin() -> None:
-    while os.read(0, 1):
-        pass
-    command.send_signal(signal.SIGTERM)
+def main(words: list[str]) -> NoReturn:
+    # The command gets these too. Handled, not ignored: the command would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    command = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+
+    def ask_at_the_end_of_stdin() -> None:
+        while os.read(0, 1):
+            pass
+        command.send_signal(signal.SIGTERM)
+
+    threading.Thread(target=ask_at_the_end_of_stdin, daemon=True).start()
+    code = command.wait()
+    os._exit(code if code >= 0 else 128 - code)
 
 
-threading.Thread(target=ask_at_the_end_of_stdin, daemon=True).start()
-code = command.wait()
-os._exit(code if code >= 0 else 128 - code)
+if __name__ == "__main__":
+    main(sys.argv[1:])
