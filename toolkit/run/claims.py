@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from toolkit.run.errors import Problem, nearest
+from toolkit.run.estimate import estimate
 from toolkit.run.settings import Claim
-
-CONFIDENCE = 0.95
 
 Outcome = Literal["within", "missed", "inconclusive"]
 
@@ -41,9 +38,28 @@ class Verdict(NamedTuple):
         return f"{self.name}: {self.outcome}, {got}{spread}{runs}, claimed {self.bounds}"
 
 
-def judge(claims: Mapping[str, Claim], metrics: Mapping[str, Any]) -> list[Verdict]:
-    """A verdict a claim on one run, in the config's order; one over several seeds is left open."""
-    return judge_runs(claims, [metrics])
+def judge(
+    claims: Mapping[str, Claim], metrics: Mapping[str, Any], first: int = 0, seeds: int = 1
+) -> list[Verdict]:
+    """A verdict a claim on one run, in the config's order; one over more seeds than it has is left open.
+
+    Args:
+        metrics: of the end; of a run of several seeds, from `first` on, with the seed behind each name, `loss[3]`.
+    """
+    return judge_runs(claims, by_seed(claims, metrics, first, seeds))
+
+
+def by_seed(
+    names: Iterable[str], metrics: Mapping[str, Any], first: int, seeds: int
+) -> list[Mapping[str, Any]]:
+    """The named metrics of each seed of a run."""
+    if seeds == 1:
+        return [metrics]
+    names = list(names)
+    return [
+        {name: metrics[key] for name in names if (key := f"{name}[{seed}]") in metrics}
+        for seed in range(first, first + seeds)
+    ]
 
 
 def judge_runs(claims: Mapping[str, Claim], runs: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -56,15 +72,6 @@ def judge_runs(claims: Mapping[str, Claim], runs: Sequence[Mapping[str, Any]]) -
     return [
         _verdict(name, claim, [run.get(name) for run in runs]) for name, claim in claims.items()
     ]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of two or more normal numbers."""
-    from scipy.special import stdtrit  # comes with jax; takes a while to load
-
-    quantile = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2))
-    half = quantile * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def missed(verdicts: list[Verdict], metrics: Mapping[str, Any], where: object) -> list[Problem]:
@@ -92,8 +99,9 @@ def _verdict(name: str, claim: Claim, values: Sequence[Any]) -> Verdict:
     numbers = [value for value in values if isinstance(value, int | float)]
     if not numbers or len(numbers) < count:
         return Verdict(name, bounds, None, False, "missed", None, count)
-    mean = fmean(numbers)
-    spread = interval(numbers) if count > 1 else None
+    found = estimate(numbers)
+    assert found is not None  # there are numbers
+    mean, spread = found.mean, found.interval
     if claim.seeds == 1:
         holds = all(map(claim.holds, numbers))
         return Verdict(name, bounds, mean, holds, "within" if holds else "missed", spread, count)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from toolkit.run import claims, config, directory
 from toolkit.run.bands import DRAWN, bands, look
+from toolkit.run.estimate import estimate
 from toolkit.run.groups import (
     SEED,
     SEEDS,
     Group,
     differing,
-    estimate,
     grouped,
     plain_names,
     seeds_of,
@@ -27,7 +27,7 @@ from toolkit.run.groups import (
 )
 from toolkit.run.page import definitions, document, drawings, section, spaced
 from toolkit.run.progress import duration
-from toolkit.run.settings import Claim
+from toolkit.run.seeds import finals
 from toolkit.run.story import Story, figures
 from toolkit.run.tables import Cell, cell, measured, table
 
@@ -152,35 +152,26 @@ def _line(index: int) -> str:
 
 
 def _claims(groups: Sequence[Group]) -> str:
-    """A row a claim and group: the mean beside the bound, and the verdict over the group's runs."""
+    """A row a claim and group: the bounds, the mean over seeds, and the verdict on it."""
     rows: list[tuple[str, str, list[Cell]]] = []
     for index, group in enumerate(groups):
-        if not group.finished:
-            continue
-        claimed = claims.from_record(group.finished[0].config.get("claims", {}))
-        runs = [story.durable.metrics for story in group.finished if story.durable is not None]
-        for verdict in claims.judge_runs(claimed, runs):
-            found = [run[verdict.name] for run in runs if verdict.name in run]
-            cells = [cell(verdict.name), cell(verdict.bounds), cell(group.label)]
-            cells += [cell(written(estimate(found))), _verdict(verdict, claimed, found, len(runs))]
-            rows.append((verdict.name, f'data-group="{index}"', cells))
+        claimed = claims.from_record(group.stories[0].config.get("claims", {}))
+        runs = [run for story in group.finished for run in finals(story, claimed)]
+        for verdict in claims.judge_runs(claimed, runs) if runs else []:
+            tone = {"within": "good", "missed": "bad"}.get(verdict.outcome, "open")
+            numbers = [run[verdict.name] for run in runs if verdict.name in run]
+            met = sum(map(claimed[verdict.name].holds, numbers))
+            words = (
+                verdict.word if claimed[verdict.name].seeds > 1 else f"met by {met} of {len(runs)}"
+            )
+            mean = written(estimate(numbers))
+            cells = [cell(verdict.name), cell(verdict.bounds), cell(group.label), cell(mean)]
+            shown = Cell(f'<span class="{tone}-text">{escape(words)}</span>')
+            rows.append((verdict.name, f'data-group="{index}"', [*cells, shown]))
     if not rows:
         return ""
     lines = [(attributes, cells) for _, attributes, cells in sorted(rows, key=lambda row: row[0])]
     return section("Claims", table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
-
-
-def _verdict(
-    verdict: claims.Verdict, claimed: Mapping[str, Claim], found: Sequence[float], runs: int
-) -> Cell:
-    """A claim over several seeds is about their mean, any other about each run."""
-    claim = claimed[verdict.name]
-    if claim.seeds > 1:
-        tone = {"within": "good", "missed": "bad"}.get(verdict.outcome, "open")
-        return Cell(f'<span class="{tone}-text">{escape(verdict.word)}</span>', verdict.outcome)
-    met = sum(map(claim.holds, found))
-    tone = "good" if met == runs else "bad"
-    return Cell(f'<span class="{tone}-text">met by {met} of {runs}</span>', repr(met / runs))
 
 
 def _runs_table(

@@ -23,8 +23,9 @@ def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> i
     from toolkit.run.progress import table
 
     result, metrics = _final(place, prepared, at)
-    verdicts = claims.judge(prepared.settings.claims, metrics)
-    early = at.step < prepared.settings.steps
+    settings = prepared.settings
+    verdicts = claims.judge(settings.claims, metrics, settings.seed, settings.seeds)
+    early = at.step < settings.steps
     ending = {
         "status": "finished",
         "ended": directory.now(),
@@ -37,7 +38,7 @@ def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> i
     place.event("finish", step=at.step, by=ending["ended_by"])
     place.update(**ending)
     rows = result.table or tuple((name, f"{value:.6g}") for name, value in metrics.items())
-    by = f" by its budget of {prepared.settings.budget}, at step {at.step}" if early else ""
+    by = f" by its budget of {settings.budget}, at step {at.step}" if early else ""
     say(f"{table(rows)}\nfinished{by}: {place.path}")
     problems = claims.missed(verdicts, metrics, place.path)
     if problems:

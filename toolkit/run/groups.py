@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolkit.run import config
+from toolkit.run.estimate import Estimate
 from toolkit.run.story import Story
 
 SEED = "seed"
 SEEDS = ("seed", "seeds")  # what runs of one group may differ in
 _OF_SEED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)
-CONFIDENCE = 0.95
 
 
 class Group(NamedTuple):
@@ -35,14 +34,6 @@ class Group(NamedTuple):
     @property
     def label(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings.items()) or "all runs"
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds and what is known of it."""
-
-    mean: float
-    half_width: float | None  # of its 95 % interval; None for a single value
-    n: int
 
 
 def seeds_of(story: Story) -> int:
@@ -92,20 +83,6 @@ def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     absent = object()
     return [key for key in keys if len({text(m.get(key, absent)) for m in mappings}) > 1]
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and 95 % interval by Student's t, which presumes values near normal; None without values."""
-    n = len(values)
-    if n == 0:
-        return None
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, None, 1)
-    from scipy.special import stdtrit
-
-    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(n), n)
 
 
 def written(found: Estimate | None) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from toolkit.run import claims
 from toolkit.run.claims import Verdict
 from toolkit.run.errors import Exit, Problem, RunError, printable
 from toolkit.run.output import say
 from toolkit.run.story import Story
+
+
+def finals(story: Story, names: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The named final metrics of each seed of a finished run; none before its end."""
+    if story.durable is None:
+        return []
+    first, count = story.config.get("seed", 0), story.config.get("seeds", 1)
+    return claims.by_seed(names, story.durable.metrics, first, count)
 
 
 def groups(stories: Sequence[Story]) -> list[list[Story]]:
@@ -26,7 +35,7 @@ def judge(stories: Sequence[Story]) -> list[Verdict]:
     """The verdicts on one group's finished runs, of the claims over several seeds."""
     claimed = claims.from_record(stories[0].config.get("claims", {}))
     several = {name: claim for name, claim in claimed.items() if claim.seeds > 1}
-    runs = [story.durable.metrics for story in stories if story.durable is not None]
+    runs = [run for story in stories for run in finals(story, several)]
     return claims.judge_runs(several, runs) if runs else []
 
 

@@ -53,7 +53,12 @@ def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]
             return Status(True, int(Exit.OCCUPIED), "finished, with another config", {})
         found = json.loads((path / directory.FINAL / final.METRICS).read_bytes())
         metrics = {name: value for name, value in found.items() if name != "seconds"}
-        verdicts = claims.judge(claims.from_record(resolved.get("claims", {})), found)
+        verdicts = claims.judge(
+            claims.from_record(resolved.get("claims", {})),
+            found,
+            resolved.get("seed", 0),
+            resolved.get("seeds", 1),
+        )
     except (RunError, OSError, ValueError, AttributeError) as error:
         return Status(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
     missed = sum(not verdict.holds for verdict in verdicts)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.run.errors import Exit, fail
-from toolkit.run.groups import estimate, written
+from toolkit.run.estimate import estimate
+from toolkit.run.groups import written
 from toolkit.run.hoist import constants, evaluate, opened
 from toolkit.run.program import Final, Gradients, Program
 from toolkit.run.settings import Settings

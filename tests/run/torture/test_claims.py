@@ -7,6 +7,7 @@ import random
 import pytest
 
 from toolkit.run import claims
+from toolkit.run.estimate import estimate
 from toolkit.run.settings import Claim
 
 FIVE = [
@@ -24,7 +25,7 @@ def outcome(claim, values):
 
 
 def test_the_interval_is_students():
-    low, high = claims.interval(FIVE)
+    low, high = estimate(FIVE).interval
     assert (low, high) == pytest.approx((0.3 - 0.0196324, 0.3 + 0.0196324), rel=1e-5)
 
 
@@ -58,7 +59,7 @@ def test_a_claim_on_one_run_is_missed_if_one_run_misses_it():
 def test_the_interval_covers_as_often_as_it_says():
     draw, covered = random.Random(0), 0
     for _ in range(2000):
-        low, high = claims.interval([draw.gauss(1.0, 2.0) for _ in range(4)])
+        low, high = estimate([draw.gauss(1.0, 2.0) for _ in range(4)]).interval
         covered += low <= 1.0 <= high
     assert 0.937 < covered / 2000 < 0.963  # 95 % +- 2.7 standard errors
 
