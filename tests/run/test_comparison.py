@@ -11,6 +11,7 @@ import pytest
 from tests.run.conftest import pretend
 from tests.run.test_report import parsed
 from toolkit.run import bands, groups, story
+from toolkit.run.estimate import estimate
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "\"><script>alert(1)</script><b onload='x'>&"
@@ -45,7 +46,7 @@ def made(name, *words, error=1.0, rows=((2, 1.0), (4, 0.5)), fail=False):
     ],
 )
 def test_intervals_by_students_t(values, expected):
-    assert groups.written(groups.estimate(values)) == expected
+    assert groups.written(estimate(values)) == expected
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():
@@ -53,7 +54,7 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
     import numpy as np
 
     samples = np.random.default_rng(0).normal(size=(4000, 3))
-    found = [groups.estimate(list(map(float, row))) for row in samples]
+    found = [estimate(list(map(float, row))) for row in samples]
     share = sum(abs(e.mean) <= e.half_width for e in found) / len(found)
     assert abs(share - 0.95) < 0.015
 
