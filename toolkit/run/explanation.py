@@ -12,7 +12,7 @@ from toolkit.run.arrays import named_leaves
 from toolkit.run.compiled import Compiled, compile_program
 from toolkit.run.errors import Exit, RunError, fail, printable
 from toolkit.run.output import say, warn
-from toolkit.run.pace import with_fraction_of
+from toolkit.run.pace import Pace, seconds, with_fraction_of
 from toolkit.run.program import Program
 
 
@@ -77,10 +77,12 @@ def _explained(
     """The report on what first made the run bad, as text. `found` may be some steps after it."""
     at = start.start_position(place, prepared, compiled)
     watched, rows = watch(place, prepared, at), directory.read_rows(place.path)
+    budget = prepared.settings.budget
+    pace = Pace(prepared.settings.steps, None if budget is None else seconds(budget), 0.0)
     state = at.state
     with experiment.reported(prepared.loaded.experiment, "cannot be explained"):
         for step in range(at.step + 1, found.step + 1):
-            given = with_fraction_of(rows, step, state)
+            given = with_fraction_of(rows, pace, step, state)
             state = drive.advance(compiled, prepared.settings, step, given).state
             bad = set(watched.bad(state))
             if step == found.step:

@@ -122,14 +122,15 @@ def with_fractions(compiled: Compiled, pace: Pace, start: int, log_every: int) -
     )
 
 
-def with_fraction_of(rows: Sequence[Mapping[str, Any]], step: int, now: Any) -> Any:
-    """The state that `step` started from when it was first made: its fraction stands in the next row."""
+def with_fraction_of(rows: Sequence[Mapping[str, Any]], pace: Pace, step: int, now: Any) -> Any:
+    """The state that `step` started from when it was first made. A fraction of time stands in the next row."""
     if not isinstance(now, Paced):
         return now
     import jax
     import numpy as np
 
-    used = next(row[FRACTION] for row in rows if row["step"] >= step)
+    by_time = pace.budget is not None
+    used = next(r[FRACTION] for r in rows if r["step"] >= step) if by_time else pace.fraction(step)
     return now._replace(fraction=jax.device_put(np.float32(used), now.fraction.sharding))
 
 
