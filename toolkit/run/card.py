@@ -29,13 +29,12 @@ def card(story: Story) -> str:
 
 
 def _head(story: Story) -> list[str]:
-    running = duration(story.record.get("seconds") or 0)
     return [
         f"# {story.config['experiment']}",
         "",
         _text(story.summary or "A run."),
         "",
-        f"Status: **{story.status()[1]}**, {running} of running.",
+        f"Status: **{story.status()[1]}**, {duration(story.seconds)} of running.",
         "",
         *_verbatim(str(story.record.get("command", ""))),
     ]

@@ -52,10 +52,9 @@ def document(title: str, sections: Iterable[str], head: str = "") -> str:
 def _header(story: Story) -> str:
     tone, words = story.status()
     record = story.record
-    spent = duration(record.get("seconds") or (story.rows[-1]["seconds"] if story.rows else 0.0))
     facts = [
         f"{story.step} of {record.get('steps')} steps",
-        f"{spent} of running",
+        f"{duration(story.seconds)} of running",
         f"started {str(record.get('started'))[:16].replace('T', ' ')} UTC",
         f"seed {story.config.get('seed')}",
     ]

@@ -29,6 +29,11 @@ class Story(NamedTuple):
         return {name: value for name, value in found.items() if name != "seconds"}
 
     @property
+    def seconds(self) -> float:
+        """Of running, over all processes; of an unfinished run up to its last row."""
+        return self.record.get("seconds") or (self.rows[-1]["seconds"] if self.rows else 0.0)
+
+    @property
     def step(self) -> int:
         """The last step that is known."""
         return max(self.record.get("step") or 0, self.rows[-1]["step"] if self.rows else 0)
