@@ -181,15 +181,19 @@ def start() -> dict[str, jax.Array]:
     return {"w": jnp.zeros((2 * SIDE**2, NUM_CLASSES)), "b": jnp.zeros(NUM_CLASSES)}
 
 
-def exactly(config: Config, data: Data) -> Callable[[Any, jax.Array], tk.Hypergradient]:
-    """`F` and its gradient at (start, theta)."""
+def levels(config: Config, data: Data) -> tuple[Callable[..., Any], tk.SolutionMap]:
+    """The outer function, and training as a function of (start, theta)."""
     solve = tk.argmin(
         lambda y, theta: penalised(y, jax.nn.softmax(theta), data.train, config.l2),
         config.solver.build(),
         adjoint=config.adjoint.build(),
     )
-    outer = lambda y, theta: loss(y, jax.nn.softmax(theta), data.validation)
-    return tk.hypergradient(outer, solve)
+    return lambda y, theta: loss(y, jax.nn.softmax(theta), data.validation), solve
+
+
+def exactly(config: Config, data: Data) -> Callable[[Any, jax.Array], tk.Hypergradient]:
+    """`F` and its gradient at (start, theta)."""
+    return tk.hypergradient(*levels(config, data))
 
 
 def exact_rule(config: Config, data: Data) -> Rules:
@@ -310,7 +314,11 @@ def build(config: Config) -> run.Program:
     def finish(state: dict[str, Search]) -> run.Final:
         return conclude(config, data, {rule: search.theta for rule, search in state.items()})
 
-    return run.Program(init, step, finish)
+    def differentiated(_: dict[str, Search]) -> dict[str, run.Loss]:
+        outer, solve = levels(config, jax.tree.map(lambda leaf: leaf[0], data))
+        return run.losses_of(solve, outer, start(), jnp.zeros((EDGES, len(OPERATIONS))))
+
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def trained_from_scratch(config: Config, data: Data) -> dict[str, np.ndarray]:

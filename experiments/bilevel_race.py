@@ -159,7 +159,19 @@ def build(config: Config) -> run.Program:
     def finish(racers: dict[str, Any]) -> run.Final:
         return conclude(config, races, racers)
 
-    return run.Program(init, step, finish)
+    def differentiated(_: dict[str, Any]) -> dict[str, run.Loss]:
+        losses = {}
+        for name, (instance, _, _) in races.items():
+            at, data = (instance.y0, instance.theta0), (instance.inner_data, instance.outer_data)
+            losses[f"{name}_inner"] = run.Loss(instance.inner, (*at, data[0]), argnums=(0, 1))
+            losses[f"{name}_outer"] = run.Loss(instance.outer, (*at, data[1]))
+        return losses
+
+    data = {
+        name: (course.instance.inner_data, course.instance.outer_data)
+        for name, course in races.items()
+    }
+    return run.Program(init, step, finish, differentiated, data=data)
 
 
 def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -> run.Final:

@@ -121,7 +121,10 @@ def build(config: Config) -> run.Program:
         table = tuple((line[:names], line[names:]) for line in str(comparison).splitlines())
         return run.Final(params, metrics, table)
 
-    return run.Program(lambda key: jnp.zeros(()), lambda state: (state, {}), finish)
+    def differentiated(_: jax.Array) -> dict[str, run.Loss]:
+        return run.losses_of(tk.argmin(inner, config.solver.build()), outer, y0, theta)
+
+    return run.Program(lambda key: jnp.zeros(()), lambda state: (state, {}), finish, differentiated)
 
 
 def measured_rows(config: Config, params: dict[str, Any]) -> list[Row]:

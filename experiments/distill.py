@@ -164,7 +164,11 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, train, test, state)
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        starts = random_starts(keys.starts, config.starts, config.hidden)
+        return run.losses_of(solve, outer, starts, Labelled(state.images, CLASSES))
+
+    return run.Program(init, step, finish, differentiated, data={"train": train, "test": test})
 
 
 def one_a_class(key: jax.Array, data: Labelled) -> jax.Array:

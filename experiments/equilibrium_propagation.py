@@ -98,11 +98,16 @@ def loss_of(config: Config, labels: jax.Array) -> Any:
     return loss
 
 
+def relaxation(config: Config, rule: Any, images: jax.Array) -> tk.SolutionMap:
+    """The state of least energy at images, as a function of (start, theta)."""
+    return tk.argmin(energy_of(config, images), config.solver.build(), adjoint=rule)
+
+
 def hypergradient(config: Config, rule: Any, batch: Labelled, theta: Any) -> tk.Hypergradient:
     """Loss and gradient of a batch under a rule."""
-    energy, loss = energy_of(config, batch.images), loss_of(config, batch.labels)
-    solve = tk.argmin(energy, config.solver.build(), adjoint=rule)
-    return tk.hypergradient(loss, solve)(layered.rest(theta, batch.images), theta)
+    solve = relaxation(config, rule, batch.images)
+    start = layered.rest(theta, batch.images)
+    return tk.hypergradient(loss_of(config, batch.labels), solve)(start, theta)
 
 
 def reference() -> Implicit:
@@ -173,7 +178,15 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, training, held_out, state)
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        images, labels = batch_at(config, training, jnp.asarray(0))
+        start = layered.rest(state.theta, images)
+        solve = relaxation(config, rule, images)
+        return run.losses_of(solve, loss_of(config, labels), start, state.theta)
+
+    return run.Program(
+        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
+    )
 
 
 def conclude(config: Config, training: Labelled, held_out: Labelled, state: State) -> run.Final:

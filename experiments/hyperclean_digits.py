@@ -88,7 +88,7 @@ def initial_parameters(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
     """An MLP 64-hidden-10: Gaussian weights of variance 1 / inputs, zero biases."""
     first_key, second_key = jax.random.split(key)
     return {
-        "w1": jax.random.normal(first_key, (64, hidden)) / 8,
+        "w1": jax.random.normal(first_key, (64, hidden)) / 64**0.5,
         "b1": jnp.zeros(hidden),
         "w2": jax.random.normal(second_key, (hidden, NUM_CLASSES)) / hidden**0.5,
         "b2": jnp.zeros(NUM_CLASSES),
@@ -152,13 +152,9 @@ def build(config: Config) -> run.Program:
         return conclude(config, data, state.theta)
 
     def differentiated(state: State) -> dict[str, run.Loss]:
-        def hyper(y: Any, theta: jax.Array) -> jax.Array:
-            return outer(solve(y, theta).value, theta)
+        return run.losses_of(solve, outer, state.y, state.theta)
 
-        at = (state.y, state.theta)
-        return {"inner": run.Loss(inner, at), "hyper": run.Loss(hyper, at, argnums=1)}
-
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:

@@ -135,7 +135,10 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, loss, state)
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        return {"episode": run.Loss(loss, (state.theta["backprop"],))}
+
+    return run.Program(init, step, finish, differentiated)
 
 
 def conclude(config: Config, loss: Any, state: State) -> run.Final:

@@ -79,7 +79,7 @@ def initial_parameters(config: Config) -> dict[str, jax.Array]:
     _, model_key = jax.random.split(jax.random.key(config.seed))
     first_key, second_key = jax.random.split(model_key)
     return {
-        "w1": jax.random.normal(first_key, (64, config.hidden)) / 8,
+        "w1": jax.random.normal(first_key, (64, config.hidden)) / 64**0.5,
         "b1": jnp.zeros(config.hidden),
         "w2": jax.random.normal(second_key, (config.hidden, NUM_CLASSES)) / config.hidden**0.5,
         "b2": jnp.zeros(NUM_CLASSES),
@@ -166,7 +166,7 @@ def build(config: Config) -> run.Program:
         at = (y, state.theta)
         return {"inner": run.Loss(inner, (y,)), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:

@@ -297,15 +297,22 @@ def adaptation(
     return tk.argmin(inner, solver, adjoint=adjoint)
 
 
+def levels(loss: Fit, method: Method, task: Task) -> tuple[tk.SolutionMap, Any]:
+    """Adaptation to a task's support, and the loss on its queries of (displacement, start)."""
+
+    def outer(delta: Theta, theta: Theta) -> jax.Array:
+        return misfit(loss, theta, delta, task.query)
+
+    solver, adjoint = method.solver.build(), method.adjoint.build()
+    return adaptation(loss, method, solver, adjoint, task.support), outer
+
+
 def directions(loss: Fit, method: Method) -> Callable[[Theta, Task], tuple[Theta, Any, Any]]:
     """`(theta, task) -> (direction, loss after adaptation, issues)`; the start goes against it."""
     solver, adjoint = method.solver.build(), method.adjoint.build()
 
     def query_gradient(theta: Theta, task: Task) -> tuple[Theta, Any, Any]:
-        def outer(delta: Theta, theta: Theta) -> jax.Array:
-            return misfit(loss, theta, delta, task.query)
-
-        solve = adaptation(loss, method, solver, adjoint, task.support)
+        solve, outer = levels(loss, method, task)
         hg = tk.hypergradient(outer, solve)(no_displacement(method, theta), theta)
         return hg.gradient, hg.value, hg.report.status
 
@@ -353,7 +360,18 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, family, state)
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        task, losses = family.training(keys.tasks), {}
+        for name, method in config.methods.items():
+            solve, outer = levels(family.loss, method, task)
+            theta = state.learners[name].theta
+            found = run.losses_of(solve, outer, no_displacement(method, theta), theta)
+            if method.learns_from != "query_loss":
+                del found["hyper"]  # of which it takes no gradient
+            losses |= {f"{name}_{which}": loss for which, loss in found.items()}
+        return losses
+
+    return run.Program(init, step, finish, differentiated)
 
 
 class Judged(NamedTuple):

@@ -266,7 +266,18 @@ def build(config: Config) -> run.Program:
             tuple((name.replace("_", " "), f"{value:.4g}") for name, value in metrics.items()),
         )
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        images, labels = (leaf[: config.batch_size] for leaf in training)
+        states = rest(config, images)
+        cost = lambda output: cost_of(output, config.gain, labels)
+        return {
+            "coupling": run.Loss(coupling, (state.theta, images, states)),
+            "cost": run.Loss(cost, (states.output,)),
+        }
+
+    return run.Program(
+        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
+    )
 
 
 def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, float], Any]:

@@ -207,13 +207,9 @@ def build(config: Config) -> run.Program:
         return conclude(config, data, state)
 
     def differentiated(state: State) -> dict[str, run.Loss]:
-        def hyper(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-            return outer(solve(u, theta).value, theta)
+        return run.losses_of(solve, outer, state.u, state.theta)
 
-        at = (state.u, state.theta)
-        return {"inner": run.Loss(solve.fun, at), "hyper": run.Loss(hyper, at, argnums=1)}
-
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data={config.dataset: data})
 
 
 def conclude(config: Config, data: Data, state: State) -> run.Final:

@@ -228,9 +228,12 @@ def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     data, optimizer, adjoint = load(config), config.optimizer.build(), config.adjoint.build()
 
-    def hypergradient(y: dict[str, jax.Array], theta: jax.Array, of: Data) -> tk.Hypergradient:
+    def levels(of: Data) -> tuple[Any, tk.SolutionMap]:
         outer = lambda y, _: jnp.mean(losses(y, of.validation))
-        return tk.hypergradient(outer, training(config, of.train, adjoint))(y, theta)
+        return outer, training(config, of.train, adjoint)
+
+    def hypergradient(y: dict[str, jax.Array], theta: jax.Array, of: Data) -> tk.Hypergradient:
+        return tk.hypergradient(*levels(of))(y, theta)
 
     def init(_: jax.Array) -> State:
         size = {
@@ -266,7 +269,12 @@ def build(config: Config) -> run.Program:
     def finish(state: State) -> run.Final:
         return conclude(config, data, state)
 
-    return run.Program(init, step, finish)
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        first = lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked)
+        outer, solve = levels(first(data))
+        return run.losses_of(solve, outer, *jax.eval_shape(first, (state.y, state.theta)))
+
+    return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
 def fit(config: Config, data: Labelled, weights: jax.Array) -> tk.Solution:

@@ -13,6 +13,7 @@ from toolkit import tree
 from toolkit.closure import Lifted, lift
 from toolkit.composite import composite_problem
 from toolkit.curvature import forward_over_reverse
+from toolkit.readable import call_as, returned_by
 from toolkit.solver.iterate import as_steps
 from toolkit.types import Descent, Method, Problem, Proximal, Solution, Solver, Steps, Tree
 
@@ -178,11 +179,15 @@ def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operand
                 return problem.objective(y, inner, None)
             return problem.user_y(problem.evaluate(y, inner, None), inner)
 
-        out = solver(fun, problem.user_y(y0, operands), problem.user_theta(operands))
+        given = (fun, problem.user_y(y0, operands), problem.user_theta(operands))
+        out = call_as("solver", solver, "(fun, y0, theta)", *given)
         if not isinstance(out, Solution):
-            raise ValueError(
-                f"`solver` must return tk.Solution(value, info): {name} returned "
-                f"{type(out).__name__}."
+            raise returned_by(
+                solver,
+                ValueError(
+                    f"`solver` must return tk.Solution(value, info): {name} returned "
+                    f"{type(out).__name__}."
+                ),
             )
         if not hasattr(out.info, "steps"):
             raise ValueError(
@@ -190,7 +195,7 @@ def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operand
                 f"residual): the info of {name} is {type(out.info).__name__}."
             )
         y = tree.split(out.value).inexact
-        check_same(f"the value of {name}", y, y0, out.value)
+        check_same(f"the value of {name}", y, y0, out.value, solver)
         steps = out.info.steps
         if not jnp.issubdtype(getattr(steps, "dtype", type(steps)), jnp.integer) or jnp.shape(
             steps
@@ -205,16 +210,19 @@ def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operand
     return Bound(run, None, SolverClosures(), None, name, settings, problem)
 
 
-def check_same(what: str, got: Tree, expected: Tree, shown: Tree) -> None:
+def check_same(what: str, got: Tree, expected: Tree, shown: Tree, by: Callable) -> None:
     """Refuse `got`, part of `shown`, unless it has the structure, shapes and dtypes of `expected`."""
     same = jax.tree.structure(got) == jax.tree.structure(expected) and all(
         a.shape == b.shape and a.dtype == b.dtype
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
     )
     if not same:
-        raise ValueError(
-            f"{what} must have the shapes and dtypes of `y`: got {tree.describe(shown)}, "
-            f"expected {tree.describe(expected)}."
+        raise returned_by(
+            by,
+            ValueError(
+                f"{what} must have the shapes and dtypes of `y`: got {tree.describe(shown)}, "
+                f"expected {tree.describe(expected)}."
+            ),
         )
 
 

@@ -6,7 +6,6 @@ Each command imports what it needs, so that `--help` and config errors answer be
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -15,8 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from toolkit.run.errors import Exit, RunError, fail, nearest, printable, shown
+from toolkit.run.output import mute, say
 
-COMMANDS = ("run", "resume", "explain", "check", "report", "list", "doctor", "schema")
+COMMANDS = (
+    "run", "resume", "sweep", "explain", "check", "describe", "audit", "report", "export", "list",
+    "doctor", "schema",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,19 +42,19 @@ def main(words: Sequence[str] | None = None) -> int:
     except RunError as error:
         if show_traceback:
             traceback.print_exception(error)
-        print("\n".join(error.lines()), file=sys.stderr, flush=True)
+        say("\n".join(error.lines()), sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `toolkit list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute(sys.stdout)
         return int(Exit.DONE)
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except Exception as error:
         if show_traceback:
             traceback.print_exception(error)
-        print(printable(_bug(error)), file=sys.stderr, flush=True)
+        say(printable(_bug(error)), sys.stderr)
         return int(Exit.BUG)
 
 
@@ -83,9 +86,13 @@ def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "resume": _resume,
+        "sweep": _sweep,
         "explain": _explain,
         "check": _check,
+        "describe": _describe,
+        "audit": _audit,
         "report": _report,
+        "export": _export,
         "list": _list,
         "doctor": _doctor,
         "schema": _schema,
@@ -121,6 +128,14 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-drift", action="store_true", help="continue in a changed environment, rows marked"
     )
 
+    _add_sweep(
+        commands.add_parser(
+            "sweep",
+            help="run every combination of settings, or what is missing of it",
+            allow_abbrev=False,
+        )
+    )
+
     explain = commands.add_parser(
         "explain", help="which line made a run not finite", allow_abbrev=False
     )
@@ -128,16 +143,41 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_config(
         commands.add_parser(
-            "check", help="validate a config without running it", allow_abbrev=False
+            "check",
+            help="validate a config, and try two steps, a save and a load",
+            allow_abbrev=False,
+        )
+    )
+
+    _add_config(
+        commands.add_parser(
+            "describe",
+            help="the parts of a config's experiment: shapes, sizes, FLOPs, where defined",
+            allow_abbrev=False,
+        )
+    )
+
+    _add_config(
+        commands.add_parser(
+            "audit",
+            help="list the numbers in a program that its config does not supply",
+            allow_abbrev=False,
         )
     )
 
     report = commands.add_parser(
-        "report", help="draw the page of a run, or of several side by side"
+        "report", help="draw the page of a run, or of several or a sweep side by side"
     )
     report.add_argument("directories", type=Path, nargs="+", metavar="RUN_DIR")
     report.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the run directory"
+    )
+
+    export = commands.add_parser("export", help="the rows of runs or sweeps for other programs")
+    export.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+    export.add_argument("--format", required=True, metavar="csv|tensorboard")
+    export.add_argument(
+        "--out", type=Path, metavar="PATH", help="default: the terminal, or the folder tensorboard"
     )
 
     listing = commands.add_parser("list", help="what a config may name, with fields and defaults")
@@ -165,6 +205,31 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.epilog = (
+        "key=a,b,c lists values, key=0:5 is the range 0 1 2 3 4, key=value holds for all runs."
+    )
+    option = parser.add_argument
+    option("--out", type=Path, metavar="DIR", help="default: runs/<config name>-sweep-<number>")
+    option(
+        "--seeds-together",
+        action="store_true",
+        help="seed=0:5 as one program, by vmap: equal within rounding",
+    )
+    option("--engine", default="local", metavar="local|dask|ray|slurm", help="where the runs go")
+    option(
+        "--jobs", type=int, metavar="N", help="runs at once (default: what the engine has room for)"
+    )
+    option("--address", metavar="A", help="dask, ray: a cluster that is running")
+    option("--partition", metavar="P", help="slurm")
+    option(
+        "--time", metavar="T", help="slurm: limit of a run, minutes or H:MM:SS (default: 1 hour)"
+    )
+    option("--devices", type=int, metavar="D", help="slurm, ray: accelerators for each run")
+    option("--cluster", metavar="slurm|local", help="slurm: local tries submitit on this machine")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from toolkit.run import start
 
@@ -177,22 +242,55 @@ def _resume(arguments: argparse.Namespace) -> int:
     return start.resume(arguments.directory, arguments.allow_drift, arguments.words)
 
 
-def _explain(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+def _sweep(arguments: argparse.Namespace) -> int:
+    from toolkit.run import sweep
+    from toolkit.run.launch.options import Options, names
 
-    return start.explain(arguments.directory)
+    options = Options(**{name: getattr(arguments, name) for name in names()})
+    words = arguments.config, arguments.overrides, arguments.out, arguments.engine
+    return sweep.command(*words, options, arguments.words, arguments.seeds_together)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from toolkit.run import environment
+
+    environment.pin_threads()  # before jax, which the next line imports
+    from toolkit.run import explanation
+
+    return explanation.command(arguments.directory)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from toolkit.run import start
+    from toolkit.run import trial
 
-    return start.check(arguments.config, arguments.overrides)
+    return trial.check(arguments.config, arguments.overrides)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from toolkit.run import parts
+
+    return parts.command(arguments.config, arguments.overrides)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from toolkit.run import environment
+
+    environment.pin_threads()  # before jax, which the next line imports
+    from toolkit.run import hidden
+
+    return hidden.command(arguments.config, arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from toolkit.run import report
 
     return report.command(arguments.directories, arguments.out)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from toolkit.run import export
+
+    return export.command(arguments.directories, arguments.format, arguments.out)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,9 @@ def lift(fun: Callable[..., Any], *examples: Any) -> Lifted:
     Concrete arrays stay constants: nothing can differentiate them. The result accepts arguments
     of exactly the examples' tree structure, shapes and dtypes.
     """
-    jaxpr, shape = jax.make_jaxpr(lambda *args: fun(*args), return_shape=True)(*examples)
+    traced = lambda *args: fun(*args)
+    traced.__wrapped__ = fun  # type: ignore[attr-defined]  # whose name JAX's messages then bear
+    jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
     is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
     constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
     structure = jax.tree.structure(shape)

@@ -16,7 +16,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.hypergradients import Outer, hypergradient, real_scalar, require_inexact
+from toolkit.hypergradients import Outer, hypergradient, outer_value, require_inexact
+from toolkit.readable import readable, reason_of
 from toolkit.solution_map import SolutionMap, argmin
 from toolkit.types import Adjoint, Issue, Solution, Tree
 
@@ -61,6 +62,7 @@ class Comparison(NamedTuple):
         )
 
 
+@readable
 def compare_adjoints(
     fun: Callable[..., Any],
     outer: Outer,
@@ -95,8 +97,7 @@ def compare_adjoints(
         try:
             row = _measured(name, outer, make(fun, solver, adjoint=adjoint), y0, theta)
         except Exception as error:  # whatever a rule refuses belongs in its row
-            reason = str(error).strip().partition("\n")[0]
-            rows.append(_failed(name, reason))
+            rows.append(_failed(name, reason_of(error)))
             continue
         flat = np.asarray(ravel_pytree(tree.as_real(row.gradient))[0])
         reference = flat if reference is None else reference
@@ -169,6 +170,7 @@ def _printed(row: Compared) -> tuple[str, ...]:
     )
 
 
+@readable
 def check_hypergradient(
     outer: Outer,
     solve: Callable[..., Solution],
@@ -209,7 +211,7 @@ def check_hypergradient(
 
     def composed(inexact: Tree) -> Array:
         whole = tree.merge(inexact, parts.arrays, parts.static)
-        return real_scalar(outer(solve(y0, whole).value, whole))
+        return outer_value(outer, solve(y0, whole).value, whole)
 
     # The coarsest type on either side says how small a step the differences may take.
     floats = jax.tree.leaves((parts.inexact, tree.split(y0).inexact))
@@ -236,7 +238,7 @@ def check_hypergradient(
                 f"check_hypergradient decides nothing along direction {number}: the derivative "
                 f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
                 "use float64, or an outer function of larger slope.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
 

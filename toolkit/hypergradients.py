@@ -15,6 +15,7 @@ from toolkit.accuracy import ErrorEstimate, estimate_error
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.preparation import Prepared
+from toolkit.readable import call_as, readable, returned_by
 from toolkit.solution_map import SolutionMap
 from toolkit.types import Alarm, Issue, LinearInfo, Solution, Status, Tree
 
@@ -43,6 +44,7 @@ class Hypergradient(NamedTuple):
     v: Tree = None  # of the implicit rule: like y, F_y' v = grad_y outer; a start for the next call
 
 
+@readable
 def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
     """`hg(y0, theta)`: value and gradient of `theta -> outer(solve(y0, theta).value, theta)`.
 
@@ -83,6 +85,7 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
             f"{type(solve).__name__}; for other functions use jax.grad."
         )
 
+    @readable
     def run(y0: Tree, theta: Tree, xs: Tree = None, v0: Tree = None) -> Hypergradient:
         require_inexact(theta)
         if isinstance(solve.adjoint, Implicit) and xs is None:
@@ -118,7 +121,7 @@ def _by_pullback(
 
     def outer_at(y: Tree, inexact: Tree) -> Array:
         moved = operands._replace(theta=inexact)
-        return real_scalar(outer(problem.user_y(y, moved), problem.user_theta(moved)))
+        return outer_value(outer, problem.user_y(y, moved), problem.user_theta(moved))
 
     value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
     pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
@@ -174,7 +177,7 @@ def _by_reverse_mode(
         inexact, alarm = operands
         whole = tree.merge(inexact, parts.arrays, parts.static)
         solution = _watched(solve, alarm)(y0, whole, xs)
-        return real_scalar(outer(solution.value, whole)), solution
+        return outer_value(outer, solution.value, whole), solution
 
     operands = (parts.inexact, Alarm(jnp.zeros(()), jnp.zeros(())))
     (value, solution), (gradient, alarm) = _value_and_grad(composed, operands)
@@ -252,8 +255,16 @@ def _report(
     )
 
 
-def real_scalar(value: Any) -> Array:
+def outer_value(outer: Outer, y: Tree, theta: Tree) -> Array:
+    """`outer(y, theta)` as an array; refused where it is no real scalar."""
+    return real_scalar(call_as("outer", outer, "(y, theta)", y, theta), outer)
+
+
+def real_scalar(value: Any, outer: Callable[..., Any]) -> Array:
     """The outer value as an array; refuse what is no real scalar."""
     if not tree.is_inexact(value) or jnp.shape(value) != () or jnp.iscomplexobj(value):
-        raise ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}.")
+        raise returned_by(
+            outer,
+            ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}."),
+        )
     return jnp.asarray(value)

@@ -7,6 +7,7 @@ on, so that a derivative rule sees all of it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,8 +18,16 @@ from jax import Array
 from toolkit import linear, tree
 from toolkit.binding import Carried, Fun, Operands, bind, check_same, first
 from toolkit.closure import Lifted, lift
+from toolkit.readable import call_as, returned_by
 from toolkit.tilting import continue_and_tilt, tilt
 from toolkit.types import Kind, Primal, Problem, Solution, Solver, Tilted, Tree
+
+_NAMES = inspect.Signature(
+    [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name in ("y", "operands", "x")
+    ]
+)
 
 
 class Prepared(NamedTuple):
@@ -78,7 +87,8 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
     y, theta = tree.split(y0), tree.split(theta)
     if not jax.tree.leaves(y.inexact):
         raise ValueError(
-            f"`y0` must have a floating or complex leaf to solve for: got {tree.describe(y0)}."
+            "`y0` must have a floating or complex leaf to solve for: got "
+            f"{tree.describe(y0)}; integers are carried, use .astype(float)."
         )
 
     def user_y(inexact: Tree, operands: Operands) -> Tree:
@@ -94,13 +104,19 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
 def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
     """`fun` of partitioned arguments, without its aux."""
 
+    expected = "(y, theta, x)" if takes_x else "(y, theta)"
+
     def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
         args = (parts.user_y(y, operands), parts.user_theta(operands))
-        out = fun(*args, x) if takes_x else fun(*args)
+        out = call_as("fun", fun, expected, *args, *([x] if takes_x else []))
         if has_aux:
-            out = _without_aux(out)
-        return _one_array(out) if kind == "argmin" else _like_y(out, args[0], y)
+            out = _without_aux(fun, out)
+        if kind == "argmin":
+            return _one_array(fun, out)
+        return _like_y(fun, out, args[0], y)
 
+    # JAX's messages then name the user's function, and `y['w']` in place of `args[0]['w']`.
+    flat.__signature__, flat.__wrapped__ = _NAMES, fun  # type: ignore[attr-defined]
     return flat
 
 
@@ -110,7 +126,7 @@ def _lift_fun(
     """`flat` lifted, its result checked; and all of one device's kind."""
     lifted = lift(flat, parts.y, parts.operands, first(xs))
     if kind == "argmin":
-        _check_scalar(lifted.shape)
+        _check_scalar(flat, lifted.shape)
     axes = tree.varying_axes(lifted.shape)
     if axes - tree.varying_axes(parts.y):
         # Inside shard_map each device solves a problem of its own. A start that all devices share
@@ -142,39 +158,50 @@ def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]
     return lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x)), objective
 
 
-def _without_aux(out: Any) -> Any:
+def _without_aux(fun: Fun, out: Any) -> Any:
     if not (isinstance(out, tuple) and len(out) == 2):
-        raise ValueError(
-            f"`fun` must return a pair (value, aux) with has_aux=True: got {tree.describe(out)}."
+        raise returned_by(
+            fun,
+            ValueError(
+                "`fun` must return a pair (value, aux) with has_aux=True: got "
+                f"{tree.describe(out)}."
+            ),
         )
     return out[0]
 
 
-def _like_y(out: Tree, user_y: Tree, y: Tree) -> Tree:
+def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
     """The floating leaves of what a root or a map returned, checked against `y`."""
     parts = tree.split(out)
     if jax.tree.structure(out) != jax.tree.structure(user_y):
-        raise ValueError(
-            f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
-            f"{tree.describe(user_y)}."
+        raise returned_by(
+            fun,
+            ValueError(
+                f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
+                f"{tree.describe(user_y)}."
+            ),
         )
-    check_same("the result of `fun`", parts.inexact, y, out)
+    check_same("the result of `fun`", parts.inexact, y, out, fun)
     return parts.inexact
 
 
-def _one_array(out: Any) -> Any:
+def _one_array(fun: Fun, out: Any) -> Any:
     if not tree.is_numeric(out):
-        _refuse_value(out)
+        raise _not_scalar(fun, out)
     return out
 
 
-def _check_scalar(shape: Any) -> None:
+def _check_scalar(fun: Fun, shape: Any) -> None:
+    # Not where `fun` is called: nudged holomorphically it returns a complex number, and has to.
     if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
-        _refuse_value(shape)
+        raise _not_scalar(fun, shape)
 
 
-def _refuse_value(out: Any) -> None:
-    raise ValueError(
-        f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
-        "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
+def _not_scalar(fun: Fun, out: Any) -> ValueError:
+    return returned_by(
+        fun,
+        ValueError(
+            f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
+            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
+        ),
     )

@@ -13,6 +13,7 @@ from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.binding import Fun, last
 from toolkit.preparation import Prepared, prepare
+from toolkit.readable import readable
 from toolkit.types import Adjoint, Kind, Solution, SolveInfo, Solver, Status, Tree
 
 
@@ -26,6 +27,7 @@ class SolutionMap:
     adjoint: Adjoint
     has_aux: bool = False
 
+    @readable
     def __call__(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Solution:
         """Solve from `y0`; differentiable in `theta` and in what `fun` closes over.
 
@@ -54,6 +56,7 @@ class SolutionMap:
         return Solution(value, _verdict(prepared, y, steps), aux)
 
 
+@readable
 def argmin(
     fun: Fun,
     solver: Solver | Callable[..., Solution],
@@ -87,6 +90,7 @@ def argmin(
     return _solution_map("argmin", fun, solver, adjoint, has_aux)
 
 
+@readable
 def root(
     fun: Fun,
     solver: Solver | Callable[..., Solution],
@@ -104,6 +108,7 @@ def root(
     return _solution_map("root", fun, solver, adjoint, has_aux)
 
 
+@readable
 def fixed_point(
     fun: Fun,
     solver: Solver | Callable[..., Solution],

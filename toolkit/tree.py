@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -264,6 +265,17 @@ def describe(tree: Tree) -> str:
     leaves, structure = jax.tree.flatten(tree)
     names = iter([one(leaf) for leaf in leaves])
     return str(jax.tree.unflatten(structure, list(names))).replace("'", "")
+
+
+def require_key(name: str, value: Any) -> None:
+    """Refuse what is not one key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    is_array = isinstance(value, (Array, np.ndarray))
+    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    old = is_array and value.dtype == np.uint32
+    if not (typed or old) or value.ndim != int(old):
+        raise TypeError(
+            f"`{name}` must be one key, such as jax.random.key(0): got {reprlib.repr(value)}."
+        )
 
 
 def require_scalar(name: str, value: Any) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 import yaml
 
 from toolkit.run import config, experiment, plain_yaml
+from toolkit.run.losses import dead_inputs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FAST = ("compare_rules", "influence_balancing", "nested_relaxation", "tiny")  # below 2 s each
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -39,3 +43,26 @@ def test_experiment_has_a_config_and_imports_no_other(
     module = experiment.whole(experiment.find(name, "test"))
     assert callable(module.build)
     assert f"toolkit run configs/{name}.yaml" in (module.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in FAST else pytest.mark.slow, id=path.stem)
+        for path in CONFIGS
+    ],
+)
+def test_every_input_of_a_configs_losses_can_learn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    loaded = config.load(path.relative_to(ROOT))
+    module = experiment.whole(loaded.experiment)
+    settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(path)})
+    with jax.enable_x64(False):  # as the runner has it
+        program = module.build(settings)
+        template = jax.eval_shape(program.init, jax.random.key(settings.seed))
+        traced = SimpleNamespace(program=program, template=template)
+        found = dead_inputs(traced, loaded.experiment)
+    assert found, "no losses declared"
+    assert {name: [str(one) for one in dead] for name, dead in found.items() if dead} == {}

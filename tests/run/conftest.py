@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolkit import cli
+from toolkit.run import arrays, claims, config, directory, environment, plain_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,3 +142,27 @@ def outcome(folder):
     )
     states = [(folder / "checkpoints" / name / "state.safetensors").read_bytes() for name in kept]
     return rows(folder), metrics, (folder / "final/params.safetensors").read_bytes(), kept, states
+
+
+def pretend(words, metrics=None):
+    """What `toolkit run` leaves on disk that others look at, in 20 ms: (exit code, last line); fails at `nan_at=4`."""
+    given, out = words[1:-2], Path(words[-1])
+    loaded = config.load(Path(given[0]), given[1:])
+    code = environment.sources(loaded.experiment)
+    record = {"status": "running", "environment": code, "command": shlex.join(["toolkit", *words])}
+    if not directory.is_run(out):
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "metrics.jsonl").touch()
+        (out / "config.yaml").write_text(plain_yaml.dump(loaded.resolved))
+        (out / "run.json").write_text(json.dumps(record))
+    if loaded.resolved["nan_at"] == 4:
+        return 6, f"error: {out}: step 4: loss not finite, got nan, expected finite metrics"
+    metrics = metrics or {"error": loaded.resolved["rate"], "count": loaded.resolved["steps"]}
+    metrics = {"seconds": 0.1, **metrics}
+    params, _ = arrays.encode({"dense": {"w": np.ones(4, np.float32)}})
+    (out / "final").mkdir(exist_ok=True)
+    (out / "final/params.safetensors").write_bytes(params)
+    (out / "final/metrics.json").write_text(json.dumps(metrics))
+    (out / "run.json").write_text(json.dumps({**record, "status": "finished"}))
+    missed = any(not v.holds for v in claims.judge(loaded.settings.claims, metrics))
+    return 8 if missed else 0, ""

@@ -171,3 +171,27 @@ def test_a_changed_experiment_is_said(toolkit, work):
         "warning: x: the environment differs in experiment_sha256: the step may differ too"
     ]
     assert "step 12 is finite here" in out[-1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "step"),
+    [
+        ([], "step 14"),  # 13/20
+        (["budget=1h"], "step 15"),  # 14/20, read once a row: every second step
+        (["steps=1000000000", "budget=20s"], "step "),  # by the clock
+    ],
+)
+def test_a_step_that_takes_a_fraction_is_made_again_with_the_same(toolkit, work, budget, step):
+    takes = (
+        ("def step(state):", "def step(state, fraction):"),
+        ("w = state.w - config.rate", "w = jnp.sqrt(0.6 - fraction) + state.w - config.rate"),
+        ("return run.Program(init, step, finish)", "return run.Program(init, step, finish, takes_fraction=True)"),
+    )  # fmt: skip
+    plant(work, takes)
+
+    code, out, err = toolkit("run", "toy.yaml", *budget, "--out", "x")
+
+    assert (code, len(err)) == (6, 1)
+    report = next(line for line in out if ", first non-finite value in sqrt at " in line)
+    assert report.startswith(step)
+    assert toolkit("explain", "x")[1][0] == report

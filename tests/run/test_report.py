@@ -98,14 +98,47 @@ def test_a_report_survives_its_experiment(toolkit, run, work):
     assert err[0].startswith("warning: runs/toy-1/config.yaml: experiment: not found")
 
 
-def test_several_runs_on_one_page(toolkit, run):
-    toolkit("run", "toy.yaml", "rate=0.05", "label=other")
-    toolkit("run", "toy.yaml", "nan_at=4")
-    code, out, _ = toolkit("report", run, "runs/toy-2", "runs/toy-3", "--out", "all.html")
-    text = Path("all.html").read_text()
-    parsed("all.html")
-    assert (code, out) == (0, ["all.html"])
-    assert "http" not in text
-    for words in ("toy-1", "0.05", "&lt;b onload=x&gt;", "failed at step 4 of 20", "<th>rate</th>"):
-        assert words in text
-    assert "<th>width</th>" not in text
+def test_the_card_tells_what_a_reader_needs(toolkit, work):
+    learns = EXPERIMENT.replace(
+        "return run.Program(init, step, finish)",
+        'return run.Program(init, step, finish, data={"points": {"x": jnp.arange(config.width)}})',
+    )
+    (work / "experiments/toy.py").write_text(learns)
+    assert toolkit("run", "toy.yaml", "label=a|b", "--out", "x")[0] == 0
+
+    card = (work / "x/README.md").read_text()
+    for words in (
+        "toolkit run toy.yaml", "## Results", "| error |", "## Hyperparameters",
+        '| label | "a\\|b" |', "| adjoint.damping | 0.001 |", "## Data", "- points: x int", "; sha256 ",
+        "## Environment", "- python 3.",
+    ):  # fmt: skip
+        assert words in card, words
+    assert "## Pitfalls" not in card
+
+
+def test_other_data_is_drift(toolkit, work):
+    learns = EXPERIMENT.replace(
+        "return run.Program(init, step, finish)",
+        'x = jnp.asarray(float(pathlib.Path("data.txt").read_text()))\n'
+        '    return run.Program(init, step, finish, data={"points": x})',
+    )
+    (work / "experiments/toy.py").write_text(learns)
+    (work / "data.txt").write_text("1.5")
+    assert toolkit("run", "toy.yaml", "nan_at=12", "--out", "x")[0] == 6
+    (work / "data.txt").write_text("1.25")
+
+    code, _, err = toolkit("resume", "x")
+    assert (code, "the environment differs in data/points, got" in err[0]) == (7, True)
+
+
+def test_the_card_of_a_failed_run_tells_why(toolkit, work):
+    assert toolkit("run", "toy.yaml", "nan_at=12", "--out", "x")[0] == 6
+    assert toolkit("report", "x")[0] == 0
+
+    card = (work / "x/README.md").read_text()
+    assert "Status: **failed at step 12 of 20**" in card
+    assert "## Pitfalls met" in card
+    reason = "step 12, first non-finite value in constant at experiments/toy.py:"
+    assert reason in card
+    assert reason in (work / "x/report.html").read_text()
+    parsed("x/report.html")

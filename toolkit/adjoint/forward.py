@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps
+from toolkit.readable import readable
 from toolkit.tangents import forward_rule
 from toolkit.types import Primal, Problem, Tree
 
@@ -33,6 +34,7 @@ class Forward:
 
     max_tangents: int = 1000
 
+    @readable
     def __post_init__(self) -> None:
         if isinstance(self.max_tangents, bool) or not isinstance(self.max_tangents, int):
             raise ValueError(f"`max_tangents` must be an int: got {self.max_tangents!r}.")

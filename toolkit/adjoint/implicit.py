@@ -17,6 +17,7 @@ from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.curvature import forward_over_reverse
 from toolkit.linear_system import linearise, require_linear_solver, solve
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, LinearSolver, Primal, Problem, Tree
 
 
@@ -57,6 +58,7 @@ class Implicit:
     linear_solver: LinearSolver | None = None
     damping: float | Array = 0.0
 
+    @readable
     def __post_init__(self) -> None:
         require_linear_solver(self.linear_solver)
         tree.require_scalar("damping", self.damping)

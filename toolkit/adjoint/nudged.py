@@ -15,6 +15,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.watched import Watched
+from toolkit.readable import readable
 from toolkit.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.types import Alarm, Issue, Primal, Problem, Tilted, Tree
 
@@ -94,6 +95,7 @@ class Nudged:
     normalize: bool = False
     num_points: int = 4
 
+    @readable
     def __post_init__(self) -> None:
         tree.require_scalar("beta", self.beta)
         if isinstance(self.beta, (int, float)) and not self.beta > 0:

@@ -17,6 +17,7 @@ from toolkit.adjoint import momentum
 from toolkit.adjoint.exact_descent import Entry, Loop, Method, State
 from toolkit.adjoint.momentum import Plan
 from toolkit.adjoint.watched import Watched
+from toolkit.readable import readable
 from toolkit.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.types import Alarm, Descent, Issue, Primal, Problem, Steps, Tree
 
@@ -70,6 +71,7 @@ class Reversible:
 
     mean_momentum: float | None = None
 
+    @readable
     def __post_init__(self) -> None:
         mean = self.mean_momentum
         if mean is not None and not (isinstance(mean, (int, float)) and 0 < mean <= 1):

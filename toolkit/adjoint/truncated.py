@@ -11,6 +11,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_steps_without_data_loops
+from toolkit.readable import readable
 from toolkit.replay import replayed_scan
 from toolkit.types import Primal, Problem, Steps, Tree
 
@@ -41,6 +42,7 @@ class Truncated:
 
     num_steps: int
 
+    @readable
     def __post_init__(self) -> None:
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int):
             raise ValueError(f"`num_steps` must be an int: got {self.num_steps!r}.")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps, require_steps_without_data_loops
+from toolkit.readable import readable
 from toolkit.replay import Segments, nested_scan, replayed_scan, require_segments, segment_sizes
 from toolkit.types import Primal, Problem, Tree
 
@@ -47,6 +48,7 @@ class Unroll:
     checkpoint: Segments | None = None
     forward_mode: bool = False
 
+    @readable
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
             require_segments("checkpoint", self.checkpoint, others="None, ")

@@ -15,6 +15,7 @@ from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
 from toolkit.hypergradients import hypergradient
 from toolkit.linear import CG
+from toolkit.readable import readable
 from toolkit.solution_map import argmin
 from toolkit.solver import GradientDescent, Optax
 from toolkit.types import Adjoint, LinearSolver, Tree
@@ -65,6 +66,7 @@ class DoubleLoop:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

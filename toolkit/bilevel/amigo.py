@@ -12,6 +12,7 @@ from toolkit.bilevel.double_loop import Invert, double_step
 from toolkit.bilevel.linear_system import Product, descend
 from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.bilevel.state import LinearState, algorithm, moves_of
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -54,6 +55,7 @@ class AmIGO:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

@@ -22,6 +22,7 @@ from toolkit.bilevel.oracles import (
 )
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -64,6 +65,7 @@ class BOME:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

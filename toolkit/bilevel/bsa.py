@@ -10,6 +10,7 @@ from toolkit.bilevel.descent import StepSize, require_count, require_settings
 from toolkit.bilevel.double_loop import by_sample, double_step, series_step_size
 from toolkit.bilevel.problem import Algorithm, Info, Problem
 from toolkit.bilevel.state import State, algorithm, moves_of
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class BSA:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         require_count("linear_steps", self.linear_steps)

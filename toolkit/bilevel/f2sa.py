@@ -23,6 +23,7 @@ from toolkit.bilevel.oracles import (
 )
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -89,6 +90,7 @@ class F2SA:
     momentum: StepSize | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         if self.momentum is not None and self.inner_steps != 1:

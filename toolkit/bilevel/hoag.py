@@ -24,6 +24,7 @@ from toolkit.bilevel.oracles import (
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
 from toolkit.linear import CG
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -80,6 +81,7 @@ class HOAG:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         if self.decay >= 1:

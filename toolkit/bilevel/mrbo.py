@@ -10,6 +10,7 @@ from toolkit.bilevel.descent import StepSize, require_settings
 from toolkit.bilevel.double_loop import by_sum, series_step_size
 from toolkit.bilevel.problem import Algorithm, Problem
 from toolkit.bilevel.recursive import recursive_momentum
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class MRBO:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         series_step_size(self)

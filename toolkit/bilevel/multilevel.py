@@ -27,6 +27,7 @@ from toolkit import tree
 from toolkit.adjoint import Implicit, Reversible
 from toolkit.bilevel.edges import ByEdge, Field, has_forward_mode
 from toolkit.hypergradients import HypergradientReport, hypergradient, real_scalar
+from toolkit.readable import readable, returned_by
 from toolkit.solution_map import SolutionMap, argmin
 from toolkit.types import Adjoint, Solution, SolveInfo, Solver, Tree
 
@@ -54,6 +55,7 @@ class Level:
     adjoint: Adjoint | None = None
     edges: Mapping[str, Adjoint] = field(default_factory=dict)
 
+    @readable
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise ValueError(f"`name` must be an identifier, such as 'y': got {self.name!r}.")
@@ -110,6 +112,7 @@ class NestedHypergradient(NamedTuple):
         return functools.reduce(jnp.bitwise_or, [r.status for r in self.reports.values()])
 
 
+@readable
 def nested(*levels: Level) -> Callable[..., NestedSolution]:
     """The solution of a hierarchy of levels as a pure function of the top variables.
 
@@ -160,6 +163,7 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     """
     _check_levels(levels)
 
+    @readable
     def solve(starts: Values | None = None, /, **tops: Tree) -> NestedSolution:
         _check_names(levels, tops)
         solutions = _respond(levels, range(len(levels)), tops, _starts(levels, starts))
@@ -171,6 +175,7 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     return solve
 
 
+@readable
 def nested_hypergradient(
     outer: Callable[..., Array], *levels: Level
 ) -> Callable[..., NestedHypergradient]:
@@ -194,6 +199,7 @@ def nested_hypergradient(
         raise TypeError(f"`outer` must be callable: got {type(outer).__name__}.")
     solve = nested(*levels)
 
+    @readable
     def run(starts: Values | None = None, /, **tops: Tree) -> NestedHypergradient:
         solution, begin = solve(starts, **tops), _starts(levels, starts)
         values = {**tops, **solution.values}
@@ -207,7 +213,7 @@ def nested_hypergradient(
 
         def outer_at(inexact: dict[str, Tree]) -> Array:
             merged = {name: tree.merge(inexact[name], *parts[name][1:]) for name in parts}
-            return real_scalar(_call(outer, merged))
+            return real_scalar(_call(outer, merged), outer)
 
         inexact = {name: part.inexact for name, part in parts.items()}
         value, bars = jax.value_and_grad(outer_at)(inexact)
@@ -251,8 +257,10 @@ def _solution_map(levels: Sequence[Level], i: int, starts: Values) -> SolutionMa
         responses = _respond(levels, responding, values, starts)
         value = _call(level.fun, values | {name: r.value for name, r in responses.items()})
         if not tree.is_inexact(value) or jnp.shape(value) or jnp.iscomplexobj(value):
-            raise ValueError(
-                f"`fun` of level `{level.name}` must return a real scalar: got {tree.describe(value)}."
+            got = tree.describe(value)
+            raise returned_by(
+                level.fun,
+                ValueError(f"`fun` of level `{level.name}` must return a real scalar: got {got}."),
             )
         return value
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 Loss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> scalar mean loss
@@ -37,6 +38,7 @@ class Problem:
     inner_data: Tree = None
     outer_data: Tree = None
 
+    @readable
     def __post_init__(self) -> None:
         for name in ("inner", "outer"):
             if not callable(getattr(self, name)):

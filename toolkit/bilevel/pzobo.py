@@ -15,6 +15,7 @@ from toolkit.bilevel.descent import StepSize, moved, require_settings
 from toolkit.bilevel.oracles import draw, inner_slope, minus, outer_slopes, plus, rows, take
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -60,6 +61,7 @@ class PZOBO:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

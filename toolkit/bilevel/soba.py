@@ -11,6 +11,7 @@ from toolkit.bilevel.oracles import draw
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import LinearState, algorithm, moves_of, split_key
 from toolkit.bilevel.triple import along, sampled
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class SOBA:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

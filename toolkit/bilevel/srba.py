@@ -17,6 +17,7 @@ from toolkit.bilevel.oracles import draw, zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.state import LinearState, algorithm, moves_of, split_key
 from toolkit.bilevel.triple import Sample, Triple, along, sampled
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -72,6 +73,7 @@ class SRBA:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
 

@@ -14,6 +14,7 @@ from toolkit import tree
 from toolkit.bilevel.descent import Mover, at, moved, mover
 from toolkit.bilevel.oracles import zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem
+from toolkit.readable import readable, returned_by
 from toolkit.types import Tree
 
 
@@ -104,8 +105,9 @@ def algorithm(
       memory: `(y0, theta0) -> ` the state's memory at first.
     """
 
+    @readable
     def init(key: Array, y0: Tree, theta0: Tree) -> Any:
-        _require_key(key)
+        tree.require_key("key", key)
         _require_real("y0", y0)
         _require_real("theta0", theta0)
         _require_scalars(problem, y0, theta0)
@@ -125,6 +127,7 @@ def algorithm(
         # No leaf is the caller's or another's: a step may be given all of them to overwrite (donation).
         return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
+    @readable
     def counted(s: Any) -> tuple[Any, Info]:
         new, said = step(s)
         return new._replace(step=s.step + 1), said
@@ -147,15 +150,6 @@ def _require_real(name: str, start: Tree) -> None:
         )
 
 
-def _require_key(key: Any) -> None:
-    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    old = isinstance(key, Array) and key.dtype == jnp.uint32  # jax.random.PRNGKey
-    if not (typed or old) or key.ndim != int(old):
-        raise TypeError(
-            f"`key` must be one key, such as jax.random.key(0): got {reprlib.repr(key)}."
-        )
-
-
 def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
     """Refuse losses that are no real scalar; traced on all of the data, nothing is run."""
     for name in ("inner", "outer"):
@@ -168,7 +162,10 @@ def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
 
         value = jax.eval_shape(loss, *(part[:2] for part in parts))
         if not (hasattr(value, "dtype") and value.shape == () and jnp.isrealobj(value)):
-            raise ValueError(
-                f"`{name}` must return a real scalar, the mean loss of the batch: got "
-                f"{tree.describe(value)}."
+            raise returned_by(
+                getattr(problem, name),
+                ValueError(
+                    f"`{name}` must return a real scalar, the mean loss of the batch: got "
+                    f"{tree.describe(value)}."
+                ),
             )

@@ -10,6 +10,7 @@ from toolkit.bilevel.descent import StepSize, require_count, require_settings
 from toolkit.bilevel.double_loop import by_sample, series_step_size
 from toolkit.bilevel.problem import Algorithm, Problem
 from toolkit.bilevel.recursive import recursive_momentum
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class SUSTAIN:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         require_count("linear_steps", self.linear_steps)

@@ -16,6 +16,7 @@ from toolkit.bilevel.oracles import zeros_like
 from toolkit.bilevel.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.recursive import Directions, sampled
 from toolkit.bilevel.state import State, algorithm, moves_of, split_key
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -70,6 +71,7 @@ class VRBO:
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_settings(self)
         series_step_size(self)

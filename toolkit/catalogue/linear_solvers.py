@@ -45,6 +45,7 @@ class GMRES(BaseModel):
     max_steps: Count
     tol: Positive
     preconditioner: Nystrom | None = None
+    restart: Count = 20
 
     def build(self) -> Any:
         return toolkit.linear.GMRES(**arguments(self))

@@ -9,9 +9,11 @@ from jax import Array
 
 from toolkit.control.policies import Policy, require_policy
 from toolkit.control.prepared import entry, prepare
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
+@readable
 def memory_estimate(
     body: Callable[[Tree, Tree], tuple[Tree, Tree]],
     init: Tree,

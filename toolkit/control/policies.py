@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from toolkit import tree
 from toolkit.control import bounded, residuals
 from toolkit.control.prepared import Counted, Prepared, PreparedWhile
+from toolkit.readable import readable
 from toolkit.refusal import refuse_reverse_mode
 from toolkit.replay import (
     Segments,
@@ -72,6 +73,7 @@ class store:
 
     unroll: int = 1
 
+    @readable
     def __post_init__(self) -> None:
         _require_positive("unroll", self.unroll)
 
@@ -119,6 +121,7 @@ class checkpoint:
 
     how: Segments = "sqrt"
 
+    @readable
     def __post_init__(self) -> None:
         require_segments("how", self.how)
 
@@ -175,6 +178,7 @@ class truncate:
 
     k: int
 
+    @readable
     def __post_init__(self) -> None:
         _require_positive("k", self.k)
 
@@ -255,6 +259,7 @@ class forward:
 
     max_tangents: int = 1000
 
+    @readable
     def __post_init__(self) -> None:
         _require_positive("max_tangents", self.max_tangents)
 

@@ -12,6 +12,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.closure import Lifted, lift
+from toolkit.readable import call_as, returned_by
 from toolkit.replay import Ticker
 from toolkit.types import Tree
 
@@ -70,9 +71,8 @@ def prepare_while(
     require_callable("body", body)
     _require_bound(max_steps)
     init = as_arrays("init", init)
-    init, stepping = _traced(lambda carry: (_checked("body", body(carry)), None), init)
-    testing = lift(cond, init)
-    _require_boolean(testing.shape)
+    init, stepping = _traced(_checked_next(body), init)
+    testing = lift(_checked_cond(cond), init)
     return PreparedWhile(
         cond=lambda closed, carry: testing.call(closed[0], carry),
         step=lambda closed, carry: stepping.call(closed[1], carry)[0],
@@ -158,7 +158,7 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
         promoted = jax.tree.map(_promoted, init, lifted.shape[0])
         if _types(promoted) != _types(init):
             init, lifted = promoted, _lift_varying(body, promoted, *rest)
-    require_same_types("body", init, lifted.shape[0])
+    require_same_types("body", init, lifted.shape[0], body)
     return init, lifted
 
 
@@ -187,16 +187,46 @@ def _types(carry: Tree) -> list:
 
 
 def _checked_body(body: Callable) -> Callable:
-    def call(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        result = body(carry, x)
+    def checked(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        result = call_as("body", body, "(carry, x)", carry, x)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
-            raise TypeError(
-                f"`body` must return a pair (carry, y): got {_kind(result)}; return (carry, None) "
-                "where a step puts nothing out."
+            raise returned_by(
+                body,
+                TypeError(
+                    f"`body` must return a pair (carry, y): got {_kind(result)}; return (carry, None) "
+                    "where a step puts nothing out."
+                ),
             )
         return _checked("body", result[0]), _checked("body", result[1])
 
-    return call
+    checked.__wrapped__ = body  # type: ignore[attr-defined]  # whom messages are about
+    return checked
+
+
+def _checked_next(body: Callable) -> Callable:
+    def checked(carry: Tree) -> tuple[Tree, None]:
+        return _checked("body", call_as("body", body, "(carry)", carry)), None
+
+    checked.__wrapped__ = body  # type: ignore[attr-defined]
+    return checked
+
+
+def _checked_cond(cond: Callable) -> Callable:
+    def checked(carry: Tree) -> Array:
+        result = call_as("cond", cond, "(carry)", carry)
+        boolean = tree.is_numeric(result) and jnp.result_type(result) == jnp.bool_
+        if not boolean or jnp.shape(result):
+            raise returned_by(
+                cond,
+                TypeError(
+                    f"`cond` must return one boolean of shape (): got {tree.describe(result)}; "
+                    "reduce an array with jnp.any or jnp.all."
+                ),
+            )
+        return result
+
+    checked.__wrapped__ = cond  # type: ignore[attr-defined]
+    return checked
 
 
 def _checked(name: str, result: Tree) -> Tree:
@@ -216,12 +246,15 @@ def _kind(result: Any) -> str:
     return "None" if result is None else tree.describe(result)
 
 
-def require_same_types(name: str, before: Tree, after: Tree) -> None:
+def require_same_types(name: str, before: Tree, after: Tree, function: Callable) -> None:
     """Refuse a carry whose structure, shapes or dtypes the function `name` changes."""
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise TypeError(
-            f"`{name}` must return a carry of the structure it was given: got "
-            f"{tree.describe(after)} from {tree.describe(before)}."
+        raise returned_by(
+            function,
+            TypeError(
+                f"`{name}` must return a carry of the structure it was given: got "
+                f"{tree.describe(after)} from {tree.describe(before)}."
+            ),
         )
     rows = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     changes = [
@@ -231,16 +264,10 @@ def require_same_types(name: str, before: Tree, after: Tree) -> None:
         if old.shape != new.shape or old.dtype != new.dtype
     ]
     if changes:
-        raise TypeError(
-            f"`{name}` must return a carry of the types it was given: {'; '.join(changes)}. Give "
-            "`init` the type of the result, or cast the result with .astype()."
-        )
-
-
-def _require_boolean(shape: Any) -> None:
-    leaves = jax.tree.leaves(shape)
-    if len(leaves) != 1 or leaves[0] is not shape or shape.shape or shape.dtype != jnp.bool_:
-        raise TypeError(
-            f"`cond` must return one boolean of shape (): got {tree.describe(shape)}; reduce an "
-            "array with jnp.any or jnp.all."
+        raise returned_by(
+            function,
+            TypeError(
+                f"`{name}` must return a carry of the types it was given: {'; '.join(changes)}. Give "
+                "`init` the type of the result, or cast the result with .astype()."
+            ),
         )

@@ -28,6 +28,7 @@ from toolkit.control.prepared import (
     require_callable,
     require_same_types,
 )
+from toolkit.readable import readable
 from toolkit.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.replay import ticked_scan
 from toolkit.types import Tree
@@ -70,6 +71,7 @@ class reversible:
     inverse: Callable[..., Tree]
     tol: float | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_callable("inverse", self.inverse)
         if self.tol is not None and not (isinstance(self.tol, (int, float)) and self.tol > 0):
@@ -147,7 +149,7 @@ class Bars(NamedTuple):
 
 def _lifted_inverse(inverse: Callable[..., Tree], loop: Prepared) -> Lifted:
     back = lift(inverse, loop.init, jax.tree.map(entry, loop.xs))
-    require_same_types("inverse", loop.init, back.shape)
+    require_same_types("inverse", loop.init, back.shape, inverse)
     return back
 
 

@@ -10,6 +10,7 @@ from jax import Array
 
 from toolkit.control.policies import Policy, require_policy, store
 from toolkit.control.prepared import prepare_while
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -20,6 +21,7 @@ class LoopInfo(NamedTuple):
     stopped: Array  # [] bool: the condition had become false; else `max_steps` was reached
 
 
+@readable
 def while_loop(
     cond: Callable[[Tree], Any],
     body: Callable[[Tree], Tree],

@@ -1,5 +1,7 @@
-"""What a computation does that its result does not show: gradients a parameter, and why it compiled again."""
+"""What a computation does that its result does not show: shapes, gradients a parameter, recompilations."""
 
+from toolkit.debug.annotate import Annotated, annotate
+from toolkit.debug.audit import Constant, audit
 from toolkit.debug.dead_gradients import DeadGradient, dead_gradients
 from toolkit.debug.explain import explain
 from toolkit.debug.gradient_report import (
@@ -13,7 +15,9 @@ from toolkit.debug.report import NonFiniteReport
 from toolkit.debug.watch import RecompilationError, RecompilationWarning, Watched, watch
 
 __all__ = [
+    "Annotated",
     "ClipReport",
+    "Constant",
     "DeadGradient",
     "GradientReport",
     "Guarded",
@@ -22,6 +26,8 @@ __all__ = [
     "RecompilationError",
     "RecompilationWarning",
     "Watched",
+    "annotate",
+    "audit",
     "clip_report",
     "dead_gradients",
     "explain",

@@ -15,6 +15,7 @@ from toolkit import tree
 from toolkit.debug.liveness.flow import Scope, analyse
 from toolkit.debug.liveness.kills import Kill, Value, buried
 from toolkit.debug.places import NOWHERE, Place
+from toolkit.readable import readable
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class DeadGradient:
         return f"{self.path}: the gradient is always zero: {self.reason}"
 
 
+@readable
 def dead_gradients(
     fn: Callable[..., Any], *specs: Any, argnums: int | Sequence[int] = 0
 ) -> tuple[DeadGradient, ...]:

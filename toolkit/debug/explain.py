@@ -20,6 +20,7 @@ from toolkit.debug.origins import Birth, Value
 from toolkit.debug.report import NonFiniteReport, report
 from toolkit.debug.sharded import shard_map
 from toolkit.debug.suggestions import suggest
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 _NEEDS_PYTHON = (
@@ -30,6 +31,7 @@ _NEEDS_PYTHON = (
 )
 
 
+@readable
 def explain(fn: Callable[..., Tree], *args: Any) -> NonFiniteReport | None:
     """Which line of `fn` makes the NaN or the infinity that `fn(*args)` returns.
 

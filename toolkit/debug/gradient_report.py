@@ -12,6 +12,7 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit import tree
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 _ARRAYS = ("norm", "max_abs", "zero_fraction", "nonfinite", "update_ratio")
@@ -70,6 +71,7 @@ class ClipReport(NamedTuple):
     frequency: Array  # part of them that were clipped
 
 
+@readable
 def gradient_report(
     grads: Tree, params: Tree = None, updates: Tree = None, *, when: Any = True
 ) -> GradientReport:
@@ -115,6 +117,7 @@ def gradient_report(
     return measured() if when is True else jax.lax.cond(when, measured, lambda: _unmade(measured))
 
 
+@readable
 def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) -> ClipReport:
     """How often, and by how much, `optax.clip_by_global_norm(max_norm)` cuts these gradients.
 

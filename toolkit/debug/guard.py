@@ -15,6 +15,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from toolkit.debug import nonfinite
 from toolkit.debug.explain import explain
 from toolkit.debug.report import NonFiniteReport
+from toolkit.readable import readable
 
 _SETTLED = 2  # calls: the first may change a type, and with it what can be donated
 _LISTED = 4  # leaves that a message names
@@ -196,6 +197,7 @@ def _listed(results: Any, bad: Mapping[int, str]) -> str:
     return ", ".join(f"{what} in {name}" for name, what in held.items()) + more
 
 
+@readable
 def guard(step: Callable[..., Any], every: int = 1) -> Guarded:
     """`step`, watched: a NaN or infinity in what it returns is an error that names the line.
 

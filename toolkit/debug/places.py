@@ -13,10 +13,10 @@ import jax
 
 _NAME = __name__.partition(".")[0]
 _OURS = f"{Path(__file__).parents[1]}/"
-_TRACING = f"{Path(__file__).parent}/"  # frames outside this are those of whoever asked
+TRACING = f"{Path(__file__).parent}/"  # frames outside this are those of whoever asked
 _JAX = f"{Path(jax.__file__).parent}/"
 _PATHS = sysconfig.get_paths()
-_INSTALLED = (_OURS, *(f"{_PATHS[name]}/" for name in ("stdlib", "purelib", "platlib")), _JAX)
+INSTALLED = (_OURS, *(f"{_PATHS[name]}/" for name in ("stdlib", "purelib", "platlib")), _JAX)
 
 
 class Place(NamedTuple):
@@ -58,7 +58,7 @@ def origin(equation: Any) -> Origin:
         return Origin(NOWHERE, "", False)
     inside = [module(file) for file, _ in itertools.takewhile(lambda f: module(f[0]), frames)]
     ours = next((name for name in inside if name != f"{_NAME}.tree"), "")
-    users = [(file, line) for file, line in frames if not file.startswith(_INSTALLED)]
+    users = [(file, line) for file, line in frames if not file.startswith(INSTALLED)]
     return Origin(Place(*(users or frames)[0]), ours, bool(users) or not ours)
 
 
@@ -80,10 +80,15 @@ def is_jax(file: str) -> bool:
     return file.startswith(_JAX)
 
 
+def is_installed(file: str) -> bool:
+    """Whether a file belongs to Python, to an installed package or to this one."""
+    return file.startswith((*INSTALLED, "<frozen"))
+
+
 def _frames(traceback: Any) -> Iterator[tuple[str, int]]:
     """File and line of the recorded calls, innermost first, without those inside JAX."""
     for frame in traceback.frames if traceback is not None else ():
-        if frame.file_name.startswith(_TRACING):
+        if frame.file_name.startswith(TRACING):
             return
         if not is_jax(frame.file_name) and not frame.file_name.startswith("<frozen"):
             yield frame.file_name, frame.line_num
@@ -97,6 +102,14 @@ def lines(equation: Any) -> tuple[Place, Place]:
 def lines_of(traceback: Any) -> tuple[Place, Place]:
     """As `lines`, of JAX's record of the calls."""
     frames = [Place(*frame) for frame in _frames(traceback)]
-    users = [place for place in frames if not (place.file or "").startswith(_INSTALLED)]
+    users = [place for place in frames if not (place.file or "").startswith(INSTALLED)]
     installed = frames[:1] if frames and frames[0] not in users else []
     return (*users[:1], NOWHERE)[0], (*installed, NOWHERE)[0]
+
+
+def installed_name(place: Place) -> str:
+    """A line inside an installed package, the file as the package names it: `optax/tree.py:12`."""
+    bases = sorted({str(Path(_OURS).parent) + "/", *INSTALLED}, key=len, reverse=True)
+    file = place.file or ""
+    base = next((base for base in bases if base != _OURS and file.startswith(base)), "")
+    return f"{file.removeprefix(base)}:{place.line}"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from toolkit.debug.signature import Signature, differences, signature_of
+from toolkit.readable import readable
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _PROBE = "/toolkit/debug/watch"
@@ -91,6 +92,7 @@ class Watched:
         )
 
 
+@readable
 def watch(jitted: Callable[..., Any], limit: int | None = None) -> Watched:
     """`jitted`, with a `RecompilationWarning` for each compilation after the first.
 

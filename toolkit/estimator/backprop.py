@@ -9,6 +9,7 @@ import jax
 from jax import Array
 
 from toolkit.estimator.estimate import Estimate, Loss, of_inexact
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -24,6 +25,7 @@ class Backprop:
     def __call__(self, loss: Loss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`; the value is `loss(theta)` to the bit."""
 
+        @readable
         def estimate(theta: Tree, key: Array) -> Estimate:
             del key
             fun, inexact = of_inexact(loss, theta)

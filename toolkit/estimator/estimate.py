@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
+from toolkit.readable import call_as, returned_by
 from toolkit.types import Tree
 
 Loss = Callable[[Tree], Array]  # theta -> [] real
@@ -36,7 +37,7 @@ class Estimator(Protocol):
 def of_inexact(loss: Loss, theta: Tree) -> tuple[Loss, Tree]:
     """`loss` as a checked function of the floating and complex leaves of `theta`, and those leaves."""
     parts = tree.split(theta)
-    return lambda inexact: real_scalar(loss(rejoin(parts, inexact))), parts.inexact
+    return lambda inexact: loss_value(loss, rejoin(parts, inexact)), parts.inexact
 
 
 def rejoin(parts: tree.Parts, inexact: Tree) -> Tree:
@@ -44,12 +45,20 @@ def rejoin(parts: tree.Parts, inexact: Tree) -> Tree:
     return tree.merge(inexact, parts.arrays, parts.static)
 
 
-def real_scalar(loss: Any) -> Array:
-    """`loss` as an array. Raises: ValueError where it is not one real number."""
+def loss_value(loss: Loss, theta: Tree) -> Array:
+    """`loss(theta)` as an array; refused where it is not one real number."""
+    return real_scalar(call_as("loss", loss, "(theta)", theta), loss)
+
+
+def real_scalar(loss: Any, by: Any) -> Array:
+    """`loss`, returned `by` a function, as an array. Raises: ValueError where it is not one real number."""
     if not _is_real(loss) or jnp.shape(loss):
-        raise ValueError(
-            f"`loss` must return one real floating number: got {tree.describe(loss)}; "
-            "take a mean, or `.real`."
+        raise returned_by(
+            by,
+            ValueError(
+                f"`loss` must return one real floating number: got {tree.describe(loss)}; "
+                "take a mean, or `.real`."
+            ),
         )
     return jnp.asarray(loss)
 

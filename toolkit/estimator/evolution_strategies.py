@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -18,7 +17,15 @@ from toolkit.estimator.estimate import (
     require_count,
     require_sigma,
 )
-from toolkit.estimator.sampling import at_both_signs, average, gaussian_like, shifted, weighted
+from toolkit.estimator.sampling import (
+    at_both_signs,
+    average,
+    gaussian_like,
+    shifted,
+    split,
+    weighted,
+)
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -50,6 +57,7 @@ class EvolutionStrategies:
     num_pairs: int
     batch: int | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_sigma(self.sigma)
         require_count("num_pairs", self.num_pairs)
@@ -62,6 +70,7 @@ class EvolutionStrategies:
         `loss(theta)` itself is never evaluated.
         """
 
+        @readable
         def estimate(theta: Tree, key: Array) -> Estimate:
             fun, inexact = of_inexact(loss, theta)
 
@@ -72,7 +81,7 @@ class EvolutionStrategies:
                 )
                 return (plus + minus) / 2, weighted((plus - minus) / (2 * self.sigma), direction)
 
-            keys = jax.random.split(key, self.num_pairs)
+            keys = split(key, self.num_pairs)
             values, mean = average(pair, keys, self.num_pairs, self.batch)
             return Estimate(jnp.mean(values), as_gradient(inexact, mean))
 

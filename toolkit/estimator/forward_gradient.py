@@ -16,7 +16,8 @@ from toolkit.estimator.estimate import (
     require_batch,
     require_count,
 )
-from toolkit.estimator.sampling import average, gaussian_like, weighted
+from toolkit.estimator.sampling import average, gaussian_like, split, weighted
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -42,6 +43,7 @@ class ForwardGradient:
     num_directions: int = 1
     batch: int | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_count("num_directions", self.num_directions)
         require_batch(self.batch, "num_directions", self.num_directions)
@@ -49,6 +51,7 @@ class ForwardGradient:
     def __call__(self, loss: Loss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`; the value is `loss(theta)` to the bit."""
 
+        @readable
         def estimate(theta: Tree, key: Array) -> Estimate:
             fun, inexact = of_inexact(loss, theta)
 
@@ -57,7 +60,7 @@ class ForwardGradient:
                 value, slope = jax.jvp(fun, (inexact,), (direction,))
                 return value, weighted(slope, direction)
 
-            keys = jax.random.split(key, self.num_directions)
+            keys = split(key, self.num_directions)
             values, mean = average(along, keys, self.num_directions, self.batch)
             return Estimate(values[0], as_gradient(inexact, mean))
 

@@ -21,7 +21,8 @@ from toolkit.estimator.estimate import (
     require_count,
     require_sigma,
 )
-from toolkit.estimator.sampling import average, gaussian_like, shifted
+from toolkit.estimator.sampling import average, gaussian_like, shifted, split
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 NodeLoss = Callable[[Tree, "Perturb"], Array]  # (theta, perturb) -> [] or [B] real
@@ -85,6 +86,7 @@ class NodePerturbation:
     num_samples: int = 1
     batch: int | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_sigma(self.sigma)
         require_count("num_samples", self.num_samples)
@@ -93,9 +95,10 @@ class NodePerturbation:
     def __call__(self, loss: NodeLoss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`; the value is the (mean) loss without noise."""
 
+        @readable
         def estimate(theta: Tree, key: Array) -> Estimate:
             parts = tree.split(theta)
-            sample_keys = jax.random.split(key, self.num_samples)
+            sample_keys = split(key, self.num_samples)
 
             def losses(inexact: Tree, at_node: _AtNode) -> Array:
                 return real_losses(loss(rejoin(parts, inexact), _hook(at_node)))

@@ -18,7 +18,14 @@ from toolkit.estimator.estimate import (
     require_count,
     require_sigma,
 )
-from toolkit.estimator.sampling import at_both_signs, average, gaussian_like, shifted, weighted
+from toolkit.estimator.sampling import (
+    at_both_signs,
+    average,
+    gaussian_like,
+    shifted,
+    split,
+    weighted,
+)
 from toolkit.estimator.unrolled import (
     Unrolled,
     WindowedEstimator,
@@ -27,6 +34,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -76,6 +84,7 @@ class PersistentES:
     truncation: int
     batch: int | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_sigma(self.sigma)
         require_count("num_pairs", self.num_pairs)
@@ -86,6 +95,7 @@ class PersistentES:
         """The pair `(init, step)`; the value is the window's mean loss over all particles."""
         require_windows(system, self.truncation)
 
+        @readable
         def init(theta: Tree, key: Array) -> PersistentState:
             # Only shapes and types count: the first window begins an episode.
             inexact = tree.split(theta).inexact
@@ -98,10 +108,11 @@ class PersistentES:
                 jnp.int32(0),
             )
 
+        @readable
         def step(
             state: PersistentState, theta: Tree, key: Array
         ) -> tuple[PersistentState, Estimate]:
-            noise_key, start_key = jax.random.split(key)
+            noise_key, start_key = split(key, 2)
             parts = tree.split(theta)
 
             def pair(of_pair: Tree) -> tuple[Tree, Tree]:

@@ -13,6 +13,12 @@ from toolkit import tree
 from toolkit.types import Tree
 
 
+def split(key: Array, count: int) -> Array:
+    """`count` keys of one; what is no key is refused."""
+    tree.require_key("key", key)
+    return jax.random.split(key, count)
+
+
 def gaussian_like(key: Array, like: Tree) -> Tree:
     """Independent standard normal entries; real and imaginary part of a complex entry one each."""
     leaves, structure = jax.tree.flatten(tree.as_real(like))

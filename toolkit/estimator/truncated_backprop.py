@@ -19,6 +19,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -49,6 +50,7 @@ class TruncatedBackprop:
 
     truncation: int
 
+    @readable
     def __post_init__(self) -> None:
         require_count("truncation", self.truncation)
 
@@ -56,9 +58,11 @@ class TruncatedBackprop:
         """The pair `(init, step)`; the value is the window's mean loss at `theta`."""
         require_windows(system, self.truncation)
 
+        @readable
         def init(theta: Tree, key: Array) -> TruncatedState:
             return TruncatedState(system.start(theta, key), jnp.int32(0))
 
+        @readable
         def step(state: TruncatedState, theta: Tree, key: Array) -> tuple[TruncatedState, Estimate]:
             parts = tree.split(theta)
 

@@ -17,7 +17,14 @@ from toolkit.estimator.estimate import (
     require_count,
     require_sigma,
 )
-from toolkit.estimator.sampling import at_both_signs, average, gaussian_like, shifted, weighted
+from toolkit.estimator.sampling import (
+    at_both_signs,
+    average,
+    gaussian_like,
+    shifted,
+    split,
+    weighted,
+)
 from toolkit.estimator.truncated_backprop import TruncatedState
 from toolkit.estimator.unrolled import (
     Unrolled,
@@ -27,6 +34,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.readable import readable
 from toolkit.types import Tree
 
 
@@ -55,6 +63,7 @@ class TruncatedES:
     truncation: int
     batch: int | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_sigma(self.sigma)
         require_count("num_pairs", self.num_pairs)
@@ -65,11 +74,13 @@ class TruncatedES:
         """The pair `(init, step)`; the value is the window's mean loss at `theta`, unperturbed."""
         require_windows(system, self.truncation)
 
+        @readable
         def init(theta: Tree, key: Array) -> TruncatedState:
             return TruncatedState(system.start(theta, key), jnp.int32(0))
 
+        @readable
         def step(state: TruncatedState, theta: Tree, key: Array) -> tuple[TruncatedState, Estimate]:
-            noise_key, start_key = jax.random.split(key)
+            noise_key, start_key = split(key, 2)
             parts = tree.split(theta)
 
             def window(inexact: Tree) -> tuple[Tree, Array]:

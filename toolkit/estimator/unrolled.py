@@ -47,7 +47,7 @@ def run_window(
 
     def advance(state: Tree, t: Array) -> tuple[Tree, Array]:
         state, loss = system.step(state, theta, t)
-        return state, real_scalar(loss)
+        return state, real_scalar(loss, system.step)
 
     state, losses = jax.lax.scan(advance, state, time + jnp.arange(length, dtype=jnp.int32))
     return state, jnp.mean(losses)

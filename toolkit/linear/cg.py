@@ -22,6 +22,7 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
@@ -73,11 +74,13 @@ class CG:
     tol: float
     preconditioner: Preconditioner | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
         require_preconditioner(self.preconditioner)
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:

@@ -11,6 +11,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.linear.judge import flat_system, judge
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 3  # on the inverse: what they lengthen most is found in two or three
@@ -27,6 +28,7 @@ class Dense:
     Cost: `n` products (one batched product) and `n^3 / 3` to `2 n^3 / 3` operations; memory `n^2`.
     """
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:

@@ -20,9 +20,8 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
-
-_RESTART = 20  # the longest Krylov basis kept, in vectors like b
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,15 @@ class GMRES:
     """Restarted GMRES, for any square `A`; JAX's routine, one restart at a time.
 
     Args:
-      max_steps: products at most; rounded up to whole restarts of min(max_steps, 20, size).
+      max_steps: products at most; rounded up to whole restarts of min(max_steps, restart, size).
       tol: relative to ||b||.
       preconditioner: from the left; made once a solve. The residual that counts is the system's own.
+      restart: the longest Krylov basis kept, in vectors like `b`, at least 1.
 
     Returns: `info.steps` counts whole restarts' products, an upper bound: JAX's routine does not
     say where inside a restart it stopped.
 
-    Cost: one product a step, memory of 21 vectors like `b`, one product for the residual.
+    Cost: one product a step, memory of `restart` + 1 vectors like `b`, one product for the residual.
 
     Source: Saad & Schultz 1986.
     """
@@ -45,19 +45,23 @@ class GMRES:
     max_steps: int
     tol: float
     preconditioner: Preconditioner | None = None
+    restart: int = 20
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
         require_preconditioner(self.preconditioner)
+        require_steps("restart", self.restart)
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:
         product, flat, back = flat_system(matvec, b)
         if flat.size == 0:
             return judge(matvec, b, b, 0, self.tol)
-        restart = min(self.max_steps, _RESTART, tree.size(b))
+        restart = min(self.max_steps, self.restart, tree.size(b))
         target = self.tol * tree.norm(flat)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
 

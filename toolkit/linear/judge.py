@@ -12,6 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.readable import call_as, returned_by
 from toolkit.types import LinearInfo, Preconditioner, Status, Tree
 
 
@@ -33,13 +34,16 @@ def checked(matvec: tree.Matvec, b: Tree) -> tree.Matvec:
         return product.astype(leaf.dtype)
 
     def product(v: Tree) -> Tree:
-        made = matvec(v)
+        made = call_as("matvec", matvec, "(v)", v)
         try:
             return jax.tree.map(one, made, b)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"`matvec` must return a tree like `b`: got {tree.describe(made)}, expected "
-                f"{tree.describe(b)}."
+            got, expected = tree.describe(made), tree.describe(b)
+            raise returned_by(
+                matvec,
+                ValueError(
+                    f"`matvec` must return a tree like `b`: got {got}, expected {expected}."
+                ),
             ) from None
 
     return product

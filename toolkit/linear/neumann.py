@@ -19,6 +19,7 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
@@ -47,6 +48,7 @@ class Neumann:
     step_size: float | Array | None = None
     tol: float = 1e-3
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("num_terms", self.num_terms)
         require_tol(self.tol)
@@ -57,6 +59,7 @@ class Neumann:
                 f"`step_size` must be positive, or None to estimate it: got {self.step_size!r}."
             )
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:

@@ -18,6 +18,7 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
+from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 
@@ -53,6 +54,7 @@ class Nystrom:
     damping: float | Array
     tol: float = 1e-3
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("rank", self.rank)
         require_tol(self.tol)
@@ -60,6 +62,7 @@ class Nystrom:
         if isinstance(self.damping, (int, float)) and not self.damping > 0:
             raise ValueError(f"`damping` must be positive: got {self.damping}.")
 
+    @readable
     def __call__(
         self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]:

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.run.program import Figure, Final, Gradients, Loss, Program
+    from toolkit.run.pace import by_fraction
+    from toolkit.run.program import Figure, Final, Gradients, Loss, Program, losses_of
     from toolkit.run.settings import Claim, Diagnostics, Settings
 
 _HOMES = {
@@ -20,9 +21,22 @@ _HOMES = {
     "Gradients": "toolkit.run.program",
     "Loss": "toolkit.run.program",
     "Program": "toolkit.run.program",
+    "losses_of": "toolkit.run.program",
+    "by_fraction": "toolkit.run.pace",
 }
 
-__all__ = ["Claim", "Diagnostics", "Figure", "Final", "Gradients", "Loss", "Program", "Settings"]
+__all__ = [
+    "Claim",
+    "Diagnostics",
+    "Figure",
+    "Final",
+    "Gradients",
+    "Loss",
+    "Program",
+    "Settings",
+    "by_fraction",
+    "losses_of",
+]
 
 
 def __getattr__(name: str) -> Any:

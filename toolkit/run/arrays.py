@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from toolkit.run import storage
+
 # Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as their bytes.
 _SHARED = {"bool", "float16", "float32", "float64", "complex64"}
 _SHARED |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
+HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
 LAYOUT = "layout"  # key of the file's metadata
 
 Leaves = dict[str, Any]  # name -> array
@@ -50,8 +56,26 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
         )
     for name, leaf in named_leaves(tree).items():
         if _is_key(leaf):
-            layout[name]["key_impl"] = str(jax.random.key_impl(leaf))
+            layout[name]["key_impl"] = _impl(leaf)
     return save_tensors(tensors, {LAYOUT: json.dumps(layout)}), layout
+
+
+def size_in_header(path: Path) -> int:
+    """The bytes that a safetensors file says it has. Raises: OSError, ValueError, KeyError or TypeError."""
+    with open(storage.open_regular(path, os.O_RDONLY), "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_LIMIT:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
+
+
+def fingerprint(tree: Any) -> str:
+    """Names, types and shapes of a tree's arrays, and a hash of them with all their bits."""
+    data, layout = encode(tree)
+    leaves = ", ".join(_text(name, entry) for name, entry in layout.items())
+    return f"{leaves}; sha256 {hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def layout_of(data: bytes) -> Layout:
@@ -82,16 +106,19 @@ def decode(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
 
 def mismatch(layout: Layout, template: Any) -> tuple[str, str] | None:
     """The first leaf at which a stored layout differs from the tree to restore: (stored, wanted)."""
-    wanted = {name: _stored(leaf) for name, leaf in named_leaves(template).items()}
+    wanted = {name: _described(name, leaf) for name, leaf in named_leaves(template).items()}
     for name in sorted(wanted.keys() | layout.keys()):
-        stored, like = layout.get(name), wanted.get(name)
-        got = _described(name, stored["dtype"], stored["shape"]) if stored else f"no {name}"
-        expected = (
-            _described(name, like.dtype.name, like.shape) if like is not None else f"no {name}"
-        )
+        got = _text(name, layout[name]) if name in layout else f"no {name}"
+        expected = wanted.get(name, f"no {name}")
         if got != expected:
             return got, expected
     return None
+
+
+def size(template: Any) -> int:
+    """Bytes of a tree's arrays."""
+    leaves = [_stored(leaf) for leaf in named_leaves(template).values()]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def restore(arrays: Mapping[str, np.ndarray], layout: Layout, template: Any) -> Any:
@@ -123,6 +150,13 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
 
 
+def _impl(key: Any) -> str:
+    """The name of a key's generator, also of a key of which only the shape is known."""
+    found: list[str] = []
+    jax.eval_shape(lambda traced: found.append(str(jax.random.key_impl(traced))), key)
+    return found[0]
+
+
 def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
@@ -131,5 +165,13 @@ def _stored(leaf: Any) -> Any:
     return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
 
 
-def _described(name: str, dtype: str, shape: Iterable[int]) -> str:
-    return f"{name} {dtype}[{','.join(map(str, shape))}]"
+def _described(name: str, leaf: Any) -> str:
+    stored = _stored(leaf)
+    entry = {"dtype": stored.dtype.name, "shape": stored.shape}
+    return _text(name, entry | ({"key_impl": _impl(leaf)} if _is_key(leaf) else {}))
+
+
+def _text(name: str, entry: Mapping[str, Any]) -> str:
+    shape = ",".join(map(str, entry["shape"]))
+    key = f" key of {entry['key_impl']}" if "key_impl" in entry else ""
+    return f"{name} {entry['dtype']}[{shape}]{key}"

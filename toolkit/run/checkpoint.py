@@ -1,7 +1,7 @@
 """Checkpoints: `checkpoints/<step>/` with the state, and a manifest that makes any damage visible.
 
 A checkpoint is used only if its manifest carries a right checksum of itself and of the state file, belongs to this
-config, and its metrics are still there. Damaged ones are set aside by renaming, never deleted.
+config, and the rows of metrics.jsonl up to it are unchanged. Damaged ones are set aside by renaming, never deleted.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 
 from toolkit.run import arrays, storage
 from toolkit.run.errors import Exit, fail
+from toolkit.run.metrics import Prefix, refuse_change
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
-FORMAT = 1
+FORMATS = (1, 2)  # the last one is written; format 1 has no checksum of the metrics
 MANIFEST_LIMIT = 64 << 20  # bytes
-STATE_LIMIT = 1 << 40
 
 
 class Checkpoint(NamedTuple):
@@ -30,24 +30,23 @@ class Checkpoint(NamedTuple):
 
     step: int
     seconds: float  # of running, over all processes so far
-    metrics_bytes: int  # length of metrics.jsonl at this step
+    logged: Prefix  # of metrics.jsonl at this step
     values: dict[str, np.ndarray]
     layout: arrays.Layout
 
 
-def save(
-    folder: Path, step: int, state: Any, seconds: float, metrics_bytes: int, config: str
-) -> int:
+def save(folder: Path, step: int, state: Any, seconds: float, logged: Prefix, config: str) -> int:
     """Writes `folder/<step>` durably; returns its size in bytes. One that is already there is kept."""
     if (folder / str(step)).exists():
         return 0
     data, layout = arrays.encode(state)
     manifest = {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "config": config,
         "step": step,
         "seconds": seconds,
-        "metrics_bytes": metrics_bytes,
+        "metrics_bytes": logged.length,
+        "metrics_sha256": logged.sha256,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "leaves": layout,
@@ -71,22 +70,28 @@ def prune(folder: Path, keep: int, scheduled: Callable[[int], bool]) -> None:
 
 
 def load_newest(
-    folder: Path, config: str, metrics_size: int, warn: Callable[[str], None]
+    folder: Path, config: str, log: Path, room: int, warn: Callable[[str], None]
 ) -> Checkpoint | None:
     """The newest usable checkpoint, or None where none was ever made.
+
+    Args:
+        config: hash of the config it has to belong to.
+        log: metrics.jsonl, which has to begin as it did.
+        room: bytes of the state's arrays; a file that says it holds more is not read.
+        warn: takes a line about each one that is set aside.
 
     Raises: RunError (exit 3) where there are checkpoints and none is usable; they are left as they are.
     """
     damaged: list[tuple[Path, str]] = []
     for step, entry in _entries(folder):
         try:
-            found = _load(entry, step, config, metrics_size)
+            found = _load(entry, step, config, log, room)
         except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
             damaged.append((entry, str(error)[:200]))
             continue
         for path, reason in damaged:
             warn(
-                f"{path}: damaged ({reason}), set aside as {_quarantine(path).name}; using {entry}"
+                f"{path}: damaged ({reason}), set aside as {storage.set_aside(path).name}; using {entry}"
             )
         return found
     if damaged or any(folder.glob("*.damaged-*")):
@@ -104,26 +109,38 @@ def restore(found: Checkpoint, template: Any, folder: Path) -> Any:
     return arrays.restore(found.values, found.layout, template)
 
 
-def _load(entry: Path, step: int, config: str, metrics_size: int) -> Checkpoint:
+def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoint:
     """Raises: OSError, ValueError, TypeError or KeyError, for a file that is not what `save` wrote."""
     if entry.is_symlink():
         raise ValueError("a link")
     manifest = json.loads(storage.read_regular(entry / MANIFEST, MANIFEST_LIMIT))
     if manifest["checksum"] != _checksum(manifest):
         raise ValueError(f"{MANIFEST}: wrong checksum")
-    if (manifest["format"], manifest["step"], manifest["config"]) != (FORMAT, step, config):
-        raise ValueError(f"{MANIFEST}: of another step, config or format")
-    if manifest["metrics_bytes"] > metrics_size:
-        raise ValueError(
-            f"metrics.jsonl: {metrics_size} bytes, expected {manifest['metrics_bytes']}"
-        )
-    data = storage.read_regular(entry / STATE, min(manifest["bytes"], STATE_LIMIT))
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+    if (manifest["step"], manifest["config"]) != (step, config):
+        raise ValueError(f"{MANIFEST}: of another step or config")
+    if manifest["format"] not in FORMATS:
+        raise ValueError(f"{MANIFEST}: of another version, {manifest['format']!r}")
+    logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
+    refuse_change(log, logged)
+    # Before it is read: whoever can write the file can write the manifest too.
+    limit = min(_count(manifest["bytes"]), room + arrays.HEADER_LIMIT)
+    data = storage.read_regular(entry / STATE, limit)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (manifest["bytes"], manifest["sha256"]):
         raise ValueError(f"{STATE}: wrong checksum")
     values = arrays.decode(data, manifest["leaves"])
-    return Checkpoint(
-        step, manifest["seconds"], manifest["metrics_bytes"], values, manifest["leaves"]
-    )
+    return Checkpoint(step, _seconds(manifest["seconds"]), logged, values, manifest["leaves"])
+
+
+def _count(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise ValueError(f"{MANIFEST}: {value!r} for a number of bytes")
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, int | float) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError(f"{MANIFEST}: {value!r} for seconds")
 
 
 def _entries(folder: Path) -> list[tuple[int, Path]]:
@@ -133,16 +150,6 @@ def _entries(folder: Path) -> list[tuple[int, Path]]:
         int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name
     ]
     return [(step, folder / str(step)) for step in sorted(steps, reverse=True)]
-
-
-def _quarantine(path: Path) -> Path:
-    for number in range(1, 1000):
-        target = path.with_name(f"{path.name}.damaged-{number}")
-        if not target.exists():
-            with storage.storing(path):
-                path.rename(target)
-            return target
-    raise fail(Exit.CHECKPOINT, path, "cannot be set aside", "999 damaged ones", "fewer")
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

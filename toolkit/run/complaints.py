@@ -152,7 +152,7 @@ def _resolve(node: Schema, root: Schema, value: Any) -> Schema:
         elif (
             "discriminator" in node
             and isinstance(value, dict)
-            and value.get("kind") in _kinds(node)
+            and value.get("kind") in list(_kinds(node))  # a list admits what cannot be hashed
         ):
             node = {"$ref": node["discriminator"]["mapping"][value["kind"]]}
         else:

@@ -17,6 +17,7 @@ from toolkit.run.settings import Settings
 ORDER = (
     "experiment",
     "seed",
+    "seeds",
     "steps",
     "log_every",
     "checkpoint_every",
@@ -73,7 +74,7 @@ def resolve(settings: Settings) -> dict[str, Any]:
     """Every field with its value, JSON types only; loading it again gives the same config."""
     values = settings.model_dump(mode="json")
     first = {key: values[key] for key in ORDER if key in values}
-    last = {key: values[key] for key in ("diagnostics", "claims", "schema_version")}
+    last = {key: values[key] for key in ("budget", "diagnostics", "claims", "schema_version")}
     return {**first, **{key: value for key, value in values.items() if key not in last}, **last}
 
 

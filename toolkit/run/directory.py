@@ -7,7 +7,6 @@ the process, so no kill leaves a lock behind.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -20,13 +19,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import plain_yaml, storage
+from toolkit.run import output, plain_yaml, storage
 from toolkit.run.errors import Exit, RunError, fail, nearest
 
 CONFIG, RECORD, METRICS, EVENTS = "config.yaml", "run.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, FINAL, REPORT, CARD = "checkpoints", "final", "report.html", "README.md"
 RECORD_LIMIT = 16 << 20  # bytes
-ATTEMPTS = 5  # at being born, against a cleaner that mistakes a newborn for a leftover
+METRICS_LIMIT = 4 << 30
+FIELDS = {
+    "environment": dict,
+    "process": dict,
+    "code": dict,
+    "drift": list,
+    "step": int,
+    "steps": int,
+    "status": str,
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,17 @@ class RunDirectory:
     def event(self, name: str, **fields: Any) -> None:
         """Appends a line to events.jsonl."""
         line = json.dumps({"time": now(), "event": name, **fields}, ensure_ascii=False)
-        with storage.storing(self.path / EVENTS), open(self.path / EVENTS, "a+b") as file:
-            if file.tell() and not _ends_a_line(file.fileno(), file.tell()):
-                file.write(b"\n")  # a killed process may leave half a line
-            file.write(line.encode() + b"\n")
+        with storage.storing(self.path / EVENTS):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            with open(storage.open_regular(self.path / EVENTS, flags), "a+b") as file:
+                if file.tell() and not _ends_a_line(file.fileno(), file.tell()):
+                    file.write(b"\n")  # a killed process may leave half a line
+                file.write(line.encode() + b"\n")
+
+    def warn(self, text: str) -> None:
+        """Tells on stderr and in events.jsonl."""
+        output.warn(text)
+        self.event("warning", text=text)
 
 
 @contextlib.contextmanager
@@ -63,34 +78,15 @@ def held(place: RunDirectory) -> Iterator[RunDirectory]:
         os.close(place.lock)
 
 
-def create(path: Path, config_text: str, record: dict[str, Any]) -> RunDirectory:
-    """A new run directory, locked from before it is visible.
-
-    Raises: RunError: exit 4 where another process was faster, exit 5 where the disk refuses.
-    """
-    with storage.storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(ATTEMPTS):
-            place = _create_once(path, config_text, record)
-            if place is not None:
-                return place
-    raise fail(
-        Exit.OCCUPIED,
-        path,
-        "cannot be created",
-        "interference by other processes",
-        "a quiet directory",
-    )
-
-
 def claim(path: Path) -> RunDirectory:
     """An existing, unfinished run directory, locked. Raises: RunError (exit 4) if in use or finished."""
     if not is_run(path):
         expected = "a new or empty directory, or an unfinished run"
         raise fail(Exit.OCCUPIED, path, "not a run directory", "other files", expected)
+    _refuse_links(path)
     refuse_finished(path)
     with storage.storing(path):
-        lock = os.open(path / CONFIG, os.O_RDWR | os.O_CLOEXEC)
+        lock = storage.open_regular(path / CONFIG, os.O_RDWR)
     try:
         with storage.storing(path):
             _lock(lock, path)
@@ -104,6 +100,14 @@ def claim(path: Path) -> RunDirectory:
     for entry in (path / CHECKPOINTS).glob(".*.tmp-*"):
         _remove(entry)
     return RunDirectory(path, lock)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raises: RunError (exit 3) where what we write would end up outside the run directory."""
+    for name in (CONFIG, RECORD, METRICS, EVENTS, CHECKPOINTS, FINAL):
+        if (path / name).is_symlink():
+            expected = "a file or directory of the run's own"
+            raise fail(Exit.CHECKPOINT, path / name, "replaced", "a link", expected)
 
 
 def refuse_finished(path: Path) -> None:
@@ -151,8 +155,9 @@ def existing(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Removes what killed starts left beside `path`, but nothing that a living process still holds."""
     for entry in storage.leftovers(path):
+        held = entry if entry == storage.lock_of(path) else entry / CONFIG
         try:
-            descriptor = os.open(entry / CONFIG, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = storage.open_regular(held, os.O_RDWR)
         except OSError:
             _remove(entry)
             continue
@@ -184,8 +189,10 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(storage.read_regular(path / RECORD, RECORD_LIMIT))
         if isinstance(record, dict):
-            return record
-        reason = "another type"
+            wrong = [k for k, kind in FIELDS.items() if not isinstance(record.get(k, kind()), kind)]
+            if not wrong:
+                return record
+        reason = f"another type of {wrong[0]}" if isinstance(record, dict) else "another type"
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
     raise fail(
@@ -194,17 +201,52 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved config of a run."""
-    return plain_yaml.read(path / CONFIG).value
+    """The resolved config of a run. Raises: RunError (exit 3) where it is none."""
+    found = plain_yaml.read(path / CONFIG).value
+    if isinstance(found, dict) and isinstance(found.get("experiment"), str):
+        return found
+    expected = "the mapping that `run` wrote"
+    raise fail(Exit.CHECKPOINT, path / CONFIG, "damaged", "another type", expected)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first; a line that is damaged is left out, since they are for people."""
+    try:
+        data = storage.read_regular(path / EVENTS, METRICS_LIMIT)
+    except OSError:
+        return []
+    events = []
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            events += [event] if isinstance(event, dict) else []
+    return events
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; half a last line, as a killed run leaves it, is left out."""
+    """The rows of metrics.jsonl; half a last line, as a killed run leaves it, is left out.
+
+    Raises: RunError (exit 3) that names the damaged line.
+    """
     try:
-        lines = (path / METRICS).read_bytes().split(b"\n")[:-1]
+        data = storage.read_regular(path / METRICS, METRICS_LIMIT)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines]
+    except OSError as error:
+        raise _damaged(path / METRICS, error) from None
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+            if not isinstance(rows[-1]["step"], int):
+                raise ValueError("a row without a step")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _damaged(f"{path / METRICS}:{number}", error) from None
+    return rows
+
+
+def _damaged(where: object, error: Exception) -> RunError:
+    return fail(Exit.CHECKPOINT, where, "damaged", str(error)[:200], "what `run` wrote")
 
 
 def now() -> str:
@@ -215,47 +257,15 @@ def this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _create_once(path: Path, config_text: str, record: dict[str, Any]) -> RunDirectory | None:
-    """None where another process took our half-made directory for a leftover."""
-    temporary, lock = storage.aside(path), None
-    try:
-        temporary.mkdir()
-        lock = os.open(temporary / CONFIG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with open(lock, "wb", closefd=False) as file:
-            file.write(config_text.encode())
-        os.fsync(lock)
-        storage.write_new(temporary / RECORD, storage.json_bytes(record))
-        storage.write_new(temporary / METRICS, b"")
-        storage.write_new(temporary / EVENTS, b"")
-        (temporary / CHECKPOINTS).mkdir()
-        storage.sync_folder(temporary)
-        os.rename(temporary, path)
-        storage.sync_folder(path.parent)
-    except BaseException as error:
-        if lock is not None:
-            os.close(lock)
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, FileNotFoundError | BlockingIOError):
-            return None
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOTEMPTY,
-            errno.EEXIST,
-            errno.ENOTDIR,
-        ):
-            raise _occupied(path) from None
-        raise
-    return RunDirectory(path, lock)
-
-
 def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _occupied(path) from None
+        raise occupied(path) from None
 
 
-def _occupied(path: Path) -> RunError:
+def occupied(path: Path) -> RunError:
+    """The error that names the process which holds `path`."""
     try:
         holder = read_record(path).get("process", {})
     except RunError:
@@ -266,7 +276,7 @@ def _occupied(path: Path) -> RunError:
 
 def _in_use(path: Path) -> bool:
     try:
-        with open(path / CONFIG, "r+b") as file:
+        with open(storage.open_regular(path / CONFIG, os.O_RDWR), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
     except OSError:
@@ -281,4 +291,5 @@ def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry, ignore_errors=True)
     else:
-        entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only directory
+            entry.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`toolkit doctor`: what is installed, what it runs on, and whether it computes correctly."""
+"""`toolkit doctor`: what is installed and what was pinned, what it runs on, and whether it computes correctly."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from pathlib import Path
 
 from toolkit.run import environment
 from toolkit.run.errors import Exit, fail
+from toolkit.run.output import warn
 from toolkit.run.progress import table
 
+PACKAGE = Path(__file__).parents[1]
+PINS = (
+    PACKAGE / "constraints.txt",
+    PACKAGE.parent / "constraints.txt",
+)  # of a wheel, of a checkout
 ROWS = 40_000  # the miscompiled loop needs this many to show
 
 
@@ -24,6 +30,7 @@ def command() -> int:
     if os.environ.get("JAX_PLATFORMS"):
         rows.append(("JAX_PLATFORMS", os.environ["JAX_PLATFORMS"]))
     print(table(tuple(rows)))
+    _tell_versions()
     wrong = canary()
     if wrong:
         release = f"jax {jax.__version__}"
@@ -33,6 +40,34 @@ def command() -> int:
         )
     print(f"canary: {ROWS} of {ROWS} rows right")
     return Exit.DONE
+
+
+def _tell_versions() -> None:
+    path = next((path for path in PINS if path.is_file()), None)
+    if path is None:
+        print("versions: no constraints.txt to compare with")
+        return
+    other, count = unpinned(path.read_text("utf-8"))
+    for line in other:
+        warn(line)
+    print(f"versions: {count - len(other)} of {count} packages as pinned in {path.name}")
+
+
+def unpinned(constraints: str) -> tuple[list[str], int]:
+    """What is installed in another version than the pinned one, a line each, and how many packages were compared."""
+    from packaging.requirements import Requirement  # comes with matplotlib
+    from packaging.version import Version
+
+    other, count = [], 0
+    for line in filter(None, (text.partition("#")[0].strip() for text in constraints.splitlines())):
+        pin = Requirement(line)
+        found = environment.version_of(pin.name)
+        if found is None or (pin.marker is not None and not pin.marker.evaluate()):
+            continue  # of an extra, or for another Python
+        count += 1
+        if not pin.specifier.contains(Version(found).public, prereleases=True):
+            other.append(f"{pin.name}: installed {found}, pinned {pin.specifier}")
+    return other, count
 
 
 def canary() -> int:

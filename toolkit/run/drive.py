@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from toolkit.debug import nonfinite
 from toolkit.run import checkpoint, directory, metrics
 from toolkit.run.compiled import Compiled, Made
 from toolkit.run.experiment import reported
-from toolkit.run.finite import Watch
+from toolkit.run.finite import Watch, bad_metrics
 from toolkit.run.gradients import by_leaf
+from toolkit.run.pace import Pace
 from toolkit.run.settings import Settings
 from toolkit.run.signals import StopRequest
 
@@ -44,7 +43,7 @@ class Position(NamedTuple):
     step: int
     state: Any
     seconds: float  # of compiling and running so far, over all processes
-    metrics_bytes: int  # length of metrics.jsonl
+    metrics_bytes: metrics.Prefix  # of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,12 @@ class Job:
     config: str  # hash of the resolved config, in every checkpoint
     drift: bool  # stamp the rows: they were made in another environment
     stop: StopRequest
+    pace: Pace
     show: Callable[[int, dict[str, float]], None]  # progress
 
 
 def drive(job: Job, start: Position) -> Position:
-    """Runs the steps that are left.
+    """Runs the steps that are left, or as many as the budget has time for.
 
     Raises:
         Stopped: after a signal, with the state saved.
@@ -71,26 +71,25 @@ def drive(job: Job, start: Position) -> Position:
         RunError: exit 5 where a file cannot be written.
     """
     every, steps = job.settings.checkpoint_every, job.settings.steps
-    began = time.perf_counter() - start.seconds
+    # A run killed after the last step that its budget had time for takes no other; but each run takes one.
+    end = start.step if start.step and job.pace.spent_after() else steps
     state = start.state
     values: dict[str, jax.Array] = {}
-    seconds, length = start.seconds, start.metrics_bytes
+    step, seconds, length = start.step, start.seconds, start.metrics_bytes
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
-        for step in range(start.step + 1, steps + 1):
+        for step in range(start.step + 1, end + 1):
             with reported(job.source, f"step {step} failed"):
                 previous = values
                 state, values, reports = advance(job.compiled, job.settings, step, state)
                 # One step may be under way while the next is dispatched, no more: a signal must not wait for a queue.
                 jax.block_until_ready(previous)
-            signaled = job.stop.number
-            logging = (
-                _reports(job.settings, step) or step % job.settings.log_every == 0 or step == steps
-            )
-            saving = step % every == 0 or step == steps or signaled is not None
+            signaled, last = job.stop.number, job.pace.is_last(step)
+            logging = _reports(job.settings, step) or step % job.settings.log_every == 0 or last
+            saving = step % every == 0 or last or signaled is not None
             if logging or saving:
                 numbers = _numbers(values)
                 bad = _bad(job, state, numbers if logging else {})
-                seconds = time.perf_counter() - began
+                seconds = job.pace.elapsed()
                 if logging or bad:
                     line = metrics.row(step, numbers, seconds, job.drift, by_leaf(reports))
                     metrics.append(log, line)
@@ -103,8 +102,10 @@ def drive(job: Job, start: Position) -> Position:
                 _save(job, Position(step, state, seconds, length))
             if signaled is not None:
                 raise Stopped(signaled, step)
+            if last:
+                break
     _prune(job)  # a run killed right after its last checkpoint has not
-    return Position(steps, state, seconds, length)
+    return Position(step, state, seconds, length)
 
 
 def advance(compiled: Compiled, settings: Settings, step: int, state: Any) -> Made:
@@ -124,8 +125,7 @@ def _bad(job: Job, state: Any, numbers: dict[str, Any]) -> dict[str, str]:
 
     Between two rows a metric may be NaN: an experiment may measure only where it logs.
     """
-    found = nonfinite.held({name: numbers[name] for name in metrics.nonfinite(numbers)})
-    return {**found, **job.watch.bad(state)}
+    return {**bad_metrics(numbers), **job.watch.bad(state)}
 
 
 def _save(job: Job, at: Position) -> None:
@@ -144,4 +144,5 @@ def _prune(job: Job) -> None:
 
 
 def _numbers(values: dict[str, jax.Array]) -> dict[str, Any]:
-    return {name: value.item() for name, value in jax.device_get(values).items()}
+    # One by one: `jax.device_get` costs 50 us a call, which every row would pay.
+    return {name: value.item() for name, value in values.items()}

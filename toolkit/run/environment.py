@@ -38,8 +38,8 @@ def record(experiment: Path) -> dict[str, Any]:
     devices = jax.devices()
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "toolkit": _version("toolkit-jax"),
+        **{name: version_of(name) for name in PACKAGES},
+        "toolkit": version_of("toolkit-jax"),
         **sources(experiment),
         "platform": platform.platform(),
         "cpu_flags_sha256": _cpu_flags_hash(),
@@ -93,7 +93,7 @@ def _package_hash() -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

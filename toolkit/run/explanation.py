@@ -3,37 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from toolkit.debug import explain
-from toolkit.run import drive
+from toolkit.run import config, directory, drive, environment, experiment, finite, start
 from toolkit.run.arrays import named_leaves
-from toolkit.run.compiled import Compiled
-from toolkit.run.finite import Watch, title
+from toolkit.run.compiled import Compiled, compile_program
+from toolkit.run.errors import Exit, RunError, fail, printable
+from toolkit.run.output import say, warn
+from toolkit.run.pace import Pace, seconds, with_fraction_of
 from toolkit.run.program import Program
-from toolkit.run.settings import Settings
 
 
-def explained(
-    program: Program,
+def command(path: Path) -> int:
+    """`toolkit explain`: repeats, in this process, which line made a run not finite. Returns the exit code."""
+    directory.existing(path)
+    record = directory.read_record(path)
+    found = record.get("nonfinite")
+    if not found:
+        status = f"a run that is {record.get('status')}"
+        expected = "one that ended with exit code 6"
+        raise fail(Exit.CONFIG, path, "nothing to explain", status, expected)
+    with directory.held(directory.claim(path)) as place:
+        prepared = start.prepare(config.load(path / directory.CONFIG))
+        changed = environment.differences(record.get("environment", {}), prepared.environment)
+        if changed:
+            differs = f"the environment differs in {', '.join(changed)}: the step may differ too"
+            warn(printable(f"{path}: {differs}"))
+        compiled = compile_program(prepared.traced, prepared.loaded.experiment)
+        bad = drive.NotFinite(found["step"], found["leaves"])
+        say(_explained(place, prepared, compiled, bad))
+    return Exit.DONE
+
+
+def watch(
+    place: directory.RunDirectory, prepared: start.Prepared, at: drive.Position
+) -> finite.Watch:
+    """What of the state is watched. Records what the first one holds that is not finite: it may keep that."""
+    if at.step == 0 and (held := finite.held(at.state)):
+        place.update(nonfinite_at_start=held)
+    known = place.record().get("nonfinite_at_start", {})
+    return finite.watch(prepared.traced.template, known)
+
+
+def refusal(
+    place: directory.RunDirectory,
+    prepared: start.Prepared,
     compiled: Compiled,
-    settings: Settings,
-    watch: Watch,
-    start: drive.Position,
+    found: drive.NotFinite,
+) -> RunError:
+    """Records what was found, explains it, and returns the error to raise (exit 6)."""
+    record = {"step": found.step, "leaves": dict(found.leaves)}
+    place.update(nonfinite=record)
+    say(f"step {found.step} is not finite; making it again to find the line")
+    text = _explained(place, prepared, compiled, found)
+    place.update(nonfinite={**record, "explanation": text})
+    place.event("not_finite", **record, explanation=text)
+    say(text)
+    name, held = next(iter(found.leaves.items()))
+    more = f" and {len(found.leaves) - 1} more" if len(found.leaves) > 1 else ""
+    what = f"step {found.step}: {name}{more} not finite"
+    remedy = f"finite numbers; `toolkit explain {place.path}` says which line made it"
+    return fail(Exit.NOT_FINITE, place.path, what, held, remedy)
+
+
+def _explained(
+    place: directory.RunDirectory,
+    prepared: start.Prepared,
+    compiled: Compiled,
     found: drive.NotFinite,
 ) -> str:
     """The report on what first made the run bad, as text. `found` may be some steps after it."""
-    state = start.state
-    for step in range(start.step + 1, found.step + 1):
-        made = drive.advance(compiled, settings, step, state)
-        bad = set(watch.bad(made.state))
-        if step == found.step:
-            bad |= found.leaves.keys()
-        if bad and (report := explain(_only(program, bad), state)) is not None:
-            return f"step {step}, {report}"
-        state = made.state
+    at = start.start_position(place, prepared, compiled)
+    watched, rows = watch(place, prepared, at), directory.read_rows(place.path)
+    budget = prepared.settings.budget
+    pace = Pace(prepared.settings.steps, None if budget is None else seconds(budget), 0.0)
+    state = at.state
+    with experiment.reported(prepared.loaded.experiment, "cannot be explained"):
+        for step in range(at.step + 1, found.step + 1):
+            given = with_fraction_of(rows, pace, step, state)
+            state = drive.advance(compiled, prepared.settings, step, given).state
+            bad = set(watched.bad(state))
+            if step == found.step:
+                bad |= found.leaves.keys()
+            if bad and (report := explain(_only(prepared.traced.program, bad), given)) is not None:
+                return f"step {step}, {report}"
     return (
-        f"from the checkpoint of step {start.step}, step {found.step} is finite here: the step reads "
+        f"from the checkpoint of step {at.step}, step {found.step} is finite here: the step reads "
         "something besides its state, or the environment is another one"
     )
 
@@ -42,7 +99,7 @@ def _only(program: Program, names: Collection[str]) -> Any:
     def step(state: Any) -> dict[str, Any]:
         """What is bad of the step's results."""
         state, values = program.step(state)
-        leaves = {title(name): leaf for name, leaf in named_leaves(state).items()}
+        leaves = {finite.title(name): leaf for name, leaf in named_leaves(state).items()}
         return {name: leaf for name, leaf in {**leaves, **values}.items() if name in names}
 
     return step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from toolkit.run.metrics import nonfinite
 from toolkit.run.program import Final
 
 PARAMS, METRICS = "params.safetensors", "metrics.json"
+METRICS_LIMIT = 64 << 20  # bytes
 
 
 class Durable(NamedTuple):
@@ -23,8 +26,8 @@ class Durable(NamedTuple):
     metrics: dict[str, float]
 
 
-def write(place: Path, final: Final, seconds: float, source: Path) -> dict[str, float]:
-    """Writes `final/` at once; returns its metrics, with the run's `seconds` added.
+def files(final: Final, seconds: float, place: Path, source: Path) -> dict[str, bytes]:
+    """What to write into `final/`: the result, with the run's `seconds` added.
 
     Raises: RunError: exit 2 for a result that is no `Final`, exit 6 for a metric that is not finite.
     """
@@ -50,9 +53,12 @@ def write(place: Path, final: Final, seconds: float, source: Path) -> dict[str, 
         raise fail(
             Exit.CONFIG, source, "finish: params cannot be saved", str(error), "a dict of arrays"
         ) from error
-    files = {PARAMS: data, METRICS: storage.json_bytes(metrics)}
-    storage.write_folder(place / directory.FINAL, files)
-    return metrics
+    return {PARAMS: data, METRICS: storage.json_bytes(metrics)}
+
+
+def hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """For the record, which learns them before the files exist."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 
 def read(place: Path) -> Durable | None:
@@ -61,13 +67,38 @@ def read(place: Path) -> Durable | None:
     if not folder.is_dir():
         return None
     try:
-        data = (folder / PARAMS).read_bytes()
+        data = storage.read_regular(folder / PARAMS, arrays.size_in_header(folder / PARAMS))
         params = arrays.nested(arrays.decode(data, arrays.layout_of(data)))
-        return Durable(params, json.loads((folder / METRICS).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        metrics = json.loads(storage.read_regular(folder / METRICS, METRICS_LIMIT))
+        if not all(isinstance(value, int | float) for value in metrics.values()):
+            raise ValueError(f"{METRICS}: something else than numbers")
+        return Durable(params, metrics)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise fail(
             Exit.CHECKPOINT, folder, "damaged", str(error)[:200], "the files that `run` wrote"
         ) from None
+
+
+def changed(place: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Names of the files in `final/` that are not what the record says was written."""
+    folder = place / directory.FINAL
+    found = []
+    for name, digest in recorded.items():
+        try:
+            same = storage.file_hash(folder / name) == digest
+        except OSError:
+            same = False
+        if not same:
+            found.append(name)
+    return found
 
 
 def _number(name: str, value: Any, source: Path) -> float:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from toolkit.debug import nonfinite
+from toolkit.run import metrics
 from toolkit.run.arrays import named_leaves
 
 
@@ -38,6 +39,11 @@ def watch(state: Any, start: Mapping[str, str]) -> Watch:
 def held(state: Any) -> dict[str, str]:
     """What the leaves of a state hold that is not finite, by name."""
     return nonfinite.held(_floating(state))
+
+
+def bad_metrics(numbers: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics that are not finite, by name, and what they are."""
+    return nonfinite.held({name: numbers[name] for name in metrics.nonfinite(dict(numbers))})
 
 
 def title(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The losses that a program declares, searched for inputs that cannot learn; nothing is run."""
+"""The losses that a program declares, and which of their inputs cannot learn; nothing is run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from toolkit.run.experiment import reported
 from toolkit.run.program import Loss
 
 
-def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
-    """Of each loss the inputs whose gradient is always zero.
+def declared(traced: Traced, source: Path) -> dict[str, Loss]:
+    """The losses by name, with the shapes of their arguments.
 
     Raises: RunError (exit 2) that names the loss.
     """
@@ -23,11 +23,20 @@ def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, .
     if not isinstance(losses, dict):
         got, expected = type(losses).__name__, "a dict of toolkit.run.Loss"
         raise fail(Exit.CONFIG, source, "losses: wrong type", got, expected)
-    found = {}
     for name, loss in losses.items():
         if not isinstance(loss, Loss):
             got, expected = type(loss).__name__, "toolkit.run.Loss"
             raise fail(Exit.CONFIG, source, f"losses: {name}: wrong type", got, expected)
+    return losses
+
+
+def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
+    """Of each loss the inputs whose gradient is always zero.
+
+    Raises: RunError (exit 2) that names the loss.
+    """
+    found = {}
+    for name, loss in declared(traced, source).items():
         with reported(source, f"losses: {name} failed"):
             dead = dead_gradients(loss.fn, *loss.arguments, argnums=loss.argnums)
         found[name] = tuple(one for one in dead if not one.carried)

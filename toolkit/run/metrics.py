@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
-from toolkit.run.storage import storing
+from toolkit.run.storage import open_regular, storing
 
 RESERVED = ("step", "seconds", "nonfinite", "drift", "gradients")  # of a row; no metric takes them
 
 
-def open_log(path: Path, length: int) -> BinaryIO:
-    """The log opened for appending after its first `length` bytes; later rows, of steps to repeat, are dropped."""
+class Prefix(NamedTuple):
+    """The beginning of metrics.jsonl that a checkpoint presumes."""
+
+    length: int  # bytes
+    sha256: str | None  # None where a checkpoint of format 1 does not tell
+
+
+EMPTY = Prefix(0, hashlib.sha256().hexdigest())
+
+
+class Log(NamedTuple):
+    """metrics.jsonl, open for appending. Unbuffered: a full disk is met in `append`, not again when it is closed."""
+
+    path: Path
+    file: FileIO
+    hashed: Any  # the running SHA-256 of what it holds
+
+
+@contextlib.contextmanager
+def open_log(path: Path, seen: Prefix) -> Iterator[Log]:
+    """The log after its first rows; later ones, of steps to repeat, are dropped."""
     with storing(path):
-        file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (the caller closes it)
-        file.truncate(length)
-        file.seek(length)
-    return file
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    with open(descriptor, "r+b", buffering=0) as file:
+        with storing(path):
+            hashed = _hash(file, seen.length)
+            file.truncate(seen.length)
+            file.seek(seen.length)
+        yield Log(path, file, hashed)
+
+
+def refuse_change(path: Path, seen: Prefix) -> None:
+    """Raises: ValueError or OSError where the log no longer begins as it did."""
+    with open(open_regular(path, os.O_RDONLY), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < seen.length:
+            raise ValueError(f"{path.name}: {size} bytes, expected {seen.length}")
+        if seen.sha256 is not None and _hash(file, seen.length).hexdigest() != seen.sha256:
+            raise ValueError(f"{path.name}: wrong checksum")
 
 
 def row(
@@ -38,20 +74,30 @@ def row(
     return {"step": step, **kept, "seconds": round(seconds, 4), **extra}
 
 
-def append(file: BinaryIO, line: dict[str, Any]) -> None:
-    with storing(Path(file.name)):
-        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        file.flush()
+def append(log: Log, line: dict[str, Any]) -> None:
+    data = json.dumps(line, allow_nan=False).encode() + b"\n"
+    log.hashed.update(data)
+    with storing(log.path):
+        while data:
+            data = data[log.file.write(data) :]
 
 
-def durable(file: BinaryIO) -> int:
-    """Forces the rows to disk; returns the length in bytes, for the checkpoint that presumes them."""
-    with storing(Path(file.name)):
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
+def durable(log: Log) -> Prefix:
+    """Forces the rows to disk, for the checkpoint that presumes them."""
+    with storing(log.path):
+        os.fsync(log.file.fileno())
+        return Prefix(log.file.tell(), log.hashed.hexdigest())
 
 
 def nonfinite(values: dict[str, Any]) -> list[str]:
     """Names of the values that are NaN or infinite."""
     return [name for name, value in values.items() if not math.isfinite(value)]
+
+
+def _hash(file: FileIO, length: int) -> Any:
+    """SHA-256 of the first `length` bytes, or of all there are."""
+    hashed = hashlib.sha256()
+    while data := file.read(min(1 << 20, length)):
+        hashed.update(data)
+        length -= len(data)
+    return hashed

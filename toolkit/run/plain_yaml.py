@@ -53,16 +53,16 @@ def read(path: Path) -> Document:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise fail(Exit.CONFIG, path, "cannot read", reason, "a YAML file") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        got = (
+            "a directory"
+            if stat.S_ISDIR(status.st_mode)
+            else "something that is not a regular file"
+        )
+        raise fail(Exit.CONFIG, path, "cannot read", got, "a YAML file")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise fail(
-                Exit.CONFIG,
-                path,
-                "cannot read",
-                "something that is not a regular file",
-                "a YAML file",
-            )
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise fail(

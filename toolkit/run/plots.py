@@ -77,7 +77,8 @@ def curves(runs: Mapping[str, Rows]) -> tuple[Figure, ...]:
 
 
 def _metrics(row: Mapping[str, Any]) -> list[str]:
-    return [name for name in row if name not in RESERVED]
+    """Those with a number: a run that is not finite from its first row on has curves without points."""
+    return [name for name, value in row.items() if name not in RESERVED and value is not None]
 
 
 def _curve(name: str, runs: Mapping[str, Rows]) -> Callable[[Canvas], None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ class Loss(NamedTuple):
     argnums: int | tuple[int, ...] = 0  # what is learned
 
 
+def losses_of(
+    solve: Callable[..., Any], outer: Callable[..., Any], y: Any, theta: Any
+) -> dict[str, Loss]:
+    """What a hypergradient differentiates: the function that `solve` minimises, and `outer` at its solution.
+
+    Args:
+      solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`, with the rule that makes the derivative.
+      outer: `outer(y, theta) -> real scalar`.
+      y, theta: trees of arrays or of their shapes.
+    """
+
+    def hyper(y: Any, theta: Any) -> Any:
+        return outer(solve(y, theta).value, theta)
+
+    at = (y, theta)
+    return {"inner": Loss(solve.fun, at), "hyper": Loss(hyper, at, argnums=1)}  # type: ignore[attr-defined]
+
+
 class Program(NamedTuple):
     """The functions that the runner drives: `init`, then `step` as often as the config says, then `finish`.
 
@@ -55,6 +74,12 @@ class Program(NamedTuple):
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
     # By name, from the shapes of a state: what is differentiated, the hyper-objective included.
     losses: Callable[[State], dict[str, Loss]] | None = None
+    # `step(state, fraction)`: a float32 scalar from 0 to 1, of the steps used up or, where that is more, of the
+    # time in `budget`. It is data, so nothing is compiled again, and it stands in each row. By steps a run is as
+    # reproducible as without. By time it is not: the fractions would have to be replayed from the rows.
+    takes_fraction: bool = False
+    # Trees of arrays by name: what it learns from. Their shapes and a hash stand in the record, and a resume compares.
+    data: Mapping[str, Any] = MappingProxyType({})
 
 
 class Figure(NamedTuple):

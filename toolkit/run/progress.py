@@ -6,6 +6,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from toolkit.run.output import say
+
+if TYPE_CHECKING:
+    from toolkit.run.directory import RunDirectory
+    from toolkit.run.pace import Pace
 
 LINES = 20  # of a whole run, in a log
 SHOWN = 4  # metrics in a line
@@ -16,11 +23,41 @@ Show = Callable[[int, dict[str, float]], None]  # (step, metrics)
 @contextlib.contextmanager
 def progress(start: int, steps: int) -> Iterator[Show]:
     """Gives the function to call with each logged row."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         with _bar(start, steps) as show:
             yield show
     else:
         yield _lines(start, steps)
+
+
+def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
+    """`show`, which also tells once, after the first rows, how long the run will take."""
+    seen: list[tuple[int, float]] = []
+
+    def telling(step: int, metrics: dict[str, float]) -> None:
+        show(step, metrics)
+        if len(seen) < 2:
+            seen.append((step, pace.elapsed()))
+            if len(seen) == 2:
+                _tell(place, pace, *seen)
+
+    return telling
+
+
+def _tell(
+    place: RunDirectory, pace: Pace, first: tuple[int, float], second: tuple[int, float]
+) -> None:
+    (a, before), (b, now) = first, second
+    each = (now - before) / (b - a)  # the first row's time is of compiling, too
+    total = now + each * (pace.steps - b) + pace.reserve
+    text = f"forecast: {pace.steps} steps in about {duration(total)}"
+    fields = {"steps": pace.steps, "seconds": round(total, 1)}
+    if pace.budget is not None and total > pace.budget:
+        reached = b + int(max(pace.budget - pace.reserve - now, 0.0) / each)
+        text += f", the budget of {duration(pace.budget)} at about step {reached}"
+        fields["budget_ends_at"] = reached
+    say(text)
+    place.event("forecast", **fields)
 
 
 def duration(seconds: float) -> str:
@@ -54,10 +91,7 @@ def _lines(start: int, steps: int) -> Show:
         printed = step
         spent = time.perf_counter() - began
         left = spent / (step - start) * (steps - step)
-        print(
-            f"step {step}/{steps}  {_values(metrics)}  {duration(spent)}, {duration(left)} left",
-            flush=True,
-        )
+        say(f"step {step}/{steps}  {_values(metrics)}  {duration(spent)}, {duration(left)} left")
 
     return show
 
@@ -80,9 +114,12 @@ def _bar(start: int, steps: int) -> Iterator[Show]:
     )
     with Progress(*columns) as display:
         task = display.add_task("compiling", total=steps, completed=start)
-        yield lambda step, metrics: display.update(
-            task, completed=step, description=_values(metrics)
-        )
+
+        def show(step: int, metrics: dict[str, float]) -> None:
+            with contextlib.suppress(OSError):  # the terminal is gone
+                display.update(task, completed=step, description=_values(metrics))
+
+        yield show
 
 
 def _values(metrics: dict[str, float]) -> str:

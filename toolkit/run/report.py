@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage
-from toolkit.run.errors import Exit
-from toolkit.run.story import Story, figures, read
+from toolkit.run import directory, seeds, storage, sweep_directory
+from toolkit.run.errors import Exit, RunError, fail
+from toolkit.run.output import warn
+from toolkit.run.story import Story, changed, figures, read
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
-    """`toolkit report`: redraws one run's page and card, or draws several side by side."""
-    for path in paths:
-        directory.existing(path)
-    if len(paths) > 1:
-        from toolkit.run.page import comparison
+    """`toolkit report`: redraws one run's page and card, or draws several, or a sweep, side by side.
 
-        target = out or Path("comparison.html")
-        storage.write_file(
-            target, comparison([read(path) for path in dict.fromkeys(paths)]).encode()
-        )
+    Raises: RunError: exit 8 where the runs miss a claim over several seeds.
+    """
+    runs = list(dict.fromkeys(run for path in paths for run in runs_in(path)))
+    if len(paths) > 1 or runs != list(paths):
+        stories = _readable(runs)
+        target = _several(stories, paths, out)
+        _print([text for story in stories for text in changed(story)])
     elif out is not None:
-        target = out
-        storage.write_file(target, _page(read(paths[0])).encode())
+        stories, target = [read(paths[0])], out
+        storage.write_file(target, _page(stories[0]).encode())
     else:
-        target = paths[0] / directory.REPORT
+        stories, target = [read(paths[0])], paths[0] / directory.REPORT
         _print(write(paths[0]))
     print(target)
+    seeds.tell(stories)
     return Exit.DONE
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
+    if not (path / sweep_directory.RECORD).is_file():
+        return [directory.existing(path)]
+    runs = sweep_directory.run_paths(path)
+    if not runs:
+        raise fail(
+            Exit.CONFIG, path, "nothing to report", "a sweep without runs", "at least one run"
+        )
+    return runs
+
+
+def _readable(runs: Sequence[Path]) -> list[Story]:
+    """The stories of the runs; a damaged one is left out with a warning. Raises: RunError if all are."""
+    stories: list[Story] = []
+    errors: list[RunError] = []
+    for run in runs:
+        try:
+            stories.append(read(run))
+        except RunError as error:
+            errors.append(error)
+    _print([f"left out: {error}" for error in errors])
+    if not stories:
+        raise errors[0]
+    return stories
+
+
+def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) -> Path:
+    """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
+    from toolkit.run.comparison import comparison
+
+    record = sweep_directory.read_record(given[0]) if len(given) == 1 else None
+    target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
+    command = str((record or {}).get("command", ""))
+    absent = sweep_directory.not_started(given[0]) if record else 0
+    text, warnings = comparison(stories, target.parent, command, absent)
+    storage.write_file(target, text.encode())
+    _print(warnings)
+    return target
 
 
 def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
@@ -43,7 +84,7 @@ def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
     text, failures = page(story, drawn)
     storage.write_file(path / directory.REPORT, text.encode())
     storage.write_file(path / directory.CARD, card(story).encode())
-    return warnings + failures
+    return changed(story) + warnings + failures
 
 
 def _page(story: Story) -> str:
@@ -51,10 +92,10 @@ def _page(story: Story) -> str:
 
     drawn, warnings = figures(story)
     text, failures = page(story, drawn)
-    _print(warnings + failures)
+    _print(changed(story) + warnings + failures)
     return text
 
 
 def _print(warnings: list[str]) -> None:
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        warn(text)

@@ -1,4 +1,4 @@
-"""The commands `run`, `resume` and `check`: from a config to a finished directory, in the order that failures need.
+"""The commands `run` and `resume`: from a config to a finished directory, in the order that failures need.
 
 Config errors come before the import of jax, the directory is locked before the experiment loads, and nothing exists
 on disk until the program has been traced.
@@ -9,20 +9,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run import config, directory, environment, experiment, plain_yaml, signals
-from toolkit.run.errors import Exit, RunError, fail, printable, shown
+from toolkit.run import (
+    config,
+    directory,
+    environment,
+    experiment,
+    plain_yaml,
+    signals,
+    starting,
+    storage,
+)
+from toolkit.run.errors import Exit, RunError, fail, shown
+from toolkit.run.finishing import finish
+from toolkit.run.output import say
+from toolkit.run.pace import DRAWING, Pace, Paced, paced, seconds, with_fractions
+from toolkit.run.progress import duration, forecast
 from toolkit.run.settings import Settings
 
 if TYPE_CHECKING:
     from toolkit.run.compiled import Compiled, Traced
-    from toolkit.run.drive import NotFinite, Position
-    from toolkit.run.finite import Watch
+    from toolkit.run.drive import Position
 
 
 class Prepared(NamedTuple):
@@ -32,6 +43,7 @@ class Prepared(NamedTuple):
     settings: Settings
     traced: Traced
     environment: dict[str, Any]
+    began: float  # on `time.perf_counter`, before jax was loaded
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
@@ -41,21 +53,23 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
         loaded = config.load(path, words)
         target = out or directory.default_path(path, lambda at: _continues(at, loaded))
         directory.remove_leftovers(target)
-        place = None if directory.is_free(target) else directory.claim(target)
         with contextlib.ExitStack() as stack:
-            if place is not None:
-                stack.enter_context(directory.held(place))
-                _refuse_other_config(place, loaded)
-            prepared = _prepare(loaded)
+            alone = stack.enter_context(contextlib.ExitStack())
+            if directory.is_free(target):
+                alone.enter_context(starting.alone(target, directory.this_process()))
             drift: list[str] = []
-            if place is None:
-                place = directory.create(
-                    target, plain_yaml.dump(loaded.resolved), _new_record(prepared, command)
-                )
+            if directory.is_free(target):  # still, now that nobody else can start here
+                text = plain_yaml.dump(loaded.resolved)
+                prepared = prepare(loaded)
+                place = starting.create(target, text, _new_record(prepared, text, command))
                 stack.enter_context(directory.held(place))
                 place.event("start", command=command)
             else:
+                place = stack.enter_context(directory.held(directory.claim(target)))
+                _refuse_other_config(place, loaded)
+                prepared = prepare(loaded)
                 drift = _continue(place, prepared, command, allow_drift=False)
+            alone.close()
             return _go(place, prepared, drift, stop)
 
 
@@ -66,96 +80,61 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
         directory.existing(path)
         directory.remove_leftovers(path)
         with directory.held(directory.claim(path)) as place:
-            prepared = _prepare(config.load(path / directory.CONFIG))
+            _refuse_changed_config(place)
+            prepared = prepare(config.load(path / directory.CONFIG))
             drift = _continue(place, prepared, command, allow_drift)
             return _go(place, prepared, drift, stop)
 
 
-def explain(path: Path) -> int:
-    """Repeats, in this process, which line made a run not finite. Returns the exit code."""
-    environment.pin_threads()
-    directory.existing(path)
-    record = directory.read_record(path)
-    found = record.get("nonfinite")
-    if not found:
-        status = f"a run that is {record.get('status')}"
-        raise fail(
-            Exit.CONFIG, path, "nothing to explain", status, "one that ended with exit code 6"
-        )
-    with directory.held(directory.claim(path)) as place:
-        prepared = _prepare(config.load(path / directory.CONFIG))
-        changed = environment.differences(record.get("environment", {}), prepared.environment)
-        if changed:
-            text = (
-                f"{path}: the environment differs in {', '.join(changed)}: the step may differ too"
-            )
-            print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
-        from toolkit.run.compiled import compile_program
-        from toolkit.run.drive import NotFinite
+def prepare(loaded: config.Loaded) -> Prepared:
+    """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
+    began = time.perf_counter()
+    settings, program = build(loaded)
+    from toolkit.run.arrays import fingerprint  # jax, from here on
+    from toolkit.run.compiled import trace
 
-        compiled = compile_program(prepared.traced, prepared.loaded.experiment)
-        bad = NotFinite(found["step"], found["leaves"])
-        print(_explained(place, prepared, compiled, bad), flush=True)
-    return Exit.DONE
+    source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
+    traced = trace(program, settings.seed, source, gradients)
+    with experiment.reported(source, "data failed"):
+        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
+    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
 
 
-def check(path: Path, words: Sequence[str]) -> int:
-    """Validates a config and traces its program without running it; prints the resolved config.
-
-    Warns of each input of the program's losses whose gradient is always zero.
-    """
-    environment.pin_threads()
-    prepared = _prepare(config.load(path, words))
-    from toolkit.run.arrays import named_leaves
-    from toolkit.run.losses import dead_inputs
-
-    dead = dead_inputs(prepared.traced, prepared.loaded.experiment)
-    for name, inputs in dead.items():
-        for found in inputs:
-            text = f"{prepared.loaded.experiment}: losses: {name}: {found}"
-            print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
-    leaves = named_leaves(prepared.traced.template).values()
-    count = sum(leaf.size for leaf in leaves)
-    print(plain_yaml.dump(prepared.loaded.resolved), end="")
-    metrics = ", ".join(prepared.traced.metrics) or "none"
-    if dead:
-        number = sum(map(len, dead.values())) or "none"
-        print(f"# inputs without gradient in the losses {', '.join(dead)}: {number}")
-    print(
-        f"# ok: {prepared.loaded.experiment}, state of {len(leaves)} arrays with {count:,} numbers, metrics: {metrics}"
-    )
-    return Exit.DONE
-
-
-def _prepare(loaded: config.Loaded) -> Prepared:
+def build(loaded: config.Loaded) -> tuple[Settings, Any]:
+    """The typed config, and the program that the experiment makes of it, not looked at yet."""
     source = loaded.experiment
     module = experiment.whole(source)
     # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
     settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(source)})
-    build = getattr(module, "build", None)
-    if not callable(build):
+    make = getattr(module, "build", None)
+    if not callable(make):
         raise fail(
             Exit.CONFIG,
             source,
             "no program declared",
-            shown(build),
+            shown(make),
             "def build(config) -> toolkit.run.Program",
         )
-    from toolkit.run.compiled import trace  # jax, from here on
-
     with experiment.reported(source, "build failed"):
-        program = build(settings)
-    gradients = settings.diagnostics.gradients_every > 0
-    traced = trace(program, settings.seed, source, gradients)
-    return Prepared(loaded, settings, traced, environment.record(source))
+        program = _made(make, settings)
+    return settings, paced(program) if getattr(program, "takes_fraction", False) else program
 
 
-def _new_record(prepared: Prepared, command: str) -> dict[str, Any]:
+def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
+    if settings.seeds == 1:
+        return make(settings)
+    from toolkit.run.together import together
+
+    return together(make, settings)
+
+
+def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str, Any]:
     return {
         "format": 1,
         "status": "running",
         "command": command,
         "experiment": prepared.settings.experiment,
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
         "started": directory.now(),
         "ended": None,
         "step": 0,
@@ -163,9 +142,17 @@ def _new_record(prepared: Prepared, command: str) -> dict[str, Any]:
         "seconds": 0.0,
         "process": directory.this_process(),
         "drift": [],
+        **_bits(prepared.settings),
         "code": environment.code_state(),
         "environment": prepared.environment,
     }
+
+
+def _bits(settings: Settings) -> dict[str, str]:
+    """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    from toolkit.run.together import BITS
+
+    return {"bits": f"{settings.seeds} seeds in one program, {BITS}"} if settings.seeds > 1 else {}
 
 
 def _continue(
@@ -200,15 +187,17 @@ def _go(
     """Drives the run to its end and finishes it, or records why it stopped."""
     from toolkit.run import drive as loop
 
-    print(f"{prepared.settings.experiment} in {place.path}", flush=True)
+    say(f"{prepared.settings.experiment} in {place.path}")
+    for statement in _bits(prepared.settings).values():
+        say(statement)
     try:
         at = _drive(place, prepared, drift, stop)
         stop.deferred = False  # all steps are saved; the rest can be repeated
-        return _finish(place, prepared, at)
+        return finish(place, prepared, at)
     except loop.Stopped as stopped:
         place.update(status="stopped", ended=directory.now())
         place.event("stop", reason=str(stopped))
-        print(f"stopped: {stopped}; `toolkit resume {place.path}` continues", flush=True)
+        say(f"stopped: {stopped}; `toolkit resume {place.path}` continues")
         return 128 + stopped.number
     except RunError as error:
         with contextlib.suppress(RunError):  # on a full disk, the first error is the one to report
@@ -222,117 +211,79 @@ def _drive(
     place: directory.RunDirectory, prepared: Prepared, drift: list[str], stop: signals.StopRequest
 ) -> Position:
     from toolkit.run import drive as loop
+    from toolkit.run import explanation
     from toolkit.run.compiled import compile_program
     from toolkit.run.progress import progress
 
-    source = prepared.loaded.experiment
-    began = time.perf_counter()
+    source, settings = prepared.loaded.experiment, prepared.settings
+    _warn_of_a_full_disk(place, prepared)
     compiled = compile_program(prepared.traced, source)
-    start = _start_position(place, prepared, compiled)
+    start = start_position(place, prepared, compiled)
     if start.step:
-        print(f"continuing from step {start.step}", flush=True)
-    start = start._replace(seconds=start.seconds + time.perf_counter() - began)
-    watch = _watch(place, prepared, start)
-    digest = config_hash(prepared.loaded.resolved)
+        say(f"continuing from step {start.step}")
+    watch = explanation.watch(place, prepared, start)
+    pace = _pace(place, prepared, start)
+    step = compiled
+    if isinstance(start.state, Paced):
+        step = with_fractions(compiled, pace, start.step, settings.log_every)
+    digest = config_hash(directory.read_config(place.path))
     try:
-        with progress(start.step, prepared.settings.steps) as show:
+        with progress(start.step, settings.steps) as show:
             stop.deferred = True
+            shown = forecast(place, pace, start.step, show)
             job = loop.Job(
-                prepared.settings, place, compiled, watch, source, digest, bool(drift), stop, show
+                settings, place, step, watch, source, digest, bool(drift), stop, pace, shown
             )
             return loop.drive(job, start)
     except loop.NotFinite as found:
         stop.deferred = False  # nothing is left to save
-        raise _not_finite(place, prepared, compiled, found) from None
+        raise explanation.refusal(place, prepared, compiled, found) from None
 
 
-def _watch(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Watch:
-    """Records what the first state holds that is not finite, since it may keep that."""
-    from toolkit.run import finite
-
-    if start.step == 0 and (held := finite.held(start.state)):
-        place.update(nonfinite_at_start=held)
-    known = place.record().get("nonfinite_at_start", {})
-    return finite.watch(prepared.traced.template, known)
-
-
-def _not_finite(
-    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled, found: NotFinite
-) -> RunError:
-    """Records what was found, explains it, and returns the error to raise."""
-    record = {"step": found.step, "leaves": dict(found.leaves)}
-    place.update(nonfinite=record)
-    print(f"step {found.step} is not finite; making it again to find the line", flush=True)
-    text = _explained(place, prepared, compiled, found)
-    place.update(nonfinite={**record, "explanation": text})
-    place.event("not_finite", **record, explanation=text)
-    print(text, flush=True)
-    name, held = next(iter(found.leaves.items()))
-    more = f" and {len(found.leaves) - 1} more" if len(found.leaves) > 1 else ""
-    what = f"step {found.step}: {name}{more} not finite"
-    remedy = f"finite numbers; `toolkit explain {place.path}` says which line made it"
-    return fail(Exit.NOT_FINITE, place.path, what, held, remedy)
-
-
-def _explained(
-    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled, found: NotFinite
-) -> str:
-    from toolkit.run.explanation import explained
-
-    start = _start_position(place, prepared, compiled)
-    watch = _watch(place, prepared, start)
-    with experiment.reported(prepared.loaded.experiment, "cannot be explained"):
-        program = prepared.traced.program
-        return explained(program, compiled, prepared.settings, watch, start, found)
-
-
-def _start_position(
+def start_position(
     place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
 ) -> Position:
-    from toolkit.run import checkpoint
+    """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
+    from toolkit.run import arrays, checkpoint
     from toolkit.run.drive import Position
+    from toolkit.run.metrics import EMPTY
 
     folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
-    size = log.stat().st_size if log.is_file() else 0
-    found = checkpoint.load_newest(
-        folder, config_hash(prepared.loaded.resolved), size, lambda text: _warn(place, text)
-    )
+    digest, room = config_hash(directory.read_config(place.path)), arrays.size(compiled.template)
+    found = checkpoint.load_newest(folder, digest, log, room, place.warn)
     if found is None:
         with experiment.reported(prepared.loaded.experiment, "init failed"):
-            return Position(0, compiled.init(), 0.0, 0)
+            return Position(0, compiled.init(), 0.0, EMPTY)
     state = checkpoint.restore(found, compiled.template, folder)
-    return Position(found.step, state, found.seconds, found.metrics_bytes)
+    return Position(found.step, state, found.seconds, found.logged)
 
 
-def _finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> int:
-    """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
-    from toolkit.run import claims, final, report
-    from toolkit.run.progress import table
-
-    source = prepared.loaded.experiment
+def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Pace:
+    """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
+    budget = prepared.settings.budget
+    if budget is None:
+        return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
+    # A killed process has worked beyond its last checkpoint, and logged how long.
+    spent = max([start.seconds, *(row["seconds"] for row in directory.read_rows(place.path)[-1:])])
+    pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
     began = time.perf_counter()
-    with experiment.reported(source, "finish failed"):
-        result = prepared.traced.program.finish(at.state)
-    seconds = at.seconds + time.perf_counter() - began
-    durable = final.read(place.path)
-    metrics = durable.metrics if durable else final.write(place.path, result, seconds, source)
-    verdicts = claims.judge(prepared.settings.claims, metrics)
-    ending = {
-        "status": "finished",
-        "ended": directory.now(),
-        "step": at.step,
-        "seconds": metrics["seconds"],
-    }
-    for warning in report.write(place.path, {**place.record(), **ending}):
-        _warn(place, warning)
-    place.event("finish", step=at.step)
-    place.update(**ending)
-    rows = result.table or tuple((name, f"{value:.6g}") for name, value in metrics.items())
-    print(f"{table(rows)}\nfinished: {place.path}", flush=True)
-    problems = claims.missed(verdicts, metrics, place.path)
-    if problems:
-        raise RunError(Exit.CLAIM, *problems)
-    return Exit.DONE
+    with experiment.reported(prepared.loaded.experiment, "finish failed"):
+        prepared.traced.program.finish(start.state)
+    pace.reserve = DRAWING + 2 * (time.perf_counter() - began)
+    if pace.spent_after():
+        spent, end = duration(pace.elapsed()), duration(pace.reserve)
+        text = f"the budget of {budget} has no time for steps: {spent} are spent, the end may take {end}"
+        place.warn(f"{place.path}: {text}")
+    return pace
+
+
+def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: Prepared) -> None:
+    from toolkit.run.arrays import size
+
+    need, free = 2 * size(prepared.traced.template), storage.free_bytes(place.path)
+    if free < need:
+        text = f"{free:,} bytes free, expected at least {need:,} for two checkpoints"
+        place.warn(f"{place.path}: short of space: {text}")
 
 
 def config_hash(resolved: dict[str, Any]) -> str:
@@ -356,6 +307,19 @@ def _refuse_other_config(place: directory.RunDirectory, loaded: config.Loaded) -
         )
 
 
+def _refuse_changed_config(place: directory.RunDirectory) -> None:
+    """Raises: RunError (exit 3) if config.yaml is not what `run` wrote; the checkpoints belong to that."""
+    where, recorded = place.path / directory.CONFIG, place.record().get("config_sha256")
+    try:
+        found = hashlib.sha256(storage.read_regular(where, plain_yaml.MAX_BYTES)).hexdigest()
+    except OSError as error:
+        raise fail(Exit.CHECKPOINT, where, "damaged", str(error), "what `run` wrote") from None
+    if recorded is not None and found != recorded:
+        expected = f"sha256 {str(recorded)[:12]}; another config is another run"
+        got = f"sha256 {found[:12]}"
+        raise fail(Exit.CHECKPOINT, where, "changed since the start", got, expected)
+
+
 def _continues(at: Path, loaded: config.Loaded) -> bool:
     """Whether an unnamed run should continue the one at `at`: unfinished, same config, same code."""
     try:
@@ -366,8 +330,3 @@ def _continues(at: Path, loaded: config.Loaded) -> bool:
     then = record.get("environment", {})
     same_code = all(then.get(k) == v for k, v in environment.sources(loaded.experiment).items())
     return same_config and same_code and record.get("status") != "finished"
-
-
-def _warn(place: directory.RunDirectory, text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-    place.event("warning", text=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -29,6 +30,11 @@ def storing(path: Path) -> Iterator[None]:
 def aside(path: Path) -> Path:
     """A fresh name beside `path`, which `leftovers` recognizes."""
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def lock_of(path: Path) -> Path:
+    """The file by which a start keeps others from `path`; a leftover, once nobody locks it."""
+    return path.with_name(f".{path.name}.tmp-lock")
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -84,19 +90,49 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def set_aside(path: Path) -> Path:
+    """Renames something damaged, so that it can be looked at; returns its new name."""
+    for number in range(1, 1000):
+        target = path.with_name(f"{path.name}.damaged-{number}")
+        if not os.path.lexists(target):
+            with storing(path):
+                path.rename(target)
+            return target
+    raise fail(Exit.CHECKPOINT, path, "cannot be set aside", "999 damaged ones", "fewer")
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; links, devices and pipes are refused.
 
     Raises: OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > limit:
-            raise OSError(f"{status.st_size} bytes, expected at most {limit}")
-        return file.read(limit + 1)
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(f"{size} bytes, expected at most {limit}")
+        return file.read(size)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of a regular file, without following a link or waiting for a pipe's other end. Raises: OSError."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError("not a regular file")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a regular file, read piece by piece. Raises: OSError."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """What an ordinary user may still write to the disk of `path`; 0 where no further file fits."""
+    status = os.statvfs(path)
+    inodes_left = status.f_favail > 0 or status.f_files == 0  # some file systems count none
+    return status.f_bavail * status.f_frsize if inodes_left else 0
 
 
 def json_bytes(value: Any) -> bytes:

@@ -20,12 +20,18 @@ class Story(NamedTuple):
     durable: final.Durable | None  # final/, once there
     verdicts: list[claims.Verdict]
     summary: str  # first line of the experiment's docstring
+    events: list[dict[str, Any]]  # events.jsonl
 
     @property
     def metrics(self) -> dict[str, float]:
         """The final metrics without the time, empty before the end."""
         found = self.durable.metrics if self.durable else {}
         return {name: value for name, value in found.items() if name != "seconds"}
+
+    @property
+    def seconds(self) -> float:
+        """Of running, over all processes; of an unfinished run up to its last row."""
+        return self.record.get("seconds") or (self.rows[-1]["seconds"] if self.rows else 0.0)
 
     @property
     def step(self) -> int:
@@ -40,9 +46,17 @@ class Story(NamedTuple):
             return (
                 "bad" if status == "failed" else "open"
             ), f"{status} at step {self.step} of {self.record.get('steps')}"
+        early = self.record.get("ended_by") == "budget"
+        end = (
+            f"finished by its budget at step {self.step} of {self.record.get('steps')}"
+            if early
+            else "finished"
+        )
         if missed:
-            return "bad", f"finished, {missed} of {len(self.verdicts)} claims missed"
-        return "good", "finished, all claims met" if self.verdicts else "finished"
+            return "bad", f"{end}, {missed} of {len(self.verdicts)} claims missed"
+        if any(verdict.outcome == "inconclusive" for verdict in self.verdicts):
+            return "good", f"{end}, claims over several seeds open"
+        return "good", f"{end}, all claims met" if self.verdicts else end
 
 
 def read(path: Path, record: dict[str, Any] | None = None) -> Story:
@@ -51,15 +65,23 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
     resolved = directory.read_config(path)
     durable = final.read(path)
     bounds = claims.from_record(resolved.get("claims", {}))
-    verdicts = claims.judge(bounds, durable.metrics) if durable else []
+    seeds = resolved.get("seed", 0), resolved.get("seeds", 1)
+    verdicts = claims.judge(bounds, durable.metrics, *seeds) if durable else []
     source = Path(experiment.FOLDER) / f"{resolved['experiment']}.py"
     summary = experiment.summary(source) if source.is_file() else ""
-    return Story(path, record, resolved, directory.read_rows(path), durable, verdicts, summary)
+    rows, events = directory.read_rows(path), directory.read_events(path)
+    return Story(path, record, resolved, rows, durable, verdicts, summary, events)
+
+
+def changed(story: Story) -> list[str]:
+    """Warnings of results that are not those which the run wrote."""
+    names = final.changed(story.path, story.record.get("final") or {}) if story.durable else []
+    return [f"{story.path / directory.FINAL / name}: changed since the run" for name in names]
 
 
 def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
-    if story.durable is None:
+    if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
         return (), []
     try:
         source = experiment.find(story.config["experiment"], str(story.path / directory.CONFIG))

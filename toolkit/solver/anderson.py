@@ -10,6 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
@@ -47,6 +48,7 @@ class Anderson:
     tol: float
     history: int = 5
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)

@@ -9,6 +9,7 @@ import jax
 from jax import Array
 
 from toolkit import tree
+from toolkit.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
@@ -37,6 +38,7 @@ class FixedPointIteration:
     tol: float
     damping: float = 0.0
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)

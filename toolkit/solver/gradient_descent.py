@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from toolkit.readable import readable
 from toolkit.solver.settings import (
     Schedule,
     add_scaled,
@@ -51,6 +52,7 @@ class GradientDescent:
     momentum: Schedule = 0.0
     tol: float | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("num_steps", self.num_steps)
         require_schedule("step_size", self.step_size, self.num_steps)

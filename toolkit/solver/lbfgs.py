@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.readable import readable
 from toolkit.solver.optax import OptaxState
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
@@ -35,6 +36,7 @@ class LBFGS:
     max_steps: int
     tol: float
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)

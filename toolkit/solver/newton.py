@@ -9,6 +9,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.linear_system import linearise, require_linear_solver, solve
+from toolkit.readable import readable
 from toolkit.solver.settings import add_scaled, require_steps, require_tol
 from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
 
@@ -40,6 +41,7 @@ class Newton:
     tol: float
     linear_solver: LinearSolver | None = None
 
+    @readable
     def __post_init__(self) -> None:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)

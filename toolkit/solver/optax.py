@@ -8,6 +8,7 @@ from typing import NamedTuple
 import optax
 from jax import Array
 
+from toolkit.readable import readable
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 
@@ -40,6 +41,7 @@ class Optax:
     num_steps: int
     tol: float | None = None
 
+    @readable
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(

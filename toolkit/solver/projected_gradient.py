@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.readable import readable
 from toolkit.solver.proximal_gradient import ProximalGradient
 from toolkit.solver.settings import Schedule, require_schedule, require_steps, require_tol
 from toolkit.types import Method, Problem, Tree
@@ -39,6 +40,7 @@ class ProjectedGradient:
     max_steps: int
     tol: float
 
+    @readable
     def __post_init__(self) -> None:
         if not callable(self.projection):
             raise ValueError(

@@ -12,6 +12,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.composite import gradient_step
+from toolkit.readable import readable
 from toolkit.solver.settings import (
     Schedule,
     at_step,
@@ -66,6 +67,7 @@ class ProximalGradient:
     max_steps: int
     tol: float
 
+    @readable
     def __post_init__(self) -> None:
         if not callable(self.prox):
             raise ValueError(

@@ -25,6 +25,7 @@ from toolkit.control.python.places import read
 from toolkit.control.python.state import Variables as State
 from toolkit.control.python.tracing import UndefinedRead, explained, is_traced, needs_python
 from toolkit.control.python.truth import truth
+from toolkit.readable import cause
 
 _LONG = 100  # iterations of a Python `while` under a trace that are worth a word
 
@@ -159,7 +160,7 @@ def caught() -> None:
     if isinstance(error, UndefinedRead) and (error.undefined.reason or mode.is_staged()):
         raise error
     if mode.is_staged() and isinstance(error, Exception) and needs_python(error):
-        raise explained(error) from error
+        raise explained(error) from cause(error)
 
 
 def matchable(subject: Any) -> Any:

@@ -13,6 +13,7 @@ from toolkit.control.python import errors, mode, names, runtime, source, tracing
 from toolkit.control.python.errors import ControlFlowError
 from toolkit.control.python.lowering import lower_function
 from toolkit.control.python.nodes import FLOW
+from toolkit.readable import cause, shorten
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CONVERTED = "__control_flow__"
@@ -79,28 +80,15 @@ def control_flow(function: _F) -> _F:
             raise errors.refuse(
                 f"{function.__qualname__} calls itself without end: both branches of a traced "
                 "condition are traced. Where the depth depends on data write a `while`."
-            ) from error
+            ) from cause(error)
         except Exception as error:
             if tracing.needs_python(error) and not mode.runs_as_python():
-                raise tracing.explained(error) from error
-            error.__traceback__ = _without_ours(error.__traceback__)
+                raise tracing.explained(error) from cause(error)
+            shorten(error)
             raise
 
     setattr(call, _CONVERTED, True)
     return call  # type: ignore[return-value]
-
-
-def _without_ours(traceback: types.TracebackType | None) -> types.TracebackType | None:
-    """The traceback without the frames of this machinery: the user's lines follow each other."""
-    frames = []
-    while traceback is not None:
-        if not errors.is_ours(traceback.tb_frame.f_code.co_filename):
-            frames.append(traceback)
-        traceback = traceback.tb_next
-    kept: types.TracebackType | None = None
-    for one in reversed(frames):
-        kept = types.TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    return kept
 
 
 source_info_util.register_exclusion(errors.OURS)  # JAX then names the user's lines

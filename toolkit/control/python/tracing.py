@@ -28,6 +28,7 @@ from toolkit.control.python.state import (
     is_python_number,
     same_structure,
 )
+from toolkit.readable import cause
 
 _NEEDS_PYTHON = (
     jax.errors.TracerIntegerConversionError,
@@ -173,12 +174,12 @@ def trace(
         jaxpr = jax.make_jaxpr(body)(inputs, example)
     except Exception as error:
         if needs_python(error):
-            raise explained(error) from error
+            raise explained(error) from cause(error)
         if isinstance(error, OverflowError):
             raise refuse(
                 f"a Python integer is too large for JAX's {jax.dtypes.canonicalize_dtype(int)} in this "
                 "staged block: use a float, or enable jax_enable_x64."
-            ) from error
+            ) from cause(error)
         raise
     exits = [
         Exit(node, known, [jaxpr.out_avals[k] for k in outputs], outputs)

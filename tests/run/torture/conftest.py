@@ -1,0 +1,107 @@
+"""Runs of the stream, in this process where that is enough."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from tests.run.torture import kit
+from toolkit import cli
+from toolkit.run import checkpoint, compiled, environment, report, start
+
+
+class Killed(BaseException):
+    """Passes through every handler, as a SIGKILL does."""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A working directory with the stream's experiment and config, made the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("NPROC", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # `run` sets them where they are not set
+    kit.lay_out(tmp_path)
+    return tmp_path
+
+
+PREPARED, COMPILED = {}, {}  # what was traced and compiled, in all tests of this process
+
+
+def prepare_once(loaded, prepare=start.prepare):
+    """An experiment's program and config, traced once."""
+    runner = {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "budget", "claims"}
+    others = {name: value for name, value in loaded.resolved.items() if name not in runner}
+    key = loaded.experiment.read_bytes(), json.dumps(others)
+    if key not in PREPARED:
+        PREPARED[key] = prepare(loaded)
+    return PREPARED[key]._replace(
+        loaded=loaded,
+        settings=loaded.settings,
+        began=time.perf_counter(),
+        environment=environment.record(loaded.experiment),
+    )
+
+
+def compile_once(traced, source, compile_program=compiled.compile_program):
+    if id(traced) not in COMPILED:
+        COMPILED[id(traced)] = compile_program(traced, source)
+    return COMPILED[id(traced)]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leaves out the report, and the second tracing and compiling of a program: nearly all of a small run's time."""
+    monkeypatch.setattr(report, "write", lambda *_: [])
+    monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
+    monkeypatch.setattr(start, "prepare", prepare_once)
+    monkeypatch.setattr(compiled, "compile_program", compile_once)
+
+
+@pytest.fixture
+def toolkit(work, capsys):
+    """Runs a command in this process: words -> (exit code, lines of stdout, lines of stderr)."""
+
+    def command(*words):
+        capsys.readouterr()
+        code = cli.main(list(map(str, words)))
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return command
+
+
+SHORT = ("steps=40", "log_every=2", "checkpoint_every=10")
+
+
+@pytest.fixture
+def finished(toolkit, quick):
+    """The result of an uninterrupted short run."""
+    assert toolkit("run", "stream.yaml", *SHORT, "--out", "whole")[0] == 0
+    return kit.result("whole")
+
+
+@pytest.fixture
+def stopped(toolkit, finished, work):
+    """Makes fresh copies of a run that was killed after step 34, with checkpoints 10, 20 and 30."""
+    saved, calls = checkpoint.save, []
+
+    def dying(*words):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        return saved(*words)
+
+    checkpoint.save = dying
+    try:
+        with pytest.raises(Killed):
+            toolkit("run", "stream.yaml", *SHORT, "--out", "killed")
+    finally:
+        checkpoint.save = saved
+
+    def copy(name):
+        shutil.rmtree(work / name, ignore_errors=True)
+        shutil.copytree(work / "killed", work / name)
+        return work / name
+
+    return copy

@@ -1,0 +1,247 @@
+"""No secret hyperparameters: every number that steers the mathematics is one that a config can set, or has a reason."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from toolkit import catalogue
+
+ROOT = Path(__file__).parents[1] / "toolkit"
+ROOMS = (
+    "accuracy.py",
+    "adjoint",
+    "bilevel",
+    "composite.py",
+    "control",
+    "curvature.py",
+    "energy",
+    "estimator",
+    "linear",
+    "linear_system.py",
+    "problems",
+    "prox.py",
+    "solver",
+    "tilting.py",
+    "tree.py",
+)
+SMALL = 2  # integers up to here are structure, as in `tk.debug.audit`
+
+
+COUNTS = frozenset(
+    {"info", "range", "split", "split_key"}
+)  # their numbers count things in the code
+
+# (file, name of the constant or parameter, else of the function): why no config needs to see it.
+SAME_BITS = "the arithmetic of a representation: another number would be another format"
+ORACLE = "a problem with a known answer: its definition, from the paper that states it"
+ANSWER = "measures a known answer as far as the dtype allows; nothing that is learned depends on it"
+COST = "counts gradients, products or arrays for a report"
+SHORTHAND = "a shorthand for DoubleLoop, whose settings a config has"
+TRACING = "bounds the look ahead while Python code is traced; results do not depend on it"
+WORDS = "where a message or a bar becomes short"
+ROUNDING = "a margin in units of rounding"
+JUDGE = (
+    "part of the verdict in a report, calibrated in the comment there; values do not depend on it"
+)
+ALLOWED = {
+    ("accuracy.py", "SAFETY"): JUDGE,
+    ("accuracy.py", "RESOLVED"): JUDGE,
+    ("adjoint/grid.py", "BYTE"): SAME_BITS,
+    ("adjoint/momentum.py", "small"): SAME_BITS,
+    ("adjoint/momentum.py", "advance"): SAME_BITS,
+    ("adjoint/nudged.py", "ANSWERED"): JUDGE,
+    ("adjoint/nudged.py", "UNUSABLE"): JUDGE,
+    ("adjoint/nudged.py", "BENT"): JUDGE,
+    ("adjoint/nudged.py", "judge"): COST,
+    (
+        "adjoint/reals.py",
+        "_FEW",
+    ): "arrays this small are joined into one; the numbers stay the same",
+    ("adjoint/reversible.py", "rows"): SAME_BITS,
+    ("bilevel/aid_itd.py", "inner_steps"): SHORTHAND,
+    ("bilevel/aid_itd.py", "linear_steps"): SHORTHAND,
+    ("bilevel/aid_itd.py", "linear_solver"): SHORTHAND,
+    ("bilevel/finite_difference.py", "step"): COST,
+    ("bilevel/srba.py", "corrected"): COST,
+    ("bilevel/vrbo.py", "gradients"): COST,
+    ("control/policies.py", "memory"): COST,
+    (
+        "control/policies.py",
+        "max_tangents",
+    ): "a refusal of what would be slow, as Forward.max_tangents",
+    ("control/progress.py", "_LINES"): WORDS,
+    ("control/python/around.py", "_LARGE"): TRACING,
+    ("control/python/around.py", "_MOST"): TRACING,
+    ("control/python/constructs.py", "_LONG"): WORDS,
+    ("control/python/integers.py", "_DOUBLINGS"): TRACING,
+    ("control/python/integers.py", "_LOOKOUTS"): TRACING,
+    ("control/python/integers.py", ""): TRACING,
+    ("control/python/state.py", "describe"): WORDS,
+    ("control/python/state.py", "depth"): TRACING,
+    ("control/reversal.py", "memory"): COST,
+    (
+        "linear/choose.py",
+        "LARGEST_DENSE",
+    ): "the choice where none is named; naming a solver sets it",
+    ("linear/choose.py", "_MAX_STEPS"): "the choice where none is named; naming a solver sets it",
+    ("linear/choose.py", "tol"): "the choice where none is named; naming a solver sets it",
+    ("linear/dense.py", "_POWER_STEPS"): JUDGE,
+    ("linear/dense.py", "symmetric"): ROUNDING,
+    ("linear/neumann.py", "_POWER_STEPS"): "finds a step where none is given; `step_size` sets it",
+    ("linear/neumann.py", "_MARGIN"): "finds a step where none is given; `step_size` sets it",
+    ("problems/cleaning.py", "L2"): ORACLE,
+    ("problems/cleaning.py", "solve"): ANSWER,
+    ("problems/few_shot.py", "AMPLITUDES"): ORACLE,
+    ("problems/few_shot.py", "INPUTS"): ORACLE,
+    ("problems/few_shot.py", "SIDE"): ORACLE,
+    ("problems/few_shot.py", "TURNS"): ORACLE,
+    ("problems/few_shot.py", "second_moment"): ORACLE,
+    ("problems/few_shot.py", "unadapted_wave_mse"): ORACLE,
+    (
+        "problems/quadratic.py",
+        "ATTEMPTS",
+    ): "draws until the definition holds; a draw that holds is kept",
+    ("problems/quadratic.py", "inner_examples"): ORACLE,
+    ("problems/quadratic.py", "outer_examples"): ORACLE,
+    ("problems/quadratic.py", "inner_size"): ORACLE,
+    ("problems/quadratic.py", "outer_size"): ORACLE,
+    ("problems/quadratic.py", "mu"): ORACLE,
+    ("problems/quadratic.py", "largest_cross"): ORACLE,
+    ("problems/regularisation.py", "x0"): ORACLE,
+    ("problems/regularisation.py", "solver"): ANSWER,
+    ("solver/anderson.py", "ridge"): ROUNDING,
+    ("tree.py", "scale"): ROUNDING,
+}
+
+
+class Literal(NamedTuple):
+    """A number in the code."""
+
+    file: str
+    name: (
+        str  # of the setting, the parameter or the module's constant; "" in the body of a function
+    )
+    owner: str  # the class or function that it stands in, or ""
+    value: float
+    line: int
+
+
+def literals(source: str, file: str) -> Iterator[Literal]:
+    """The numbers of a module that are no structure: neither small integers nor exponents."""
+    yield from _walk(ast.parse(source), file, "", "")
+
+
+def _walk(node: ast.AST, file: str, owner: str, name: str) -> Iterator[Literal]:
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            yield from _one(node, file, owner, name)
+        return
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+        inner = getattr(node, "name", owner)
+        if not isinstance(node, ast.ClassDef):
+            for parameter, default in _defaults(node.args):
+                yield from _walk(default, file, inner, parameter)
+        for child in node.body if isinstance(node.body, list) else [node.body]:
+            yield from _walk(child, file, inner, "")
+        return
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        yield from _walk(node.left, file, owner, name)  # exponents are structure
+        return
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        name = next((t.id for t in targets if isinstance(t, ast.Name)), name)
+        if node.value is not None:
+            yield from _walk(node.value, file, owner, name)
+        return
+    if isinstance(node, ast.Subscript):
+        yield from _walk(node.value, file, owner, name)  # indices, too
+        return
+    if isinstance(node, ast.Call) and _called(node) in COUNTS:
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, file, owner, name)
+
+
+def _called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def _one(node: ast.Constant, file: str, owner: str, name: str) -> Iterator[Literal]:
+    value = float(node.value)
+    if value != int(value) or abs(value) > SMALL:
+        yield Literal(file, name, owner, value, node.lineno)
+
+
+def _defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    yield from zip(
+        [a.arg for a in positional[len(positional) - len(arguments.defaults) :]],
+        arguments.defaults,
+        strict=True,
+    )
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is not None:
+            yield argument.arg, default
+
+
+def modules() -> Iterator[Path]:
+    for room in ROOMS:
+        path = ROOT / room
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def is_in_a_config(one: Literal) -> bool:
+    """Whether it is the default of a setting that a kind of the catalogue has."""
+    models = [model for family in catalogue.FAMILIES.values() for model in family.values()]
+    return any(m.__name__ == one.owner and one.name in m.model_fields for m in models)
+
+
+def key(one: Literal) -> tuple[str, str]:
+    return one.file, one.name or one.owner
+
+
+FOUND = [
+    one
+    for path in modules()
+    for one in literals(path.read_text(), path.relative_to(ROOT).as_posix())
+    if not is_in_a_config(one)
+]
+
+
+def test_every_number_is_in_a_config_or_has_a_reason():
+    secret = [one for one in FOUND if key(one) not in ALLOWED]
+    assert not secret, "make it a setting that the catalogue has, or say in ALLOWED why not"
+
+
+def test_no_reason_outlives_its_number():
+    assert {key(one) for one in FOUND} >= set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("source", "numbers"),
+    [
+        ("def f(x, tol=1e-6): return x", [("tol", "f", 1e-6)]),
+        ("def f(x, *, steps=20): return x", [("steps", "f", 20)]),
+        ("class A:\n    rate: float = 0.3", [("rate", "A", 0.3)]),
+        ("LIMIT = 50", [("LIMIT", "", 50)]),
+        ("def f(x):\n    y = 0.9 * x\n    return y + 7", [("y", "f", 0.9), ("", "f", 7)]),
+        ("f = lambda x, c=0.3: c * x", [("c", "", 0.3)]),
+        ("def f(x): return lambda y: -3.5 * y", [("", "f", 3.5)]),
+        ("g(x, tol=1e-5)", [("", "", 1e-5)]),
+        ("def f(x): return 2 * x**3 - 1.0 + x[5] + split(key, 4) ** 0.5", []),
+        ("def f(x, flag=True, name='0.3', none=None): return 0 * x", []),
+    ],
+)
+def test_numbers_are_seen(source, numbers):
+    assert [(one.name, one.owner, one.value) for one in literals(source, "a.py")] == numbers
+
+
+def test_a_setting_that_no_kind_has_is_seen():
+    source = "class CG:\n    tol: float = 1e-3\n    slack: float = 0.3"
+    hidden = [one.name for one in literals(source, "linear/cg.py") if not is_in_a_config(one)]
+    assert hidden == ["slack"]

@@ -1,0 +1,1 @@
+"""The numbers in a program, and who wrote them."""

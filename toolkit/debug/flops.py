@@ -1,0 +1,281 @@
+"""Floating-point operations of a computation, counted from its jaxpr.
+
+A sum, a product, a maximum or a function such as `exp` counts as one operation an entry, a matrix
+product as two an entry and term. Moves, casts, comparisons, choices and integers count nothing. A
+scan counts its body once a step, a conditional its branches from the cheapest to the dearest. XLA's
+own cost analysis would count the body of a loop once, whatever its length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+
+from toolkit.debug.jaxprs import called, opened
+from toolkit.debug.places import NOWHERE, Place, lines
+
+_FREE = frozenset(
+    {"and", "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "clamp", "concatenate"}
+    | {"convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice", "eq", "expand_dims"}
+    | {"dynamic_update_slice", "empty", "empty2", "full_like", "gather", "ge", "gt", "imag", "iota"}
+    | {
+        "is_finite",
+        "le",
+        "lt",
+        "name",
+        "ne",
+        "nextafter",
+        "not",
+        "optimization_barrier",
+        "or",
+        "pad",
+    }
+    | {"pvary", "random_bits", "random_clone", "random_fold_in", "random_seed", "random_split"}
+    | {"random_unwrap", "random_wrap", "real", "reduce_and", "reduce_or", "stack", "unstack"}
+    | {
+        "reduce_precision",
+        "reshape",
+        "rev",
+        "scatter",
+        "select_n",
+        "sharding_constraint",
+        "shift_left",
+    }
+    | {"shift_right_arithmetic", "shift_right_logical", "sign", "slice", "sort", "split", "squeeze"}
+    | {
+        "stop_gradient",
+        "threefry2x32",
+        "top_k",
+        "transpose",
+        "xor",
+        "debug_callback",
+        "debug_print",
+    }
+    | {"axis_index", "complex", "conj", "reduce_xor", "tie", "tile", "zeros_like"}
+)
+_EACH = frozenset(
+    {
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+    }
+    | {"cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor"}
+    | {
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "max",
+        "min",
+        "mul",
+        "neg",
+        "pow",
+        "rem",
+        "round",
+        "rsqrt",
+    }
+    | {"sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "integer_pow", "cumsum", "cumprod"}
+    | {"cumlogsumexp", "cummax", "cummin"}
+)
+_SUMS = frozenset(
+    {"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"}
+)  # one operation for each entry read
+_COMPLEX = {"add": 2, "sub": 2, "neg": 2, "add_any": 2, "mul": 6, "reduce_sum": 2}
+_LISTED = 3  # reasons that are printed
+
+
+class Unknown(NamedTuple):
+    """An equation that runs an unknown number of times, or whose cost is not known."""
+
+    text: str
+    low: int | None = None  # operations each time
+    high: int = 0
+
+    def __str__(self) -> str:
+        return (
+            self.text if self.low is None else f"{self.text} ({_range(self.low, self.high)} a step)"
+        )
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Bounds on what is known, and what is not."""
+
+    low: int = 0
+    high: int = 0
+    unknown: tuple[Unknown, ...] = ()
+
+    def __add__(self, other: Flops) -> Flops:
+        found = _joined([*self.unknown, *other.unknown])
+        return Flops(self.low + other.low, self.high + other.high, found)
+
+    def times(self, number: int) -> Flops:
+        """As often."""
+        return Flops(self.low * number, self.high * number, self.unknown if number else ())
+
+    def __str__(self) -> str:
+        known = _range(self.low, self.high)
+        if not self.unknown:
+            return known
+        more = len(self.unknown) - _LISTED
+        listed = ", ".join(map(str, self.unknown[:_LISTED])) + (f" and {more} more" * (more > 0))
+        return f"unknown: {known} without {listed}"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _joined(unknown: Sequence[Unknown]) -> tuple[Unknown, ...]:
+    """Several of one place as one."""
+    found: dict[str, Unknown] = {}
+    for one in unknown:
+        old = found.setdefault(one.text, one)
+        if old.low is not None and one.low is not None:
+            found[one.text] = Unknown(one.text, min(old.low, one.low), max(old.high, one.high))
+    return tuple(found.values())
+
+
+def count(computation: Any) -> Flops:
+    """The operations of a jaxpr."""
+    return _counted(computation, NOWHERE)
+
+
+def _counted(computation: Any, around: Place) -> Flops:
+    jaxpr, _ = opened(computation)
+    total = Flops()
+    for equation in jaxpr.eqns:
+        here = lines(equation)[0]
+        total += _equation(equation, around if here == NOWHERE else here)
+    return total
+
+
+def _equation(equation: Any, place: Place) -> Flops:
+    name = equation.primitive.name
+    if (inner := called(equation)) is not None:
+        return _counted(inner, place)
+    if name in _RULES:
+        return _RULES[name](equation, place)
+    if name in _FREE:
+        return Flops()
+    if any(True for _ in jaxprs_in_params(equation.params)):
+        return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
+    results = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
+    read = [v.aval for v in equation.invars if hasattr(v.aval, "dtype")]
+    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in results):
+        return Flops()
+    each = 1
+    if any(jnp.issubdtype(aval.dtype, jnp.complexfloating) for aval in (*results, *read)):
+        each = _COMPLEX.get(name, 0)
+    if each and name in _EACH:
+        return _exactly(each * sum(math.prod(aval.shape) for aval in results))
+    if each and name in _SUMS:
+        return _exactly(each * math.prod(read[0].shape))
+    return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
+
+
+def _exactly(number: int) -> Flops:
+    return Flops(number, number)
+
+
+def _dot(equation: Any, _: Place) -> Flops:
+    (contracted, _right), _batch = equation.params["dimension_numbers"]
+    left, result = equation.invars[0].aval, equation.outvars[0].aval
+    terms = math.prod(left.shape[axis] for axis in contracted)
+    return _exactly(_product(result, terms))
+
+
+def _convolution(equation: Any, _: Place) -> Flops:
+    kernel, result = equation.invars[1].aval, equation.outvars[0].aval
+    out = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    return _exactly(_product(result, math.prod(kernel.shape) // max(out, 1)))
+
+
+def _product(result: Any, terms: int) -> int:
+    if not jnp.issubdtype(result.dtype, jnp.inexact):
+        return 0
+    each = 8 if jnp.issubdtype(result.dtype, jnp.complexfloating) else 2
+    return each * math.prod(result.shape) * terms
+
+
+def _added_into(equation: Any, _: Place) -> Flops:
+    update = equation.invars[2].aval
+    each = 2 if jnp.issubdtype(update.dtype, jnp.complexfloating) else 1
+    return (
+        _exactly(each * math.prod(update.shape))
+        if jnp.issubdtype(update.dtype, jnp.inexact)
+        else Flops()
+    )
+
+
+def _windowed(equation: Any, _: Place) -> Flops:
+    window = math.prod(equation.params["window_dimensions"])
+    return _exactly(window * math.prod(equation.outvars[0].aval.shape))
+
+
+def _one_minus_square(equation: Any, _: Place) -> Flops:
+    return _exactly(2 * math.prod(equation.outvars[0].aval.shape))
+
+
+def _scan(equation: Any, place: Place) -> Flops:
+    return _counted(equation.params["jaxpr"], place).times(equation.params["length"])
+
+
+def _while(equation: Any, place: Place) -> Flops:
+    one = _counted(equation.params["cond_jaxpr"], place) + _counted(
+        equation.params["body_jaxpr"], place
+    )
+    if not one.high and not one.unknown:
+        return Flops()
+    loops = Unknown(f"while loops at {place}", one.low, one.high)
+    return Flops(unknown=_joined([loops, *one.unknown]))
+
+
+def _solve(equation: Any, place: Place) -> Flops:
+    return _counted(equation.params["jaxprs"].solve, place)
+
+
+def _cond(equation: Any, place: Place) -> Flops:
+    branches = [_counted(one, place) for one in equation.params["branches"]]
+    unknown = _joined([reason for one in branches for reason in one.unknown])
+    return Flops(min(one.low for one in branches), max(one.high for one in branches), unknown)
+
+
+def _cholesky(equation: Any, _: Place) -> Flops:
+    shape = equation.invars[0].aval.shape
+    return _exactly(math.prod(shape[:-2]) * shape[-1] ** 3 // 3)
+
+
+def _triangular_solve(equation: Any, _: Place) -> Flops:
+    matrix, right = equation.invars[0].aval, equation.invars[1].aval
+    return _exactly(math.prod(right.shape) * matrix.shape[-1])
+
+
+_RULES: Mapping[str, Callable[[Any, Place], Flops]] = {
+    "cholesky": _cholesky,
+    "cond": _cond,
+    "conv_general_dilated": _convolution,
+    "custom_linear_solve": _solve,
+    "dot_general": _dot,
+    "one_minus_square": _one_minus_square,  # of tanh's derivative, since jax 0.12
+    "reduce_window_max": _windowed,
+    "reduce_window_sum": _windowed,
+    "scan": _scan,
+    **dict.fromkeys(("scatter-add", "scatter-max", "scatter-min", "scatter-sub"), _added_into),
+    "triangular_solve": _triangular_solve,
+    "while": _while,
+}

@@ -1,0 +1,265 @@
+"""The page of several runs: what differs, what came out over seeds, curves with bands, every run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from toolkit.run import claims, config, directory
+from toolkit.run.bands import DRAWN, bands, look
+from toolkit.run.estimate import estimate
+from toolkit.run.groups import (
+    SEED,
+    SEEDS,
+    Group,
+    differing,
+    grouped,
+    plain_names,
+    seeds_of,
+    text,
+    values,
+    written,
+)
+from toolkit.run.page import definitions, document, drawings, section, spaced
+from toolkit.run.progress import duration
+from toolkit.run.seeds import finals
+from toolkit.run.story import Story, figures
+from toolkit.run.tables import Cell, cell, measured, table
+
+SCRIPT = Path(__file__).with_name("comparison.js")
+PICTURED = 6  # groups of which one run's own figures are shown
+# Nothing but this page's own script may run, whatever stands in a name, and nothing may be loaded.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+)
+
+
+def comparison(
+    stories: Sequence[Story], beside: Path, command: str = "", absent: int = 0
+) -> tuple[str, list[str]]:
+    """The page, and warnings of figures that could not be drawn.
+
+    Args:
+        beside: the folder of the page, from which it links to the runs' own pages.
+        command: what made the runs, where it is known.
+        absent: runs of a sweep that are not there, because they have not been started.
+    """
+    keys, groups = grouped(stories)
+    names = [name for story in stories for name in plain_names(story.metrics, story)]
+    metrics = list(dict.fromkeys(names))
+    curves, warnings = drawings("Training", bands(groups), 0)
+    curves = curves.replace("</h2>", f"</h2>{_legend(groups)}", 1)
+    pictures, more = _pictures(groups)
+    body = [
+        _header(stories, command, absent),
+        section("Settings", _groups_table(keys, groups, metrics)),
+        _claims(groups),
+        curves,
+        section("Runs", _runs_table(stories, keys, groups, metrics, beside)),
+        pictures,
+        _environment(stories),
+        _shared(stories),
+        f"<script>{_script()}</script>",
+    ]
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    policy = POLICY.format(digest=digest)
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return document(_title(stories), body, head), warnings + more
+
+
+def _script() -> str:
+    return SCRIPT.read_text()
+
+
+def _title(stories: Sequence[Story]) -> str:
+    experiments = ", ".join(dict.fromkeys(str(story.config["experiment"]) for story in stories))
+    return f"{len(stories)} run{'s' * (len(stories) != 1)} of {experiments}"
+
+
+def _header(stories: Sequence[Story], command: str, absent: int) -> str:
+    counts: dict[tuple[str, str], int] = {}
+    for story in stories:
+        tone, _ = story.status()
+        state = str(story.record.get("status", "unknown"))
+        if state == "finished" and tone == "bad":
+            state = "finished, missing claims"
+        counts[tone, state] = counts.get((tone, state), 0) + 1
+    if absent:
+        counts["open", "not started"] = absent
+    badges = " ".join(
+        f'<span class="status {tone}">{n} {escape(state)}</span>'
+        for (tone, state), n in counts.items()
+    )
+    summaries = list(dict.fromkeys(story.summary for story in stories if story.summary))
+    lead = f'<p class="lead">{escape(summaries[0])}</p>' if len(summaries) == 1 else ""
+    spent = duration(sum(float(story.record.get("seconds") or 0) for story in stories))
+    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    facts = f'<p class="facts">{spent} of running in all</p>'
+    return f"<header>{badges}<h1>{escape(_title(stories))}</h1>{lead}{facts}{code}</header>"
+
+
+def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequence[str]) -> str:
+    """A row a group: settings, seeds, means."""
+    note = (
+        "Mean over seeds ± half of its 95 % interval by Student's t; n finished seeds. "
+        "Settings that no run differs in are at the end of the page."
+    )
+    rows = []
+    for index, group in enumerate(groups):
+        n, all_ = group.n, sum(map(seeds_of, group.stories))
+        cells = [Cell(_line(index), str(index))]
+        cells += [cell(group.settings[key]) for key in keys]
+        cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
+        for name in metrics:
+            found = estimate([v for s in group.finished for v in values(s.metrics, name, s)])
+            short = f" (n {found.n})" if found and found.n != n else ""
+            value = "" if found is None else repr(found.mean)
+            cells.append(Cell(escape(written(found) + short), value, "number"))
+        rows.append((f'data-group="{index}"', cells))
+    return f'<p class="note">{note}</p>' + table(
+        ["", *keys, "n", *map(spaced, metrics)], rows, 1 + len(keys)
+    )
+
+
+def _legend(groups: Sequence[Group]) -> str:
+    """What line is what, with a box that shows and hides a group in all figures."""
+    keys = [
+        f'<label class="key"><input type="checkbox" checked data-group="{index}">{_line(index)}'
+        f"<span>{escape(group.label)}</span></label>"
+        for index, group in enumerate(groups[:DRAWN])
+    ]
+    left = f" The first {DRAWN} groups are drawn." if len(groups) > DRAWN else ""
+    note = (
+        "Line: mean over seeds; band: lowest to highest; thin: a run that has not finished." + left
+    )
+    return f'<p class="note">{note}</p><div class="tools">{"".join(keys)}</div>'
+
+
+def _line(index: int) -> str:
+    if index >= DRAWN:
+        return ""
+    color, dashes = look(index).color, look(index).dashes
+    return (
+        '<svg width="26" height="10" role="img" aria-label="line"><line x1="0" y1="5" x2="26" y2="5" '
+        f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'
+    )
+
+
+def _claims(groups: Sequence[Group]) -> str:
+    """A row a claim and group: the bounds, the mean over seeds, and the verdict on it."""
+    rows: list[tuple[str, str, list[Cell]]] = []
+    for index, group in enumerate(groups):
+        claimed = claims.from_record(group.stories[0].config.get("claims", {}))
+        runs = [run for story in group.finished for run in finals(story, claimed)]
+        for verdict in claims.judge_runs(claimed, runs) if runs else []:
+            tone = {"within": "good", "missed": "bad"}.get(verdict.outcome, "open")
+            numbers = [run[verdict.name] for run in runs if verdict.name in run]
+            met = sum(map(claimed[verdict.name].holds, numbers))
+            words = (
+                verdict.word if claimed[verdict.name].seeds > 1 else f"met by {met} of {len(runs)}"
+            )
+            mean = written(estimate(numbers))
+            cells = [cell(verdict.name), cell(verdict.bounds), cell(group.label), cell(mean)]
+            shown = Cell(f'<span class="{tone}-text">{escape(words)}</span>')
+            rows.append((verdict.name, f'data-group="{index}"', [*cells, shown]))
+    if not rows:
+        return ""
+    lines = [(attributes, cells) for _, attributes, cells in sorted(rows, key=lambda row: row[0])]
+    return section("Claims", table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
+
+
+def _runs_table(
+    stories: Sequence[Story], keys: Sequence[str], groups: Sequence[Group],
+    metrics: Sequence[str], beside: Path,
+) -> str:  # fmt: skip
+    seeds = differing([{key: story.config.get(key) for key in SEEDS} for story in stories])
+    keys = [*seeds, *keys]
+    group_of = {id(s): index for index, group in enumerate(groups) for s in group.stories}
+    rows = []
+    for story, label in zip(stories, labels(stories), strict=True):
+        fields = config.fields(story.config)
+        tone, words = story.status()
+        settings = {key: text(fields[key]) if key in fields else "–" for key in keys}
+        cells = [Cell(_link(story, label, beside), label)]
+        cells.append(Cell(f'<span class="{tone}-text">{escape(words)}</span>'))
+        cells += [cell(settings[key]) for key in keys]
+        cells += [measured(story.metrics.get(name)) for name in metrics]
+        cells.append(measured(story.record.get("seconds")))
+        searched = " ".join([label, words, *(f"{key}={value}" for key, value in settings.items())])
+        attributes = (
+            f'data-text="{escape(searched, quote=True)}" data-group="{group_of[id(story)]}"'
+        )
+        rows.append((attributes, cells))
+    tools = (
+        '<div class="tools" hidden data-needs-script><input id="filter" type="search" '
+        'placeholder="filter: seed=1 finished …" aria-label="filter the runs"><output id="shown"></output></div>'
+    )
+    heads = ["run", "status", *keys, *map(spaced, metrics), "seconds"]
+    return tools + table(heads, rows, 2 + len(keys), "runs")
+
+
+def labels(stories: Sequence[Story]) -> list[str]:
+    """Folder names; whole paths where two runs have the same one."""
+    names = [story.path.resolve().name for story in stories]
+    return names if len(set(names)) == len(names) else [str(story.path) for story in stories]
+
+
+def _link(story: Story, label: str, beside: Path) -> str:
+    page, name = story.path / directory.REPORT, escape(label, quote=True)
+    if not page.is_file():
+        return f'<span class="clip" title="{name}">{name}</span>'
+    return (
+        f'<a class="clip" title="{name}" href="{quote(os.path.relpath(page, beside))}">{name}</a>'
+    )
+
+
+def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
+    """The experiment's own figures of the first finished run of each of the first groups."""
+    parts, warnings, offset = [], [], 1000  # ids of their own, apart from the curves'
+    shown = [group for group in groups if group.finished][:PICTURED]
+    for group in shown:
+        story = group.finished[0]
+        own, unread = figures(story)
+        drawn, failed = drawings("", own, offset)
+        offset += len(own)
+        warnings += unread + failed
+        if drawn:
+            seed = f", seed {story.config.get(SEED)}"
+            drawn = drawn.replace("<h2></h2>", "", 1)
+            parts.append(
+                f"<details><summary>{escape(group.label + seed)}</summary>{drawn}</details>"
+            )
+    return (section("Pictures of one run each", "".join(parts)) if parts else ""), warnings
+
+
+def _environment(stories: Sequence[Story]) -> str:
+    """What differs in how the runs were made; nothing where nothing does."""
+    environments = [story.record.get("environment", {}) for story in stories]
+    keys = differing(environments)
+    if not keys:
+        return ""
+    rows = []
+    for key in keys:
+        values: dict[str, int] = {}
+        for environment in environments:
+            value = text(environment.get(key))[:24]
+            values[value] = values.get(value, 0) + 1
+        told = ", ".join(f"{value} ({n})" for value, n in values.items())
+        rows.append(("", [cell(key), cell(told)]))
+    note = '<p class="note">Not all of these runs were made in the same environment (number of runs).</p>'
+    return section("Environments differ", note + table(["what", "values"], rows, 99))
+
+
+def _shared(stories: Sequence[Story]) -> str:
+    configs = [config.fields(story.config) for story in stories]
+    different = set(differing(configs))
+    shared = {key: value for key, value in configs[0].items() if key not in different}
+    count = f"{len(shared)} settings that all runs share"
+    inner = f"<details><summary>{count}</summary>{definitions(shared)}</details>"
+    return section("Configuration", inner)

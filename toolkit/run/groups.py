@@ -1,0 +1,107 @@
+"""Several runs put in groups that differ in nothing but their seed, and what each group says about a metric."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from toolkit.run import config
+from toolkit.run.estimate import Estimate
+from toolkit.run.story import Story
+
+SEED = "seed"
+SEEDS = ("seed", "seeds")  # what runs of one group may differ in
+_OF_SEED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)
+
+
+class Group(NamedTuple):
+    """Runs of one config with different seeds, in the order given."""
+
+    settings: dict[str, str]  # those that differ between groups, as text
+    stories: list[Story]
+
+    @property
+    def finished(self) -> list[Story]:
+        return [story for story in self.stories if story.record.get("status") == "finished"]
+
+    @property
+    def n(self) -> int:
+        """Finished seeds; a run may be of several."""
+        return sum(map(seeds_of, self.finished))
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items()) or "all runs"
+
+
+def seeds_of(story: Story) -> int:
+    return int(story.config.get("seeds", 1))
+
+
+def plain_names(names: Iterable[str], story: Story) -> list[str]:
+    """Names of metrics, without the seed that a run of several seeds adds: `loss` for `loss[3]`."""
+    if seeds_of(story) == 1:
+        return list(names)
+    matches = [(name, _OF_SEED.fullmatch(name)) for name in names]
+    return list(dict.fromkeys(match[1] if match else name for name, match in matches))
+
+
+def values(metrics: Mapping[str, Any], name: str, story: Story) -> list[Any]:
+    """A metric of a row, or of the end, for each seed of the run; those that it has."""
+    if seeds_of(story) == 1:
+        return [metrics[name]] if metrics.get(name) is not None else []
+    first = int(story.config.get(SEED, 0))
+    keys = [f"{name}[{seed}]" for seed in range(first, first + seeds_of(story))]
+    return [metrics[key] for key in keys if metrics.get(key) is not None]
+
+
+def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
+    """The settings besides the seed that differ, and the groups, in the order of their first runs."""
+    configs = [config.fields(story.config) for story in stories]
+    keys = [key for key in differing(configs) if key not in SEEDS]
+    told = [key for key in keys if not _implied(key, configs, keys)]
+    groups: dict[tuple[str, ...], Group] = {}
+    for story, settings in zip(stories, configs, strict=True):
+        values = {key: text(settings[key]) if key in settings else "–" for key in keys}
+        shown = {key: values[key] for key in told}
+        groups.setdefault(tuple(values.values()), Group(shown, [])).stories.append(story)
+    return told, list(groups.values())
+
+
+def _implied(key: str, configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> bool:
+    """Whether a key says no more than a `kind` above it: it is there or not, always with one value."""
+    parts = key.split(".")
+    kinds = {".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts))}
+    values = {text(settings[key]) for settings in configs if key in settings}
+    return len(values) == 1 and any(kind in keys and kind != key for kind in kinds)
+
+
+def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not everywhere the same; a missing key is a value of its own."""
+    keys = dict.fromkeys(key for mapping in mappings for key in mapping)
+    absent = object()
+    return [key for key in keys if len({text(m.get(key, absent)) for m in mappings}) > 1]
+
+
+def written(found: Estimate | None) -> str:
+    """`0.893 ± 0.012`: the interval with two digits, the mean to the same place."""
+    if found is None:
+        return "–"
+    if found.half_width is None or found.half_width == 0:
+        zero = "" if found.half_width is None else " ± 0"
+        return f"{found.mean:.4g}{zero}"
+    place = 1 - math.floor(math.log10(found.half_width))
+    largest = max(abs(found.mean), found.half_width)
+    if place > 6 or largest >= 1e6:
+        digits = max(0, place + math.floor(math.log10(largest)))
+        return f"{found.mean:.{min(digits, 15)}e} ± {found.half_width:.1e}"
+    return f"{found.mean:.{max(place, 0)}f} ± {found.half_width:.{max(place, 0)}f}"
+
+
+def text(value: Any) -> str:
+    """A setting as the config writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

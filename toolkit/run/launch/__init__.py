@@ -1,0 +1,37 @@
+"""Where the runs of a sweep are executed: one file an engine, each a `launch(commands, options, stop)`.
+
+Clusters are those of existing engines; here stands only how a command line is handed to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from toolkit.run.launch.options import Options
+from toolkit.run.launch.process import Command, Outcome
+from toolkit.run.signals import StopRequest
+
+
+class Engine(Protocol):
+    """Executes the commands in any order, and gives each outcome as soon as it is there.
+
+    Once `stop.number` is set, it starts nothing more, has what runs save and leave, and ends.
+    """
+
+    def __call__(
+        self, commands: Sequence[Command], options: Options, stop: StopRequest
+    ) -> Iterator[Outcome]: ...
+
+
+def engine(name: str) -> Engine:
+    """The engine of a checked name; its packages are imported only here."""
+    if name == "dask":
+        from toolkit.run.launch.dask import launch
+    elif name == "ray":
+        from toolkit.run.launch.ray import launch
+    elif name == "slurm":
+        from toolkit.run.launch.slurm import launch
+    else:
+        from toolkit.run.launch.local import launch
+    return launch

@@ -1,0 +1,68 @@
+"""Ray: started on this machine, or the cluster at `--address`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+from toolkit.run.errors import Exit, fail
+from toolkit.run.launch.local import default_jobs
+from toolkit.run.launch.options import Options
+from toolkit.run.launch.process import Command, Outcome, leased
+from toolkit.run.launch.window import windowed
+from toolkit.run.signals import HANDLED, StopRequest
+
+os.environ.setdefault(
+    "RAY_USAGE_STATS_ENABLED", "0"
+)  # ray reports to its makers unless told not to, before import
+os.environ.setdefault(
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+)  # a run without --devices sees what the machine has
+
+import ray
+
+
+def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
+    """One run a CPU of the cluster (and `--devices` accelerators each), at most `--jobs` at once.
+
+    The workers of an `--address` need this package, the working directory and the sweep's directory at the same paths.
+    """
+    _connect(options, len(commands))
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        limit = min(options.jobs or cpus, max(cpus, 1))
+        work = ray.remote(leased).options(num_cpus=1, num_gpus=options.devices or 0, max_retries=0)
+        yield from windowed(commands, limit, lambda command: work.remote(command).future(), stop)
+    finally:
+        ray.shutdown()
+
+
+def _connect(options: Options, count: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        if options.address is None:
+            ray.init(address="local", num_cpus=min(options.jobs or default_jobs(), count), **quiet)
+        else:
+            quiet.pop("include_dashboard")
+            ray.init(address=options.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        got = str(error).partition("\n")[0][:200]
+        what = (
+            "ray does not start" if options.address is None else f"no cluster at {options.address}"
+        )
+        raise fail(
+            Exit.CONFIG,
+            "--engine ray",
+            what,
+            got,
+            "a running Ray cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks",
+        ) from error
+    finally:
+        for (
+            number,
+            handler,
+        ) in handlers.items():  # ray takes SIGTERM; the sweep has its own way with it
+            signal.signal(number, handler)

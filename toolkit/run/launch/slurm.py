@@ -1,0 +1,59 @@
+"""SLURM, by submitit: a job a run; `--cluster local` tries the same on this machine, without SLURM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from toolkit.run.launch.local import default_jobs
+from toolkit.run.launch.options import Options, minutes
+from toolkit.run.launch.process import Command, Outcome, leased
+from toolkit.run.launch.window import windowed
+from toolkit.run.signals import StopRequest
+
+DEFAULT_TIME = "60"  # minutes
+
+
+class Task:
+    """A command as submitit runs it: where the time limit comes first, the job is queued again and continues."""
+
+    def __call__(self, command: Command) -> Outcome:
+        return leased(command)
+
+    def checkpoint(self, command: Command) -> Any:
+        """Called by submitit before the job is ended; the run itself has its checkpoints."""
+        return submitit.helpers.DelayedSubmission(self, command)
+
+
+def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
+    """Submits all at once to SLURM, which queues them (at most `--jobs` of them running); windowed on this machine."""
+    cluster = options.cluster or "slurm"
+    folder = Path(commands[0].log).parent / "submitit"
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    limit = minutes(options.time or DEFAULT_TIME)
+    executor.update_parameters(name="toolkit-sweep", timeout_min=limit)
+    if options.devices is not None:
+        # A node's devices, not a task's: jax expects to see all that the node gives it.
+        executor.update_parameters(gpus_per_node=options.devices)
+    if cluster == "local":
+        jobs = options.jobs or default_jobs()
+        yield from windowed(commands, jobs, lambda c: executor.submit(Task(), c), stop, _withdraw)
+        return
+    executor.update_parameters(slurm_array_parallelism=options.jobs or len(commands))
+    if options.partition is not None:
+        executor.update_parameters(slurm_partition=options.partition)
+    jobs_of = dict(
+        zip((c.name for c in commands), executor.map_array(Task(), commands), strict=True)
+    )
+    yield from windowed(commands, len(commands), lambda c: jobs_of[c.name], stop, _withdraw)
+
+
+def _withdraw(job: Any) -> bool:
+    """Cancels a job that still waits in the queue."""
+    if job.state not in ("PENDING", "REQUEUED"):
+        return False
+    job.cancel()
+    return True

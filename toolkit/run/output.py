@@ -1,0 +1,29 @@
+"""Lines for a person. A run does not end because nobody reads them, or because the disk of its log is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line on stdout, or on `stream`; once that fails, no more is printed there."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        mute(stream)
+
+
+def warn(text: str) -> None:
+    say(f"warning: {text}", sys.stderr)
+
+
+def mute(stream: TextIO) -> None:
+    """Leads what a stream still holds, and all that follows, to nowhere; at its exit Python would fail on it again."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,153 @@
+"""The directory of a sweep: its record, the runs in it, and the lock that keeps other sweeps out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.run import config, directory, grid, signals, storage
+from toolkit.run.errors import Exit, fail, shown
+
+RECORD, LOGS, LEASE = "sweep.json", "logs", ".lease-"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,127}")  # of a run's directory
+PATIENCE = 10.0  # seconds that a stopped run is given to save before it counts as in use
+
+
+class Run(NamedTuple):
+    """A run of the sweep: where it goes, how it is started, and the config that it must have."""
+
+    point: grid.Point
+    path: Path
+    words: tuple[str, ...]  # behind `toolkit`
+    resolved: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["toolkit", *self.words])
+
+
+def default_path(path: Path, words: Sequence[str], sources: Mapping[str, str]) -> Path:
+    """`runs/NAME-sweep-N`: the sweep of the same words and code, else the next number."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip(".-")[:64] or "config"
+    numbers = {}
+    for entry in Path("runs").glob(f"{name}-sweep-*"):
+        number = entry.name.rpartition("-")[2]
+        if number.isascii() and number.isdigit():
+            numbers[int(number)] = entry
+    for _, entry in sorted(numbers.items(), reverse=True):
+        known = read_record(entry) or {}
+        if (known.get("config"), known.get("words"), known.get("code")) == (
+            str(path),
+            list(words),
+            sources,
+        ):
+            return entry
+    return Path("runs") / f"{name}-sweep-{max(numbers, default=0) + 1}"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """`sweep.json` of a directory; None where there is none that can be read."""
+    try:
+        record = json.loads(storage.read_regular(path / RECORD, directory.RECORD_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def run_paths(path: Path) -> list[Path]:
+    """The runs of a sweep directory that exist, in the order of the sweep; nothing outside the directory."""
+    return [run for run in _listed(path) if directory.is_run(run)]
+
+
+def not_started(path: Path) -> int:
+    """How many runs of a sweep directory do not exist yet."""
+    return sum(not directory.is_run(run) for run in _listed(path))
+
+
+def _listed(path: Path) -> list[Path]:
+    listed = (read_record(path) or {}).get("runs")
+    runs = listed if isinstance(listed, list) else []
+    names = [run.get("name") for run in runs if isinstance(run, dict)]
+    safe = [name for name in names if isinstance(name, str) and NAME.fullmatch(name)]
+    return [path / name for name in dict.fromkeys(safe)]
+
+
+def refuse_foreign(target: Path, runs: Sequence[Run]) -> None:
+    """Raises: RunError (exit 4) where the directory holds other things, or a run of another config."""
+    if directory.is_run(target):
+        expected = "a new directory, or one made by `sweep`"
+        raise fail(Exit.OCCUPIED, target, "not a sweep directory", "a single run", expected)
+    if not (target / RECORD).is_file() and not _is_free(target):
+        expected = "a new or empty directory, or one made by `sweep`"
+        raise fail(Exit.OCCUPIED, target, "not a sweep directory", "other files", expected)
+    for run in runs:
+        if not directory.is_run(run.path):
+            continue
+        old, new = config.fields(directory.read_config(run.path)), config.fields(run.resolved)
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)][:4]
+        if keys:
+            got = ", ".join(f"{key} {shown(new.get(key))}" for key in keys)
+            expected = ", ".join(f"{key} {shown(old.get(key))}" for key in keys)
+            what = "the directory holds a run of another config"
+            raise fail(Exit.OCCUPIED, run.path, what, got, f"{expected} as there, or another --out")
+
+
+def _is_free(target: Path) -> bool:
+    try:
+        return all(entry.name.startswith(".") for entry in target.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def held(target: Path) -> Iterator[None]:
+    """Keeps other sweeps out of the directory; the kernel lets go with the process."""
+    with storage.storing(target):
+        (target / LOGS).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = (read_record(target) or {}).get("process", {})
+        os.close(descriptor)
+        got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        expected = "a directory in which no other sweep is at work"
+        raise fail(Exit.OCCUPIED, target, "in use", got, expected) from None
+    except OSError:
+        pass  # a file system without locks on directories: the runs still have theirs
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def await_release(runs: Sequence[Run], stop: signals.StopRequest) -> None:
+    """Waits a little for runs that a killed sweep left behind: they are saving, and would answer `in use`."""
+    deadline = time.monotonic() + PATIENCE
+    busy = [run for run in runs if _in_use(run.path)]
+    if busy:
+        print(f"waiting for {len(busy)} runs that are in use by other processes", flush=True)
+    while busy and time.monotonic() < deadline and stop.number is None:
+        time.sleep(0.1)
+        busy = [run for run in busy if _in_use(run.path)]
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        with open(path / directory.CONFIG, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

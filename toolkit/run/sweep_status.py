@@ -1,0 +1,72 @@
+"""What became of one run of a sweep, read from its directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.run import claims, directory, final
+from toolkit.run.errors import Exit, RunError
+from toolkit.run.launch.process import Outcome
+
+STOPPED = (129, 130, 143)  # a signal; the run saved and left
+
+
+class Status(NamedTuple):
+    """Where a run stands."""
+
+    finished: bool
+    code: int | None  # exit code; None where it has not been tried, or not been finished
+    words: str
+    metrics: dict[str, float]  # final, without the time
+    claimed: tuple[str, ...] = ()  # names of metrics that the config makes claims of
+    other_code: bool = False  # finished, but made by another version of the code
+
+    def after(self, outcome: Outcome, path: Path) -> Status:
+        """The status once its command has ended: what is on disk counts, the exit code says why it is not there."""
+        if self.finished:
+            return self
+        if outcome.code == Exit.DONE:
+            words = (
+                f"exit 0, but {directory.FINAL}/ is not here: its worker has another file system"
+            )
+            return self._replace(code=int(Exit.STORAGE), words=words)
+        if outcome.code in STOPPED:
+            return self._replace(code=outcome.code, words="stopped, to be continued")
+        reason = outcome.message.removeprefix("error: ").removeprefix(f"{path}: ")
+        return self._replace(
+            code=outcome.code, words=f"exit {outcome.code}: {reason or 'no message'}"
+        )
+
+
+def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]) -> Status:
+    """The status of the run in `path`, whose config must be `resolved`. Never raises for a damaged run."""
+    if not directory.is_run(path):
+        return Status(False, None, "not started", {})
+    try:
+        record = directory.read_record(path)
+        if record.get("status") != "finished":
+            return Status(False, None, f"{record.get('status', 'unknown')}, not finished", {})
+        if directory.read_config(path) != resolved:
+            return Status(True, int(Exit.OCCUPIED), "finished, with another config", {})
+        found = json.loads((path / directory.FINAL / final.METRICS).read_bytes())
+        metrics = {name: value for name, value in found.items() if name != "seconds"}
+        verdicts = claims.judge(
+            claims.from_record(resolved.get("claims", {})),
+            found,
+            resolved.get("seed", 0),
+            resolved.get("seeds", 1),
+        )
+    except (RunError, OSError, ValueError, AttributeError) as error:
+        return Status(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
+    missed = sum(not verdict.holds for verdict in verdicts)
+    then = record.get("environment", {})
+    other = any(then.get(name) != value for name, value in sources.items())
+    words = f"finished, {missed} of {len(verdicts)} claims missed" if missed else "finished"
+    code = int(Exit.CLAIM) if missed else int(Exit.DONE)
+    claimed = tuple(verdict.name for verdict in verdicts)
+    return Status(
+        True, code, f"{words}, by other code" if other else words, metrics, claimed, other
+    )

@@ -1,0 +1,51 @@
+"""Tables of a page that its script sorts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from toolkit.run.page import number
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it shows (HTML) and what it is sorted by."""
+
+    html: str
+    value: str | None = None  # None: its text
+    css: str = ""
+
+
+def table(
+    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], numbers: int, name: str = ""
+) -> str:
+    """A sortable table; the columns from `numbers` on are aligned right."""
+    top = "".join(
+        f"<th{' class=number' if column >= numbers else ''}>{escape(head)}</th>"
+        for column, head in enumerate(heads)
+    )
+    lines = []
+    for attributes, cells in rows:
+        first, *rest = cells
+        line = f'<th scope="row"{_sorted_by(first)}>{first.html}</th>'
+        line += "".join(
+            f"<td{f' class={each.css}' if each.css else ''}{_sorted_by(each)}>{each.html}</td>"
+            for each in rest
+        )
+        lines.append(f"<tr {attributes}>{line}</tr>")
+    identity = f' id="{name}"' if name else ""
+    drawn = f'<table class="sortable sticky"{identity}><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="scroll">{drawn}</div>'
+
+
+def _sorted_by(cell: Cell) -> str:
+    return "" if cell.value is None else f' data-value="{escape(cell.value, quote=True)}"'
+
+
+def cell(words: str) -> Cell:
+    return Cell(escape(words))
+
+
+def measured(value: float | None) -> Cell:
+    return Cell(number(value), "" if value is None else repr(value), "number")
