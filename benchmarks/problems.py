@@ -23,6 +23,14 @@ class Problem(NamedTuple):
     theta: Any
 
 
+def drawn(
+    distribution: Callable[..., jax.Array], key: jax.Array, shape: Any, *bounds: float
+) -> jax.Array:
+    """The same numbers in either precision: float64 would be drawn from other bits."""
+    given = dict(zip(("minval", "maxval"), bounds, strict=False))
+    return distribution(key, shape, jnp.float32, **given).astype(jnp.result_type(float))
+
+
 def _cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
@@ -53,9 +61,9 @@ def cleaning(l2: float = 0.0) -> Problem:
     labels, _ = tk.data.corrupt_labels(jax.random.key(1), train.labels, 0.4, 10)
     first, second = jax.random.split(jax.random.key(2))
     y0 = {
-        "w1": jax.random.normal(first, (64, 128)) / 8,
+        "w1": drawn(jax.random.normal, first, (64, 128)) / 8,
         "b1": jnp.zeros(128),
-        "w2": jax.random.normal(second, (128, 10)) / 128**0.5,
+        "w2": drawn(jax.random.normal, second, (128, 10)) / 128**0.5,
         "b2": jnp.zeros(10),
     }
 
