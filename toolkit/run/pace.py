@@ -18,6 +18,7 @@ _DURATION = re.compile(
     "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:[.][0-9]{{1,9}})?){unit})?" for unit in UNITS)
 )
 DRAWING = 5.0  # seconds kept for the report, and for what came before the first clock
+STARTING = 30.0  # the most that is kept besides, after a slow start
 FRACTION = "fraction"  # the metric of a paced program
 
 

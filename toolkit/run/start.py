@@ -27,7 +27,7 @@ from toolkit.run import (
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.finishing import finish
 from toolkit.run.output import say
-from toolkit.run.pace import DRAWING, Pace, Paced, paced, seconds, with_fractions
+from toolkit.run.pace import DRAWING, STARTING, Pace, Paced, paced, seconds, with_fractions
 from toolkit.run.progress import duration, forecast
 from toolkit.run.settings import Settings
 
@@ -269,7 +269,9 @@ def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) ->
     began = time.perf_counter()
     with experiment.reported(prepared.loaded.experiment, "finish failed"):
         prepared.traced.program.finish(start.state)
-    pace.reserve = DRAWING + 2 * (time.perf_counter() - began)
+    now = time.perf_counter()
+    # A machine that was slow to start is slow to end, and has been at work since before our clock.
+    pace.reserve = DRAWING + 2 * (now - began) + min((began - prepared.began) / 2, STARTING)
     if pace.spent_after():
         spent, end = duration(pace.elapsed()), duration(pace.reserve)
         text = f"the budget of {budget} has no time for steps: {spent} are spent, the end may take {end}"

@@ -70,6 +70,7 @@ def test_a_budget_ends_the_run_inside_it(toolkit, quick, monkeypatch):
     assert toolkit("resume", "x")[0] == 4
 
 
+@pytest.mark.slow
 def test_a_budget_counts_the_time_of_all_processes(toolkit, quick, monkeypatch):
     toolkit("run", "stream.yaml", "steps=2", "--out", "warm")
     slowed(monkeypatch, 0.02)

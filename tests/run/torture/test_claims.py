@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.run.torture import kit
 from toolkit.run import claims
 from toolkit.run.estimate import estimate
 from toolkit.run.settings import Claim
@@ -84,7 +85,11 @@ def test_bad_claims_are_named(toolkit, work, claim, words):
 
 @pytest.mark.parametrize(
     ("bounds", "code", "word"),
-    [("at_most: 100", 0, "within"), ("at_most: -100", 8, "missed"), ("at_most: 100, seeds: 4", 0, "inconclusive")],
+    [
+        ("at_most: -100", 8, "missed"),
+        kit.full(("at_most: 100", 0, "within")),
+        kit.full(("at_most: 100, seeds: 4", 0, "inconclusive")),
+    ],
 )  # fmt: skip
 def test_runs_over_seeds_are_judged_by_the_report(toolkit, quick, work, bounds, code, word):
     several = bounds if "seeds" in bounds else f"{bounds}, seeds: 3"

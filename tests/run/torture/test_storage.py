@@ -108,7 +108,8 @@ def test_a_directory_that_may_not_be_written(work):
     assert code == 5 and "Permission denied" in err
 
 
-@pytest.mark.parametrize("limits", [[700], kit.full([*range(0, 2000, 100), 3000, 5000, 8000])])
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", [[*range(0, 2000, 100), 3000, 5000, 8000]], ids=["all"])
 def test_a_limit_on_the_size_of_files(work, limits):
     """`ulimit -f`: Linux sends a signal, which Python ignores in favour of the error."""
     before = ("bash", "-c", 'ulimit -f "$0"; exec "$@"')
@@ -140,6 +141,7 @@ def test_a_warning_before_space_runs_out(toolkit, quick, disk):
     assert "bytes free, expected at least 32,672 for two checkpoints" in err[0]
 
 
+@pytest.mark.slow
 def test_a_full_log_of_the_terminal_ends_no_run(work):
     """The run's own disk has room; only its stdout does not."""
     with open("/dev/full", "w") as full:

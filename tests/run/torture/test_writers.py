@@ -57,6 +57,7 @@ def test_of_simultaneous_starts_one_wins(work, times):
     assert slowest < QUICK * max(1.0, os.getloadavg()[0] / 2)
 
 
+@pytest.mark.slow
 def test_a_living_run_is_not_resumed_and_a_killed_one_needs_no_unlocking(work):
     words = ("run", "stream.yaml", "steps=200000", "checkpoint_every=50", "--out", "x")
     process = kit.start(*words)
