@@ -17,12 +17,13 @@ class Watch(NamedTuple):
     """The leaves of a state that are looked at. What a state starts with it may keep."""
 
     names: tuple[str, ...]
+    positions: tuple[int, ...]  # among the leaves of the state
     infinite: jax.Array  # [names] bool; may hold infinities
 
     def bad(self, state: Any) -> dict[str, str]:
         """The leaves that are not finite, by name, and what they hold. Waits for the device."""
-        leaves = named_leaves(state)
-        chosen = [leaves[name] for name in self.names]
+        leaves = jax.tree.leaves(state)
+        chosen = [leaves[position] for position in self.positions]
         spoilt = np.asarray(nonfinite.spoilt(chosen, self.infinite))
         if not spoilt.any():
             return {}
@@ -32,13 +33,19 @@ class Watch(NamedTuple):
 
 def watch(state: Any, start: Mapping[str, str]) -> Watch:
     """Of states like this one, where `start` is what `held` said of the first."""
-    names = tuple(name for name in _floating(state) if nonfinite.NAN not in start.get(name, ""))
-    return Watch(names, nonfinite.may_be_infinite(names, start))
+    chosen = {
+        name: position
+        for position, (name, leaf) in enumerate(named_leaves(state).items())
+        if nonfinite.can_fail(leaf) and nonfinite.NAN not in start.get(name, "")
+    }
+    names = tuple(chosen)
+    return Watch(names, tuple(chosen.values()), nonfinite.may_be_infinite(names, start))
 
 
 def held(state: Any) -> dict[str, str]:
     """What the leaves of a state hold that is not finite, by name."""
-    return nonfinite.held(_floating(state))
+    leaves = named_leaves(state).items()
+    return nonfinite.held({name: leaf for name, leaf in leaves if nonfinite.can_fail(leaf)})
 
 
 def bad_metrics(numbers: Mapping[str, Any]) -> dict[str, str]:
@@ -49,7 +56,3 @@ def bad_metrics(numbers: Mapping[str, Any]) -> dict[str, str]:
 def title(name: str) -> str:
     """A leaf of the state as messages name it, apart from metrics of the same name."""
     return f"state/{name}"
-
-
-def _floating(state: Any) -> dict[str, Any]:
-    return {name: leaf for name, leaf in named_leaves(state).items() if nonfinite.can_fail(leaf)}
