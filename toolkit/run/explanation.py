@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.debug import explain
-from toolkit.run import config, directory, drive, environment, experiment, finite, start
+from toolkit.run import config, directory, drive, environment, experiment, finite
 from toolkit.run.arrays import named_leaves
 from toolkit.run.compiled import Compiled, compile_program
 from toolkit.run.errors import Exit, RunError, fail, printable
 from toolkit.run.output import say, warn
 from toolkit.run.pace import Pace, seconds, with_fraction_of
+from toolkit.run.prepare import Prepared, prepare, start_position
 from toolkit.run.program import Program
 
 
@@ -26,7 +27,7 @@ def command(path: Path) -> int:
         expected = "one that ended with exit code 6"
         raise fail(Exit.CONFIG, path, "nothing to explain", status, expected)
     with directory.held(directory.claim(path)) as place:
-        prepared = start.prepare(config.load(path / directory.CONFIG))
+        prepared = prepare(config.load(path / directory.CONFIG))
         changed = environment.differences(record.get("environment", {}), prepared.environment)
         if changed:
             differs = f"the environment differs in {', '.join(changed)}: the step may differ too"
@@ -37,9 +38,7 @@ def command(path: Path) -> int:
     return Exit.DONE
 
 
-def watch(
-    place: directory.RunDirectory, prepared: start.Prepared, at: drive.Position
-) -> finite.Watch:
+def watch(place: directory.RunDirectory, prepared: Prepared, at: drive.Position) -> finite.Watch:
     """What of the state is watched. Records what the first one holds that is not finite: it may keep that."""
     if at.step == 0 and (held := finite.held(at.state)):
         place.update(nonfinite_at_start=held)
@@ -49,7 +48,7 @@ def watch(
 
 def refusal(
     place: directory.RunDirectory,
-    prepared: start.Prepared,
+    prepared: Prepared,
     compiled: Compiled,
     found: drive.NotFinite,
 ) -> RunError:
@@ -70,12 +69,12 @@ def refusal(
 
 def _explained(
     place: directory.RunDirectory,
-    prepared: start.Prepared,
+    prepared: Prepared,
     compiled: Compiled,
     found: drive.NotFinite,
 ) -> str:
     """The report on what first made the run bad, as text. `found` may be some steps after it."""
-    at = start.start_position(place, prepared, compiled)
+    at = start_position(place, prepared, compiled)
     watched, rows = watch(place, prepared, at), directory.read_rows(place.path)
     budget = prepared.settings.budget
     pace = Pace(prepared.settings.steps, None if budget is None else seconds(budget), 0.0)

@@ -13,8 +13,8 @@ from toolkit.run.output import say
 
 if TYPE_CHECKING:
     from toolkit.run.drive import Position
+    from toolkit.run.prepare import Prepared
     from toolkit.run.program import Final
-    from toolkit.run.start import Prepared
 
 
 def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> int:

@@ -14,7 +14,7 @@ from toolkit.run import config
 from toolkit.run.errors import Exit, RunError, printable
 from toolkit.run.experiment import reported
 from toolkit.run.losses import declared
-from toolkit.run.start import Prepared, build, prepare
+from toolkit.run.prepare import Prepared, build, prepare
 
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}

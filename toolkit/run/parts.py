@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run import config, environment, start
+from toolkit.run import config, environment
 from toolkit.run.errors import Exit, printable
+from toolkit.run.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from toolkit.debug.places import Place
@@ -50,13 +51,13 @@ class Parts(NamedTuple):
 def command(path: Path, words: Sequence[str]) -> int:
     """Prints the parts of a config's experiment and what they cost. Returns the exit code."""
     environment.pin_threads()
-    prepared = start.prepare(config.load(path, words))
+    prepared = prepare(config.load(path, words))
     for line in _printed(_parts(prepared)):
         print(line)
     return Exit.DONE
 
 
-def _parts(prepared: start.Prepared) -> Parts:
+def _parts(prepared: Prepared) -> Parts:
     from toolkit.run.losses import declared  # jax, from here on
 
     traced, source = prepared.traced, prepared.loaded.experiment

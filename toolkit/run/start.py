@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from toolkit.run import (
     config,
@@ -27,23 +26,13 @@ from toolkit.run import (
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.finishing import finish
 from toolkit.run.output import say
-from toolkit.run.pace import DRAWING, STARTING, Pace, Paced, paced, seconds, with_fractions
+from toolkit.run.pace import DRAWING, STARTING, Pace, Paced, seconds, with_fractions
+from toolkit.run.prepare import Prepared, config_hash, prepare, start_position
 from toolkit.run.progress import duration, forecast
 from toolkit.run.settings import Settings
 
 if TYPE_CHECKING:
-    from toolkit.run.compiled import Compiled, Traced
     from toolkit.run.drive import Position
-
-
-class Prepared(NamedTuple):
-    """An experiment loaded, built and traced, with what determines its bits."""
-
-    loaded: config.Loaded
-    settings: Settings
-    traced: Traced
-    environment: dict[str, Any]
-    began: float  # on `time.perf_counter`, before jax was loaded
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
@@ -84,48 +73,6 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
             prepared = prepare(config.load(path / directory.CONFIG))
             drift = _continue(place, prepared, command, allow_drift)
             return _go(place, prepared, drift, stop)
-
-
-def prepare(loaded: config.Loaded) -> Prepared:
-    """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
-    began = time.perf_counter()
-    settings, program = build(loaded)
-    from toolkit.run.arrays import fingerprint  # jax, from here on
-    from toolkit.run.compiled import trace
-
-    source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
-    traced = trace(program, settings.seed, source, gradients)
-    with experiment.reported(source, "data failed"):
-        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
-    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
-
-
-def build(loaded: config.Loaded) -> tuple[Settings, Any]:
-    """The typed config, and the program that the experiment makes of it, not looked at yet."""
-    source = loaded.experiment
-    module = experiment.whole(source)
-    # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
-    settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(source)})
-    make = getattr(module, "build", None)
-    if not callable(make):
-        raise fail(
-            Exit.CONFIG,
-            source,
-            "no program declared",
-            shown(make),
-            "def build(config) -> toolkit.run.Program",
-        )
-    with experiment.reported(source, "build failed"):
-        program = _made(make, settings)
-    return settings, paced(program) if getattr(program, "takes_fraction", False) else program
-
-
-def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
-    if settings.seeds == 1:
-        return make(settings)
-    from toolkit.run.together import together
-
-    return together(make, settings)
 
 
 def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str, Any]:
@@ -240,24 +187,6 @@ def _drive(
         raise explanation.refusal(place, prepared, compiled, found) from None
 
 
-def start_position(
-    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
-) -> Position:
-    """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
-    from toolkit.run import arrays, checkpoint
-    from toolkit.run.drive import Position
-    from toolkit.run.metrics import EMPTY
-
-    folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
-    digest, room = config_hash(directory.read_config(place.path)), arrays.size(compiled.template)
-    found = checkpoint.load_newest(folder, digest, log, room, place.warn)
-    if found is None:
-        with experiment.reported(prepared.loaded.experiment, "init failed"):
-            return Position(0, compiled.init(), 0.0, EMPTY)
-    state = checkpoint.restore(found, compiled.template, folder)
-    return Position(found.step, state, found.seconds, found.logged)
-
-
 def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Pace:
     """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
     budget = prepared.settings.budget
@@ -286,10 +215,6 @@ def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: Prepared) -> N
     if free < need:
         text = f"{free:,} bytes free, expected at least {need:,} for two checkpoints"
         place.warn(f"{place.path}: short of space: {text}")
-
-
-def config_hash(resolved: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_other_config(place: directory.RunDirectory, loaded: config.Loaded) -> None:

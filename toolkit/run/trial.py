@@ -10,7 +10,7 @@ from toolkit.run import config, environment, experiment, plain_yaml
 from toolkit.run.errors import Exit, fail, printable
 from toolkit.run.output import warn
 from toolkit.run.pace import Pace, Paced, with_fractions
-from toolkit.run.start import Prepared, prepare
+from toolkit.run.prepare import Prepared, prepare
 
 STEPS = 2
 

@@ -1,0 +1,92 @@
+"""From a config to a program that is checked, and to the state that it starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from toolkit.run import config, directory, environment, experiment
+from toolkit.run.errors import Exit, fail, shown
+from toolkit.run.pace import paced
+from toolkit.run.settings import Settings
+
+if TYPE_CHECKING:
+    from toolkit.run.compiled import Compiled, Traced
+    from toolkit.run.drive import Position
+
+
+class Prepared(NamedTuple):
+    """An experiment loaded, built and traced, with what determines its bits."""
+
+    loaded: config.Loaded
+    settings: Settings
+    traced: Traced
+    environment: dict[str, Any]
+    began: float  # on `time.perf_counter`, before jax was loaded
+
+
+def prepare(loaded: config.Loaded) -> Prepared:
+    """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
+    began = time.perf_counter()
+    settings, program = build(loaded)
+    from toolkit.run.arrays import fingerprint  # jax, from here on
+    from toolkit.run.compiled import trace
+
+    source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
+    traced = trace(program, settings.seed, source, gradients)
+    with experiment.reported(source, "data failed"):
+        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
+    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
+
+
+def build(loaded: config.Loaded) -> tuple[Settings, Any]:
+    """The typed config, and the program that the experiment makes of it, not looked at yet."""
+    source = loaded.experiment
+    module = experiment.whole(source)
+    # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
+    settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(source)})
+    make = getattr(module, "build", None)
+    if not callable(make):
+        raise fail(
+            Exit.CONFIG,
+            source,
+            "no program declared",
+            shown(make),
+            "def build(config) -> toolkit.run.Program",
+        )
+    with experiment.reported(source, "build failed"):
+        program = _made(make, settings)
+    return settings, paced(program) if getattr(program, "takes_fraction", False) else program
+
+
+def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
+    if settings.seeds == 1:
+        return make(settings)
+    from toolkit.run.together import together
+
+    return together(make, settings)
+
+
+def start_position(
+    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
+) -> Position:
+    """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
+    from toolkit.run import arrays, checkpoint
+    from toolkit.run.drive import Position
+    from toolkit.run.metrics import EMPTY
+
+    folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
+    digest, room = config_hash(directory.read_config(place.path)), arrays.size(compiled.template)
+    found = checkpoint.load_newest(folder, digest, log, room, place.warn)
+    if found is None:
+        with experiment.reported(prepared.loaded.experiment, "init failed"):
+            return Position(0, compiled.init(), 0.0, EMPTY)
+    state = checkpoint.restore(found, compiled.template, folder)
+    return Position(found.step, state, found.seconds, found.logged)
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
