@@ -244,7 +244,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from toolkit.run import sweep
-    from toolkit.run.launch.options import Options, names
+    from toolkit.run.sweep.launch.options import Options, names
 
     options = Options(**{name: getattr(arguments, name) for name in names()})
     words = arguments.config, arguments.overrides, arguments.out, arguments.engine
@@ -288,7 +288,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from toolkit.run import export
+    from toolkit.run.report import export
 
     return export.command(arguments.directories, arguments.format, arguments.out)
 

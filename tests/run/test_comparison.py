@@ -10,8 +10,8 @@ import pytest
 
 from tests.run.conftest import pretend
 from tests.run.test_report import parsed
-from toolkit.run import bands, groups, story
 from toolkit.run.estimate import estimate
+from toolkit.run.report import bands, groups, story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "\"><script>alert(1)</script><b onload='x'>&"

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from toolkit.run import grid, overrides
+from toolkit.run import overrides
 from toolkit.run.errors import RunError
+from toolkit.run.sweep import grid
 
 LONG = "x" * 300
 

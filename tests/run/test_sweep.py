@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
-from toolkit.run import launch, sweep_directory
-from toolkit.run.launch import options, process, window
-from toolkit.run.launch.process import Command, Outcome
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep import launch
+from toolkit.run.sweep import record as sweep_record
+from toolkit.run.sweep.launch import options, process, window
+from toolkit.run.sweep.launch.process import Command, Outcome
 
 SWEEP = ("sweep", "toy.yaml", "seed=0:2", "rate=0.1,0.2")
 NAMES = [f"seed={seed},rate={rate}" for seed in (0, 1) for rate in (0.1, 0.2)]
@@ -218,9 +219,9 @@ def test_only_safe_names_are_read_from_a_record(toolkit, tried, work):
     names = ["../outside", "/etc", "", None, 3, "seed=1", "seed=1", "seed=0"]
     record["runs"] = [{"name": name} for name in names] + ["x"]
     Path("d/sweep.json").write_text(json.dumps(record))
-    assert sweep_directory.run_paths(Path("d")) == [Path("d/seed=1"), Path("d/seed=0")]
+    assert sweep_record.run_paths(Path("d")) == [Path("d/seed=1"), Path("d/seed=0")]
     Path("d/sweep.json").write_text("[1]")
-    assert sweep_directory.run_paths(Path("d")) == []
+    assert sweep_record.run_paths(Path("d")) == []
 
 
 def command(tmp_path, *words, lease="lease"):

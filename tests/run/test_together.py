@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.run.conftest import EXPERIMENT, rows
-from toolkit.run import grid, together
+from toolkit.run import together
 from toolkit.run.errors import RunError
+from toolkit.run.sweep import grid
 
 DATA = "    data = jax.random.normal(jax.random.key(config.seed + 100), (config.width,))\n"
 BY_DATA = EXPERIMENT.replace("def build(config):\n", f"def build(config):\n{DATA}").replace("(state.w - 1)", "(state.w - data)")  # fmt: skip

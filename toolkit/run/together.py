@@ -17,9 +17,9 @@ import numpy as np
 
 from toolkit.run.errors import Exit, fail
 from toolkit.run.estimate import estimate
-from toolkit.run.groups import written
 from toolkit.run.hoist import constants, evaluate, opened
 from toolkit.run.program import Final, Gradients, Program
+from toolkit.run.report.groups import written
 from toolkit.run.settings import Settings
 
 BITS = "by vmap: equal to single runs within rounding, not to the bit"

@@ -8,11 +8,11 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from toolkit.run.errors import Exit, fail
-from toolkit.run.launch.local import default_jobs
-from toolkit.run.launch.options import Options
-from toolkit.run.launch.process import Command, Outcome, leased
-from toolkit.run.launch.window import windowed
 from toolkit.run.signals import HANDLED, StopRequest
+from toolkit.run.sweep.launch.local import default_jobs
+from toolkit.run.sweep.launch.options import Options
+from toolkit.run.sweep.launch.process import Command, Outcome, leased
+from toolkit.run.sweep.launch.window import windowed
 
 os.environ.setdefault(
     "RAY_USAGE_STATS_ENABLED", "0"

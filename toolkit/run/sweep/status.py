@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from toolkit.run import claims, directory, final
 from toolkit.run.errors import Exit, RunError
-from toolkit.run.launch.process import Outcome
+from toolkit.run.sweep.launch.process import Outcome
 
 STOPPED = (129, 130, 143)  # a signal; the run saved and left
 

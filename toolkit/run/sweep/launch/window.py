@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from toolkit.run.errors import printable
-from toolkit.run.launch.process import MESSAGE_LIMIT, Command, Outcome
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep.launch.process import MESSAGE_LIMIT, Command, Outcome
 
 POLL = 0.05  # seconds between looks at what runs
 LOST = (

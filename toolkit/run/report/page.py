@@ -9,13 +9,13 @@ from string import Template
 from typing import Any
 
 from toolkit.run import config, gradients
-from toolkit.run.bands import bands
 from toolkit.run.claims import Verdict
-from toolkit.run.groups import Group, plain_names, seeds_of
-from toolkit.run.plots import curves, svg
 from toolkit.run.program import Figure
 from toolkit.run.progress import duration
-from toolkit.run.story import Story
+from toolkit.run.report.bands import bands
+from toolkit.run.report.groups import Group, plain_names, seeds_of
+from toolkit.run.report.plots import curves, svg
+from toolkit.run.report.story import Story
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

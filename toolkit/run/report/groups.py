@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from toolkit.run import config
 from toolkit.run.estimate import Estimate
-from toolkit.run.story import Story
+from toolkit.run.report.story import Story
 
 SEED = "seed"
 SEEDS = ("seed", "seeds")  # what runs of one group may differ in

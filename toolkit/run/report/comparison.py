@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from toolkit.run import claims, config, directory
-from toolkit.run.bands import DRAWN, bands, look
 from toolkit.run.estimate import estimate
-from toolkit.run.groups import (
+from toolkit.run.progress import duration
+from toolkit.run.report.bands import DRAWN, bands, look
+from toolkit.run.report.groups import (
     SEED,
     SEEDS,
     Group,
@@ -25,11 +26,10 @@ from toolkit.run.groups import (
     values,
     written,
 )
-from toolkit.run.page import definitions, document, drawings, section, spaced
-from toolkit.run.progress import duration
-from toolkit.run.seeds import finals
-from toolkit.run.story import Story, figures
-from toolkit.run.tables import Cell, cell, measured, table
+from toolkit.run.report.page import definitions, document, drawings, section, spaced
+from toolkit.run.report.seeds import finals
+from toolkit.run.report.story import Story, figures
+from toolkit.run.report.tables import Cell, cell, measured, table
 
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown

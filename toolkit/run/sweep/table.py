@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.run.errors import printable
-from toolkit.run.launch.process import Outcome
 from toolkit.run.progress import duration, number
-from toolkit.run.sweep_status import Status
+from toolkit.run.sweep.launch.process import Outcome
+from toolkit.run.sweep.status import Status
 
 COLUMNS = 4  # metrics in the table; all of them are on the page of `toolkit report`
 STATUS_LIMIT = 60  # characters of a status in the table; sweep.json and logs/ have the rest

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from toolkit.run.launch.options import Options
-from toolkit.run.launch.process import Command, Outcome, execute
-from toolkit.run.launch.window import windowed
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep.launch.options import Options
+from toolkit.run.sweep.launch.process import Command, Outcome, execute
+from toolkit.run.sweep.launch.window import windowed
 
 RUN_BYTES = 1 << 30  # memory to presume for a run; a small one takes half of it
 

@@ -10,11 +10,11 @@ import dask
 from distributed import Client, LocalCluster
 
 from toolkit.run.errors import Exit, fail
-from toolkit.run.launch.local import default_jobs
-from toolkit.run.launch.options import Options
-from toolkit.run.launch.process import Command, Outcome, leased
-from toolkit.run.launch.window import windowed
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep.launch.local import default_jobs
+from toolkit.run.sweep.launch.options import Options
+from toolkit.run.sweep.launch.process import Command, Outcome, leased
+from toolkit.run.sweep.launch.window import windowed
 
 TIMEOUT = 30  # seconds to reach a scheduler
 

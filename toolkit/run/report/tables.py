@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from toolkit.run.page import number
+from toolkit.run.report.page import number
 
 
 class Cell(NamedTuple):

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, seeds, storage, sweep_directory
+from toolkit.run import directory, storage
 from toolkit.run.errors import Exit, RunError, fail
 from toolkit.run.output import warn
-from toolkit.run.story import Story, changed, figures, read
+from toolkit.run.report import seeds
+from toolkit.run.report.story import Story, changed, figures, read
+from toolkit.run.sweep import record as sweep_record
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
@@ -35,9 +37,9 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
 
 def runs_in(path: Path) -> list[Path]:
     """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
-    if not (path / sweep_directory.RECORD).is_file():
+    if not (path / sweep_record.RECORD).is_file():
         return [directory.existing(path)]
-    runs = sweep_directory.run_paths(path)
+    runs = sweep_record.run_paths(path)
     if not runs:
         raise fail(
             Exit.CONFIG, path, "nothing to report", "a sweep without runs", "at least one run"
@@ -62,12 +64,12 @@ def _readable(runs: Sequence[Path]) -> list[Story]:
 
 def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) -> Path:
     """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
-    from toolkit.run.comparison import comparison
+    from toolkit.run.report.comparison import comparison
 
-    record = sweep_directory.read_record(given[0]) if len(given) == 1 else None
+    record = sweep_record.read_record(given[0]) if len(given) == 1 else None
     target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
     command = str((record or {}).get("command", ""))
-    absent = sweep_directory.not_started(given[0]) if record else 0
+    absent = sweep_record.not_started(given[0]) if record else 0
     text, warnings = comparison(stories, target.parent, command, absent)
     storage.write_file(target, text.encode())
     _print(warnings)
@@ -76,8 +78,8 @@ def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) 
 
 def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
     """Draws `report.html` and `README.md` into the run directory; returns warnings."""
-    from toolkit.run.card import card
-    from toolkit.run.page import page
+    from toolkit.run.report.card import card
+    from toolkit.run.report.page import page
 
     story = read(path, record)
     drawn, warnings = figures(story)
@@ -88,7 +90,7 @@ def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
 
 
 def _page(story: Story) -> str:
-    from toolkit.run.page import page
+    from toolkit.run.report.page import page
 
     drawn, warnings = figures(story)
     text, failures = page(story, drawn)

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import config, directory, environment, grid, launch, signals, storage
+from toolkit.run import config, directory, environment, signals, storage
 from toolkit.run.errors import Exit, Problem, RunError, fail, shown
-from toolkit.run.launch.options import Options, check
-from toolkit.run.launch.process import Command, Outcome
-from toolkit.run.sweep_directory import (
+from toolkit.run.sweep import grid, launch
+from toolkit.run.sweep.launch.options import Options, check
+from toolkit.run.sweep.launch.process import Command, Outcome
+from toolkit.run.sweep.record import (
     LEASE,
     LOGS,
     RECORD,
@@ -29,8 +30,8 @@ from toolkit.run.sweep_directory import (
     read_record,
     refuse_foreign,
 )
-from toolkit.run.sweep_status import Status, read_status
-from toolkit.run.sweep_table import announce, progress, table
+from toolkit.run.sweep.status import Status, read_status
+from toolkit.run.sweep.table import announce, progress, table
 
 BITS = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")  # engines set some of them
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.run import config, plain_yaml, storage
-from toolkit.run.comparison import labels
 from toolkit.run.errors import Exit, fail, nearest, shown
-from toolkit.run.groups import differing
 from toolkit.run.metrics import RESERVED
 from toolkit.run.report import runs_in
-from toolkit.run.story import Story, read
+from toolkit.run.report.comparison import labels
+from toolkit.run.report.groups import differing
+from toolkit.run.report.story import Story, read
 
 FORMATS = ("csv", "tensorboard")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins so

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.run import config, directory, grid, signals, storage
+from toolkit.run import config, directory, signals, storage
 from toolkit.run.errors import Exit, fail, shown
+from toolkit.run.sweep import grid
 
 RECORD, LOGS, LEASE = "sweep.json", "logs", ".lease-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,127}")  # of a run's directory

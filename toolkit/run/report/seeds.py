@@ -10,7 +10,7 @@ from toolkit.run import claims
 from toolkit.run.claims import Verdict
 from toolkit.run.errors import Exit, Problem, RunError, printable
 from toolkit.run.output import say
-from toolkit.run.story import Story
+from toolkit.run.report.story import Story
 
 
 def finals(story: Story, names: Iterable[str]) -> list[Mapping[str, Any]]:

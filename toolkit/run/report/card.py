@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from toolkit.run import config
 from toolkit.run.errors import shown
 from toolkit.run.progress import duration
-from toolkit.run.story import Story
+from toolkit.run.report.story import Story
 
 _SIGNS = "\\`*_[]<>|#"
 

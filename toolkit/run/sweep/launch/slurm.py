@@ -8,11 +8,11 @@ from typing import Any
 
 import submitit
 
-from toolkit.run.launch.local import default_jobs
-from toolkit.run.launch.options import Options, minutes
-from toolkit.run.launch.process import Command, Outcome, leased
-from toolkit.run.launch.window import windowed
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep.launch.local import default_jobs
+from toolkit.run.sweep.launch.options import Options, minutes
+from toolkit.run.sweep.launch.process import Command, Outcome, leased
+from toolkit.run.sweep.launch.window import windowed
 
 DEFAULT_TIME = "60"  # minutes
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from toolkit.run.launch.options import Options
-from toolkit.run.launch.process import Command, Outcome
 from toolkit.run.signals import StopRequest
+from toolkit.run.sweep.launch.options import Options
+from toolkit.run.sweep.launch.process import Command, Outcome
 
 
 class Engine(Protocol):
@@ -27,11 +27,11 @@ class Engine(Protocol):
 def engine(name: str) -> Engine:
     """The engine of a checked name; its packages are imported only here."""
     if name == "dask":
-        from toolkit.run.launch.dask import launch
+        from toolkit.run.sweep.launch.dask import launch
     elif name == "ray":
-        from toolkit.run.launch.ray import launch
+        from toolkit.run.sweep.launch.ray import launch
     elif name == "slurm":
-        from toolkit.run.launch.slurm import launch
+        from toolkit.run.sweep.launch.slurm import launch
     else:
-        from toolkit.run.launch.local import launch
+        from toolkit.run.sweep.launch.local import launch
     return launch
