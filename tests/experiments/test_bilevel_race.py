@@ -47,7 +47,7 @@ def test_a_method_that_diverges_ends_the_run_with_its_name_and_step(tmp_path: Pa
     done = _run(config, tmp_path / "run", "on_quadratic.SOBA.inner_step_size=1000")
     assert done.returncode == 6
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "step 1: quadratic_SOBA not finite" in done.stderr
+    assert "step 1: quadratic_SOBA and" in done.stderr
 
 
 def test_a_method_s_name_is_one_word(tmp_path: Path) -> None:
