@@ -178,7 +178,9 @@ def test_a_changed_experiment_is_said(toolkit, work):
     [
         ([], "step 14"),  # 13/20
         (["budget=1h"], "step 15"),  # 14/20, read once a row: every second step
-        (["steps=1000000000", "budget=20s"], "step "),  # by the clock
+        pytest.param(
+            ["steps=1000000000", "budget=20s"], "step ", marks=pytest.mark.slow
+        ),  # by the clock
     ],
 )
 def test_a_step_that_takes_a_fraction_is_made_again_with_the_same(toolkit, work, budget, step):
