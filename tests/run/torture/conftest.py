@@ -45,8 +45,9 @@ def prepare_once(loaded, prepare=start.prepare):
 
 def compile_once(traced, source, compile_program=compiled.compile_program):
     if id(traced) not in COMPILED:
-        COMPILED[id(traced)] = compile_program(traced, source)
-    return COMPILED[id(traced)]
+        # With the program: an object that is gone would leave its id to the next.
+        COMPILED[id(traced)] = traced, compile_program(traced, source)
+    return COMPILED[id(traced)][1]
 
 
 @pytest.fixture
