@@ -1,30 +1,10 @@
 """P1, implicit."""
 
-from benchmarks import problems, ways
-from benchmarks.contest import Entry, Suite
-from toolkit import adjoint, linear
+from benchmarks import lineups, problems
 
-
-def _entry(way, *settings, against="hand"):
-    def build():
-        p = problems.penalties()
-        return way(p, *settings), (p.theta,)
-
-    return Entry(build, against)
-
-
-SUITE = Suite(
+SUITE = lineups.implicit(
     "P1 implicit: a penalty for each of 64 features",
-    "Logistic regression on 1,000 digits (640 weights), 100 full-batch steps of momentum 0.9, gradient of the loss "
-    "on 500 others in 64 log-penalties, by the implicit function theorem and 20 steps of conjugate gradients.",
-    {
-        "hand": _entry(ways.implicit_by_hand),
-        "limit": _entry(ways.implicit_limit),
-        "toolkit Implicit(CG(20))": _entry(ways.ours, adjoint.Implicit(linear.CG(20, 0.0))),
-        "toolkit Implicit(CG(20)) / limit": _entry(
-            ways.ours, adjoint.Implicit(linear.CG(20, 0.0)), against="limit"
-        ),
-        "jaxopt": _entry(ways.jaxopt, True),
-    },
-    exact="hand",
+    "Logistic regression on 1,000 digits (640 weights), 100 full-batch steps of momentum 0.9, gradient of the "
+    "loss on 500 others in 64 log-penalties",
+    problems.penalties,
 )

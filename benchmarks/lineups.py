@@ -1,0 +1,52 @@
+"""The contestants of a bilevel problem, the same for each: through every step, and by the implicit function theorem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import ways
+from benchmarks.contest import Entry, Suite
+from benchmarks.problems import Problem
+from toolkit import adjoint, linear
+
+
+def unrolled(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
+    """A suite of gradients through every step; `says` ends before how they are made."""
+    way = _entries(problem)
+    entries = {
+        "hand": way(ways.unrolled_by_hand),
+        "limit": way(ways.unrolled_limit),
+        "toolkit Unroll()": way(ways.ours, adjoint.Unroll()),
+        "toolkit Unroll() / limit": way(ways.ours, adjoint.Unroll(), against="limit"),
+        'toolkit Unroll("sqrt")': way(ways.ours, adjoint.Unroll(checkpoint="sqrt")),
+        "hand, solve alone": way(ways.forward_solve),
+        "jaxopt": way(ways.jaxopt, False),
+        "optimistix": way(ways.optimistix),
+    }
+    return Suite(title, f"{says}, through every step.", entries, exact="hand")
+
+
+def implicit(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
+    """A suite of implicit gradients with 20 steps of conjugate gradients."""
+    way, rule = _entries(problem), adjoint.Implicit(linear.CG(ways.CG_STEPS, 0.0))
+    entries = {
+        "hand": way(ways.implicit_by_hand),
+        "limit": way(ways.implicit_limit),
+        "toolkit Implicit(CG(20))": way(ways.ours, rule),
+        "toolkit Implicit(CG(20)) / limit": way(ways.ours, rule, against="limit"),
+        "jaxopt": way(ways.jaxopt, True),
+    }
+    made = "by the implicit function theorem and 20 steps of conjugate gradients"
+    return Suite(title, f"{says}, {made}.", entries, exact="hand")
+
+
+def _entries(problem: Callable[[], Problem]) -> Callable[..., Entry]:
+    def entry(way: Callable[..., Any], *settings: Any, against: str = "hand") -> Entry:
+        def build() -> tuple[Any, tuple[Any, ...]]:
+            p = problem()
+            return way(p, *settings), (p.theta,)
+
+        return Entry(build, against)
+
+    return entry
