@@ -7,7 +7,6 @@ import time
 import pytest
 
 from tests.run.torture import kit
-from toolkit import cli
 from toolkit.run import checkpoint, compiled, environment, report, start
 
 
@@ -57,19 +56,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
     monkeypatch.setattr(start, "prepare", prepare_once)
     monkeypatch.setattr(compiled, "compile_program", compile_once)
-
-
-@pytest.fixture
-def toolkit(work, capsys):
-    """Runs a command in this process: words -> (exit code, lines of stdout, lines of stderr)."""
-
-    def command(*words):
-        capsys.readouterr()
-        code = cli.main(list(map(str, words)))
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err.splitlines()
-
-    return command
 
 
 SHORT = ("steps=40", "log_every=2", "checkpoint_every=10")
