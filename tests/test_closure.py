@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.closure import lift
+from toolkit.closure import lift, traced_once
 
 X = jnp.asarray([1.0, 2.0])
 
@@ -91,3 +91,30 @@ def test_loops_on_data_are_seen_wherever_they_hide() -> None:
         lambda v: 2 * v, x, lambda matvec, b: newton_like(b), symmetric=True
     )
     assert not lift(solve, X).loops_on_data
+
+
+def test_traced_once_traces_again_for_other_shapes_and_types_only() -> None:
+    traces = []
+
+    @traced_once
+    def double(tree, other):
+        traces.append(tree["a"].shape)
+        return {"twice": 2 * tree["a"] + other}
+
+    first = double({"a": jnp.ones(3)}, 1.0)
+    np.testing.assert_allclose(first["twice"], 3 * np.ones(3))
+    jax.jit(lambda a: jax.grad(lambda a: jnp.sum(double({"a": a}, 1.0)["twice"]))(a))(jnp.ones(3))
+    jax.vmap(lambda a: double({"a": a}, 1.0))(jnp.ones((2, 3)))
+    assert traces == [(3,)]
+    double({"a": jnp.ones(4)}, 1.0)
+    double({"a": jnp.ones(4, jnp.float32)}, 1.0)
+    assert traces == [(3,), (4,), (4,)]
+
+
+def test_traced_once_keeps_no_tracer_of_another_trace() -> None:
+    def outer(x):
+        inner = traced_once(lambda y: x * y)
+        return inner(x) + inner(2 * x)
+
+    np.testing.assert_allclose(jax.jit(outer)(3.0), 27.0)
+    np.testing.assert_allclose(jax.grad(outer)(3.0), 18.0)

@@ -29,11 +29,11 @@ def forward_over_reverse(problem: Problem) -> Problem:
 
     @jax.custom_vjp
     def gradient(y: Tree, theta: Tree, x: Tree) -> Tree:
-        return jax.grad(objective)(y, theta, x)
+        return tree.conj(problem.evaluate(y, theta, x))
 
     def forward(y: Tree, theta: Tree, x: Tree) -> tuple[Tree, Tree]:
         values, wanted = tree.values_and_wanted((y, theta, x))
-        return jax.grad(objective)(*values), tree.select(values, wanted)
+        return tree.conj(problem.evaluate(*values)), tree.select(values, wanted)
 
     def backward(residuals: tuple[Tree, Tree], u: Tree) -> tuple[Tree, Tree, Tree]:
         wanted, constant = residuals

@@ -17,7 +17,7 @@ from jax import Array
 
 from toolkit import linear, tree
 from toolkit.binding import Carried, Fun, Operands, bind, check_same, first
-from toolkit.closure import Lifted, lift
+from toolkit.closure import Lifted, lift, traced_once
 from toolkit.readable import call_as, returned_by
 from toolkit.tilting import continue_and_tilt, tilt
 from toolkit.types import Kind, Primal, Problem, Solution, Solver, Tilted, Tree
@@ -124,7 +124,7 @@ def _lift_fun(
     kind: Kind, flat: Fun, parts: _Partition, xs: Tree
 ) -> tuple[_Partition, Tree, Lifted]:
     """`flat` lifted, its result checked; and all of one device's kind."""
-    lifted = lift(flat, parts.y, parts.operands, first(xs))
+    lifted = lift(flat, parts.y, parts.operands, first(xs), arrange=True)
     if kind == "argmin":
         _check_scalar(flat, lifted.shape)
     axes = tree.varying_axes(lifted.shape)
@@ -133,7 +133,7 @@ def _lift_fun(
         # would make JAX sum the gradients of all their problems, silently.
         y, operands, xs = tree.vary((parts.y, parts.operands, xs), axes)
         parts = parts._replace(y=y, operands=operands)
-        lifted = lift(flat, y, operands, first(xs))
+        lifted = lift(flat, y, operands, first(xs), arrange=True)
         lifted = lifted._replace(closed=tree.vary(lifted.closed, axes))
     return parts, xs, lifted
 
@@ -155,7 +155,8 @@ def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]
         return value + jnp.real(tree.pairing(operands.tilt, y)).astype(value.dtype)
 
     # For complex leaves JAX's gradient is the conjugate of the direction of ascent.
-    return lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x)), objective
+    gradient = lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x))
+    return traced_once(gradient), objective
 
 
 def _without_aux(fun: Fun, out: Any) -> Any:

@@ -117,13 +117,20 @@ def norm(tree: Tree) -> Array:
         return jnp.zeros(())
     dtype = jnp.result_type(*leaves)
     leaves = [leaf.astype(jnp.promote_types(dtype, jnp.float32)) for leaf in leaves]
-    largest = functools.reduce(jnp.maximum, [jnp.max(leaf) for leaf in leaves])
-    tiny = jnp.finfo(largest.dtype).tiny
-    normal = (largest >= tiny) & jnp.isfinite(largest)
-    # XLA may divide by multiplying with 1 / scale, which is flushed to 0 above 1 / tiny.
-    scale = jnp.where(normal, jnp.minimum(largest, 1 / (4 * tiny)), 1)
+    scale = unit(leaves)
     squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
     return (scale * jnp.sqrt(squares)).astype(dtype)
+
+
+def unit(tree: Tree) -> Array:
+    """What to divide all leaves by before they are squared: their largest entry, or 1 where that is no use."""
+    leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
+    wide = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+    largest = functools.reduce(jnp.maximum, [jnp.max(leaf).astype(wide) for leaf in leaves])
+    tiny = jnp.finfo(wide).tiny
+    normal = (largest >= tiny) & jnp.isfinite(largest)
+    # XLA may divide by multiplying with 1 / scale, which is flushed to 0 above 1 / tiny.
+    return jnp.where(normal, jnp.minimum(largest, 1 / (4 * tiny)), 1)
 
 
 def pairing(cotangent: Tree, tree: Tree) -> Array:

@@ -26,27 +26,20 @@ from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
-class _Pass(NamedTuple):
-    """Between runs of the recurrence."""
-
-    x: Tree
-    r: Tree  # b - A x, computed
-    steps: Array  # []
-    passes: Array  # []
-    negative: Array  # [] bool, some p'Ap <= 0
-    before: Array  # [] norm of r before the last run
-
-
 class _State(NamedTuple):
-    """Inside a run."""
+    """Between two products: with a search direction, or with x where the residual is computed anew."""
 
     x: Tree
     r: Tree  # b - A x, by recurrence
-    p: Tree  # search direction
-    rr: Array  # [] <r, r>
+    v: Tree  # what A is multiplied with next
+    norm: Array  # [] of r
     rz: Array  # [] <r, z>, z the preconditioned residual
+    before: Array  # [] norm of the residual that was last computed
     steps: Array  # []
-    negative: Array  # [] bool
+    products: Array  # []
+    checking: Array  # [] bool: the next product is of x
+    negative: Array  # [] bool, some p'Ap <= 0
+    done: Array  # [] bool
 
 
 @dataclass(frozen=True)
@@ -87,54 +80,63 @@ class CG:
         matvec = checked(matvec, b)
         x = start(b, x0)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
-        # In units of |b|: squares of a small cotangent (1e-25 in float32) would be 0.
-        unit = tree.norm(b)
-        unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
-        b, x = _divided(b, unit), _divided(x, unit)
-        r = b if x0 is None else _difference(b, matvec(x))
-        target = self.tol * tree.norm(b)
+        # In units of its largest entry: squares of a small cotangent (1e-25 in float32) would be 0.
+        unit = tree.unit(b)
+        b = _divided(b, unit)
+        size = _norm(b)
+        target, r, norm = self.tol * size, b, size
+        if x0 is not None:
+            x = _divided(x, unit)
+            r = _difference(b, matvec(x))
+            norm = _norm(r)
 
-        def unfinished(p: _Pass) -> Array:
-            # A run that did not halve the residual has met its rounding: the next would, too.
-            norm = tree.norm(p.r)
-            again = (p.steps < self.max_steps) & (norm > target) & (norm <= p.before / 2)
-            return again | (p.passes == 0)
+        def advance(s: _State) -> _State:
+            return self._advance(s, matvec, inverse, b, target)
 
-        def run(p: _Pass) -> _Pass:
-            s = self._run(matvec, inverse, p, target)
-            r = _difference(b, matvec(s.x))
-            return _Pass(s.x, r, s.steps, p.passes + 1, s.negative, tree.norm(p.r))
-
-        steps, negative = counters(r)
-        first = _Pass(x, r, steps, steps, negative, jnp.full_like(tree.norm(r), jnp.inf))
-        last = jax.lax.while_loop(unfinished, run, first)
-        products = made + last.steps + last.passes + (0 if x0 is None else 1)
+        z, (zero, no) = inverse(r), counters(r)
+        met = self._met(norm, zero, target)
+        v, rz = tree.where(met, x, z), real_dot(r, z)
+        first = _State(x, r, v, norm, rz, norm, zero, zero, met, no, no)
+        last = jax.lax.while_loop(lambda s: ~s.done, advance, first)
+        products = made + last.products + (0 if x0 is None else 1)
         x, info = judge(
-            matvec, b, last.x, last.steps, self.tol, last.negative, products, residual=last.r
+            matvec, b, last.x, last.steps, self.tol, last.negative, products, (size, last.norm)
         )
         return _multiplied(x, unit), info
 
-    def _run(self, matvec: tree.Matvec, inverse: tree.Matvec, p: _Pass, target: Array) -> _State:
-        """The recurrence, until its own residual is at `target` or the steps are used up."""
+    def _met(self, norm: Array, steps: Array, target: Array) -> Array:
+        """Whether the recurrence ends: its residual is at the target, or the steps are used up."""
+        return ~((steps < self.max_steps) & (norm > target))
 
-        def unfinished(s: _State) -> Array:
-            return (s.steps < self.max_steps) & (s.rr > target**2)
+    def _advance(
+        self, s: _State, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
+    ) -> _State:
+        """A step of the recurrence, or where it has ended the residual; the only product in the program."""
+        product = matvec(s.v)
+        vav = real_dot(s.v, product)
+        alpha = jnp.where((vav == 0) | s.checking, 0, s.rz / jnp.where(vav == 0, 1, vav))
+        x = add_scaled(s.x, alpha, s.v)
+        r = add_scaled(tree.where(s.checking, b, s.r), jnp.where(s.checking, -1, -alpha), product)
+        z = inverse(r)
+        norm, rz = _norm(r), real_dot(r, z)
+        ended = jnp.where(vav == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
+        steps = jnp.where(s.checking, s.steps, ended)
+        # A run that did not halve the residual has met its rounding: the next would, too.
+        again = (steps < self.max_steps) & (norm > target) & (norm <= s.before / 2)
+        before = jnp.where(s.checking, norm, s.before)
+        met = ~s.checking & self._met(norm, steps, target)
+        p = add_scaled(z, jnp.where(s.checking, 0, rz / s.rz), s.v)
+        return _State(
+            x, r, tree.where(met, x, p), norm, rz, before, steps, s.products + 1, met,
+            s.negative | (~s.checking & (vav <= 0)),
+            s.checking & ~again,
+        )  # fmt: skip
 
-        def step(s: _State) -> _State:
-            ap = matvec(s.p)
-            pap = real_dot(s.p, ap)
-            alpha = jnp.where(pap == 0, 0, s.rz / jnp.where(pap == 0, 1, pap))
-            x = add_scaled(s.x, alpha, s.p)
-            r = add_scaled(s.r, -alpha, ap)
-            z = inverse(r)
-            rz = real_dot(r, z)
-            p = add_scaled(z, rz / s.rz, s.p)
-            steps = jnp.where(pap == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
-            return _State(x, r, p, real_dot(r, r), rz, steps, s.negative | (pap <= 0))
 
-        z = inverse(p.r)
-        first = _State(p.x, p.r, z, real_dot(p.r, p.r), real_dot(p.r, z), p.steps, p.negative)
-        return jax.lax.while_loop(unfinished, step, first)
+def _norm(r: Tree) -> Array:
+    """Of entries in units of b's largest: squares that are 0 there are below the rounding of b."""
+    widened = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), r)
+    return jnp.sqrt(real_dot(widened, widened))
 
 
 def _divided(x: Tree, unit: Array) -> Tree:

@@ -149,19 +149,19 @@ def judge(
     tol: float | Array,
     negative_curvature: Array | bool = False,
     products: Array | int | None = None,
-    residual: Tree | None = None,
+    norms: tuple[Array, Array] | None = None,
 ) -> tuple[Tree, LinearInfo]:
     """`x` with its verdict; NaN where `b`, `x` or a product is not finite.
 
-    `products` counts those made before this; one a step when not given. `residual` is `b - A x` where
-    it has just been computed.
+    `products` counts those made before this; one a step when not given. `norms`: those of `b` and of
+    `b - A x`, where they have just been computed.
 
-    Cost: one product, none with `residual`.
+    Cost: one product, none with `norms`.
     """
     made = jnp.asarray(steps if products is None else products, jnp.int32)
-    if residual is None:
-        residual, made = optax.tree.sub(b, matvec(x)), made + 1
-    b_norm, difference = tree.norm(b), tree.norm(residual)
+    if norms is None:
+        norms, made = (tree.norm(b), tree.norm(optax.tree.sub(b, matvec(x)))), made + 1
+    b_norm, difference = norms
     # b = 0 has the solution 0: its relative residual is 0, not 0/0.
     relative = jnp.where(b_norm == 0, difference, difference / jnp.where(b_norm == 0, 1, b_norm))
     finite = jnp.isfinite(relative) & jnp.isfinite(b_norm)

@@ -1,0 +1,89 @@
+"""Matrix products with few columns, arranged so that their derivatives are fast on CPUs.
+
+The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`; XLA turns that back into
+`x' g`, which takes three to twenty times as long on a CPU: more than the rest of a step of logistic regression. With
+`w'` behind a barrier the product is `x (w')'`, and each of its derivatives comes out as `g' x`, to any order.
+
+Source: measured, see benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+CALLS = ("jit", "pjit")
+LEAST_ROWS = 32  # of x; below, it takes as long to transpose w as is won
+LEAST_RATIO = 2  # of w's rows to its columns
+
+
+def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
+    """The same computation, with products `x @ w` rearranged where `w` is thin and depends on a `moving` argument.
+
+    Products within `jit`s are found too; those within loops, branches and custom rules stay as they are.
+
+    Args:
+      moving: an entry an argument of `closed`.
+
+    Returns: a computation of the same values, to rounding. `closed` itself where nothing is thin, and where JAX's
+    default backend is not a CPU.
+    """
+    if jax.default_backend() != "cpu":
+        return closed
+    jaxpr = closed.jaxpr
+    moved = {name for name, moves in zip(jaxpr.invars, moving, strict=True) if moves}
+    equations: list[Any] = []
+    for equation in jaxpr.eqns:
+        moves = [not isinstance(atom, Literal) and atom in moved for atom in equation.invars]
+        moved.update(equation.outvars if any(moves) else ())
+        equations += _arranged(equation, moves)
+    same = len(equations) == len(jaxpr.eqns) and all(map(_is, equations, jaxpr.eqns))
+    return closed if same else closed.replace(jaxpr=jaxpr.replace(eqns=equations))
+
+
+def _arranged(equation: Any, moves: Sequence[bool]) -> list[Any]:
+    if equation.primitive.name in CALLS and any(moves):
+        inner = equation.params["jaxpr"]
+        new = arranged(inner, moves)
+        return [
+            equation if new is inner else equation.replace(params=equation.params | {"jaxpr": new})
+        ]
+    if equation.primitive is jax.lax.dot_general_p and moves[1] and _is_thin(equation):
+        return _by_transpose(equation)
+    return [equation]
+
+
+def _is_thin(equation: Any) -> bool:
+    """Whether it is `x @ w` with a thin `w`, `x` of any rank, on one device."""
+    x, w = (atom.aval for atom in equation.invars)
+    contracted, batch = equation.params["dimension_numbers"]
+    if w.ndim != 2 or tuple(map(tuple, contracted)) != ((x.ndim - 1,), (0,)) or any(batch):
+        return False
+    sharded = any(axis is not None for axis in (*x.sharding.spec, *w.sharding.spec))
+    rows, columns = w.shape
+    return not sharded and math.prod(x.shape[:-1]) >= LEAST_ROWS and rows >= LEAST_RATIO * columns
+
+
+def _by_transpose(equation: Any) -> list[Any]:
+    """`x @ w` as `x (w')'`."""
+    x, w = equation.invars
+    turned, kept = (Var(w.aval.update(shape=w.aval.shape[::-1])) for _ in range(2))
+    dimensions = (((x.aval.ndim - 1,), (1,)), ((), ()))
+    transpose, barrier = jax.lax.transpose_p, jax.lax.optimization_barrier_p
+    return [
+        equation.replace(
+            invars=[w], outvars=[turned], primitive=transpose, params={"permutation": (1, 0)}
+        ),
+        equation.replace(invars=[turned], outvars=[kept], primitive=barrier, params={}),
+        equation.replace(
+            invars=[x, kept], params=equation.params | {"dimension_numbers": dimensions}
+        ),
+    ]
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
