@@ -47,7 +47,9 @@ def main() -> None:
     }
     peers = {peer for suite in suites.values() for peer in map(_first_word, suite.entries)} - OURS
     if unknown := set(arguments.against or ()) - peers:
-        parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join(sorted(peers))}")
+        parser.error(
+            f"no {', '.join(sorted(unknown))} in these suites; there are {', '.join(sorted(peers))}"
+        )
     for name, suite in suites.items():
         text = table(name, suite, _chosen(suite, arguments.against), arguments)
         print(text, flush=True)
