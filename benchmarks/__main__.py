@@ -1,10 +1,10 @@
 """Runs suites and prints a table each.
 
     python -m benchmarks                       every suite, a few minutes each
-    python -m benchmarks p1 --against jaxopt   one, with only this peer beside our own contestants
+    python -m benchmarks p1_unrolled --against jaxopt higher   one, with only these peers beside our own contestants
     python -m benchmarks --write               also puts the tables into benchmarks/RESULTS.md
 
-Peers are optional: `pip install -r benchmarks/peers-jax.txt`. One that is missing is listed as such.
+Peers are optional: benchmarks/peers-jax.txt, benchmarks/peers-torch.txt. One that is missing is listed as such.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import re
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.contest import Suite
 from benchmarks.race import Row, race
 
 FOLDER = Path(__file__).parent
-OURS = ("hand", "limit", "toolkit")  # the first word of contestants that are no peer
+OURS = {"hand", "limit", "toolkit"}  # the first word of contestants that are no peer
+PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty-ml")
 
 
 def main() -> None:
@@ -40,8 +42,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.suites) - set(known):
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    for name in arguments.suites or known:
-        suite = import_module(f"benchmarks.suites.{name}").SUITE
+    suites = {
+        name: import_module(f"benchmarks.suites.{name}").SUITE for name in arguments.suites or known
+    }
+    peers = {peer for suite in suites.values() for peer in map(_first_word, suite.entries)} - OURS
+    if unknown := set(arguments.against or ()) - peers:
+        parser.error(
+            f"no {', '.join(sorted(unknown))} in these suites; there are {', '.join(sorted(peers))}"
+        )
+    for name, suite in suites.items():
         text = table(name, suite, _chosen(suite, arguments.against), arguments)
         print(text, flush=True)
         if arguments.write:
@@ -65,19 +74,34 @@ def _chosen(suite: Suite, against: Sequence[str] | None) -> dict[str, object]:
     return {
         name: entry
         for name, entry in suite.entries.items()
-        if name.split()[0] in OURS or against is None or name.split()[0] in against
+        if against is None or _first_word(name) in OURS.union(against)
     }
+
+
+def _first_word(name: str) -> str:
+    return name.split()[0].rstrip(",")
 
 
 def _line(row: Row) -> str:
     if row.missing:
         return f"| {row.name} | not measured: {row.missing} | | | | | | |"
     low, high = row.spread
-    error = "" if row.error is None else f"{row.error:.0e}"
-    return (
-        f"| {row.name} | {row.ratio:.2f} | {low:.2f} to {high:.2f} | {1e3 * row.seconds:.3g} | "
-        f"{row.compile_ratio:.2f} | {row.temporary_bytes / 1e6:.3g} | {row.bytes_ratio:.3g} | {error} |"
+    megabytes = None if row.temporary_bytes is None else row.temporary_bytes / 1e6
+    cells = (
+        row.name,
+        f"{row.ratio:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        f"{1e3 * row.seconds:.3g}",
+        _cell(row.compile_ratio, ".2f"),
+        _cell(megabytes, ".3g"),
+        _cell(row.bytes_ratio, ".3g"),
+        _cell(row.error, ".0e"),
     )
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _machine() -> str:
@@ -90,8 +114,9 @@ def _machine() -> str:
         ),
         platform.machine(),
     )
+    found = [f"{name} {version(name)}" for name in PACKAGES if find_spec(name.split("-")[0])]
     return (
-        f"{today}, one core of {cpu}, Python {platform.python_version()}, jax {version('jax')}; CPU time, medians of "
+        f"{today}, one core of {cpu}, Python {platform.python_version()}, {', '.join(found)}; CPU time, medians of "
         "paired turns; reference: the contestant that the row's own is compared with, `hand` unless it says otherwise."
     )
 

@@ -7,17 +7,40 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 Function = Callable[..., Any]
+Build = Callable[[], tuple[Function, tuple[Any, ...]]]  # -> a function and its arguments
 
 
-class Missing(Exception):
-    """A contestant's package is not installed."""
+class Ready(NamedTuple):
+    """A contestant's program, about to be timed."""
+
+    call: Callable[[], Any]  # returns when the result is there
+    compile_seconds: (
+        float | None
+    )  # CPU, of tracing, lowering and compiling; None: it has no such step
+    temporary_bytes: int | None  # None: not known
+    result: Any
+
+
+def jitted(build: Build) -> Ready:
+    """Compiles, and runs once."""
+    import jax
+
+    function, arguments = build()
+    jax.block_until_ready(arguments)
+    began = time.process_time()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    seconds = time.process_time() - began
+    memory = compiled.memory_analysis()
+    call = lambda: jax.block_until_ready(compiled(*arguments))
+    return Ready(call, seconds, memory and memory.temp_size_in_bytes, call())
 
 
 class Entry(NamedTuple):
     """A contestant: how it makes its program."""
 
-    build: Callable[[], tuple[Function, tuple[Any, ...]]]  # -> a function for `jax.jit`, arguments
+    build: Build
     against: str = "hand"  # the contestant that its ratios are taken to
+    prepare: Callable[[Build], Ready] = jitted
 
 
 class Suite(NamedTuple):
@@ -29,35 +52,9 @@ class Suite(NamedTuple):
     exact: str = ""  # the entry whose float64 gradient is the truth
 
 
-class Ready(NamedTuple):
-    """A contestant's program, compiled."""
-
-    call: Callable[[], Any]
-    compile_seconds: float  # CPU, of tracing, lowering and compiling
-    temporary_bytes: int
-    result: Any
-
-
-def prepare(entry: Entry) -> Ready:
-    """Compiles, and runs once."""
-    import jax
-
-    function, arguments = entry.build()
-    jax.block_until_ready(arguments)
-    began = time.process_time()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    seconds = time.process_time() - began
-    memory = compiled.memory_analysis()
-    result = jax.block_until_ready(compiled(*arguments))
-    bytes_ = memory.temp_size_in_bytes if memory is not None else 0
-    return Ready(lambda: compiled(*arguments), seconds, bytes_, result)
-
-
 def timed(ready: Ready, repeats: int) -> float:
     """CPU seconds of one call, over `repeats`."""
-    import jax
-
     began = time.process_time()
     for _ in range(repeats):
-        jax.block_until_ready(ready.call())
+        ready.call()
     return (time.process_time() - began) / repeats

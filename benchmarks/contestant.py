@@ -23,13 +23,13 @@ def main(suite: str, name: str, core: str, *flags: str) -> None:
     def answer(**fields: Any) -> None:
         print(json.dumps(fields), file=answers, flush=True)
 
-    from benchmarks.contest import Missing, prepare, timed
+    from benchmarks.contest import timed
 
     entry = import_module(f"benchmarks.suites.{suite}").SUITE.entries[name]
     try:
-        ready = prepare(entry)
-    except (Missing, ImportError) as error:
-        answer(missing=str(error))
+        ready = entry.prepare(entry.build)
+    except ModuleNotFoundError as error:
+        answer(missing=f"{error.name} is not installed")
         return
     answer(
         compile_seconds=ready.compile_seconds,

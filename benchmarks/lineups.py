@@ -11,8 +11,13 @@ from benchmarks.problems import Problem
 from toolkit import adjoint, linear
 
 
-def unrolled(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
-    """A suite of gradients through every step; `says` ends before how they are made."""
+def unrolled(
+    title: str, says: str, problem: Callable[[], Problem], torch: Callable[[str], Entry]
+) -> Suite:
+    """A suite of gradients through every step; `says` ends before how they are made.
+
+    `torch` makes a contestant of the name of a way.
+    """
     way = _entries(problem)
     entries = {
         "hand": way(ways.unrolled_by_hand),
@@ -23,11 +28,16 @@ def unrolled(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
         "hand, solve alone": way(ways.forward_solve),
         "jaxopt": way(ways.jaxopt, False),
         "optimistix": way(ways.optimistix),
+        "higher": torch("ways.higher"),
+        "torchopt": torch("ways.torchopt"),
+        "betty": torch("ways.betty"),
     }
     return Suite(title, f"{says}, through every step.", entries, exact="hand")
 
 
-def implicit(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
+def implicit(
+    title: str, says: str, problem: Callable[[], Problem], torch: Callable[[str], Entry]
+) -> Suite:
     """A suite of implicit gradients with 20 steps of conjugate gradients."""
     way, rule = _entries(problem), adjoint.Implicit(linear.CG(ways.CG_STEPS, 0.0))
     entries = {
@@ -36,6 +46,8 @@ def implicit(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
         "toolkit Implicit(CG(20))": way(ways.ours, rule),
         "toolkit Implicit(CG(20)) / limit": way(ways.ours, rule, against="limit"),
         "jaxopt": way(ways.jaxopt, True),
+        "torchopt": torch("ways.torchopt_implicit"),
+        "betty": torch("ways.betty_implicit"),
     }
     made = "by the implicit function theorem and 20 steps of conjugate gradients"
     return Suite(title, f"{says}, {made}.", entries, exact="hand")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import toolkit as tk
+from toolkit.data import Labelled
 
 STEPS, STEP_SIZE, MOMENTUM = 100, 0.1, 0.9
 
@@ -35,15 +36,16 @@ def _cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
 
-def _digits(train: int, validation: int) -> tuple[Any, Any]:
-    parts = tk.data.split(jax.random.key(0), tk.data.digits(), train, validation)
+def digits() -> tuple[Labelled, Labelled]:
+    """1,000 to train on and 500 to validate."""
+    parts = tk.data.split(jax.random.key(0), tk.data.digits(), 1000, 500)
     as_default = lambda leaf: leaf.astype(jnp.result_type(float)) if leaf.ndim > 1 else leaf
     return tuple(jax.tree.map(as_default, part) for part in parts[:2])  # float64 for the truth
 
 
 def penalties() -> Problem:
     """P1: logistic regression on 1,000 digits, 640 weights, a log-penalty for each of 64 features."""
-    train, validation = _digits(1000, 500)
+    train, validation = digits()
 
     def inner(y: jax.Array, theta: jax.Array) -> jax.Array:
         loss = jnp.mean(_cross_entropy(train.images @ y, train.labels))
@@ -55,9 +57,9 @@ def penalties() -> Problem:
     return Problem(inner, outer, jnp.zeros((64, 10)), jnp.full(64, -4.0))
 
 
-def cleaning(l2: float = 0.0) -> Problem:
-    """P2: a weight for each of 1,000 digits, MLP 64-128-10 tanh, 40 % of the labels wrong."""
-    train, validation = _digits(1000, 500)
+def noisy_digits() -> tuple[Labelled, Labelled, dict[str, jax.Array]]:
+    """`digits()` with 40 % of the labels to train on wrong, and an MLP 64-128-10 to start from."""
+    train, validation = digits()
     labels, _ = tk.data.corrupt_labels(jax.random.key(1), train.labels, 0.4, 10)
     first, second = jax.random.split(jax.random.key(2))
     y0 = {
@@ -66,13 +68,19 @@ def cleaning(l2: float = 0.0) -> Problem:
         "w2": drawn(jax.random.normal, second, (128, 10)) / 128**0.5,
         "b2": jnp.zeros(10),
     }
+    return Labelled(train.images, labels), validation, y0
+
+
+def cleaning(l2: float = 0.0) -> Problem:
+    """P2: a weight for each of 1,000 digits, MLP 64-128-10 tanh, 40 % of the labels wrong."""
+    train, validation, y0 = noisy_digits()
 
     def scores(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
 
     def inner(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
         weights = jax.nn.sigmoid(theta)
-        loss = jnp.mean(weights * _cross_entropy(scores(y, train.images), labels))
+        loss = jnp.mean(weights * _cross_entropy(scores(y, train.images), train.labels))
         return loss + 0.5 * l2 * optax.tree.norm(y, squared=True)
 
     def outer(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:

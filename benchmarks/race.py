@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 SLOT_SECONDS = 0.4  # of CPU, about, that a contestant runs in one turn
+WRONG = 0.01  # relative error of a gradient that is another one: rounding makes less, here
 
 
 class Row(NamedTuple):
-    """What is known of a contestant after a race."""
+    """What is known of a contestant after a race; None: not known, or no such thing."""
 
     name: str
-    missing: str = ""  # why it did not run
+    missing: str = ""  # why its time is not told
     seconds: float = 0.0  # CPU, of a call, median
     ratio: float = 0.0  # to the contestant it is compared with, median over turns
     spread: tuple[float, float] = (0.0, 0.0)  # quartiles of that ratio
-    compile_ratio: float = 0.0
-    temporary_bytes: int = 0
-    bytes_ratio: float = 0.0
+    compile_ratio: float | None = None
+    temporary_bytes: int | None = None
+    bytes_ratio: float | None = None
     error: float | None = None  # relative, of the gradient, to float64
 
 
@@ -60,14 +61,15 @@ def race(suite: str, entries: Mapping[str, Any], exact: str, core: int, rounds: 
         process.end()
     processes = {name: _Process(suite, name, core) for name in entries}
     ready = {name: process.ready for name, process in processes.items()}
-    running = [name for name in entries if "missing" not in ready[name]]
+    reasons = {name: _why_not(answer, truth) for name, answer in ready.items()}
+    running = [name for name in entries if not reasons[name]]
     times = _times({name: processes[name] for name in running}, rounds)
     for process in processes.values():
         process.end()
     return [
         _row(name, entries[name].against, ready, times, truth)
         if name in times
-        else Row(name, ready[name]["missing"])
+        else Row(name, reasons[name])
         for name in entries
     ]
 
@@ -94,6 +96,7 @@ def _row(
     truth: Sequence[float] | None,
 ) -> Row:
     own, other = ready[name], ready[against]
+    ratio = lambda field: _ratio(own[field], other[field])
     ratios = [a / b for a, b in zip(times[name], times[against], strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     return Row(
@@ -102,15 +105,28 @@ def _row(
         statistics.median(times[name]),
         statistics.median(ratios),
         (low, high),
-        own["compile_seconds"] / other["compile_seconds"],
+        ratio("compile_seconds"),
         own["temporary_bytes"],
-        own["temporary_bytes"] / max(other["temporary_bytes"], 1),
-        None if truth is None else _relative_error(own["gradient"], truth),
+        ratio("temporary_bytes"),
+        _relative_error(own["gradient"], truth),
     )
 
 
-def _relative_error(found: Sequence[float], truth: Sequence[float]) -> float | None:
-    if len(found) != len(truth):  # the solve alone has no gradient
+def _ratio(own: float | None, other: float | None) -> float | None:
+    return own / other if own is not None and other else None
+
+
+def _why_not(ready: Mapping[str, Any], truth: Sequence[float] | None) -> str:
+    """The time of another gradient would be no comparison."""
+    if "missing" in ready:
+        return ready["missing"]
+    error = _relative_error(ready["gradient"], truth)
+    wrong = error is not None and not error < WRONG  # so is NaN
+    return f"its gradient is {error:.0%} wrong" if wrong else ""
+
+
+def _relative_error(found: Sequence[float], truth: Sequence[float] | None) -> float | None:
+    if truth is None or len(found) != len(truth):  # the solve alone has no gradient
         return None
     square = lambda values: sum(value * value for value in values) ** 0.5
     return square([a - b for a, b in zip(found, truth, strict=True)]) / square(truth)

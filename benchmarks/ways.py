@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 import toolkit as tk
-from benchmarks.contest import Missing
 from benchmarks.problems import MOMENTUM, STEP_SIZE, STEPS, Problem
 
 Gradient = Callable[[Any], Any]
@@ -124,10 +123,7 @@ def ours(p: Problem, adjoint: Any) -> Gradient:
 
 def jaxopt(p: Problem, implicit: bool) -> Gradient:
     """`jaxopt.OptaxSolver` with its own implicit rule, or unrolled."""
-    try:
-        import jaxopt
-    except ImportError:
-        raise Missing("jaxopt is not installed") from None
+    import jaxopt
 
     def cg(matvec: Any, b: Any, **_: Any) -> Any:
         return jaxopt.linear_solve.solve_cg(matvec, b, tol=0.0, maxiter=CG_STEPS)
@@ -142,10 +138,8 @@ def jaxopt(p: Problem, implicit: bool) -> Gradient:
 
 def optimistix(p: Problem) -> Gradient:
     """`optimistix.minimise` with optax's momentum descent, recursive checkpointing of every step."""
-    try:
-        import optimistix
-    except ImportError:
-        raise Missing("optimistix is not installed") from None
+    import optimistix
+
     solver = optimistix.OptaxMinimiser(optax.sgd(STEP_SIZE, MOMENTUM), rtol=0.0, atol=0.0)
     adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=STEPS)
 

@@ -1,10 +1,11 @@
 """P1, implicit."""
 
-from benchmarks import lineups, problems
+from benchmarks import in_torch, lineups, problems
 
 SUITE = lineups.implicit(
     "P1 implicit: a penalty for each of 64 features",
     "Logistic regression on 1,000 digits (640 weights), 100 full-batch steps of momentum 0.9, gradient of the "
     "loss on 500 others in 64 log-penalties",
     problems.penalties,
+    in_torch.entries("problems.penalties"),
 )

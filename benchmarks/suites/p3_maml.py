@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 import toolkit as tk
-from benchmarks.contest import Entry, Missing, Suite
+from benchmarks import in_torch
+from benchmarks.contest import Entry, Suite
 from benchmarks.problems import drawn
 
 TASKS, POINTS, STEPS, STEP_SIZE = 32, 10, 5, 0.01
@@ -92,10 +93,8 @@ def toolkit(params: Any, task: Task) -> Any:
 
 def jaxopt(params: Any, task: Task) -> Any:
     """`jaxopt.OptaxSolver`, unrolled."""
-    try:
-        import jaxopt
-    except ImportError:
-        raise Missing("jaxopt is not installed") from None
+    import jaxopt
+
     solver = jaxopt.OptaxSolver(
         lambda y, task: loss(y, task.x, task.y), optax.sgd(STEP_SIZE), maxiter=STEPS, tol=0.0,
         implicit_diff=False, unroll="auto", jit=True,
@@ -105,15 +104,16 @@ def jaxopt(params: Any, task: Task) -> Any:
 
 def optimistix(params: Any, task: Task) -> Any:
     """`optimistix.minimise`, every step stored."""
-    try:
-        import optimistix
-    except ImportError:
-        raise Missing("optimistix is not installed") from None
+    import optimistix
+
     solver = optimistix.OptaxMinimiser(optax.sgd(STEP_SIZE), rtol=0.0, atol=0.0)
     return optimistix.minimise(
         lambda y, task: loss(y, task.x, task.y), solver, params, task, max_steps=STEPS, throw=False,
         adjoint=optimistix.RecursiveCheckpointAdjoint(checkpoints=STEPS),
     ).value  # fmt: skip
+
+
+_torch = in_torch.entries("maml.waves")
 
 
 def _entry(fit: Fit, against: str = "hand") -> Entry:
@@ -131,6 +131,9 @@ SUITE = Suite(
         "toolkit Unroll() / scan": _entry(toolkit, "hand, by a scan"),
         "jaxopt": _entry(jaxopt),
         "optimistix": _entry(optimistix),
+        "torch.func": _torch("maml.func"),
+        "higher": _torch("maml.higher"),
+        "torchopt": _torch("maml.torchopt"),
     },
     exact="hand",
 )

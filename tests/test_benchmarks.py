@@ -1,0 +1,79 @@
+"""What `python -m benchmarks` says of contestants that cannot be compared; no peer need be installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import contestant, race
+from benchmarks.__main__ import _line
+from benchmarks.contest import Entry, Ready
+
+TRUTH = [3.0, 4.0]
+
+
+def _unprepared(build) -> Ready:
+    return Ready(lambda: None, None, None, build()[0])
+
+
+def _absent():
+    import a_package_that_nobody_has  # noqa: F401
+
+
+def _answers(monkeypatch, entry: Entry) -> list[dict]:
+    """Of a contestant's process that is told to run twice, in this one."""
+    suite = SimpleNamespace(SUITE=SimpleNamespace(entries={"peer": entry}))
+    monkeypatch.setitem(sys.modules, "benchmarks.suites.made_up", suite)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    for variable in ("JAX_PLATFORMS", "JAX_ENABLE_X64"):  # put back after the test
+        monkeypatch.setenv(variable, os.environ.get(variable, "cpu"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("2\n"))
+    monkeypatch.setattr(sys, "stdout", answers := io.StringIO())
+    contestant.main("made_up", "peer", "0")
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def test_a_contestant_names_the_package_that_is_missing(monkeypatch) -> None:
+    found = _answers(monkeypatch, Entry(_absent, prepare=_unprepared))
+    assert found == [{"missing": "a_package_that_nobody_has is not installed"}]
+
+
+def test_a_contestant_need_not_compile_nor_know_its_bytes(monkeypatch) -> None:
+    ready, timed = _answers(monkeypatch, Entry(lambda: (TRUTH, ()), prepare=_unprepared))
+    assert ready == {"compile_seconds": None, "temporary_bytes": None, "gradient": TRUTH}
+    assert timed["seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("ready", "says"),
+    [
+        ({"gradient": [3.0, 4.0]}, ""),
+        ({"gradient": [3.0, 4.04]}, ""),
+        ({"gradient": [3.0]}, ""),  # not a gradient: the solve alone
+        ({"gradient": [3.0, 4.06]}, "its gradient is 1% wrong"),
+        ({"gradient": [-3.0, -4.0]}, "its gradient is 200% wrong"),
+        ({"gradient": [3.0, math.nan]}, "its gradient is nan% wrong"),
+        ({"missing": "torch is not installed"}, "torch is not installed"),
+    ],
+)
+def test_why_a_contestant_is_not_measured(ready, says) -> None:
+    assert race._why_not(ready, TRUTH) == says
+    assert "gradient" not in ready or not race._why_not(ready, None)  # without a truth, no verdict
+
+
+def test_a_row_leaves_out_what_is_not_known() -> None:
+    known = {"compile_seconds": 2.0, "temporary_bytes": 4_000_000, "gradient": TRUTH}
+    unknown = {"compile_seconds": None, "temporary_bytes": None, "gradient": TRUTH}
+    ready = {"hand": known, "eager": unknown, "half": {**known, "compile_seconds": 1.0}}
+    times = {"hand": [1.0, 1.0], "eager": [3.0, 3.0], "half": [0.5, 0.5]}
+    line = lambda name: _line(race._row(name, "hand", ready, times, TRUTH))
+    assert line("eager") == "| eager | 3.00 | 3.00 to 3.00 | 3e+03 |  |  |  | 0e+00 |"
+    assert line("half") == "| half | 0.50 | 0.50 to 0.50 | 500 | 0.50 | 4 | 1 | 0e+00 |"
+    missing = _line(race.Row("eager", "torch is not installed"))
+    assert missing == "| eager | not measured: torch is not installed | | | | | | |"
