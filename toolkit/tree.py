@@ -125,6 +125,8 @@ def norm(tree: Tree) -> Array:
 def unit(tree: Tree) -> Array:
     """What to divide all leaves by before they are squared: their largest entry, or 1 where that is no use."""
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
+    if not leaves:
+        return jnp.ones(())
     wide = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
     largest = functools.reduce(jnp.maximum, [jnp.max(leaf).astype(wide) for leaf in leaves])
     tiny = jnp.finfo(wide).tiny

@@ -215,7 +215,7 @@ def test_a_cap_gives_the_true_residual(solver: Any) -> None:
 
 def test_the_status_judges_the_recomputed_residual_not_the_recurrence() -> None:
     # The system moves under the recurrence: the k-th product is with another matrix.
-    b = jnp.asarray([2.0, 3.0, 6.0]) / 7  # of norm 1, the unit that CG works in
+    b = jnp.asarray([2.0, 3.0, 6.0]) / 6  # its largest entry is 1, the unit that CG works in
     matrix = jnp.diag(jnp.asarray([1.0, 2.0, 3.0]))
     noisy = lambda v: matrix @ v + 1e-3 * jnp.sin(1e3 * v)  # not linear: recurrences go astray
     for solver in (CG(4, 1e-9), BiCGStab(30, 1e-9)):
