@@ -14,7 +14,7 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -38,14 +38,25 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     arguments = parser.parse_args()
-    if unknown := set(arguments.suites) - set(known):
-        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    for name in arguments.suites or known:
-        suite = import_module(f"benchmarks.suites.{name}").SUITE
-        text = table(name, suite, _chosen(suite, arguments.against), arguments)
+    for word in arguments.suites:
+        if not any(map(_named(word), known)):
+            parser.error(f"no suite {word}; there are {', '.join(known)}")
+    words = arguments.suites or known
+    for name in [name for name in known if any(_named(word)(name) for word in words)]:
+        module = import_module(f"benchmarks.suites.{name}")
+        if hasattr(module, "tables"):  # it measures something else than contestants of one problem
+            text = module.tables(arguments)
+        else:
+            chosen = _chosen(module.SUITE, arguments.against)
+            text = table(name, module.SUITE, chosen, arguments)
         print(text, flush=True)
         if arguments.write:
             _write(name, text)
+
+
+def _named(word: str) -> Callable[[str], bool]:
+    """Whether a suite is meant by a word: p1 means each whose name begins so."""
+    return lambda name: name == word or name.startswith(f"{word}_")
 
 
 def table(
@@ -58,7 +69,7 @@ def table(
         "bytes / reference | error |\n|---|---:|---:|---:|---:|---:|---:|---:|"
     )
     lines = "\n".join(map(_line, rows))
-    return f"## {suite.title}\n\n{suite.says}\n\n{_machine()}\n\n{head}\n{lines}\n"
+    return f"## {suite.title}\n\n{suite.says}\n\n{machine()}\n\n{head}\n{lines}\n"
 
 
 def _chosen(suite: Suite, against: Sequence[str] | None) -> dict[str, object]:
@@ -80,7 +91,7 @@ def _line(row: Row) -> str:
     )
 
 
-def _machine() -> str:
+def machine() -> str:
     today = datetime.date.today().isoformat()
     cpu = next(
         (

@@ -14,7 +14,7 @@ import optax
 
 import toolkit as tk
 from benchmarks.contest import Missing
-from benchmarks.problems import MOMENTUM, STEP_SIZE, STEPS, Problem
+from benchmarks.problems import MOMENTUM, STEP_SIZE, Problem
 
 Gradient = Callable[[Any], Any]
 CG_STEPS = 20
@@ -26,7 +26,7 @@ def _descend(p: Problem, y: Any, theta: Any) -> Any:
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
         return _move(p, *carry, theta), None
 
-    return jax.lax.scan(step, (y, jax.tree.map(jnp.zeros_like, y)), None, STEPS)[0][0]
+    return jax.lax.scan(step, (y, jax.tree.map(jnp.zeros_like, y)), None, p.steps)[0][0]
 
 
 def _move(p: Problem, y: Any, velocity: Any, theta: Any) -> tuple[Any, Any]:
@@ -53,7 +53,7 @@ def unrolled_limit(p: Problem) -> Gradient:
             return _move(p, *carry, theta), carry[0]
 
         start = (p.y0, jax.tree.map(jnp.zeros_like, p.y0))
-        (y, _), iterates = jax.lax.scan(step, start, None, STEPS)
+        (y, _), iterates = jax.lax.scan(step, start, None, p.steps)
         y_bar, theta_bar = jax.grad(p.outer, (0, 1))(y, theta)
 
         def back(carry: Any, y: Any) -> Any:
@@ -117,7 +117,7 @@ def _conjugate_gradients(product: Callable[[Any], Any], b: Any) -> Any:
 
 def ours(p: Problem, adjoint: Any) -> Gradient:
     """`tk.argmin`, differentiated by `jax.grad`."""
-    solver = tk.solver.GradientDescent(STEP_SIZE, STEPS, MOMENTUM)
+    solver = tk.solver.GradientDescent(STEP_SIZE, p.steps, MOMENTUM)
     solve = tk.argmin(p.inner, solver, adjoint=adjoint)
     return jax.grad(lambda theta: p.outer(solve(p.y0, theta).value, theta))
 
@@ -134,7 +134,7 @@ def jaxopt(p: Problem, implicit: bool) -> Gradient:
 
     optimizer = optax.sgd(STEP_SIZE, MOMENTUM)
     solver = jaxopt.OptaxSolver(
-        p.inner, optimizer, maxiter=STEPS, tol=0.0, implicit_diff=implicit, implicit_diff_solve=cg,
+        p.inner, optimizer, maxiter=p.steps, tol=0.0, implicit_diff=implicit, implicit_diff_solve=cg,
         unroll=False if implicit else "auto", jit=True,
     )  # fmt: skip
     return jax.grad(lambda theta: p.outer(solver.run(p.y0, theta).params, theta))
@@ -147,12 +147,12 @@ def optimistix(p: Problem) -> Gradient:
     except ImportError:
         raise Missing("optimistix is not installed") from None
     solver = optimistix.OptaxMinimiser(optax.sgd(STEP_SIZE, MOMENTUM), rtol=0.0, atol=0.0)
-    adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=STEPS)
+    adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=p.steps)
 
     def loss(theta: Any) -> jax.Array:
         found = optimistix.minimise(
             lambda y, theta: p.inner(y, theta), solver, p.y0, theta,
-            max_steps=STEPS, throw=False, adjoint=adjoint,
+            max_steps=p.steps, throw=False, adjoint=adjoint,
         )  # fmt: skip
         return p.outer(found.value, theta)
 
