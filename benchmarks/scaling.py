@@ -56,7 +56,9 @@ def errors(
     names = [contestant(way, axis, value) for way in (sweep.ways[0], *ways)]
     entries = {name: sweep.entries[name] for name in names}
     rows = race(suite, entries, names[1], core, 1)
-    return {way: row.error for way, row in zip(ways, rows[1:], strict=True) if row.error is not None}
+    return {
+        way: row.error for way, row in zip(ways, rows[1:], strict=True) if row.error is not None
+    }
 
 
 def fit(x: Sequence[int], y: Sequence[float]) -> Fit:
