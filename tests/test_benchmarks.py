@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def test_names_of_lines_do_not_cover_each_other() -> None:
     placed = scaling_plot._apart(heights)
     assert placed["d"] == 0.9 and placed["e"] == 0.1
     order = sorted(placed.values())
-    assert min(b - a for a, b in zip(order, order[1:], strict=False)) >= scaling_plot.LABEL - 1e-9
+    assert min(b - a for a, b in pairwise(order)) >= scaling_plot.LABEL - 1e-9
     assert placed["b"] < placed["c"]
 
 

@@ -24,7 +24,7 @@ from toolkit.adjoint import (
     Unroll,
 )
 
-SOLVED = 2000  # steps that leave a residual of rounding size in float32
+SOLVED = 1000  # steps that leave a residual of rounding size in float32
 MU = float(np.exp(-4))  # the curvature of every penalty
 ITERATE, SOLUTION, NEITHER = "iterate", "solution", "neither"
 RULES: dict[str, tuple[str, Any]] = {  # name -> whose derivative it claims to be, rule
