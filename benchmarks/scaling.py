@@ -82,7 +82,7 @@ def tables(sweep: Sweep, rows: Rows) -> str:
         parts += [
             f"CPU time over that of `{sweep.ways[0]}`:",
             _table(sweep, axis, by_value, "seconds", 1e3, "ms"),
-            f"Temporary MB, and how many times less than `{sweep.ways[0]}`:",
+            f"Temporary memory, and its ratio to that of `{sweep.ways[0]}`:",
             _table(sweep, axis, by_value, "temporary_bytes", 1e-6, "MB"),
         ]
     return "\n\n".join(parts)
@@ -105,8 +105,8 @@ def _table(
         own, other = getattr(at[way], field), getattr(at[base], field)
         if field == "seconds" and way != base:
             return f"{at[way].ratio:.2f}"
-        size = f"{own * scale:.3g} {unit}"
-        return size if way == base else f"{size}, {other / own:.3g}"
+        size = f"{_short(own * scale)} {unit}"
+        return size if way == base else f"{size}, 1/{_short(other / own)}"
 
     lines = [
         f"| {value:,} | {' | '.join(cell(way, at) for way in sweep.ways)} |"
@@ -119,6 +119,10 @@ def _table(
         f"| power of what grows | {' | '.join(power(fits[way].power) for way in sweep.ways)} |"
     )
     return "\n".join([head, *lines])
+
+
+def _short(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def series(

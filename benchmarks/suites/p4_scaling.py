@@ -113,12 +113,11 @@ def _side_information(rows: scaling.Rows) -> str:
     """What exact reversal stores, and when that is most of its memory."""
     plan = momentum.known_plan(np.full(STEPS[-1], MOMENTUM))
     bits = 8 * int(momentum.rows_used(plan))
-    least = STEPS[-1] * math.log2(1 / MOMENTUM)
     memory = rows["steps"][STEPS[-1]]["Reversible()"].temporary_bytes
     stored = bits / 8 * (75 * UNITS + 10)
+    half = STEPS[-1] * (memory - stored) / stored
     return (
-        f"`Reversible()` stores {bits / STEPS[-1]:.3f} bits a parameter and step, {bits / least - 1:.1%} above the least, "
-        f"which after {STEPS[-1]:,} steps is {stored / memory:.0%} of its memory: its slope is small because the "
-        f"rest is constant, and tends to 1 after about {STEPS[-1] * (memory - stored) / stored:,.0f} steps, where the "
-        "stored bits are half."
+        f"`Reversible()` stores {bits / STEPS[-1]:.3f} bits a parameter and step, where log2(1 / {MOMENTUM}) is "
+        f"{math.log2(1 / MOMENTUM):.3f}: {stored / memory:.0%} of its memory after {STEPS[-1]:,} steps. The rest does not "
+        f"grow, hence the small slope; the bits are half after {half:,.0f} steps, and then the slope tends to 1."
     )
