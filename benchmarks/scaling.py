@@ -113,7 +113,7 @@ def _table(
         for value, at in by_value.items()
     ]
     fits = {way: fit(*series(by_value, way, field)) for way in sweep.ways}
-    lines.append(f"| slope | {' | '.join(f'{fits[way].slope:.2f}' for way in sweep.ways)} |")
+    lines.append(f"| slope | {' | '.join(f'{fits[way].slope:z.2f}' for way in sweep.ways)} |")
     power = lambda p: "-" if p is None else f"{p:.2f}"
     lines.append(
         f"| power of what grows | {' | '.join(power(fits[way].power) for way in sweep.ways)} |"
