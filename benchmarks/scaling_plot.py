@@ -47,7 +47,7 @@ def _panel(
     panel: Axes, sweep: Sweep, by_value: Mapping[int, Mapping[str, Row]], field: str
 ) -> None:
     ends: dict[str, float] = {}
-    for way, color in zip(sweep.ways, COLORS, strict=True):
+    for way, color in zip(sweep.ways, COLORS, strict=False):
         x, y = series(by_value, way, field)
         y = [value / (1e6 if field == "temporary_bytes" else 1) for value in y]
         panel.loglog(x, y, color=color, linewidth=2, marker="o", markersize=4)
@@ -57,7 +57,7 @@ def _panel(
     panel.grid(color="#e5e5e5", linewidth=0.8)
     low, high = np.log(panel.get_ylim())
     heights = _apart({way: (np.log(end) - low) / (high - low) for way, end in ends.items()})
-    for way, color in zip(sweep.ways, COLORS, strict=True):
+    for way, color in zip(sweep.ways, COLORS, strict=False):
         panel.annotate(
             way,
             (1.02, heights[way]),
