@@ -14,7 +14,7 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -40,21 +40,35 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     arguments = parser.parse_args()
-    if unknown := set(arguments.suites) - set(known):
-        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    suites = {
-        name: import_module(f"benchmarks.suites.{name}").SUITE for name in arguments.suites or known
+    for word in arguments.suites:
+        if not any(map(_named(word), known)):
+            parser.error(f"no suite {word}; there are {', '.join(known)}")
+    words = arguments.suites or known
+    modules = {
+        name: import_module(f"benchmarks.suites.{name}")
+        for name in known
+        if any(_named(word)(name) for word in words)
     }
+    suites = {name: module.SUITE for name, module in modules.items() if hasattr(module, "SUITE")}
     peers = {peer for suite in suites.values() for peer in map(_first_word, suite.entries)} - OURS
     if unknown := set(arguments.against or ()) - peers:
         parser.error(
             f"no {', '.join(sorted(unknown))} in these suites; there are {', '.join(sorted(peers))}"
         )
-    for name, suite in suites.items():
-        text = table(name, suite, _chosen(suite, arguments.against), arguments)
+    for name, module in modules.items():
+        if name in suites:
+            chosen = _chosen(suites[name], arguments.against)
+            text = table(name, suites[name], chosen, arguments)
+        else:  # it measures something else than contestants of one problem
+            text = module.tables(arguments)
         print(text, flush=True)
         if arguments.write:
             _write(name, text)
+
+
+def _named(word: str) -> Callable[[str], bool]:
+    """Whether a suite is meant by a word: p1 means each whose name begins so."""
+    return lambda name: name == word or name.startswith(f"{word}_")
 
 
 def table(
@@ -67,7 +81,7 @@ def table(
         "bytes / reference | error |\n|---|---:|---:|---:|---:|---:|---:|---:|"
     )
     lines = "\n".join(map(_line, rows))
-    return f"## {suite.title}\n\n{suite.says}\n\n{_machine()}\n\n{head}\n{lines}\n"
+    return f"## {suite.title}\n\n{suite.says}\n\n{machine()}\n\n{head}\n{lines}\n"
 
 
 def _chosen(suite: Suite, against: Sequence[str] | None) -> dict[str, object]:
@@ -104,7 +118,7 @@ def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _machine() -> str:
+def machine() -> str:
     today = datetime.date.today().isoformat()
     cpu = next(
         (

@@ -53,6 +53,17 @@ def implicit(
     return Suite(title, f"{says}, {made}.", entries, exact="hand")
 
 
+def neumann(title: str, says: str, problem: Callable[[], Problem]) -> Suite:
+    """A suite of implicit gradients with 20 terms of the Neumann series, of the solver's step size."""
+    way, rule = _entries(problem), adjoint.Implicit(linear.Neumann(ways.TERMS, ways.STEP_SIZE))
+    entries = {
+        "hand": way(ways.neumann_by_hand),
+        "toolkit Implicit(Neumann(20))": way(ways.ours, rule),
+    }
+    made = "by the implicit function theorem and 20 terms of the Neumann series"
+    return Suite(title, f"{says}, {made}.", entries, exact="hand")
+
+
 def _entries(problem: Callable[[], Problem]) -> Callable[..., Entry]:
     def entry(way: Callable[..., Any], *settings: Any, against: str = "hand") -> Entry:
         def build() -> tuple[Any, tuple[Any, ...]]:

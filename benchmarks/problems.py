@@ -22,6 +22,7 @@ class Problem(NamedTuple):
     outer: Callable[[Any, Any], jax.Array]
     y0: Any
     theta: Any
+    steps: int = STEPS
 
 
 def drawn(
@@ -43,18 +44,20 @@ def digits() -> tuple[Labelled, Labelled]:
     return tuple(jax.tree.map(as_default, part) for part in parts[:2])  # float64 for the truth
 
 
-def penalties() -> Problem:
+def penalties(
+    cross_entropy: Callable[..., jax.Array] = _cross_entropy, steps: int = STEPS
+) -> Problem:
     """P1: logistic regression on 1,000 digits, 640 weights, a log-penalty for each of 64 features."""
     train, validation = digits()
 
     def inner(y: jax.Array, theta: jax.Array) -> jax.Array:
-        loss = jnp.mean(_cross_entropy(train.images @ y, train.labels))
+        loss = jnp.mean(cross_entropy(train.images @ y, train.labels))
         return loss + 0.5 * jnp.sum(jnp.exp(theta)[:, None] * y**2)
 
     def outer(y: jax.Array, theta: jax.Array) -> jax.Array:
         return jnp.mean(_cross_entropy(validation.images @ y, validation.labels))
 
-    return Problem(inner, outer, jnp.zeros((64, 10)), jnp.full(64, -4.0))
+    return Problem(inner, outer, jnp.zeros((64, 10)), jnp.full(64, -4.0), steps)
 
 
 def noisy_digits() -> tuple[Labelled, Labelled, dict[str, jax.Array]]:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 
 import toolkit as tk
-from benchmarks.problems import MOMENTUM, STEP_SIZE, STEPS, Problem
+from benchmarks.problems import MOMENTUM, STEP_SIZE, Problem
 
 Gradient = Callable[[Any], Any]
-CG_STEPS = 20
+CG_STEPS = TERMS = 20
 
 
 def _descend(p: Problem, y: Any, theta: Any) -> Any:
@@ -25,7 +25,7 @@ def _descend(p: Problem, y: Any, theta: Any) -> Any:
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
         return _move(p, *carry, theta), None
 
-    return jax.lax.scan(step, (y, jax.tree.map(jnp.zeros_like, y)), None, STEPS)[0][0]
+    return jax.lax.scan(step, (y, jax.tree.map(jnp.zeros_like, y)), None, p.steps)[0][0]
 
 
 def _move(p: Problem, y: Any, velocity: Any, theta: Any) -> tuple[Any, Any]:
@@ -52,7 +52,7 @@ def unrolled_limit(p: Problem) -> Gradient:
             return _move(p, *carry, theta), carry[0]
 
         start = (p.y0, jax.tree.map(jnp.zeros_like, p.y0))
-        (y, _), iterates = jax.lax.scan(step, start, None, STEPS)
+        (y, _), iterates = jax.lax.scan(step, start, None, p.steps)
         y_bar, theta_bar = jax.grad(p.outer, (0, 1))(y, theta)
 
         def back(carry: Any, y: Any) -> Any:
@@ -99,6 +99,27 @@ def implicit_limit(p: Problem) -> Gradient:
     return gradient
 
 
+def neumann_by_hand(p: Problem) -> Gradient:
+    """`TERMS` terms of `step_size sum_j (I - step_size H)^j q`, a Hessian-vector product each."""
+
+    def gradient(theta: Any) -> Any:
+        y = _descend(p, p.y0, theta)
+        y_bar, theta_bar = jax.grad(p.outer, (0, 1))(y, theta)
+        hvp = lambda v: jax.jvp(lambda y: jax.grad(p.inner)(y, theta), (y,), (v,))[1]
+
+        def term(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            power, total = carry
+            power = jax.tree.map(lambda a, b: a - STEP_SIZE * b, power, hvp(power))
+            return power, jax.tree.map(jnp.add, total, power)
+
+        _, total = jax.lax.fori_loop(1, TERMS, term, (y_bar, y_bar))
+        _, pull = jax.vjp(lambda theta: jax.grad(p.inner)(y, theta), theta)
+        (cross,) = pull(total)
+        return jax.tree.map(lambda direct, c: direct - STEP_SIZE * c, theta_bar, cross)
+
+    return gradient
+
+
 def _conjugate_gradients(product: Callable[[Any], Any], b: Any) -> Any:
     add = lambda a, s, b: jax.tree.map(lambda x, y: x + s * y, a, b)
 
@@ -116,7 +137,7 @@ def _conjugate_gradients(product: Callable[[Any], Any], b: Any) -> Any:
 
 def ours(p: Problem, adjoint: Any) -> Gradient:
     """`tk.argmin`, differentiated by `jax.grad`."""
-    solver = tk.solver.GradientDescent(STEP_SIZE, STEPS, MOMENTUM)
+    solver = tk.solver.GradientDescent(STEP_SIZE, p.steps, MOMENTUM)
     solve = tk.argmin(p.inner, solver, adjoint=adjoint)
     return jax.grad(lambda theta: p.outer(solve(p.y0, theta).value, theta))
 
@@ -130,7 +151,7 @@ def jaxopt(p: Problem, implicit: bool) -> Gradient:
 
     optimizer = optax.sgd(STEP_SIZE, MOMENTUM)
     solver = jaxopt.OptaxSolver(
-        p.inner, optimizer, maxiter=STEPS, tol=0.0, implicit_diff=implicit, implicit_diff_solve=cg,
+        p.inner, optimizer, maxiter=p.steps, tol=0.0, implicit_diff=implicit, implicit_diff_solve=cg,
         unroll=False if implicit else "auto", jit=True,
     )  # fmt: skip
     return jax.grad(lambda theta: p.outer(solver.run(p.y0, theta).params, theta))
@@ -141,12 +162,12 @@ def optimistix(p: Problem) -> Gradient:
     import optimistix
 
     solver = optimistix.OptaxMinimiser(optax.sgd(STEP_SIZE, MOMENTUM), rtol=0.0, atol=0.0)
-    adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=STEPS)
+    adjoint = optimistix.RecursiveCheckpointAdjoint(checkpoints=p.steps)
 
     def loss(theta: Any) -> jax.Array:
         found = optimistix.minimise(
             lambda y, theta: p.inner(y, theta), solver, p.y0, theta,
-            max_steps=STEPS, throw=False, adjoint=adjoint,
+            max_steps=p.steps, throw=False, adjoint=adjoint,
         )  # fmt: skip
         return p.outer(found.value, theta)
 

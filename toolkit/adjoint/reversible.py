@@ -63,8 +63,8 @@ class Reversible:
 
     Cost: memory of one state (16 bytes a parameter), of log2(1 / momentum) bits a parameter and
     step, and of what one gradient leaves for its derivative; a reverse pass of one gradient with
-    its Hessian-vector product a step. On a CPU 1.2 times the time of `Unroll()` (see
-    benchmarks/reversible.py).
+    its Hessian-vector product a step. On a CPU 1.2 to 1.3 times the time of `Unroll()` (P4 in
+    benchmarks/RESULTS.md).
 
     Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3.
     """
