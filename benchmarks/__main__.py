@@ -1,7 +1,7 @@
 """Runs suites and prints a table each.
 
     python -m benchmarks                       every suite, a few minutes each
-    python -m benchmarks p1 --against jaxopt   one, with only this peer beside our own contestants
+    python -m benchmarks p1 --against jaxopt   some, with only this peer beside our own contestants
     python -m benchmarks --write               also puts the tables into benchmarks/RESULTS.md
 
 Peers are optional: `pip install -r benchmarks/peers-jax.txt`. One that is missing is listed as such.
@@ -38,11 +38,16 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     arguments = parser.parse_args()
-    if unknown := set(arguments.suites) - set(known):
-        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    for name in arguments.suites or known:
-        suite = import_module(f"benchmarks.suites.{name}").SUITE
-        text = table(name, suite, _chosen(suite, arguments.against), arguments)
+    chosen = {word: [name for name in known if f"{name}_".startswith(f"{word}_")] for word in arguments.suites}
+    if unknown := [word for word, names in chosen.items() if not names]:
+        parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in [name for names in chosen.values() for name in names] or known:
+        module = import_module(f"benchmarks.suites.{name}")
+        if hasattr(module, "tables"):  # it runs no race
+            text = module.tables(arguments)
+        else:
+            entries = _chosen(module.SUITE, arguments.against)
+            text = table(name, module.SUITE, entries, arguments)
         print(text, flush=True)
         if arguments.write:
             _write(name, text)

@@ -145,20 +145,23 @@ def _written(
     """
     chunk, made = call.chunk, call.made
     with _blamed(job, chunk):
-        values = {name: np.asarray(of)[: chunk.rows].tolist() for name, of in made.values.items()}
+        values = {name: np.asarray(of)[: chunk.rows] for name, of in made.values.items()}
         found = np.asarray(made.found)[: chunk.rows]
     ended = job.pace.elapsed()
     began = stride.measured(chunk.end - chunk.start, call.called, ended)
+    # Looked at row by row only where there is something to find: a row has to cost microseconds.
     spoilt = (found & ~job.watch.may_hold).any()
+    whole = all(np.isfinite(column).all() for column in values.values())
+    columns = {name: column.tolist() for name, column in values.items()}
     for row in range(chunk.rows):
         step = chunk.start + (row + 1) * chunk.every
         at_end = step == chunk.end
         logging = chunk.reports or step % job.settings.log_every == 0 or (last and at_end)
         if not (logging or (saving and at_end)):
             continue
-        numbers = {name: column[row] for name, column in values.items()}
+        numbers = {name: column[row] for name, column in columns.items()}
         # Between two rows a metric may be NaN: an experiment may measure only where it logs.
-        bad = bad_metrics(numbers) if logging else {}
+        bad = bad_metrics(numbers) if logging and not whole else {}
         bad |= job.watch.bad(found[row]) if spoilt else {}
         # The steps of a call take equal times, as far as anybody knows.
         seconds = began + (ended - began) * (row + 1) / chunk.rows
