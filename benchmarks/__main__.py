@@ -38,7 +38,10 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     arguments = parser.parse_args()
-    chosen = {word: [name for name in known if f"{name}_".startswith(f"{word}_")] for word in arguments.suites}
+    chosen = {
+        word: [name for name in known if f"{name}_".startswith(f"{word}_")]
+        for word in arguments.suites
+    }
     if unknown := [word for word, names in chosen.items() if not names]:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(known)}")
     for name in [name for names in chosen.values() for name in names] or known:

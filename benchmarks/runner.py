@@ -76,7 +76,7 @@ def measured(clock: Clock) -> list[Measured]:
         os.mkdir("experiments")
         Path("experiments/bench.py").write_text(EXPERIMENT)
         for (width, products, steps), log_every in itertools.product(SIZES, EVERY):
-            words = dict(width=width, products=products, steps=steps, half=steps // 2)
+            words = {"width": width, "products": products, "steps": steps, "half": steps // 2}
             Path("bench.yaml").write_text(CONFIG.format(log_every=log_every, **words))
             bare, driven = programs(Path(name), steps, clock)
             pairs = [(bare(), driven()) for _ in range(TURNS)]

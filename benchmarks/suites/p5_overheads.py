@@ -86,7 +86,9 @@ checkpoint is made in the middle and at the end. Medians over {runner.TURNS} pai
 """
 
 
-def _seconds(commands: dict[str, tuple[str, ...]], core: int, rounds: int) -> dict[str, list[float]]:
+def _seconds(
+    commands: dict[str, tuple[str, ...]], core: int, rounds: int
+) -> dict[str, list[float]]:
     """CPU seconds of each, by turn; a turn more is for the caches."""
     found: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(rounds + 1):

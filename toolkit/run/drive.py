@@ -133,7 +133,12 @@ def _blamed(job: Job, chunk: Chunk) -> AbstractContextManager[None]:
 
 
 def _written(
-    job: Job, log: metrics.Log, stride: Stride, call: _Call, saving: bool = False, last: bool = False
+    job: Job,
+    log: metrics.Log,
+    stride: Stride,
+    call: _Call,
+    saving: bool = False,
+    last: bool = False,
 ) -> float:
     """Waits for a call and writes its rows. Returns the run's seconds at its end.
 

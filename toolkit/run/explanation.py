@@ -88,7 +88,9 @@ def _explained(
         for step in range(at.step + 1, found.step + 1):
             given = with_fraction_of(rows, pace, step, state)
             kept = jax.tree.map(jnp.copy, given)  # `advance` takes what it is given
-            made = drive.advance(compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given)
+            made = drive.advance(
+                compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given
+            )
             state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))
             if step == found.step:
                 bad |= found.leaves.keys()

@@ -42,7 +42,7 @@ def looped(step: Step, metrics: Mapping[str, Any]) -> Callable[[Any, Array, Arra
         found = jnp.zeros((ROWS, *_kinds(state).shape), bool)
 
         def row(r: Array, made: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
-            def once(_: Array, made: tuple[Any, Any]) -> tuple[Any, Any]:
+            def once(_step: Array, made: tuple[Any, Any]) -> tuple[Any, Any]:
                 state, values = made
                 state, scalars, _ = step(state)
                 # Each step overwrites its row: a scalar carried to the end costs XLA's CPU loops up to a tenth.
