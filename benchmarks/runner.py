@@ -1,25 +1,30 @@
-"""What the runner adds to a step: rows, checkpoints, signals and the watch for NaN, against the bare jitted loop.
+"""What the runner adds to steps: rows, checkpoints, signals and the watch for NaN, against one bare `lax.scan`.
 
-    python benchmarks/runner.py            about a minute
+    python -m benchmarks.runner            about a minute
 
-A program of about a millisecond a step. Both loops call the same executable and wait for each step; they take turns,
-and the ratio is the median over turns.
+Both make the same steps and report the same metrics; they take turns, and the ratio is the median over turns.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from toolkit.run import environment
 
-STEPS, TURNS = 1000, 9
-EXPERIMENT = '''"""About a millisecond a step."""
+TURNS = 5
+EVERY = (100, 10, 1)  # steps a row
+SIZES = ((32, 4, 50_000), (88, 4, 8_000), (180, 4, 1_000))  # width, products, steps
+EXPERIMENT = '''"""Products of small matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +33,8 @@ from toolkit import run
 
 
 class Config(run.Settings):
-    width: int = 180
-    products: int = 4
+    width: int
+    products: int
 
 
 def build(config):
@@ -44,64 +49,94 @@ def build(config):
 
     return run.Program(init, step, lambda state: run.Final({"w": state["w"]}, {"count": state["count"]}))
 '''
-CONFIG = "experiment: bench\nsteps: {steps}\nlog_every: {log_every}\ncheckpoint_every: 500\n"
+CONFIG = """\
+experiment: bench
+width: {width}
+products: {products}
+steps: {steps}
+log_every: {log_every}
+checkpoint_every: {half}
+"""
+Clock = Callable[[], float]
 
 
-def bare(compiled: Any, state: Any) -> float:
-    """Seconds of the loop that everybody writes."""
+class Measured(NamedTuple):
+    """A kind of step, with a row each `log_every`."""
+
+    log_every: int
+    step: float  # seconds of a bare one
+    ratio: float  # of a run to the bare scan of its steps
+    spread: tuple[float, float]  # quartiles
+
+
+def measured(clock: Clock) -> list[Measured]:
+    """Every size and logging interval. Changes the working directory for the time."""
+    found = []
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        os.mkdir("experiments")
+        Path("experiments/bench.py").write_text(EXPERIMENT)
+        for (width, products, steps), log_every in itertools.product(SIZES, EVERY):
+            words = {"width": width, "products": products, "steps": steps, "half": steps // 2}
+            Path("bench.yaml").write_text(CONFIG.format(log_every=log_every, **words))
+            bare, driven = programs(Path(name), steps, clock)
+            pairs = [(bare(), driven()) for _ in range(TURNS)]
+            ratios = [run / scan for scan, run in pairs]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            step = statistics.median(scan for scan, _ in pairs) / steps
+            found.append(Measured(log_every, step, middle, (low, high)))
+    return found
+
+
+def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
+    """Functions that make all steps and tell how long it took: in a bare scan, and in a run of a new directory."""
     import jax
 
-    began = time.perf_counter()
-    for _ in range(STEPS):
-        state, values, _ = compiled.step(state)
-        jax.block_until_ready(values)
-    return time.perf_counter() - began
-
-
-def driven(folder: Path, log_every: int) -> tuple[Any, Any]:
-    """A function that drives a whole run of a new directory, and the program that it drives."""
     from toolkit.run import config, directory, drive, finite, prepare, starting
     from toolkit.run.compiled import compile_program
     from toolkit.run.metrics import EMPTY
     from toolkit.run.pace import Pace
     from toolkit.run.signals import StopRequest
 
-    path = folder / f"bench-{log_every}.yaml"
-    path.write_text(CONFIG.format(steps=STEPS, log_every=log_every))
-    prepared = prepare.prepare(config.load(path, []))
+    prepared = prepare.prepare(config.load(Path("bench.yaml"), []))
     compiled = compile_program(prepared.traced, prepared.loaded.experiment)
-    numbers = iter(range(1000))
+    step = prepared.traced.program.step
+    scan = jax.jit(
+        lambda state: jax.lax.scan(lambda state, _: step(state), state, length=steps),
+        donate_argnums=0,
+    )
+    jax.block_until_ready(scan(compiled.init()))
 
-    def run() -> float:
-        where = folder / f"run-{log_every}-{next(numbers)}"
-        place = starting.create(where, path.read_text(), {})
+    def bare() -> float:
+        state = jax.block_until_ready(compiled.init())
+        began = clock()
+        jax.block_until_ready(scan(state))
+        return clock() - began
+
+    def driven() -> float:
+        place = starting.create(folder / f"run-{time.monotonic_ns()}", "", {})
         state = compiled.init()
-        watch = finite.watch(state, finite.held(state))
-        began = time.perf_counter()
         job = drive.Job(
-            prepared.settings, place, compiled, watch, prepared.loaded.experiment, "", False,
-            StopRequest(), Pace(STEPS, None, began), lambda *_: None,
+            prepared.settings, place, compiled, finite.watch(state, finite.held(state)),
+            prepared.loaded.experiment, "", False, StopRequest(),
+            Pace(steps, None, time.perf_counter()), lambda *_: None,
         )  # fmt: skip
         with directory.held(place):
+            began = clock()
             drive.drive(job, drive.Position(0, state, 0.0, EMPTY))
-        return time.perf_counter() - began
+            return clock() - began
 
-    return run, compiled
+    driven()  # warm, too
+    return bare, driven
 
 
-def main() -> None:
-    """Prints a row a logging interval."""
+def main(core: str = "") -> None:
+    """Prints a row a size and logging interval, as JSON: CPU time of one core, or by the clock on all."""
+    if core:
+        os.sched_setaffinity(0, {int(core)})
     environment.pin_threads()
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        os.mkdir("experiments")
-        Path("experiments/bench.py").write_text(EXPERIMENT)
-        for log_every in (100, 10, 1):
-            run, compiled = driven(Path(name), log_every)
-            pairs = [(bare(compiled, compiled.init()), run()) for _ in range(TURNS)]
-            step = 1e3 * statistics.median(a for a, _ in pairs) / STEPS
-            ratio = statistics.median(b / a for a, b in pairs)
-            print(f"log_every {log_every:4}  bare step {step:.3f} ms  runner / bare {ratio:.3f}")
+    for row in measured(time.process_time if core else time.perf_counter):
+        print(json.dumps(row._asdict()), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

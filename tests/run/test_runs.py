@@ -121,13 +121,13 @@ def wait_for(folder, text, process):
     raise AssertionError("the run did not get there")
 
 
-LONG = ("steps=8000", "log_every=500", "checkpoint_every=1000")
+LONG = ("steps=200000", "log_every=5000", "checkpoint_every=10000")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_signals(toolkit, work, number, code):
     process = spawn("run", "toy.yaml", *LONG, "--out", "x")
-    wait_for("x", '"step": 1000', process)
+    wait_for("x", '"step": 10000', process)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == code
@@ -150,7 +150,7 @@ def test_signals(toolkit, work, number, code):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_other_signals(work, number, code):
     process = spawn("run", "toy.yaml", *LONG, "--out", "x")
-    wait_for("x", '"step": 1000', process)
+    wait_for("x", '"step": 10000', process)
     process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode == code

@@ -16,6 +16,8 @@ from toolkit.run.storage import open_regular, storing
 
 RESERVED = ("step", "seconds", "nonfinite", "drift", "gradients")  # of a row; no metric takes them
 
+_ENCODER = json.JSONEncoder(allow_nan=False)  # `json.dumps` makes one a call
+
 
 class Prefix(NamedTuple):
     """The beginning of metrics.jsonl that a checkpoint presumes."""
@@ -75,7 +77,7 @@ def row(
 
 
 def append(log: Log, line: dict[str, Any]) -> None:
-    data = json.dumps(line, allow_nan=False).encode() + b"\n"
+    data = _ENCODER.encode(line).encode() + b"\n"
     log.hashed.update(data)
     with storing(log.path):
         while data:

@@ -14,7 +14,8 @@ import pytest
 from tests.run.torture import kit
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
-LONG = ("steps=4000", "checkpoint_every=1000", "log_every=20")
+LONG = ("steps=200000", "checkpoint_every=20000", "log_every=100")
+ENDLESS = ("steps=1000000000", "checkpoint_every=100000", "log_every=1000")
 
 
 def signaled(number, out, *more):
@@ -71,7 +72,7 @@ def test_a_signal_while_python_imports_leaves_no_traceback(work, times):
         command = (
             ("resume", "nowhere")
             if count % 5 == 0
-            else ("run", "stream.yaml", *LONG, "--out", f"x{count}")
+            else ("run", "stream.yaml", *ENDLESS, "--out", f"x{count}")
         )
         process = kit.start(*command)
         time.sleep(draw.uniform(0.0, 3 * whole))
