@@ -10,6 +10,7 @@ import jax
 
 from toolkit.debug import GradientReport, gradient_report
 from toolkit.run.arrays import named_leaves
+from toolkit.run.each import Each, compile_each
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment import reported
 from toolkit.run.metrics import RESERVED
@@ -74,6 +75,8 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
 
 def compile_program(traced: Traced, source: Path) -> Compiled:
     """Compiles both functions; `step` for the state as `init` places it, also in a run that is resumed."""
+    if isinstance(traced.program.step, Each):
+        return compile_each(traced, source, compile_program)
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()
