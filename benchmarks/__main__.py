@@ -41,8 +41,12 @@ def main() -> None:
     if unknown := set(arguments.suites) - set(known):
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for name in arguments.suites or known:
-        suite = import_module(f"benchmarks.suites.{name}").SUITE
-        text = table(name, suite, _chosen(suite, arguments.against), arguments)
+        module = import_module(f"benchmarks.suites.{name}")
+        if hasattr(module, "tables"):  # it measures something else than contestants of one problem
+            text = module.tables(arguments)
+        else:
+            chosen = _chosen(module.SUITE, arguments.against)
+            text = table(name, module.SUITE, chosen, arguments)
         print(text, flush=True)
         if arguments.write:
             _write(name, text)

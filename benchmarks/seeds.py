@@ -1,6 +1,6 @@
 """Sixteen seeds of an experiment together, as `seeds: 16` runs them, against the same steps of sixteen single runs.
 
-One process has both, and they take turns. Steps only: what a run is besides (import, compiling, rows and files) would
+A process each, and they take turns. Steps only: what a run is besides (import, compiling, rows and files) would
 come once instead of sixteen times, and flatter the ratio. Wall time, because cores are what is gained; so the machine
 must be idle. CPU time stands beside it: where it is more than wall time, other cores have worked.
 """
@@ -8,18 +8,21 @@ must be idle. CPU time stands beside it: where it is more than wall time, other 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.run import environment
 
 SEEDS = 16
-SECONDS = 1.0  # of sequential steps in a turn, about
+SECONDS = 1.0  # of a turn, about
 EXPERIMENT = '''"""A perceptron with one hidden layer, momentum, all of the data in every step."""
 
 import jax
@@ -69,52 +72,70 @@ CASES = {
 }
 
 
+HOWS = ("one by one", "together", "vmap")
+
+
 class Turn(NamedTuple):
-    """What some steps took."""
+    """What some steps took, a step of a seed."""
 
     wall: float
     cpu: float
 
 
-def measured(case: str, turns: int) -> tuple[list[Turn], list[Turn], int]:
-    """(sequential, together, steps of a seed in a turn), turn by turn."""
-    single, many = _compiled(case, 1), _compiled(case, SEEDS)
-    first, all_ = single.init(), many.init()
-    count = max(1, round(SECONDS / SEEDS / max(_timed(_steps, single, first, 3).wall / 3, 1e-6)))
-    _steps(many, all_, 1)
-
-    def sequential() -> None:
-        for _ in range(SEEDS):
-            _steps(single, first, count)
-
-    pairs = []
-    for turn in range(turns):
-        both = [(0, sequential), (1, lambda: _steps(many, all_, count))]
-        took = {i: _timed(run) for i, run in (both if turn % 2 == 0 else both[::-1])}
-        pairs.append((took[0], took[1]))
-    return [a for a, _ in pairs], [b for _, b in pairs], count
-
-
 def table(turns: int) -> str:
-    """Markdown: a row a case."""
+    """Markdown: a row a case and way. Wall time decides, so the machine must be idle."""
     lines = [
-        "| 16 seeds | one by one, ms a step | together | speed-up | quartiles | CPU one by one | CPU together |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| {SEEDS} seeds | how | ms a step of a seed | speed-up | quartiles | CPU ms |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    with _place():
-        for name, case in CASES.items():
-            alone, together, count = measured(case, turns)
-            ratios = [a.wall / b.wall for a, b in zip(alone, together, strict=True)]
-            low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-            times = [
-                [getattr(t, kind) for t in side]
-                for kind in ("wall", "cpu")
-                for side in (alone, together)
-            ]
-            ms = [f"{1e3 * statistics.median(values) / count / SEEDS:.3g}" for values in times]
-            ratio = f"{statistics.median(ratios):.2f} | {low:.2f} to {high:.2f}"
-            lines.append(f"| {name} | {ms[0]} | {ms[1]} | {ratio} | {ms[2]} | {ms[3]} |")
+    for case in CASES:
+        took = race(case, turns)
+        for how in HOWS:
+            ratios = [a.wall / b.wall for a, b in zip(took[HOWS[0]], took[how], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            wall, cpu = (1e3 * statistics.median(t[i] for t in took[how]) for i in (0, 1))
+            ratio = f"{middle:.2f} | {low:.2f} to {high:.2f}"
+            lines.append(f"| {case} | {how} | {wall:.3g} | {ratio} | {cpu:.3g} |")
     return "\n".join(lines)
+
+
+def race(case: str, turns: int) -> dict[str, list[Turn]]:
+    """By way, turn by turn: forth and back."""
+    words = [sys.executable, "-m", "benchmarks.seeds", case]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = {how: subprocess.Popen([*words, how], text=True, **pipes) for how in HOWS}  # type: ignore[call-overload]
+    for process in processes.values():
+        process.stdout.readline()  # it is ready
+    took: dict[str, list[Turn]] = {how: [] for how in HOWS}
+    for turn in range(turns):
+        for how in HOWS if turn % 2 == 0 else HOWS[::-1]:
+            print(file=processes[how].stdin, flush=True)
+            took[how].append(Turn(*json.loads(processes[how].stdout.readline())))
+    for process in processes.values():
+        process.communicate()
+    return took
+
+
+def contestant(case: str, how: str) -> None:
+    """A line of times for each line of stdin."""
+    from toolkit.run import together
+
+    if how == "vmap":
+        together.on_cores = lambda: False
+    with _place():
+        compiled = _compiled(CASES[case], 1 if how == HOWS[0] else SEEDS)
+        first = compiled.init()
+    repeats = SEEDS if how == HOWS[0] else 1
+    began = time.perf_counter()
+    _steps(compiled, first, 3)
+    count = max(1, round(3 * SECONDS / repeats / (time.perf_counter() - began)))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(repeats):
+            _steps(compiled, first, count)
+        took = Turn(time.perf_counter() - wall, time.process_time() - cpu)
+        print(json.dumps([seconds / SEEDS / count for seconds in took]), flush=True)
 
 
 @contextlib.contextmanager
@@ -147,7 +168,5 @@ def _steps(compiled: Any, state: Any, count: int) -> None:
     jax.block_until_ready(state)
 
 
-def _timed(run: Callable[..., None], *arguments: Any) -> Turn:
-    wall, cpu = time.perf_counter(), time.process_time()
-    run(*arguments)
-    return Turn(time.perf_counter() - wall, time.process_time() - cpu)
+if __name__ == "__main__":
+    contestant(*sys.argv[1:])

@@ -240,7 +240,7 @@ def test_a_killed_run_of_seeds_goes_on_to_the_bit(work):
     whole = spawn("run", "toy.yaml", "seeds=3", "steps=400", "--out", "whole")
     assert whole.wait() == 0
     process = spawn("run", "toy.yaml", "seeds=3", "steps=400", "--out", "cut")
-    while not list(Path("cut/checkpoints").glob("0*[1-9]*")):
+    while not list(Path("cut").glob("checkpoints/[0-9]*")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()

@@ -98,7 +98,6 @@ def compile_each(
         join.output_shardings,
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
-    own = [_at(each.advance.own, i) for i in count]
     helpers = min(len(each.seeds), _cores()) - 1
     pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
     known: list[Any] = [None, []]  # the stacked states that were made last, and their parts
@@ -107,21 +106,26 @@ def compile_each(
         given = keys(each.seeds)
         return join([init(_at(each.start.own, i), given[i]) for i in count])
 
+    def apart(states: Any) -> list[_Owned]:
+        if known[0] is states:
+            return known[1]
+        return [_Owned(_at(each.advance.own, i), part) for i, part in enumerate(split(states))]
+
     def step(states: Any, *more: Any) -> Made:
-        parts = known[1] if known[0] is states else split(states)
+        parts = apart(states)
         made: list[Any] = [None for _ in count]
         waiting = iter(count)
 
         def work() -> None:
             for i in waiting:
-                made[i] = jax.block_until_ready(one.step(_Owned(own[i], parts[i]), *more))
+                made[i] = jax.block_until_ready(one.step(parts[i], *more))
 
         others = [pool.submit(work) for _ in range(helpers)] if pool else []
         work()
         for other in others:
             other.result()
-        parts = [each_made.state.state for each_made in made]
-        known[:] = join(parts), parts
+        parts = [of.state for of in made]
+        known[:] = join([part.state for part in parts]), parts
         return Made(known[0], by_seed(each.seeds, lambda i: made[i].values), {})
 
     return one._replace(init=start, step=step, template=template)
