@@ -81,15 +81,10 @@ def compile_each(
     from toolkit.run.compiled import Made, trace
 
     each: Any = traced.program.step
-    count = range(len(each.seeds))
-    init = jax.jit(each.start.call).lower(_at(each.start.own, 0), keys(each.seeds)[0]).compile()
-    like = jax.eval_shape(each.start.call, _at(each.start.own, 0), keys(each.seeds)[0])
-    single = Program(
-        lambda _: _zeros(_Owned(_at(each.advance.own, 0), like)),
-        _single(each.advance),
-        traced.program.finish,
-    )
+    init, like = _init(each)
+    single = Program(lambda _: _zeros(like), _single(each.advance), traced.program.finish)
     one = compile_program(trace(single, traced.seed, source), source)
+    count = range(len(each.seeds))
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     join = stack.lower([one.template.state for _ in count]).compile()
     template = jax.tree.map(
@@ -98,37 +93,54 @@ def compile_each(
         join.output_shardings,
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
-    helpers = min(len(each.seeds), _cores()) - 1
-    pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
+    call = _on_cores(len(each.seeds))
     known: list[Any] = [None, []]  # the stacked states that were made last, and their parts
 
     def start() -> Any:
-        given = keys(each.seeds)
-        return join([init(_at(each.start.own, i), given[i]) for i in count])
-
-    def apart(states: Any) -> list[_Owned]:
-        if known[0] is states:
-            return known[1]
-        return [_Owned(_at(each.advance.own, i), part) for i, part in enumerate(split(states))]
+        return join([init(i) for i in count])
 
     def step(states: Any, *more: Any) -> Made:
-        parts = apart(states)
-        made: list[Any] = [None for _ in count]
-        waiting = iter(count)
-
-        def work() -> None:
-            for i in waiting:
-                made[i] = jax.block_until_ready(one.step(parts[i], *more))
-
-        others = [pool.submit(work) for _ in range(helpers)] if pool else []
-        work()
-        for other in others:
-            other.result()
+        if known[0] is states:
+            parts = known[1]
+        else:
+            own = [_at(each.advance.own, i) for i in count]
+            parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
+        made = call(lambda i: one.step(parts[i], *more))
         parts = [of.state for of in made]
         known[:] = join([part.state for part in parts]), parts
         return Made(known[0], by_seed(each.seeds, lambda i: made[i].values), {})
 
     return one._replace(init=start, step=step, template=template)
+
+
+def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:
+    """The executable that starts the i-th seed, and the shapes of what a step is given."""
+    given, own = keys(each.seeds), [_at(each.start.own, i) for i in range(len(each.seeds))]
+    init = jax.jit(each.start.call).lower(own[0], given[0]).compile()
+    like = jax.eval_shape(each.start.call, own[0], given[0])
+    return lambda i: init(own[i], given[i]), _Owned(_at(each.advance.own, 0), like)
+
+
+def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
+    """A map over `range(count)`, of calls that let go of Python's lock, on every core; this thread is one of them."""
+    helpers = min(count, _cores()) - 1
+    pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
+
+    def map_(function: Callable[[int], Any]) -> list[Any]:
+        results: list[Any] = [None] * count
+        waiting = iter(range(count))
+
+        def work() -> None:
+            for i in waiting:
+                results[i] = jax.block_until_ready(function(i))
+
+        others = [pool.submit(work) for _ in range(helpers)] if pool else []
+        work()
+        for other in others:
+            other.result()
+        return results
+
+    return map_
 
 
 def _single(advance: Shared) -> Callable[[_Owned], Any]:
