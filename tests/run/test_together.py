@@ -223,15 +223,15 @@ def test_an_exception_in_a_thread_is_the_runs():
     def broken(traced, source):
         one = compiled.compile_program(traced, source)
 
-        def step(given):
+        def advance(given, rows, every):
             raise RuntimeError("out of memory")
 
-        return one._replace(step=step)
+        return one._replace(advance=advance)
 
     program = Program(each.init, each, lambda states: None)
     made = compile_each(compiled.trace(program, 0, Path("x.py")), Path("x.py"), broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        made.step(made.init())
+        made.advance(made.init(), np.int32(1), np.int32(1))
 
 
 @pytest.mark.slow

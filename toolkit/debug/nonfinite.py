@@ -35,6 +35,12 @@ def spoilt(leaves: Sequence[Array], infinite: Any) -> Array:
     return jnp.stack(found) if found else jnp.zeros(0, bool)
 
 
+def kinds(leaves: Sequence[Array]) -> Array:
+    """Of each leaf whether it holds a NaN, and whether it holds an infinity: bool `[leaves, 2]`."""
+    found = [jnp.stack([jnp.isnan(leaf).any(), jnp.isinf(leaf).any()]) for leaf in leaves]
+    return jnp.stack(found) if found else jnp.zeros((0, 2), bool)
+
+
 @jax.jit
 def any_spoilt(before: Any, leaves: Sequence[Array], infinite: Any) -> Array:
     """`before`, or whether `spoilt` says so of any leaf: bool `[]`."""
@@ -43,12 +49,13 @@ def any_spoilt(before: Any, leaves: Sequence[Array], infinite: Any) -> Array:
 
 def held(leaves: Mapping[str, Any]) -> dict[str, str]:
     """What the leaves hold that is not finite, in words, by name; those that are finite are left out."""
-    found = {}
-    for name, leaf in leaves.items():
-        kinds = {NAN: bool(jnp.isnan(leaf).any()), INFINITY: bool(jnp.isinf(leaf).any())}
-        if any(kinds.values()):
-            found[name] = " and ".join(word for word, there in kinds.items() if there)
-    return found
+    found = ((name, in_words(kinds([leaf])[0])) for name, leaf in leaves.items())
+    return {name: words for name, words in found if words}
+
+
+def in_words(found: Any) -> str:
+    """What `kinds` says of a leaf: `NaN and infinity`, or nothing."""
+    return " and ".join(word for word, there in zip((NAN, INFINITY), found, strict=True) if there)
 
 
 def may_be_infinite(names: Sequence[str], start: Mapping[str, str]) -> Array:

@@ -1,4 +1,4 @@
-"""A program checked and compiled: `init` and `step` apart, always the same executable for the same config."""
+"""A program checked and compiled: `init` and the steps apart, always the same executables for the same config."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
-from toolkit.debug import GradientReport, gradient_report
+from toolkit.debug import gradient_report
 from toolkit.run.arrays import named_leaves
 from toolkit.run.each import Each, compile_each
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment import reported
+from toolkit.run.loop import ROWS, Made, Reports, looped, single, slow_in_loops
 from toolkit.run.metrics import RESERVED
 from toolkit.run.program import Gradients, Program
-
-Reports = dict[str, GradientReport]
 
 
 class Traced(NamedTuple):
@@ -26,24 +27,23 @@ class Traced(NamedTuple):
     seed: int
     gradients: bool  # whether they are reported
     template: Any  # the state's shapes and types
-    metrics: tuple[str, ...]
-
-
-class Made(NamedTuple):
-    """What a step made."""
-
-    state: Any
-    values: dict[str, jax.Array]  # the metrics
-    reports: Reports  # of the gradients, where this step reports them
+    metrics: dict[str, Any]  # the shapes of the scalars
+    step: Callable[[Any], Any]  # the program's, as it was traced
+    loops: bool  # whether many steps are one program
 
 
 class Compiled(NamedTuple):
-    """Executables, and the state's template with the devices that it lives on."""
+    """Executables, and the state's template with the devices that it lives on.
+
+    The states that they are given are theirs: what they return takes the place of it.
+    """
 
     init: Callable[[], Any]
-    step: Callable[[Any], Made]
-    reporting: Callable[[Any], Made] | None
+    advance: Callable[[Any, Any, Any], Made]  # (state, rows, every: int32): `rows * every` steps
+    reporting: Callable[[Any, Any, Any], Made] | None  # (state, 1, 1)
     template: Any
+    most: int | None = None  # steps in a call of `advance`
+    rows: int = ROWS  # in a call of `advance`
 
 
 def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Traced:
@@ -56,7 +56,7 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
         template = jax.eval_shape(program.init, jax.random.key(seed))
         template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
     with reported(source, "step failed"):
-        state, metrics = jax.eval_shape(program.step, template)
+        jaxpr, (state, metrics) = jax.make_jaxpr(program.step, return_shape=True)(template)
     _check_state(template, state, source)
     _check_metrics(metrics, source)
     scalars, found = _parted(metrics)
@@ -70,11 +70,17 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
             f"the metrics {', '.join(metrics) or 'none'}",
             "a toolkit.run.Gradients among the metrics of `step`, or 0",
         )
-    return Traced(program, seed, gradients, template, tuple(scalars))
+    tree = jax.tree.structure((state, metrics))
+
+    def step(state: Any) -> Any:
+        return jax.tree.unflatten(tree, jaxpr_as_fun(jaxpr)(*jax.tree.leaves(state)))
+
+    loops = not slow_in_loops(jaxpr.jaxpr)
+    return Traced(program, seed, gradients, template, scalars, step, loops)
 
 
 def compile_program(traced: Traced, source: Path) -> Compiled:
-    """Compiles both functions; `step` for the state as `init` places it, also in a run that is resumed."""
+    """Compiles `init` and the steps; these for the state as `init` places it, also in a run that is resumed."""
     if isinstance(traced.program.step, Each):
         return compile_each(traced, source, compile_program)
     key = jax.random.key(traced.seed)
@@ -86,29 +92,31 @@ def compile_program(traced: Traced, source: Path) -> Compiled:
         traced.template,
         init.output_shardings,
     )
+    count = jax.ShapeDtypeStruct((), np.int32)
 
-    def step(state: Any) -> Made:
-        state, metrics = traced.program.step(state)
-        scalars, _ = _parted(metrics)
-        return Made(state, scalars, {})
+    def quiet(state: Any) -> Any:
+        state, metrics = traced.step(state)
+        return state, _parted(metrics)[0], {}
 
-    def reporting(state: Any) -> Made:
-        state, metrics = traced.program.step(state)
+    def reporting(state: Any) -> Any:
+        state, metrics = traced.step(state)
         scalars, found = _parted(metrics)
-        return Made(state, scalars, _reports(found))
+        return state, scalars, _reports(found)
 
     def compiled(function: Callable[..., Any]) -> Any:
-        shardings = Made(init.output_shardings, None, None)  # type: ignore[arg-type]
-        return jax.jit(function, out_shardings=shardings).lower(template).compile()
+        shardings = Made(init.output_shardings, None, None, None)  # type: ignore[arg-type]
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
+        return jitted.lower(template, count, count).compile()
 
     with reported(source, "step failed"):
         # Two programs: a `cond` would keep the gradients and the old state from being fused and
         # overwritten in every step, at more than the cost of the step itself where that is short.
         return Compiled(
             lambda: init(key),
-            compiled(step),
-            compiled(reporting) if traced.gradients else None,
+            compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
+            compiled(single(reporting)) if traced.gradients else None,
             template,
+            *((None, ROWS) if traced.loops else (1, 1)),
         )
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from toolkit.run import checkpoint, directory, metrics
-from toolkit.run.compiled import Compiled, Made
+from toolkit.run.chunk import Chunk, Stride, following
+from toolkit.run.compiled import Compiled
 from toolkit.run.experiment import reported
 from toolkit.run.finite import Watch, bad_metrics
 from toolkit.run.gradients import by_leaf
+from toolkit.run.loop import Made
 from toolkit.run.pace import Pace
 from toolkit.run.settings import Settings
 from toolkit.run.signals import StopRequest
@@ -59,11 +63,21 @@ class Job:
     drift: bool  # stamp the rows: they were made in another environment
     stop: StopRequest
     pace: Pace
-    show: Callable[[int, dict[str, float]], None]  # progress
+    show: Callable[[int, dict[str, float], float], None]  # progress
+
+
+class _Call(NamedTuple):
+    """A chunk that the device works on, or is done with."""
+
+    chunk: Chunk
+    made: Made
+    called: float  # on the run's clock
 
 
 def drive(job: Job, start: Position) -> Position:
     """Runs the steps that are left, or as many as the budget has time for.
+
+    While the device makes a chunk of them, the rows of the one before are looked at and written.
 
     Raises:
         Stopped: after a signal, with the state saved.
@@ -73,59 +87,94 @@ def drive(job: Job, start: Position) -> Position:
     every, steps = job.settings.checkpoint_every, job.settings.steps
     # A run killed after the last step that its budget had time for takes no other; but each run takes one.
     end = start.step if start.step and job.pace.spent_after() else steps
-    state = start.state
-    values: dict[str, jax.Array] = {}
-    step, seconds, length = start.step, start.seconds, start.metrics_bytes
+    at, stride = start, Stride(job.compiled.most)
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
-        for step in range(start.step + 1, end + 1):
-            with reported(job.source, f"step {step} failed"):
-                previous = values
-                state, values, reports = advance(job.compiled, job.settings, step, state)
-                # One step may be under way while the next is dispatched, no more: a signal must not wait for a queue.
-                jax.block_until_ready(previous)
-            signaled, last = job.stop.number, job.pace.is_last(step)
-            logging = _reports(job.settings, step) or step % job.settings.log_every == 0 or last
-            saving = step % every == 0 or last or signaled is not None
-            if logging or saving:
-                numbers = _numbers(values)
-                bad = _bad(job, state, numbers if logging else {})
-                seconds = job.pace.elapsed()
-                if logging or bad:
-                    line = metrics.row(step, numbers, seconds, job.drift, by_leaf(reports))
-                    metrics.append(log, line)
-                if bad:
-                    raise NotFinite(step, bad)
-                if logging:
-                    job.show(step, numbers)
-            if saving:
-                length = metrics.durable(log)
-                _save(job, Position(step, state, seconds, length))
+        before: _Call | None = None
+        while at.step < end:
+            chunk = following(at.step, end, job.settings, stride.steps, job.compiled.rows)
+            call = _called(job, chunk, at.state)
+            # Its state is the call's now.
+            at = at._replace(step=chunk.end, state=call.made.state)
+            if before is not None:
+                _written(job, log, stride, before)
+            before = call
+            if job.pace.budget is not None:  # the clock has to be read after the last step
+                jax.block_until_ready(call.made.values)
+            signaled, last = job.stop.number, job.pace.is_last(chunk.end)
+            if chunk.end % every == 0 or last or signaled is not None:
+                seconds = _written(job, log, stride, before, saving=True, last=last)
+                before = None
+                at = at._replace(seconds=seconds, metrics_bytes=metrics.durable(log))
+                _save(job, at)
             if signaled is not None:
-                raise Stopped(signaled, step)
+                raise Stopped(signaled, chunk.end)
             if last:
                 break
     _prune(job)  # a run killed right after its last checkpoint has not
-    return Position(step, state, seconds, length)
+    return at
 
 
-def advance(compiled: Compiled, settings: Settings, step: int, state: Any) -> Made:
-    """Makes a step, with the program that makes this one in every run: the last bits are the program's."""
-    if compiled.reporting is not None and _reports(settings, step):
-        return compiled.reporting(state)
-    return compiled.step(state)
+def advance(compiled: Compiled, chunk: Chunk, state: Any) -> Made:
+    """Makes steps, each with the program that makes it in every run: the last bits are the program's."""
+    call = compiled.reporting if chunk.reports and compiled.reporting else compiled.advance
+    return call(state, np.int32(chunk.rows), np.int32(chunk.every))
 
 
-def _reports(settings: Settings, step: int) -> bool:
-    every = settings.diagnostics.gradients_every
-    return every > 0 and (step % every == 0 or step == settings.steps)
+def _called(job: Job, chunk: Chunk, state: Any) -> _Call:
+    with _blamed(job, chunk):
+        called = job.pace.elapsed()
+        return _Call(chunk, advance(job.compiled, chunk, state), called)
 
 
-def _bad(job: Job, state: Any, numbers: dict[str, Any]) -> dict[str, str]:
-    """What is not finite and has to be, by name: metrics where they are logged, and the state.
+def _blamed(job: Job, chunk: Chunk) -> AbstractContextManager[None]:
+    first, last = chunk.start + 1, chunk.end
+    one = f"step {last}" if first == last else f"one of the steps {first} to {last}"
+    return reported(job.source, f"{one} failed")
 
-    Between two rows a metric may be NaN: an experiment may measure only where it logs.
+
+def _written(
+    job: Job,
+    log: metrics.Log,
+    stride: Stride,
+    call: _Call,
+    saving: bool = False,
+    last: bool = False,
+) -> float:
+    """Waits for a call and writes its rows. Returns the run's seconds at its end.
+
+    Args:
+        saving: a checkpoint of the state that it ends with is to follow.
+        last: the run ends with it.
+
+    Raises: NotFinite: after the row of the first step that is not finite and should be.
     """
-    return {**bad_metrics(numbers), **job.watch.bad(state)}
+    chunk, made = call.chunk, call.made
+    with _blamed(job, chunk):
+        values = {name: np.asarray(of)[: chunk.rows].tolist() for name, of in made.values.items()}
+        found = np.asarray(made.found)[: chunk.rows]
+    ended = job.pace.elapsed()
+    began = stride.measured(chunk.end - chunk.start, call.called, ended)
+    spoilt = (found & ~job.watch.may_hold).any()
+    for row in range(chunk.rows):
+        step = chunk.start + (row + 1) * chunk.every
+        at_end = step == chunk.end
+        logging = chunk.reports or step % job.settings.log_every == 0 or (last and at_end)
+        if not (logging or (saving and at_end)):
+            continue
+        numbers = {name: column[row] for name, column in values.items()}
+        # Between two rows a metric may be NaN: an experiment may measure only where it logs.
+        bad = bad_metrics(numbers) if logging else {}
+        bad |= job.watch.bad(found[row]) if spoilt else {}
+        # The steps of a call take equal times, as far as anybody knows.
+        seconds = began + (ended - began) * (row + 1) / chunk.rows
+        if logging or bad:
+            leaves = by_leaf(made.reports)
+            metrics.append(log, metrics.row(step, numbers, seconds, job.drift, leaves))
+        if bad:
+            raise NotFinite(step, bad)
+        if logging:
+            job.show(step, numbers, seconds)
+    return ended
 
 
 def _save(job: Job, at: Position) -> None:
@@ -141,8 +190,3 @@ def _prune(job: Job) -> None:
     checkpoint.prune(
         folder, job.settings.keep_checkpoints, lambda step: step % every == 0 or step == steps
     )
-
-
-def _numbers(values: dict[str, jax.Array]) -> dict[str, Any]:
-    # One by one: `jax.device_get` costs 50 us a call, which every row would pay.
-    return {name: value.item() for name, value in values.items()}

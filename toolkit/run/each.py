@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from toolkit.debug.nonfinite import can_fail
 from toolkit.run.program import Program
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ def compile_each(
     traced: Traced, source: Path, compile_program: Callable[[Traced, Path], Compiled]
 ) -> Compiled:
     """`compile_program` of a single seed, spread over the cores; for a program whose step is an `Each`."""
-    from toolkit.run.compiled import Made, trace
+    from toolkit.run.compiled import trace
+    from toolkit.run.loop import Made
 
     each: Any = traced.program.step
     init, like = _init(each)
@@ -94,23 +97,29 @@ def compile_each(
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
     call = _on_cores(len(each.seeds))
+    watched = sum(
+        map(can_fail, each.advance.own)
+    )  # the first leaves of a part are not of the state
     known: list[Any] = [None, []]  # the stacked states that were made last, and their parts
 
     def start() -> Any:
         return join([init(i) for i in count])
 
-    def step(states: Any, *more: Any) -> Made:
+    def advance(states: Any, rows: Any, every: Any) -> Made:
         if known[0] is states:
             parts = known[1]
         else:
             own = [_at(each.advance.own, i) for i in count]
             parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
-        made = call(lambda i: one.step(parts[i], *more))
+        known[:] = None, []  # the calls take the parts
+        made = call(lambda i: one.advance(parts[i], rows, every))
         parts = [of.state for of in made]
         known[:] = join([part.state for part in parts]), parts
-        return Made(known[0], by_seed(each.seeds, lambda i: made[i].values), {})
+        values = by_seed(each.seeds, lambda i: made[i].values)
+        found = np.any([np.asarray(of.found)[:, watched:] for of in made], axis=0)
+        return Made(known[0], values, found, {})
 
-    return one._replace(init=start, step=step, template=template)
+    return one._replace(init=start, advance=advance, template=template)
 
 
 def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:

@@ -6,9 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from toolkit.debug import explain
 from toolkit.run import config, directory, drive, environment, experiment, finite
 from toolkit.run.arrays import named_leaves
+from toolkit.run.chunk import Chunk, reports
 from toolkit.run.compiled import Compiled, compile_program
 from toolkit.run.errors import Exit, RunError, fail, printable
 from toolkit.run.output import say, warn
@@ -82,11 +87,14 @@ def _explained(
     with experiment.reported(prepared.loaded.experiment, "cannot be explained"):
         for step in range(at.step + 1, found.step + 1):
             given = with_fraction_of(rows, pace, step, state)
-            state = drive.advance(compiled, prepared.settings, step, given).state
-            bad = set(watched.bad(state))
+            kept = jax.tree.map(jnp.copy, given)  # `advance` takes what it is given
+            made = drive.advance(
+                compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given
+            )
+            state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))
             if step == found.step:
                 bad |= found.leaves.keys()
-            if bad and (report := explain(_only(prepared.traced.program, bad), given)) is not None:
+            if bad and (report := explain(_only(prepared.traced.program, bad), kept)) is not None:
                 return f"step {step}, {report}"
     return (
         f"from the checkpoint of step {at.step}, step {found.step} is finite here: the step reads "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from toolkit.debug import nonfinite
@@ -14,32 +13,27 @@ from toolkit.run.arrays import named_leaves
 
 
 class Watch(NamedTuple):
-    """The leaves of a state that are looked at. What a state starts with it may keep."""
+    """What the leaves of a state may hold. What a state starts with it may keep."""
 
-    names: tuple[str, ...]
-    positions: tuple[int, ...]  # among the leaves of the state
-    infinite: jax.Array  # [names] bool; may hold infinities
+    names: tuple[str, ...]  # of the leaves that can fail
+    may_hold: np.ndarray  # bool [names, 2]: a NaN, an infinity
 
-    def bad(self, state: Any) -> dict[str, str]:
-        """The leaves that are not finite, by name, and what they hold. Waits for the device."""
-        leaves = jax.tree.leaves(state)
-        chosen = [leaves[position] for position in self.positions]
-        spoilt = np.asarray(nonfinite.spoilt(chosen, self.infinite))
-        if not spoilt.any():
-            return {}
-        found = nonfinite.held({self.names[i]: chosen[i] for i in np.flatnonzero(spoilt)})
-        return {title(name): what for name, what in found.items()}
+    def bad(self, found: np.ndarray) -> dict[str, str]:
+        """The leaves that are not finite, by name, and what they hold.
+
+        Args:
+            found: bool [names, 2], what a state holds, as `nonfinite.kinds` says of its leaves.
+        """
+        spoilt = np.flatnonzero((found & ~self.may_hold).any(axis=1))
+        return {title(self.names[i]): nonfinite.in_words(found[i]) for i in spoilt}
 
 
 def watch(state: Any, start: Mapping[str, str]) -> Watch:
     """Of states like this one, where `start` is what `held` said of the first."""
-    chosen = {
-        name: position
-        for position, (name, leaf) in enumerate(named_leaves(state).items())
-        if nonfinite.can_fail(leaf) and nonfinite.NAN not in start.get(name, "")
-    }
-    names = tuple(chosen)
-    return Watch(names, tuple(chosen.values()), nonfinite.may_be_infinite(names, start))
+    names = tuple(name for name, leaf in named_leaves(state).items() if nonfinite.can_fail(leaf))
+    # Where a NaN may stay, it may also turn into what it stands for.
+    kept = [(nonfinite.NAN in start.get(name, ""), name in start) for name in names]
+    return Watch(names, np.array(kept, bool).reshape(len(names), 2))
 
 
 def held(state: Any) -> dict[str, str]:

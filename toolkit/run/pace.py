@@ -97,7 +97,7 @@ def paced(program: Program) -> Program:
 
 
 def with_fractions(compiled: Compiled, pace: Pace, start: int, log_every: int) -> Compiled:
-    """The executables, called after step `start`, with the fraction set.
+    """The executables, called for one step at a time after step `start`, with the fraction set.
 
     With a budget it is read off the clock once a row, so that the rows name every fraction that was used.
     """
@@ -106,20 +106,21 @@ def with_fractions(compiled: Compiled, pace: Pace, start: int, log_every: int) -
 
     count, sharding = itertools.count(start + 1), compiled.template.fraction.sharding
 
-    def setting(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def call(now: Paced) -> Any:
+    def setting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(now: Paced, rows: Any, every: Any) -> Any:
             step = next(count)
             if pace.budget is None or (step - 1) % log_every == 0:
                 used = np.float32(pace.fraction(step))
                 now = now._replace(fraction=jax.device_put(used, sharding))
-            return function(now)
+            return function(now, rows, every)
 
         return call
 
     reporting = compiled.reporting
     return compiled._replace(
-        step=setting(compiled.step),
+        advance=setting(compiled.advance),
         reporting=None if reporting is None else setting(reporting),
+        most=1,
     )
 
 

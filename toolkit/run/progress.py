@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 LINES = 20  # of a whole run, in a log
 SHOWN = 4  # metrics in a line
+SETTLED = 0.2  # seconds: the first calls are slower
+REDRAWN = 0.05  # seconds between two states of the bar, at least
 
-Show = Callable[[int, dict[str, float]], None]  # (step, metrics)
+Show = Callable[[int, dict[str, float], float], None]  # (step, metrics, the row's seconds)
 
 
 @contextlib.contextmanager
@@ -31,15 +33,18 @@ def progress(start: int, steps: int) -> Iterator[Show]:
 
 
 def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
-    """`show`, which also tells once, after the first rows, how long the run will take."""
-    seen: list[tuple[int, float]] = []
+    """`show`, which also tells once, `SETTLED` seconds after the first row, how long the run will take."""
+    first: tuple[int, float] | None = None
+    told = False
 
-    def telling(step: int, metrics: dict[str, float]) -> None:
-        show(step, metrics)
-        if len(seen) < 2:
-            seen.append((step, pace.elapsed()))
-            if len(seen) == 2:
-                _tell(place, pace, *seen)
+    def telling(step: int, metrics: dict[str, float], seconds: float) -> None:
+        nonlocal first, told
+        show(step, metrics, seconds)
+        if first is None:
+            first = step, seconds
+        elif not told and seconds - first[1] >= SETTLED:
+            told = True
+            _tell(place, pace, first, (step, seconds))
 
     return telling
 
@@ -84,7 +89,7 @@ def _lines(start: int, steps: int) -> Show:
     each = max(1, -(-(steps - start) // LINES))
     printed = start
 
-    def show(step: int, metrics: dict[str, float]) -> None:
+    def show(step: int, metrics: dict[str, float], _seconds: float) -> None:
         nonlocal printed
         if (step - start) // each == (printed - start) // each and step < steps:
             return
@@ -115,7 +120,14 @@ def _bar(start: int, steps: int) -> Iterator[Show]:
     with Progress(*columns) as display:
         task = display.add_task("compiling", total=steps, completed=start)
 
-        def show(step: int, metrics: dict[str, float]) -> None:
+        drawn = 0.0
+
+        def show(step: int, metrics: dict[str, float], _seconds: float) -> None:
+            nonlocal drawn
+            now = time.perf_counter()
+            if now - drawn < REDRAWN and step < steps:
+                return
+            drawn = now
             with contextlib.suppress(OSError):  # the terminal is gone
                 display.update(task, completed=step, description=_values(metrics))
 

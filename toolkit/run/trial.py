@@ -49,6 +49,8 @@ def check(path: Path, words: Sequence[str]) -> int:
 
 def _try(prepared: Prepared) -> int:
     """Returns the bytes of a checkpoint."""
+    import numpy as np
+
     from toolkit.run import arrays, checkpoint, finite, metrics
     from toolkit.run.compiled import compile_program
 
@@ -61,10 +63,10 @@ def _try(prepared: Prepared) -> int:
     watch = finite.watch(state, finite.held(state))
     for step in range(1, STEPS + 1):
         with experiment.reported(source, f"step {step} failed"):
-            state, values, _ = compiled.step(state)
-        bad = watch.bad(state)
+            made = compiled.advance(state, np.int32(1), np.int32(1))
+        state, bad = made.state, watch.bad(np.asarray(made.found[0]))
         if step % prepared.settings.log_every == 0:
-            bad |= finite.bad_metrics({name: value.item() for name, value in values.items()})
+            bad |= finite.bad_metrics({name: made.values[name][0].item() for name in made.values})
         if bad:
             what = f"step {step}: {', '.join(bad)} not finite"
             remedy = "finite numbers; `toolkit run` says which line made it"

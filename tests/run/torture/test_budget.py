@@ -37,11 +37,11 @@ def slowed(monkeypatch, seconds):
     def slow(traced, source):
         made = whole(traced, source)
 
-        def step(state):
-            time.sleep(seconds)
-            return made.step(state)
+        def advance(state, rows, every):
+            time.sleep(seconds * int(rows * every))
+            return made.advance(state, rows, every)
 
-        return made._replace(step=step)
+        return made._replace(advance=advance)
 
     monkeypatch.setattr(compiled, "compile_program", slow)
 
