@@ -1,7 +1,7 @@
 """Runs suites and prints a table each.
 
     python -m benchmarks                       every suite, a few minutes each
-    python -m benchmarks p1_unrolled --against jaxopt higher   one, with only these peers beside our own contestants
+    python -m benchmarks p1 --against jaxopt higher   suites p1_*, with these peers only
     python -m benchmarks --write               also puts the tables into benchmarks/RESULTS.md
 
 Peers are optional: benchmarks/peers-jax.txt, benchmarks/peers-torch.txt. One that is missing is listed as such.

@@ -215,7 +215,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     option(
         "--seeds-together",
         action="store_true",
-        help="seed=0:5 as one program, by vmap: equal within rounding",
+        help="seed=0:5 as one program: on all cores, or by vmap on accelerators",
     )
     option("--engine", default="local", metavar="local|dask|ray|slurm", help="where the runs go")
     option(

@@ -1,6 +1,11 @@
-"""Several seeds in one program: the numbers of single runs within rounding, other programs refused."""
+"""Several seeds in one program: the numbers of single runs, to the bit or within rounding; other programs refused."""
 
+import functools
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -9,9 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.run.conftest import EXPERIMENT, rows
-from toolkit.run import together
+from tests.run.conftest import EXPERIMENT, ROOT, outcome, rows, spawn
+from toolkit.run import compiled, together
+from toolkit.run.each import compile_each
 from toolkit.run.errors import RunError
+from toolkit.run.program import Program
 from toolkit.run.sweep import grid
 
 DATA = "    data = jax.random.normal(jax.random.key(config.seed + 100), (config.width,))\n"
@@ -22,44 +29,49 @@ def written(work, text):
     (work / "experiments/toy.py").write_text(text)
 
 
+SAYS = {
+    "by key": "each by the program of a single run: equal to single runs to the bit",
+    "by data": "each with data of its own: equal to single runs within rounding, not to the bit",
+    "at once": "by vmap: equal to single runs within rounding, not to the bit",
+}
+
+
 @pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(EXPERIMENT, marks=pytest.mark.slow, id="by key"),
-        pytest.param(BY_DATA, id="by data"),
-    ],
+    "how", ["by key", "by data", pytest.param("at once", marks=pytest.mark.slow)]
 )
-def test_seeds_together_are_single_runs_within_rounding(toolkit, work, text):
-    written(work, text.split("\n\ndef figures")[0] + "\n")
-    code, out, err = toolkit("run", "toy.yaml", "seed=4", "seeds=2", "--out", "both")
+def test_seeds_together_are_single_runs(toolkit, work, monkeypatch, how):
+    written(work, (EXPERIMENT if how == "by key" else BY_DATA).split("\n\ndef figures")[0] + "\n")
+    if how == "at once":
+        monkeypatch.setattr(together, "on_cores", lambda: False)
+    code, out, err = toolkit("run", "toy.yaml", "seed=4", "seeds=3", "--out", "all")
     assert (code, err) == (0, [])
-    assert (
-        "2 seeds in one program, by vmap: equal to single runs within rounding, not to the bit"
-        in out
-    )
-    assert json.loads(Path("both/run.json").read_text())["bits"].startswith(
-        "2 seeds in one program"
-    )
-    both, final = rows("both"), json.loads(Path("both/final/metrics.json").read_text())
-    params = load_file("both/final/params.safetensors")
-    for seed in (4, 5):
+    assert f"3 seeds in one program, {SAYS[how]}" in out
+    assert json.loads(Path("all/run.json").read_text())["bits"].endswith(SAYS[how])
+    all_, final = rows("all"), json.loads(Path("all/final/metrics.json").read_text())
+    params = load_file("all/final/params.safetensors")
+    same = np.testing.assert_array_equal
+    if how != "by key":
+        same = functools.partial(np.testing.assert_allclose, rtol=2e-5)  # float32, 20 steps
+    errors = []
+    for seed in (4, 5, 6):
         assert toolkit("run", "toy.yaml", f"seed={seed}", "--out", f"single{seed}")[0] == 0
         for name in ("loss", "norm"):
-            found = [row[f"{name}[{seed}]"] for row in both]
-            expected = [row[name] for row in rows(f"single{seed}")]
-            np.testing.assert_allclose(found, expected, rtol=2e-5)  # float32, 20 steps
+            same(
+                [row[f"{name}[{seed}]"] for row in all_],
+                [row[name] for row in rows(f"single{seed}")],
+            )
         single = load_file(f"single{seed}/final/params.safetensors")
         for name, value in single.items():
             (match,) = [k for k in params if f"seed={seed}" in k and k.endswith(name)]
-            if value.dtype.kind == "f":
-                np.testing.assert_allclose(params[match], value, rtol=2e-5)
-    ends = [json.loads(Path(f"single{s}/final/metrics.json").read_text())["error"] for s in (4, 5)]
-    assert final["error"] == pytest.approx(np.mean(ends), rel=1e-4)
-    page = Path("both/report.html").read_text()
+            if value.dtype.kind == "f" or how == "by key":
+                same(params[match], value)
+        errors.append(json.loads(Path(f"single{seed}/final/metrics.json").read_text())["error"])
+    assert final["error"] == pytest.approx(np.mean(errors), rel=1e-4)
+    page = Path("all/report.html").read_text()
     assert "loss[4]" not in page and 'id="f0-group-0-band"' in page  # one figure a metric
-    code, out, _ = toolkit("report", "both", "single4", "--out", "all.html")
+    code, out, _ = toolkit("report", "all", "single4", "--out", "all.html")
     assert code == 0
-    assert 'data-value="3"' in Path("all.html").read_text()  # n: two seeds and one
+    assert 'data-value="4"' in Path("all.html").read_text()  # n: three seeds and one
 
 
 @pytest.mark.parametrize(
@@ -141,9 +153,125 @@ def test_data_that_a_program_closes_over_is_each_seeds_own(name):
     w = jnp.arange(1.0, 5.0)
     if name.startswith("refused"):
         with pytest.raises(RunError, match="step depends on the seed"):
-            together._batched(functions, w, "step")
+            together._shared(functions, w, "step")
         return
-    found, _ = together._batched(functions, w, "step")(jnp.stack([w] * 3))
+    shared = together._shared(functions, w, "step")
     expected = jnp.stack([function(w)[0] for function in functions])
+    found, _ = together._vmapped(shared, 3)(jnp.stack([w] * 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    alone = [jax.jit(shared.call)([own[i] for own in shared.own], w)[0] for i in range(3)]
+    np.testing.assert_allclose(jnp.stack(alone), expected, rtol=1e-5)
     assert len(np.unique(np.asarray(found)[:, 0])) == 3
+
+
+def test_seeds_that_differ_in_a_key_alone_run_the_function_itself():
+    """The claim about bits is about the program: not one rebuilt with the constants as arguments."""
+    called = []
+
+    def function(w):
+        called.append(w)
+        return w * jnp.arange(4.0), {}
+
+    shared = together._shared([function, lambda w: (w * jnp.arange(4.0), {})], jnp.ones(4), "step")
+    assert shared.own == []
+    called.clear()
+    shared.call([], jnp.ones(4))
+    assert len(called) == 1
+
+
+def test_more_seeds_than_cores_one_of_them_slow(toolkit, work):
+    """Threads end in any order, and a seed has its own numbers all the same."""
+    slow = """
+    def step(state):
+        seed = state["seed"]
+        rounds = jnp.where(seed % 2 == 0, 200_000, 1)
+        total = jax.lax.fori_loop(0, rounds, lambda i, x: x + jnp.float32(1), jnp.float32(0))
+        return {"seed": seed, "count": state["count"] + 1}, {"seed": seed, "total": total}
+"""
+    written(
+        work,
+        f'''"""Which seed am I?"""
+import jax
+import jax.numpy as jnp
+from toolkit import run
+
+
+class Config(run.Settings):
+    adjoint: dict = {{}}
+
+
+def build(config):
+    def init(key):
+        return {{"seed": jax.random.key_data(key)[1].astype(jnp.int32), "count": 0}}
+{slow}
+    return run.Program(init, step, lambda state: run.Final({{}}, {{"seed": state["seed"]}}))
+''',
+    )
+    code, _, err = toolkit("run", "toy.yaml", "seeds=7", "steps=4", "--out", "d")
+    assert (code, err) == (0, [])
+    for row in rows("d"):
+        assert [row[f"seed[{i}]"] for i in range(7)] == list(range(7))
+        assert [row[f"total[{i}]"] for i in range(7)] == [200_000.0, 1.0] * 3 + [200_000.0]
+
+
+def test_an_exception_in_a_thread_is_the_runs():
+    seeds = (0, 1, 2)
+    shared = together._shared([lambda w: (w + 1, {"w": jnp.sum(w)})] * 3, jnp.ones(2), "step")
+    start = together._shared([lambda key: jnp.ones(2)] * 3, jax.random.key(0), "init")
+    each = together.Each(seeds, start, shared)
+
+    def broken(traced, source):
+        one = compiled.compile_program(traced, source)
+
+        def advance(given, rows, every):
+            raise RuntimeError("out of memory")
+
+        return one._replace(advance=advance)
+
+    program = Program(each.init, each, lambda states: None)
+    made = compile_each(compiled.trace(program, 0, Path("x.py")), Path("x.py"), broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made.advance(made.init(), np.int32(1), np.int32(1))
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_seeds_goes_on_to_the_bit(work):
+    written(work, EXPERIMENT.split("\n\ndef figures")[0] + "\n")
+    whole = spawn("run", "toy.yaml", "seeds=3", "steps=400", "--out", "whole")
+    assert whole.wait() == 0
+    process = spawn("run", "toy.yaml", "seeds=3", "steps=400", "--out", "cut")
+    while not list(Path("cut").glob("checkpoints/[0-9]*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert json.loads(Path("cut/run.json").read_text())["status"] == "running"
+    assert spawn("resume", "cut").wait() == 0
+    assert outcome("cut") == outcome("whole")
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from toolkit.run import together
+assert jax.device_count() == 2 and not together.on_cores()
+for seeds in (1, 3, 4):
+    functions = [lambda w, d=jnp.arange(4.0) + s: ({"w": w["w"] * d, "key": w["key"]}, {"m": jnp.sum(w["w"] + d)}) for s in range(seeds)]
+    shared = together._shared(functions, {"w": jnp.ones(4), "key": jax.random.key(0)}, "step")
+    given = {"w": jnp.arange(4.0 * seeds).reshape(seeds, 4), "key": jax.random.split(jax.random.key(1), seeds)}
+    found, metrics = jax.jit(together._vmapped(shared, seeds))(given)
+    for i, function in enumerate(functions):
+        expected, m = function({"w": given["w"][i], "key": given["key"][i]})
+        np.testing.assert_array_equal(found["w"][i], expected["w"])
+        np.testing.assert_array_equal(metrics["m"][i], m["m"])
+    assert (found["key"] == given["key"]).all()
+    assert seeds != 4 or {s.data.shape for s in found["w"].addressable_shards} == {(2, 4)}
+print("same")
+"""
+
+
+def test_seeds_over_two_devices():
+    """Those that do not divide, too: 3 over 2, and 1."""
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = [sys.executable, "-c", DEVICES]
+    done = subprocess.run(words, env=flags, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "same\n", done.stderr

@@ -12,6 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from toolkit.debug import gradient_report
 from toolkit.run.arrays import named_leaves
+from toolkit.run.each import Each, compile_each
 from toolkit.run.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment import reported
 from toolkit.run.loop import ROWS, Made, Reports, looped, single, slow_in_loops
@@ -80,6 +81,8 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
 
 def compile_program(traced: Traced, source: Path) -> Compiled:
     """Compiles `init` and the steps; these for the state as `init` places it, also in a run that is resumed."""
+    if isinstance(traced.program.step, Each):
+        return compile_each(traced, source, compile_program)
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()

@@ -45,6 +45,8 @@ def prepare(loaded: config.Loaded) -> Prepared:
 def build(loaded: config.Loaded) -> tuple[Settings, Any]:
     """The typed config, and the program that the experiment makes of it, not looked at yet."""
     source = loaded.experiment
+    if loaded.settings.seeds > 1:
+        _call_from_many_threads()
     module = experiment.whole(source)
     # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
     settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(source)})
@@ -60,6 +62,16 @@ def build(loaded: config.Loaded) -> tuple[Settings, Any]:
     with experiment.reported(source, "build failed"):
         program = _made(make, settings)
     return settings, paced(program) if getattr(program, "takes_fraction", False) else program
+
+
+def _call_from_many_threads() -> None:
+    """Programs run in the thread that calls them, instead of one of XLA's: no bit changes, and seeds share the cores.
+
+    Before the experiment is loaded: it may start the backend, which reads this once.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _made(make: Callable[[Any], Any], settings: Settings) -> Any:

@@ -89,7 +89,7 @@ class Settings(BaseModel):
     )
     seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=1,
-        description="seeds run in one program, from `seed` on, by vmap: equal to single runs within rounding",
+        description="seeds run in one program, from `seed` on: on all cores, or by vmap on accelerators",
     )
     steps: Annotated[int, Field(ge=1)] = Field(description="outer steps of the whole run")
     log_every: Annotated[int, Field(ge=1)] = Field(

@@ -29,7 +29,6 @@ from toolkit.run.output import say
 from toolkit.run.pace import DRAWING, STARTING, Pace, Paced, seconds, with_fractions
 from toolkit.run.prepare import Prepared, config_hash, prepare, start_position
 from toolkit.run.progress import duration, forecast
-from toolkit.run.settings import Settings
 
 if TYPE_CHECKING:
     from toolkit.run.drive import Position
@@ -89,17 +88,19 @@ def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str,
         "seconds": 0.0,
         "process": directory.this_process(),
         "drift": [],
-        **_bits(prepared.settings),
+        **_bits(prepared),
         "code": environment.code_state(),
         "environment": prepared.environment,
     }
 
 
-def _bits(settings: Settings) -> dict[str, str]:
+def _bits(prepared: Prepared) -> dict[str, str]:
     """What many seeds in one program do to bits, for the record; nothing for a single one."""
-    from toolkit.run.together import BITS
+    from toolkit.run.together import bits
 
-    return {"bits": f"{settings.seeds} seeds in one program, {BITS}"} if settings.seeds > 1 else {}
+    seeds = prepared.settings.seeds
+    words = f"{seeds} seeds in one program, {bits(prepared.traced.program)}"
+    return {"bits": words} if seeds > 1 else {}
 
 
 def _continue(
@@ -135,7 +136,7 @@ def _go(
     from toolkit.run import drive as loop
 
     say(f"{prepared.settings.experiment} in {place.path}")
-    for statement in _bits(prepared.settings).values():
+    for statement in _bits(prepared).values():
         say(statement)
     try:
         at = _drive(place, prepared, drift, stop)

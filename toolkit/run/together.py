@@ -1,8 +1,11 @@
-"""Several seeds in one program: `seeds: 5` runs the seeds `seed` to `seed + 4` of a config by `jax.vmap`.
+"""Several seeds in one program: `seeds: 5` runs the seeds `seed` to `seed + 4` of a config.
 
 An experiment is built once a seed, as ever. What its functions close over (a split of the data, corrupted labels) may
-differ from seed to seed, and becomes an argument; the programs themselves must not, or the seeds are refused. The
-numbers agree with those of single runs to rounding, not to the bit: batched operations add up in another order.
+differ from seed to seed, and becomes an argument; the programs themselves must not, or the seeds are refused.
+
+On a CPU each seed's step is a call of its own, on every core. Where seeds differ in their key alone, that is the program
+of their single runs, to the bit. On accelerators they run at once by `jax.vmap`, over all devices: batched operations
+add up in another order, so the numbers agree to rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 
+from toolkit.run.each import Each, Shared, by_seed, keys
 from toolkit.run.errors import Exit, fail
 from toolkit.run.estimate import estimate
 from toolkit.run.hoist import constants, evaluate, opened
@@ -22,7 +27,10 @@ from toolkit.run.program import Final, Gradients, Program
 from toolkit.run.report.groups import written
 from toolkit.run.settings import Settings
 
-BITS = "by vmap: equal to single runs within rounding, not to the bit"
+ALIKE = "each by the program of a single run: equal to single runs to the bit"
+OWN_DATA = "each with data of its own: equal to single runs within rounding, not to the bit"
+AT_ONCE = "by vmap: equal to single runs within rounding, not to the bit"
+PLACED = ("shard_map", "sharding_constraint")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # of a rule's function, in the text of a jaxpr
 
 
@@ -44,21 +52,16 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
         got = "a program that takes the fraction used of its budget"
         raise fail(Exit.CONFIG, "config", "seeds: not with a schedule by budget", got, expected)
     example = jax.random.key(0)
-    start = _batched([p.init for p in programs], example, "init")
+    init: Callable[[Any], Any]
+    step: Callable[[Any], Any]
+    start = _shared([p.init for p in programs], example, "init")
     template = jax.eval_shape(programs[0].init, example)
-    advance = _batched([_scalars(p.step) for p in programs], template, "step")
-
-    def init(_: jax.Array) -> Any:
-        return start(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)))
-
-    def step(states: Any) -> tuple[Any, dict[str, Any]]:
-        states, metrics = advance(states)
-        named = {
-            f"{name}[{seed}]": values[i]
-            for name, values in metrics.items()
-            for i, seed in enumerate(seeds)
-        }
-        return states, named
+    advance = _shared([_scalars(p.step) for p in programs], template, "step")
+    if on_cores():
+        each = Each(seeds, start, advance)
+        init, step = each.init, each
+    else:
+        init, step = _at_once(seeds, start, advance)
 
     def finish(states: Any) -> Final:
         ends = [p.finish(_of(states, i)) for i, p in enumerate(programs)]
@@ -76,6 +79,31 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
     return Program(init, step, finish, losses if programs[0].losses else None, data=data)
 
 
+def on_cores() -> bool:
+    """Whether seeds are calls of their own. Host devices are made for sharding, and used for that."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def bits(program: Program) -> str:
+    """How the numbers of a program of many seeds relate to those of single runs."""
+    if not isinstance(program.step, Each):
+        return AT_ONCE
+    return ALIKE if program.step.alike else OWN_DATA
+
+
+def _at_once(
+    seeds: tuple[int, ...], start: Shared, advance: Shared
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """`init` and `step` by vmap."""
+    begin, proceed = _vmapped(start, len(seeds)), _vmapped(advance, len(seeds))
+
+    def step(states: Any) -> tuple[Any, dict[str, Any]]:
+        states, metrics = proceed(states)
+        return states, by_seed(seeds, lambda i: {k: v[i] for k, v in metrics.items()})
+
+    return lambda _: begin(keys(seeds)), step
+
+
 def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def without_gradients(state: Any) -> Any:
         state, metrics = step(state)
@@ -84,10 +112,8 @@ def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return without_gradients
 
 
-def _batched(
-    functions: Sequence[Callable[[Any], Any]], example: Any, name: str
-) -> Callable[[Any], Any]:
-    """The functions as one, of stacked arguments: the constants in which they differ are stacked too."""
+def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) -> Shared:
+    """The functions as one. Where they differ in constants, these become arguments; otherwise it is the first."""
     traced = [jax.make_jaxpr(function, return_shape=True)(example) for function in functions]
     first, shape = traced[0]
     texts = [_text(jaxpr) for jaxpr, _ in traced]
@@ -99,14 +125,38 @@ def _batched(
         )
     columns = list(zip(*(constants(jaxpr) for jaxpr, _ in traced), strict=True))
     alike = [len({_bytes(value) for value in column}) == 1 for column in columns]
-    consts = [c[0] if same else jnp.stack(c) for c, same in zip(columns, alike, strict=True)]
-    axes = [None if same else 0 for same in alike]
+    placed = any(word in texts[0] for word in PLACED)
+    if all(alike):
+        return Shared(lambda own, argument: functions[0](argument), [], placed)
 
-    def one(consts: list[Any], argument: Any) -> Any:
+    def call(own: list[Any], argument: Any) -> Any:
+        pending = iter(own)
+        consts = [c[0] if same else next(pending) for c, same in zip(columns, alike, strict=True)]
         flat = evaluate(first, consts, jax.tree.leaves(argument))
         return jax.tree.unflatten(jax.tree.structure(shape), flat)
 
-    return lambda arguments: jax.vmap(one, in_axes=(axes, 0))(consts, arguments)
+    own = [jnp.stack(c) for c, same in zip(columns, alike, strict=True) if not same]
+    return Shared(call, own, placed)
+
+
+def _vmapped(shared: Shared, seeds: int) -> Callable[[Any], Any]:
+    """All seeds at once: equal shares of them on each device, the last one again where they do not divide."""
+    batched = jax.vmap(shared.call)
+    devices = jax.devices()[:seeds]
+    if len(devices) == 1 or shared.placed:
+        return lambda arguments: batched(shared.own, arguments)
+    mesh = jax.make_mesh((len(devices),), ("seeds",), (AxisType.Auto,), devices=devices)
+    over = PartitionSpec("seeds")
+    spread = jax.shard_map(batched, mesh=mesh, in_specs=over, out_specs=over, check_vma=False)
+    if seeds % len(devices) == 0:
+        return lambda arguments: spread(shared.own, arguments)
+    padded = np.minimum(np.arange(-(-seeds // len(devices)) * len(devices)), seeds - 1)
+
+    def run(arguments: Any) -> Any:
+        given = jax.tree.map(lambda leaf: leaf[padded], (shared.own, arguments))
+        return jax.tree.map(lambda leaf: leaf[:seeds], spread(*given))
+
+    return run
 
 
 def _text(jaxpr: Any) -> str:

@@ -109,6 +109,7 @@ def _environment(story: Story) -> list[str]:
         f"- {', '.join(f'{name} {recorded.get(name)}' for name in packages)}",
         f"- {recorded.get('device_count')} x {recorded.get('device_kind')}, {recorded.get('cpus')} CPUs",
         f"- code: {commit}, experiment {str(recorded.get('experiment_sha256'))[:12]}",
+        *([f"- {_text(story.record['bits'])}"] if "bits" in story.record else []),
         "",
     ]
 

@@ -137,7 +137,8 @@ def _environment(story: Story) -> str:
     code = {f"git {name}": value for name, value in record.get("code", {}).items()}
     drift = {"drift": ", ".join(record["drift"])} if record.get("drift") else {}
     times = {name: record.get(name) for name in ("started", "ended")}
-    values = {**times, **drift, **record.get("environment", {}), **code}
+    bits = {name: record[name] for name in ("bits",) if name in record}
+    values = {**times, **bits, **drift, **record.get("environment", {}), **code}
     return (
         f"<details><summary>{len(values)} recorded values</summary>{definitions(values)}</details>"
     )
