@@ -48,6 +48,15 @@ def ticked_scan(
     return jax.lax.scan(told, carry, (jnp.arange(length), xs), length, unroll=unroll)
 
 
+def written_out(step: Step, carry: Tree, xs: Tree, length: int) -> tuple[Tree, Tree]:
+    """`jax.lax.scan` as a Python loop: no loop in the program, and `length` times the program."""
+    ys = []
+    for i in range(length):
+        carry, y = step(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+
+
 def nested_scan(
     step: Step,
     carry: Tree,
@@ -135,6 +144,7 @@ def replayed_scan(
     xs: Tree,
     sizes: tuple[int, ...] = (),
     refusal: str = "",
+    in_full: bool = False,
 ) -> Tree:
     """`scan`, with a reverse pass of small memory.
 
@@ -148,6 +158,7 @@ def replayed_scan(
       xs: arrays with the number of steps as leading axis.
       sizes: of the segments between stored carries, as in `nested_scan`; () stores every carry.
       refusal: what to say when forward mode is tried.
+      in_full: whether the steps are written out one after another; then without `sizes`.
 
     Cost: memory of `steps / prod(sizes) + sum(sizes)` carries; the reverse pass costs one pullback
     of `replayed` a step, and one more `body` for each size.
@@ -156,7 +167,10 @@ def replayed_scan(
     if refusal:
         carry, operands, xs = refuse_forward_mode((carry, operands, xs), refusal)
     one = _with_pullback_of(body, replayed)
-    return nested_scan(lambda c, x: (one(c, operands, x), None), carry, xs, steps, sizes)[0]
+    step = lambda c, x: (one(c, operands, x), None)
+    if in_full:
+        return written_out(step, carry, xs, steps)[0]
+    return nested_scan(step, carry, xs, steps, sizes)[0]
 
 
 def _with_pullback_of(body: Body, replayed: Body) -> Body:

@@ -27,6 +27,8 @@ EXPECTED = {
     Unroll(checkpoint="sqrt"): _series(STEPS),
     Unroll(checkpoint=4): _series(STEPS),
     Unroll(forward_mode=True): _series(STEPS),
+    Unroll(written_out=True): _series(STEPS),
+    Unroll(forward_mode=True, written_out=True): _series(STEPS),
     Forward(): _series(STEPS),
     Truncated(LAST): _series(LAST),
     OneStep(): _series(1),
@@ -47,6 +49,28 @@ def test_each_rule_against_its_own_value(adjoint: object, tol: float | None) -> 
     jacobian = jax.jit(jax.jacrev(lambda theta: solve(jnp.zeros(3), theta).value))
     got = jacobian(jnp.asarray([0.5, -1.0]))
     np.testing.assert_allclose(got, EXPECTED[adjoint], rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("forward_mode", [False, True])
+def test_steps_written_out_leave_no_loop_and_have_hessians(forward_mode: bool) -> None:
+    def outer(rule: Unroll, theta: jax.Array) -> jax.Array:
+        solver = tk.solver.GradientDescent(STEP_SIZE, STEPS, momentum=0.5)
+        fun = lambda y, theta: jnp.sum(jnp.cosh(y - B @ theta)) + 0.5 * y @ H @ y
+        return jnp.sum(tk.argmin(fun, solver, adjoint=rule)(jnp.ones(3), theta).value ** 3)
+
+    theta = jnp.asarray([0.5, -1.0])
+    out, loop = Unroll(forward_mode=forward_mode, written_out=True), Unroll()
+    second = lambda rule: jax.hessian(lambda theta: outer(rule, theta))
+    np.testing.assert_allclose(second(out)(theta), second(loop)(theta), rtol=1e-10)
+    text = {rule: str(jax.make_jaxpr(second(rule))(theta)) for rule in (out, loop)}
+    assert "scan[" in text[loop] and "scan[" not in text[out] and "while[" not in text[out]
+
+
+def test_steps_written_out_are_not_checkpointed() -> None:
+    with pytest.raises(
+        ValueError, match=r"`checkpoint` must be None with written_out=True.*'sqrt'"
+    ):
+        Unroll("sqrt", written_out=True)
 
 
 def test_the_rules_differ_there() -> None:

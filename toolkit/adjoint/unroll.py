@@ -11,7 +11,14 @@ from jax import Array
 
 from toolkit.adjoint.requirements import require_steps, require_steps_without_data_loops
 from toolkit.readable import readable
-from toolkit.replay import Segments, nested_scan, replayed_scan, require_segments, segment_sizes
+from toolkit.replay import (
+    Segments,
+    nested_scan,
+    replayed_scan,
+    require_segments,
+    segment_sizes,
+    written_out,
+)
 from toolkit.types import Primal, Problem, Tree
 
 REFUSAL = (
@@ -34,6 +41,9 @@ class Unroll:
         stores 10 iterates, and 10 more at each level below, in segments of segments.
       forward_mode: True admits `jvp` as well, at some cost in speed (plain steps under
         `jax.checkpoint`; `jvp` itself stores nothing).
+      written_out: True writes the steps out one after another, as a Python loop does. For few steps (five of MAML: a
+        fifth faster); compiling takes as long as for all of them, and XLA may fuse across steps, so that the value
+        agrees with that under other rules to rounding, not to the bit. Not with `checkpoint`.
 
     Differentiation: reverse mode and Hessians (`jax.hessian`), any order; `forward_mode=True`
     admits every mode. Step sizes, momenta and `y0` are differentiated.
@@ -47,11 +57,17 @@ class Unroll:
 
     checkpoint: Segments | None = None
     forward_mode: bool = False
+    written_out: bool = False
 
     @readable
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
             require_segments("checkpoint", self.checkpoint, others="None, ")
+            if self.written_out:
+                raise ValueError(
+                    "`checkpoint` must be None with written_out=True, where no step is made again: "
+                    f"got {self.checkpoint!r}."
+                )
 
     @property
     def presumes_solution(self) -> bool:
@@ -75,11 +91,15 @@ class Unroll:
                 # Recomputing each step keeps what is stored to the carries, in every mode.
                 one = jax.checkpoint(steps.step)
                 step = lambda carry, x: (one(carry, theta, x), None)
-                carry, _ = nested_scan(step, carry, numbered, steps.num_steps, sizes)
+                if self.written_out:
+                    carry, _ = written_out(step, carry, numbered, steps.num_steps)
+                else:
+                    carry, _ = nested_scan(step, carry, numbered, steps.num_steps, sizes)
             else:
                 carry = replayed_scan(
-                    steps.step, steps.replayed, carry, theta, numbered, sizes, REFUSAL
-                )
+                    steps.step, steps.replayed, carry, theta, numbered, sizes, REFUSAL,
+                    self.written_out,
+                )  # fmt: skip
             return steps.finish(carry)
 
         return run

@@ -25,12 +25,13 @@ class Implicit(BaseModel):
 
 
 class Unroll(BaseModel):
-    """Through every step; `checkpoint` stores fewer iterates and recomputes the others."""
+    """Through every step; `checkpoint` stores fewer iterates and recomputes the others, `written_out` is for few."""
 
     model_config = STRICT
     kind: Literal["unroll"] = "unroll"
     checkpoint: Literal["sqrt"] | Count | None = None
     forward_mode: bool = False
+    written_out: bool = False
 
     def build(self) -> Any:
         return toolkit.adjoint.Unroll(**arguments(self))
