@@ -7,25 +7,32 @@ from typing import Any
 
 from benchmarks import ways
 from benchmarks.contest import Entry, Suite
-from benchmarks.problems import Problem
+from benchmarks.problems import Problem, by_transpose
 from toolkit import adjoint, linear
 
 
 def unrolled(
-    title: str, says: str, problem: Callable[[], Problem], torch: Callable[[str], Entry]
+    title: str,
+    says: str,
+    problem: Callable[..., Problem],
+    torch: Callable[[str], Entry],
+    examples_last: Callable[[], Problem] | None = None,
 ) -> Suite:
     """A suite of gradients through every step; `says` ends before how they are made.
 
-    `torch` makes a contestant of the name of a way.
+    `problem` takes a `product`; `torch` makes a contestant of the name of a way.
     """
-    way = _entries(problem)
+    way, tight = _entries(problem), _entries(lambda: problem(product=by_transpose))
+    last = {} if examples_last is None else _last(_entries(examples_last))
     entries = {
         "hand": way(ways.unrolled_by_hand),
-        "limit": way(ways.unrolled_limit),
+        "limit": tight(ways.unrolled_limit),
         "toolkit Unroll()": way(ways.ours, adjoint.Unroll()),
         "toolkit Unroll() / limit": way(ways.ours, adjoint.Unroll(), against="limit"),
         'toolkit Unroll("sqrt")': way(ways.ours, adjoint.Unroll(checkpoint="sqrt")),
+        **last,
         "hand, solve alone": way(ways.forward_solve),
+        "toolkit, solve alone": way(ways.our_solve),
         "jaxopt": way(ways.jaxopt, False),
         "optimistix": way(ways.optimistix),
         "higher": torch("ways.higher"),
@@ -35,14 +42,22 @@ def unrolled(
     return Suite(title, f"{says}, through every step.", entries, exact="hand")
 
 
+def _last(way: Callable[..., Entry]) -> dict[str, Entry]:
+    return {
+        "hand, examples last": way(ways.unrolled_by_hand),
+        "toolkit Unroll(), examples last": way(ways.ours, adjoint.Unroll()),
+    }
+
+
 def implicit(
-    title: str, says: str, problem: Callable[[], Problem], torch: Callable[[str], Entry]
+    title: str, says: str, problem: Callable[..., Problem], torch: Callable[[str], Entry]
 ) -> Suite:
     """A suite of implicit gradients with 20 steps of conjugate gradients."""
-    way, rule = _entries(problem), adjoint.Implicit(linear.CG(ways.CG_STEPS, 0.0))
+    way, tight = _entries(problem), _entries(lambda: problem(product=by_transpose))
+    rule = adjoint.Implicit(linear.CG(ways.CG_STEPS, 0.0))
     entries = {
         "hand": way(ways.implicit_by_hand),
-        "limit": way(ways.implicit_limit),
+        "limit": tight(ways.implicit_limit),
         "toolkit Implicit(CG(20))": way(ways.ours, rule),
         "toolkit Implicit(CG(20)) / limit": way(ways.ours, rule, against="limit"),
         "jaxopt": way(ways.jaxopt, True),

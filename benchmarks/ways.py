@@ -142,6 +142,13 @@ def ours(p: Problem, adjoint: Any) -> Gradient:
     return jax.grad(lambda theta: p.outer(solve(p.y0, theta).value, theta))
 
 
+def our_solve(p: Problem) -> Gradient:
+    """The solve of `tk.argmin` alone, with no derivative."""
+    solver = tk.solver.GradientDescent(STEP_SIZE, p.steps, MOMENTUM)
+    solve = tk.argmin(p.inner, solver)
+    return lambda theta: solve(p.y0, theta).value
+
+
 def jaxopt(p: Problem, implicit: bool) -> Gradient:
     """`jaxopt.OptaxSolver` with its own implicit rule, or unrolled."""
     import jaxopt

@@ -115,7 +115,7 @@ ALLOWED = {
     ("problems/regularisation.py", "x0"): ORACLE,
     ("problems/regularisation.py", "solver"): ANSWER,
     ("solver/anderson.py", "ridge"): ROUNDING,
-    ("tree.py", "scale"): ROUNDING,
+    ("tree.py", "unit"): ROUNDING,
 }
 
 

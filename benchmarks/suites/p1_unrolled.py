@@ -8,4 +8,5 @@ SUITE = lineups.unrolled(
     "loss on 500 others in 64 log-penalties",
     problems.penalties,
     in_torch.entries("problems.penalties"),
+    problems.penalties_examples_last,
 )

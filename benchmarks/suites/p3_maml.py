@@ -84,11 +84,11 @@ def by_scan(params: Any, task: Task) -> Any:
     return jax.lax.scan(step, params, None, STEPS)[0]
 
 
-def toolkit(params: Any, task: Task) -> Any:
+def toolkit(rule: Any) -> Fit:
     """`tk.argmin` from the start that is learned."""
     solver = tk.solver.GradientDescent(STEP_SIZE, STEPS)
-    solve = tk.argmin(lambda y, task: loss(y, task.x, task.y), solver, adjoint=tk.adjoint.Unroll())
-    return solve(params, task).value
+    solve = tk.argmin(lambda y, task: loss(y, task.x, task.y), solver, adjoint=rule)
+    return lambda params, task: solve(params, task).value
 
 
 def jaxopt(params: Any, task: Task) -> Any:
@@ -127,8 +127,9 @@ SUITE = Suite(
     {
         "hand": _entry(by_hand),
         "hand, by a scan": _entry(by_scan),
-        "toolkit Unroll()": _entry(toolkit),
-        "toolkit Unroll() / scan": _entry(toolkit, "hand, by a scan"),
+        "toolkit Unroll()": _entry(toolkit(tk.adjoint.Unroll())),
+        "toolkit Unroll() / scan": _entry(toolkit(tk.adjoint.Unroll()), "hand, by a scan"),
+        "toolkit Unroll(written_out=True)": _entry(toolkit(tk.adjoint.Unroll(written_out=True))),
         "jaxopt": _entry(jaxopt),
         "optimistix": _entry(optimistix),
         "torch.func": _torch("maml.func"),
