@@ -1,7 +1,7 @@
 """Matrix products with few columns, arranged so that their derivatives are fast on CPUs.
 
 The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`; XLA turns that back into
-`x' g`, which takes three to twenty times as long on a CPU: more than the rest of a step of logistic regression. With
+`x' g`, which takes two to twenty times as long on a CPU: more than the rest of a step of logistic regression. With
 `w'` behind a barrier the product is `x (w')'`, and each of its derivatives comes out as `g' x`, to any order.
 
 Source: measured, see benchmarks/RESULTS.md.
@@ -17,8 +17,10 @@ import jax
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
 CALLS = ("jit", "pjit")
-LEAST_ROWS = 32  # of x; below, it takes as long to transpose w as is won
-LEAST_RATIO = 2  # of w's rows to its columns
+# Of w's columns; below, the products are as fast, or it takes as long to transpose w as is won.
+LEAST_COLUMNS = 2
+LEAST_ROWS_A_COLUMN = 2  # of w
+LEAST_EXAMPLES_A_COLUMN = 10  # rows of x
 
 
 def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
@@ -64,8 +66,13 @@ def _is_thin(equation: Any) -> bool:
     if w.ndim != 2 or tuple(map(tuple, contracted)) != ((x.ndim - 1,), (0,)) or any(batch):
         return False
     sharded = any(axis is not None for axis in (*x.sharding.spec, *w.sharding.spec))
-    rows, columns = w.shape
-    return not sharded and math.prod(x.shape[:-1]) >= LEAST_ROWS and rows >= LEAST_RATIO * columns
+    (rows, columns), examples = w.shape, math.prod(x.shape[:-1])
+    return (
+        not sharded
+        and columns >= LEAST_COLUMNS
+        and rows >= LEAST_ROWS_A_COLUMN * columns
+        and examples >= LEAST_EXAMPLES_A_COLUMN * columns
+    )
 
 
 def _by_transpose(equation: Any) -> list[Any]:
