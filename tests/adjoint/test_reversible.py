@@ -326,7 +326,7 @@ def test_a_thousand_steps_of_an_mlp_on_digits() -> None:
             compiled = gradient.lower(problem.theta).compile()
             temporary[name] = compiled.memory_analysis().temp_size_in_bytes
             got[name] = compiled(problem.theta) if name != "hand" else None
-    assert temporary["hand"] >= 600 * temporary["Reversible()"]
+    assert temporary["hand"] >= 550 * temporary["Reversible()"]
     assert temporary["Unroll()"] >= 20 * temporary["Reversible()"]
     # A gradient that is not NaN is one whose y0 and velocity came back to the bit.
     _close(got["Reversible()"], got["Unroll()"], rtol=1e-4)

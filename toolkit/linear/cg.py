@@ -99,9 +99,9 @@ class CG:
         first = _State(x, r, v, norm, rz, norm, zero, zero, met, no, no)
         last = jax.lax.while_loop(lambda s: ~s.done, advance, first)
         products = made + last.products + (0 if x0 is None else 1)
-        x, info = judge(
-            matvec, b, last.x, last.steps, self.tol, last.negative, products, (size, last.norm)
-        )
+        dtype = jax.eval_shape(tree.norm, b).dtype
+        norms = size.astype(dtype), last.norm.astype(dtype)
+        x, info = judge(matvec, b, last.x, last.steps, self.tol, last.negative, products, norms)
         return _multiplied(x, unit), info
 
     def _met(self, norm: Array, steps: Array, target: Array) -> Array:
