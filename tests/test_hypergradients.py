@@ -278,6 +278,7 @@ def _calibration(kind: str, steps: int, cap: int, count: int) -> tuple[np.ndarra
     return jax.jit(jax.vmap(one))(features, targets, held_out, thetas)
 
 
+@pytest.mark.slow
 def test_error_estimate_is_calibrated() -> None:
     ratios = []
     for kind in ("ridge", "logistic"):

@@ -371,7 +371,9 @@ def _drift(settings: Any, expected: Any, steps: int = 3) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(drift))(jax.random.split(jax.random.key(9), DRAWS // 3)))
 
 
-@pytest.mark.parametrize("name", ["FSLA", "SUSTAIN", "MRBO", "SRBA", "VRBO"])
+@pytest.mark.parametrize(
+    "name", ["FSLA", "SUSTAIN", "MRBO", "SRBA", pytest.param("VRBO", marks=pytest.mark.slow)]
+)
 def test_the_memory_of_a_recursion_adds_no_bias(name: str) -> None:
     """d - D(u) has mean zero in all after three noisy steps of theta."""
     m = {name: jnp.asarray(value) for name, value in q.MEAN.items()}

@@ -110,7 +110,18 @@ METHODS = {
 }
 every = pytest.mark.parametrize("name", METHODS)
 # The others run what these run, by the same functions: they are left to the slow tests.
-COMPILE_LONG = ("VRBO", "SUSTAIN", "MRBO", "FSLA")  # 10 to 60 s each
+COMPILE_LONG = (
+    "VRBO",
+    "SUSTAIN",
+    "MRBO",
+    "FSLA",
+    "F3SA",
+    "BSA",
+    "F2SA",
+    "TTSA",
+    "StocBiO",
+    "PZOBO",
+)  # 8 to 60 s each
 FEW = ("SOBA", "FSLA", "AID", "T1T2")
 few = pytest.mark.parametrize(
     "name",

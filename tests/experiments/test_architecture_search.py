@@ -135,6 +135,7 @@ def test_one_step_rules_go_along_their_formulas() -> None:
     assert module.cosine(formulas["t1t2"], formulas["first_order"]) < 0.9999
 
 
+@pytest.mark.slow
 def test_the_exact_rule_goes_along_the_differences_of_trained_losses() -> None:
     # Newton ends at the rounding of float64; what a solve leaves is noise of the differences.
     solver = catalogue.Newton(

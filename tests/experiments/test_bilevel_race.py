@@ -42,6 +42,7 @@ def test_methods_spend_the_same_calls_and_variance_reduction_wins(tmp_path: Path
     assert "quadratic: against calls" in page and "cleaning: against time" in page
 
 
+@pytest.mark.slow
 def test_a_method_that_diverges_ends_the_run_with_its_name_and_step(tmp_path: Path) -> None:
     config = _few(tmp_path, "SOBA")
     done = _run(config, tmp_path / "run", "on_quadratic.SOBA.inner_step_size=1000")

@@ -146,7 +146,9 @@ def survey(programs: Iterable[Program], eager_every: int) -> Counter[str]:
     return kinds
 
 
-@pytest.mark.parametrize("start", range(0, 100, 25))
+@pytest.mark.parametrize(
+    "start", [0, 25, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 75))]
+)
 def test_random_programs(start: int) -> None:
     kinds = survey((generate(seed, SHORT) for seed in range(start, start + 25)), eager_every=5)
     assert kinds["refused"] <= 2 and not kinds["unsteady"], kinds
