@@ -49,7 +49,10 @@ def main() -> None:
         for name in known
         if any(_named(word)(name) for word in words)
     }
-    suites = {name: module.SUITE for name, module in modules.items() if hasattr(module, "SUITE")}
+    # The others measure something else than contestants of one problem.
+    suites = {
+        name: module.SUITE for name, module in modules.items() if not hasattr(module, "tables")
+    }
     peers = {peer for suite in suites.values() for peer in map(_first_word, suite.entries)} - OURS
     if unknown := set(arguments.against or ()) - peers:
         parser.error(
@@ -59,7 +62,7 @@ def main() -> None:
         if name in suites:
             chosen = _chosen(suites[name], arguments.against)
             text = table(name, suites[name], chosen, arguments)
-        else:  # it measures something else than contestants of one problem
+        else:
             text = module.tables(arguments)
         print(text, flush=True)
         if arguments.write:

@@ -77,3 +77,15 @@ def test_a_row_leaves_out_what_is_not_known() -> None:
     assert line("half") == "| half | 0.50 | 0.50 to 0.50 | 500 | 0.50 | 4 | 1 | 0e+00 |"
     missing = _line(race.Row("eager", "torch is not installed"))
     assert missing == "| eager | not measured: torch is not installed | | | | | | |"
+
+
+def test_every_suite_says_how_it_is_measured() -> None:
+    from importlib import import_module
+
+    from benchmarks.__main__ import FOLDER
+    from benchmarks.contest import Suite
+
+    names = sorted(path.stem for path in (FOLDER / "suites").glob("[a-z]*.py"))
+    for name in names:
+        module = import_module(f"benchmarks.suites.{name}")
+        assert hasattr(module, "tables") or isinstance(module.SUITE, Suite), name
