@@ -83,7 +83,8 @@ def test_overrides(work):
     found = config.load(
         work / "toy.yaml", [*words, "solver.max_steps=3", "solver.tol=1e-6"]
     ).resolved
-    assert found["adjoint"] == {"kind": "unroll", "checkpoint": "sqrt", "forward_mode": False}
+    others = {"forward_mode": False, "written_out": False}
+    assert found["adjoint"] == {"kind": "unroll", "checkpoint": "sqrt", **others}
     assert (found["rate"], found["sizes"], found["label"]) == (1e-4, [3], "no")
     assert found["solver"] == {"kind": "lbfgs", "max_steps": 3, "tol": 1e-6}
 
