@@ -10,6 +10,7 @@ Source: measured, see benchmarks/RESULTS.md.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
         moves = [not isinstance(atom, Literal) and atom in moved for atom in equation.invars]
         moved.update(equation.outvars if any(moves) else ())
         equations += _arranged(equation, moves)
-    same = len(equations) == len(jaxpr.eqns) and all(map(_is, equations, jaxpr.eqns))
+    same = len(equations) == len(jaxpr.eqns) and all(map(operator.is_, equations, jaxpr.eqns))
     return closed if same else closed.replace(jaxpr=jaxpr.replace(eqns=equations))
 
 
@@ -90,7 +91,3 @@ def _by_transpose(equation: Any) -> list[Any]:
             invars=[x, kept], params=equation.params | {"dimension_numbers": dimensions}
         ),
     ]
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
