@@ -256,6 +256,22 @@ def test_cg_starts_again_where_rounding_parted_the_recurrence_from_the_residual(
     assert info.status == tk.Status.STEP_LIMIT and info.steps < 500
 
 
+@pytest.mark.parametrize(("dtype", "worst"), [("float32", 1e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize("unknowns", [20, 100, 400])
+def test_steps_to_spare_do_no_harm(unknowns: int, dtype: str, worst: float) -> None:
+    """A recurrence that goes on for ever underflows: its directions then turn to noise, or NaN."""
+    rng = np.random.default_rng(unknowns)
+    rotation, _ = np.linalg.qr(rng.normal(size=(unknowns, unknowns)))
+    matrix = (rotation * np.geomspace(1, 1e-2, unknowns)) @ rotation.T
+    b = rng.normal(size=unknowns)
+    a = jnp.asarray(matrix, dtype)
+    x, info = _compiled(CG(5000, 0.0))(a, jnp.asarray(b, dtype), None)
+    exact = np.linalg.solve(matrix, b)
+    assert np.linalg.norm(x - exact) <= worst * np.linalg.norm(exact)
+    assert int(info.steps) < 1000
+    assert tk.Status(int(info.status)) is tk.Status.STEP_LIMIT  # a tolerance of 0 is never met
+
+
 @pytest.mark.parametrize("solver", [CG(50, 1e-12), Dense()], ids=str)
 def test_negative_curvature_is_seen_and_the_system_still_solved(solver: Any) -> None:
     matrix, b = _symmetric(0, low=-1.5), _tree(0)

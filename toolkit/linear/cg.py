@@ -52,7 +52,8 @@ class CG:
     Args:
       max_steps: products at most.
       tol: relative to ||b||, on the recomputed residual. Where rounding has parted the recurrence's
-        from it, the recurrence starts again, as long as that halves it.
+        from it, the recurrence starts again, as long as that halves it. With 0 it ends after
+        `max_steps`, or where no further digit can be won.
       preconditioner: `tk.linear.Diagonal` or `tk.linear.Nystrom`, made once a solve; positive definite.
 
     Differentiation: through `tk.adjoint.Implicit`; the call itself contains a `while_loop`.
@@ -84,7 +85,9 @@ class CG:
         unit = tree.unit(b)
         b = _divided(b, unit)
         size = _norm(b)
-        target, r, norm = self.tol * size, b, size
+        # Below eps^2 the recurrence moves no digit of x, and in time underflows and breaks down.
+        floor = float(jnp.finfo(size.dtype).eps) ** 2
+        target, r, norm = jnp.maximum(self.tol, floor) * size, b, size
         if x0 is not None:
             x = _divided(x, unit)
             r = _difference(b, matvec(x))
