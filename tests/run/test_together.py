@@ -47,6 +47,7 @@ def test_seeds_together_are_single_runs(toolkit, work, monkeypatch, how):
     assert (code, err) == (0, [])
     assert f"3 seeds in one program, {SAYS[how]}" in out
     assert json.loads(Path("all/run.json").read_text())["bits"].endswith(SAYS[how])
+    assert "seeds 4 to 6" in Path("all/report.html").read_text()
     all_, final = rows("all"), json.loads(Path("all/final/metrics.json").read_text())
     params = load_file("all/final/params.safetensors")
     same = np.testing.assert_array_equal

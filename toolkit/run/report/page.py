@@ -56,7 +56,7 @@ def _header(story: Story) -> str:
         f"{story.step} of {record.get('steps')} steps",
         f"{duration(story.seconds)} of running",
         f"started {str(record.get('started'))[:16].replace('T', ' ')} UTC",
-        f"seed {story.config.get('seed')}",
+        _seeds(story),
     ]
     summary = f'<p class="lead">{escape(story.summary)}</p>' if story.summary else ""
     return (
@@ -65,6 +65,11 @@ def _header(story: Story) -> str:
         f'<p class="facts">{" · ".join(map(escape, facts))}</p>'
         f"<pre><code>{escape(str(record.get('command', '')))}</code></pre></header>"
     )
+
+
+def _seeds(story: Story) -> str:
+    first, count = int(story.config.get("seed", 0)), seeds_of(story)
+    return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
 
 
 def _why_it_stopped(story: Story) -> str:
