@@ -1,4 +1,4 @@
-"""The race: a few methods in CI, all of them under `-m slow`."""
+"""The race: runs of it only under `-m slow`; tests/bilevel holds its methods to their formulas."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def _few(folder: Path, *methods: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_methods_spend_the_same_calls_and_variance_reduction_wins(tmp_path: Path) -> None:
     done = _run(_few(tmp_path, "SOBA", "SABA"), tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -136,7 +136,10 @@ RULES = {
     "gmres": Implicit(GMRES(20, 1e-13)),
     "unroll": Unroll(),
 }
-QUICK = {"cg", "unroll"}  # to compile, with their Hessians
+# Compiled with their Hessians, which takes seconds: every rule once, two for most cases.
+QUICK = {name: {"cg", "unroll"} for name in CASES} | {
+    "affine": set(RULES), "group_lasso": {"unroll"}, "ball": {"unroll"},
+}  # fmt: skip
 
 
 def _close(got: Any, expected: Any, rtol: float = 1e-6, atol: float = 1e-9) -> None:
@@ -151,9 +154,7 @@ def _composed(case: Constrained, rule: Any) -> Callable:
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        pytest.param(
-            name, rule, marks=[] if rule in QUICK or name == "affine" else [pytest.mark.slow]
-        )
+        pytest.param(name, rule, marks=[] if rule in QUICK[name] else [pytest.mark.slow])
         for name in CASES
         for rule in RULES
     ],
