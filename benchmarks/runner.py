@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit.run import environment
+from toolkit.run.store import environment
 
 TURNS = 5
 EVERY = (100, 10, 1)  # steps a row
@@ -91,13 +91,16 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
     """Functions that make all steps and tell how long it took: in a bare scan, and in a run of a new directory."""
     import jax
 
-    from toolkit.run import config, directory, drive, finite, prepare, starting
-    from toolkit.run.compiled import compile_program
-    from toolkit.run.metrics import EMPTY
-    from toolkit.run.pace import Pace
-    from toolkit.run.signals import StopRequest
+    from toolkit.run.drive import loop, prepare
+    from toolkit.run.drive.signals import StopRequest
+    from toolkit.run.experiment import load
+    from toolkit.run.program import finite
+    from toolkit.run.program.budget import Pace
+    from toolkit.run.program.compiled import compile_program
+    from toolkit.run.store import birth, directory
+    from toolkit.run.store.metrics import EMPTY
 
-    prepared = prepare.prepare(config.load(Path("bench.yaml"), []))
+    prepared = prepare.prepare(load.load(Path("bench.yaml"), []))
     compiled = compile_program(prepared.traced, prepared.loaded.experiment)
     step = prepared.traced.program.step
     scan = jax.jit(
@@ -113,16 +116,16 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
         return clock() - began
 
     def driven() -> float:
-        place = starting.create(folder / f"run-{time.monotonic_ns()}", "", {})
+        place = birth.create(folder / f"run-{time.monotonic_ns()}", "", {})
         state = compiled.init()
-        job = drive.Job(
+        job = loop.Job(
             prepared.settings, place, compiled, finite.watch(state, finite.held(state)),
             prepared.loaded.experiment, "", False, StopRequest(),
             Pace(steps, None, time.perf_counter()), lambda *_: None,
         )  # fmt: skip
         with directory.held(place):
             began = clock()
-            drive.drive(job, drive.Position(0, state, 0.0, EMPTY))
+            loop.drive(job, loop.Position(0, state, 0.0, EMPTY))
             return clock() - began
 
     driven()  # warm, too

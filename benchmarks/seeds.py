@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.run import environment
+from toolkit.run.store import environment
 
 SEEDS = 16
 SECONDS = 1.0  # of a turn, about
@@ -118,7 +118,7 @@ def race(case: str, turns: int) -> dict[str, list[Turn]]:
 
 def contestant(case: str, how: str) -> None:
     """A line of times for each line of stdin."""
-    from toolkit.run import together
+    from toolkit.run.program import seeds as together
 
     if how == "vmap":
         together.on_cores = lambda: False
@@ -154,11 +154,12 @@ def _place() -> Iterator[None]:
 
 
 def _compiled(case: str, seeds: int) -> Any:
-    from toolkit.run import config, prepare
-    from toolkit.run.compiled import compile_program
+    from toolkit.run.drive import prepare
+    from toolkit.run.experiment import load
+    from toolkit.run.program.compiled import compile_program
 
     Path("case.yaml").write_text(case)
-    prepared = prepare.prepare(config.load(Path("case.yaml"), [f"seeds={seeds}"]))
+    prepared = prepare.prepare(load.load(Path("case.yaml"), [f"seeds={seeds}"]))
     return compile_program(prepared.traced, prepared.loaded.experiment)
 
 

@@ -44,7 +44,7 @@ from pydantic import BaseModel, Field
 
 import toolkit as tk
 from toolkit import catalogue, run
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 REPEATS = 5  # of the timing
 FLOOR = 1e-16  # below it a suboptimality is drawn as this

@@ -61,7 +61,7 @@ import toolkit as tk
 from toolkit import catalogue, run
 from toolkit.problems import few_shot
 from toolkit.problems.few_shot import Examples, Task
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

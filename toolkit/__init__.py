@@ -5,8 +5,9 @@ The public names, and nothing else. They load on first use, so `import toolkit` 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toolkit.faces import lazy
 
 if TYPE_CHECKING:
     from toolkit import (
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
         run,
         solver,
     )
-    from toolkit.comparison import Comparison, check_hypergradient, compare_adjoints
     from toolkit.control.loop import loop
-    from toolkit.control.python.decorator import control_flow
     from toolkit.control.while_loop import while_loop
-    from toolkit.hypergradients import Hypergradient, HypergradientReport, hypergradient
-    from toolkit.solution_map import SolutionMap, argmin, fixed_point, root
+    from toolkit.plain_python.decorator import control_flow
+    from toolkit.solve.comparison import Comparison, check_hypergradient, compare_adjoints
+    from toolkit.solve.hypergradient import Hypergradient, HypergradientReport, hypergradient
+    from toolkit.solve.maps import SolutionMap, argmin, fixed_point, root
     from toolkit.types import Issue, Solution, SolveInfo, Status
 
 __version__ = "0.1.0"
@@ -82,36 +83,17 @@ _ROOMS = (
     "run",
     "solver",
 )
-_HOME = {
-    "Hypergradient": "hypergradients",
-    "HypergradientReport": "hypergradients",
-    "Comparison": "comparison",
-    "check_hypergradient": "comparison",
-    "compare_adjoints": "comparison",
-    "hypergradient": "hypergradients",
-    "control_flow": "control.python.decorator",
-    "loop": "control.loop",
-    "while_loop": "control.while_loop",
-    "SolutionMap": "solution_map",
-    "argmin": "solution_map",
-    "fixed_point": "solution_map",
-    "root": "solution_map",
-    "Issue": "types",
-    "Solution": "types",
-    "SolveInfo": "types",
-    "Status": "types",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"toolkit.{name}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"toolkit.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        **{f"toolkit.{room}": () for room in _ROOMS},
+        "toolkit.control.loop": ("loop",),
+        "toolkit.control.while_loop": ("while_loop",),
+        "toolkit.plain_python.decorator": ("control_flow",),
+        "toolkit.solve.comparison": ("Comparison", "check_hypergradient", "compare_adjoints"),
+        "toolkit.solve.hypergradient": ("Hypergradient", "HypergradientReport", "hypergradient"),
+        "toolkit.solve.maps": ("SolutionMap", "argmin", "fixed_point", "root"),
+        "toolkit.types": ("Issue", "Solution", "SolveInfo", "Status"),
+    },
+)

@@ -20,7 +20,9 @@ def main() -> int:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    from toolkit.cli import main as command  # imports take long enough for a signal to come
+    from toolkit.commands.cli import (
+        main as command,  # imports take long enough for a signal to come
+    )
 
     return command()
 

@@ -3,7 +3,7 @@
 Shapes: a *tree* is any pytree of arrays. `y` is the inner variable, `theta` everything that the
 solution is differentiated with respect to. Inside the library both hold only floating or complex
 leaves (`None` marks a leaf that is carried untouched), and `theta` also carries the arrays that the
-user's functions close over; `toolkit.solution_map` does the conversion in one place.
+user's functions close over; `toolkit.solve.maps` does the conversion in one place.
 """
 
 from __future__ import annotations

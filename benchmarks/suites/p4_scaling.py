@@ -18,7 +18,7 @@ from benchmarks import scaling, ways
 from benchmarks.contest import Entry
 from benchmarks.problems import MOMENTUM, Problem, drawn
 from toolkit import adjoint, linear
-from toolkit.adjoint import momentum
+from toolkit.adjoint.reversible import momentum
 
 DIGITS = 256  # the most, as a power of two, for which `hand` fits 3,000 steps into 4 GB
 STEPS, UNITS = (10, 30, 100, 300, 1000, 3000), 133  # 9,985 parameters

@@ -27,14 +27,16 @@ _COMMANDS = {  # name -> words for Python
 _START = """
 import sys
 from pathlib import Path
-from toolkit.run import config, environment, prepare
+from toolkit.run.drive import prepare
+from toolkit.run.experiment import load
+from toolkit.run.store import environment
 environment.pin_threads()
-loaded = config.load(Path("configs/tiny.yaml"), [])
-import jax, optax, toolkit.run.compiled, toolkit.run.drive
+loaded = load.load(Path("configs/tiny.yaml"), [])
+import jax, optax, toolkit.run.program.compiled, toolkit.run.drive.loop
 if sys.argv[1] == "imports": sys.exit()
 prepared = prepare.prepare(loaded)
 if sys.argv[1] == "trace": sys.exit()
-compiled = toolkit.run.compiled.compile_program(prepared.traced, loaded.experiment)
+compiled = toolkit.run.program.compiled.compile_program(prepared.traced, loaded.experiment)
 if sys.argv[1] == "compile": sys.exit()
 import numpy
 jax.block_until_ready(compiled.advance(compiled.init(), numpy.int32(1), numpy.int32(1)))

@@ -11,7 +11,7 @@ import pytest
 
 import toolkit as tk
 from toolkit.control import LoopInfo, checkpoint, forward, reversible, store, truncate
-from toolkit.refusal import refuse_reverse_mode
+from toolkit.derive.refusal import refuse_reverse_mode
 
 UNITS, BOUND = 3, 40
 REVERSE = {

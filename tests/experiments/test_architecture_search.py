@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from toolkit import catalogue
-from toolkit.run import config, experiment
-from toolkit.run.errors import RunError
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/architecture_search.yaml"
@@ -28,9 +28,9 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _loaded(*words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(CONFIG), [*SMALL, *words])
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, *words])
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _in_float64(module: Any, settings: Any) -> tuple[Any, Any, jax.Array]:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from toolkit import catalogue
-from toolkit.run import config, experiment
+from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/compare_rules.yaml"
@@ -24,16 +24,16 @@ FEW = ("unroll", "forward", "stopped")
 def _loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """The experiment and its config, with few rules, one of which is refused."""
     monkeypatch.chdir(ROOT)
-    loaded = config.load(Path(CONFIG), [*SMALL, "adjoints.forward.max_tangents=9"])
-    module = experiment.whole(loaded.experiment)
-    settings = config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, "adjoints.forward.max_tangents=9"])
+    module = experiments.whole(loaded.experiment)
+    settings = load.validate(module.Config, loaded.resolved, {})
     few = {name: settings.adjoints[name] for name in FEW}
     return module, settings.model_copy(update={"adjoints": few})
 
 
 def test_every_rule_is_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    rules = config.load(Path(CONFIG)).resolved["adjoints"].values()
+    rules = load.load(Path(CONFIG)).resolved["adjoints"].values()
     assert {rule["kind"] for rule in rules} == set(catalogue.FAMILIES["adjoints"])
     schemes = {rule["scheme"] for rule in rules if rule["kind"] == "nudged"}
     assert schemes == {"one_sided", "centered", "holomorphic"}

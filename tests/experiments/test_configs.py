@@ -9,8 +9,8 @@ import jax
 import pytest
 import yaml
 
-from toolkit.run import config, experiment, plain_yaml
-from toolkit.run.losses import dead_inputs
+from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.program.losses import dead_inputs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -24,10 +24,10 @@ def test_config_ships_whole(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert first == f"# toolkit run configs/{path.name}"
     assert "on 2 cores" in second
     assert "expect" in second
-    loaded = config.load(path.relative_to(ROOT))
+    loaded = load.load(path.relative_to(ROOT))
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(plain_yaml.dump(loaded.resolved))
-    assert config.load(resolved).resolved == loaded.resolved
+    assert load.load(resolved).resolved == loaded.resolved
     assert yaml.safe_load(resolved.read_text())["experiment"] == loaded.resolved["experiment"]
 
 
@@ -40,7 +40,7 @@ def test_experiment_has_a_config_and_imports_no_other(
     source = (ROOT / "experiments" / f"{name}.py").read_text()
     assert "import experiments" not in source
     assert "from experiments" not in source
-    module = experiment.whole(experiment.find(name, "test"))
+    module = experiments.whole(experiments.find(name, "test"))
     assert callable(module.build)
     assert f"toolkit run configs/{name}.yaml" in (module.__doc__ or "")
 
@@ -56,9 +56,9 @@ def test_every_input_of_a_configs_losses_can_learn(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    loaded = config.load(path.relative_to(ROOT))
-    module = experiment.whole(loaded.experiment)
-    settings = config.validate(experiment.config_class(module), loaded.resolved, {(): str(path)})
+    loaded = load.load(path.relative_to(ROOT))
+    module = experiments.whole(loaded.experiment)
+    settings = load.validate(experiments.config_class(module), loaded.resolved, {(): str(path)})
     with jax.enable_x64(False):  # as the runner has it
         program = module.build(settings)
         template = jax.eval_shape(program.init, jax.random.key(settings.seed))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from toolkit.data import Labelled
-from toolkit.run import config, experiment
+from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/distill.yaml"
@@ -22,9 +22,9 @@ SMALL = ("train_size=200", "hidden=8", "starts=2", "solver.num_steps=10")
 
 
 def _loaded(*words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(CONFIG), [*SMALL, *words])
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, *words])
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _run(out: Path, *words: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from toolkit.run import config, experiment
+from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
 KINDS = ["implicit", "unroll", "one_step", "stopped"]
@@ -46,9 +46,9 @@ def test_one_word_changes_the_derivative_and_not_the_value(monkeypatch: pytest.M
         values, gradients = {}, {}
         for kind in KINDS:
             words = [f"adjoint.kind={kind}", "solver.num_steps=5", "hidden=8", "train_size=50"]
-            loaded = config.load(Path("configs/tiny.yaml"), words)
-            module = experiment.whole(loaded.experiment)
-            settings = config.validate(module.Config, loaded.resolved, {})
+            loaded = load.load(Path("configs/tiny.yaml"), words)
+            module = experiments.whole(loaded.experiment)
+            settings = load.validate(module.Config, loaded.resolved, {})
             program = module.build(settings)
             state = jax.jit(program.init)(jax.random.key(0))
             _, metrics = jax.jit(program.step)(state)

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 
 import toolkit as tk
 from toolkit.problems import few_shot
-from toolkit.run import config, experiment
-from toolkit.run.errors import RunError
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/maml.yaml"
-MODULE = experiment.whole(ROOT / "experiments" / "maml.py")
+MODULE = experiments.whole(ROOT / "experiments" / "maml.py")
 TASK = few_shot.wave_task(
     jax.random.key(1), few_shot.Wave(jnp.asarray(2.0), jnp.asarray(1.0)), 6, 9
 )
@@ -31,9 +31,9 @@ STEP_SIZE, STEPS, PROXIMITY = 0.02, 3, 2.0
 
 
 def _loaded(path: str, *words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(path), list(words))
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(path), list(words))
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _run(out: Path, path: str, *words: str) -> dict[str, float]:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toolkit.run import config, experiment
-from toolkit.run.errors import RunError
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/nested_relaxation.yaml"
@@ -24,9 +24,9 @@ EXACT = ("scale=0.25", "tol=1e-13", "max_sweeps=1000", "beta=1e-3", "gain=2.0")
 
 
 def _loaded(*words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(CONFIG), [*SMALL, *words])
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, *words])
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _network(*words: str) -> tuple[Any, Any, Any, Any, Any]:

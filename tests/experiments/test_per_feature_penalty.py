@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
-from toolkit.run import config, experiment
+from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/per_feature_penalty.yaml"
@@ -22,9 +22,9 @@ SMALL = ("dataset=breast_cancer", "products=false")
 
 
 def _loaded(*words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(CONFIG), [*SMALL, *words])
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, *words])
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _run(out: Path, *words: str) -> dict[str, float]:
@@ -75,7 +75,7 @@ def test_the_shared_penalty_gathers_the_gradients_of_all(monkeypatch: pytest.Mon
 
 
 def test_products_of_pairs_are_all_there() -> None:
-    module = experiment.whole(ROOT / "experiments" / "per_feature_penalty.py")
+    module = experiments.whole(ROOT / "experiments" / "per_feature_penalty.py")
     features = module.with_products(jnp.asarray([[2.0, 3.0, 5.0]]))
     np.testing.assert_array_equal(features[0], [2, 3, 5, 4, 6, 10, 9, 15, 25])
 

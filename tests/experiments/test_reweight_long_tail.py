@@ -15,8 +15,8 @@ import pytest
 
 import toolkit as tk
 from toolkit import catalogue
-from toolkit.run import config, experiment
-from toolkit.run.errors import RunError
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/reweight_long_tail.yaml"
@@ -29,9 +29,9 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _loaded(*words: str) -> tuple[Any, Any]:
-    loaded = config.load(Path(CONFIG), [*SMALL, *words])
-    module = experiment.whole(loaded.experiment)
-    return module, config.validate(module.Config, loaded.resolved, {})
+    loaded = load.load(Path(CONFIG), [*SMALL, *words])
+    module = experiments.whole(loaded.experiment)
+    return module, load.validate(module.Config, loaded.resolved, {})
 
 
 def _run(out: Path, *words: str) -> dict[str, float]:

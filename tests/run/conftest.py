@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit import cli
-from toolkit.run import arrays, claims, config, directory, environment, plain_yaml
+from toolkit.commands import cli
+from toolkit.run.experiment import load, plain_yaml
+from toolkit.run.report import claims
+from toolkit.run.store import arrays, directory, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,7 +149,7 @@ def outcome(folder):
 def pretend(words, metrics=None):
     """What `toolkit run` leaves on disk that others look at, in 20 ms: (exit code, last line); fails at `nan_at=4`."""
     given, out = words[1:-2], Path(words[-1])
-    loaded = config.load(Path(given[0]), given[1:])
+    loaded = load.load(Path(given[0]), given[1:])
     code = environment.sources(loaded.experiment)
     record = {"status": "running", "environment": code, "command": shlex.join(["toolkit", *words])}
     if not directory.is_run(out):

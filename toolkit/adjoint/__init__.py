@@ -4,7 +4,7 @@ from toolkit.adjoint.forward import Forward
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.nudged import Nudged
 from toolkit.adjoint.one_step import OneStep
-from toolkit.adjoint.reversible import Reversible
+from toolkit.adjoint.reversible.rule import Reversible
 from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps
-from toolkit.readable import readable
-from toolkit.tangents import forward_rule
+from toolkit.derive.tangents import forward_rule
+from toolkit.errors.readable import readable
 from toolkit.types import Primal, Problem, Tree
 
 

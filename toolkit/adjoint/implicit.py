@@ -15,9 +15,9 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
-from toolkit.curvature import forward_over_reverse
-from toolkit.linear_system import linearise, require_linear_solver, solve
-from toolkit.readable import readable
+from toolkit.derive.curvature import forward_over_reverse
+from toolkit.derive.linear_system import linearise, require_linear_solver, solve
+from toolkit.errors.readable import readable
 from toolkit.types import LinearInfo, LinearSolver, Primal, Problem, Tree
 
 

@@ -15,8 +15,8 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.watched import Watched
-from toolkit.readable import readable
-from toolkit.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.errors.readable import readable
 from toolkit.types import Alarm, Issue, Primal, Problem, Tilted, Tree
 
 Scheme = Literal["one_sided", "centered", "holomorphic"]

@@ -11,8 +11,8 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_steps_without_data_loops
-from toolkit.readable import readable
-from toolkit.replay import replayed_scan
+from toolkit.derive.replay import replayed_scan
+from toolkit.errors.readable import readable
 from toolkit.types import Primal, Problem, Steps, Tree
 
 _REFUSAL = (

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps, require_steps_without_data_loops
-from toolkit.readable import readable
-from toolkit.replay import (
+from toolkit.derive.replay import (
     Segments,
     nested_scan,
     replayed_scan,
@@ -19,6 +18,7 @@ from toolkit.replay import (
     segment_sizes,
     written_out,
 )
+from toolkit.errors.readable import readable
 from toolkit.types import Primal, Problem, Tree
 
 REFUSAL = (

@@ -6,33 +6,33 @@ state = init(key, y0, theta0)
 state, info = jax.jit(step)(state)
 """
 
-from toolkit.bilevel.aid_itd import AID, ITD, DoubleLoop
-from toolkit.bilevel.amigo import AmIGO
-from toolkit.bilevel.bome import BOME
-from toolkit.bilevel.bsa import BSA
-from toolkit.bilevel.descent import power_decay
-from toolkit.bilevel.f2sa import F2SA
-from toolkit.bilevel.finite_difference import DARTS, SAMA, T1T2
-from toolkit.bilevel.fsla import FSLA
-from toolkit.bilevel.hoag import HOAG
-from toolkit.bilevel.iteration import Record, iterate
-from toolkit.bilevel.mrbo import MRBO
-from toolkit.bilevel.multilevel import (
+from toolkit.bilevel.levels.multilevel import (
     Level,
     NestedHypergradient,
     NestedSolution,
     nested,
     nested_hypergradient,
 )
-from toolkit.bilevel.problem import Algorithm, Info, Problem
-from toolkit.bilevel.pzobo import PZOBO
-from toolkit.bilevel.saba import SABA
-from toolkit.bilevel.soba import SOBA
-from toolkit.bilevel.srba import SRBA
-from toolkit.bilevel.stocbio import StocBiO
-from toolkit.bilevel.sustain import SUSTAIN
-from toolkit.bilevel.ttsa import TTSA
-from toolkit.bilevel.vrbo import VRBO
+from toolkit.bilevel.methods.aid_itd import AID, ITD, DoubleLoop
+from toolkit.bilevel.methods.amigo import AmIGO
+from toolkit.bilevel.methods.bome import BOME
+from toolkit.bilevel.methods.bsa import BSA
+from toolkit.bilevel.methods.f2sa import F2SA
+from toolkit.bilevel.methods.finite_difference import DARTS, SAMA, T1T2
+from toolkit.bilevel.methods.fsla import FSLA
+from toolkit.bilevel.methods.hoag import HOAG
+from toolkit.bilevel.methods.mrbo import MRBO
+from toolkit.bilevel.methods.pzobo import PZOBO
+from toolkit.bilevel.methods.saba import SABA
+from toolkit.bilevel.methods.soba import SOBA
+from toolkit.bilevel.methods.srba import SRBA
+from toolkit.bilevel.methods.stocbio import StocBiO
+from toolkit.bilevel.methods.sustain import SUSTAIN
+from toolkit.bilevel.methods.ttsa import TTSA
+from toolkit.bilevel.methods.vrbo import VRBO
+from toolkit.bilevel.parts.descent import power_decay
+from toolkit.bilevel.parts.iteration import Record, iterate
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 
 __all__ = [
     "AID",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 import toolkit
 from toolkit.catalogue.fields import Count, NonNegative, Positive, arguments
 from toolkit.catalogue.linear_solvers import LinearSolver
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 
 class Implicit(BaseModel):

@@ -10,7 +10,7 @@ import toolkit
 from toolkit.catalogue.adjoints import Adjoint
 from toolkit.catalogue.fields import Count, Positive, PowerDecay, arguments
 from toolkit.catalogue.optimizers import Optimizer
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 Rate = Positive | PowerDecay
 Momentum = Annotated[float, Field(gt=0, le=1)] | PowerDecay

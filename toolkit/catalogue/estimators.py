@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 import toolkit
 from toolkit.catalogue.fields import Count, Positive, arguments
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 
 class Backprop(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 import toolkit  # cheap: its rooms load on first use
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from toolkit.catalogue.fields import Fraction, NonNegative, Positive, arguments
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 
 class Sgd(BaseModel):

@@ -10,7 +10,7 @@ import toolkit
 from toolkit.catalogue.fields import Count, Fraction, Positive, arguments
 from toolkit.catalogue.linear_solvers import LinearSolver
 from toolkit.catalogue.optimizers import Optimizer
-from toolkit.run.settings import STRICT
+from toolkit.run.experiment.common import STRICT
 
 
 class GradientDescent(BaseModel):

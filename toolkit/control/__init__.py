@@ -1,13 +1,18 @@
 """Loops whose memory is a choice: `tk.loop`, `tk.while_loop` and their gradient policies."""
 
+from typing import TYPE_CHECKING
+
 from toolkit.control.memory import memory_estimate
 from toolkit.control.policies import Policy, checkpoint, forward, store, truncate
-from toolkit.control.python.decorator import control_flow
-from toolkit.control.python.errors import ControlFlowError
-from toolkit.control.python.iterables import steps, unroll
-from toolkit.control.python.mode import as_python
 from toolkit.control.reversal import reconstruction_error, reversible
 from toolkit.control.while_loop import LoopInfo
+from toolkit.faces import lazy
+
+if TYPE_CHECKING:
+    from toolkit.plain_python.decorator import control_flow
+    from toolkit.plain_python.errors import ControlFlowError
+    from toolkit.plain_python.iterables import steps, unroll
+    from toolkit.plain_python.mode import as_python
 
 __all__ = [
     "ControlFlowError",
@@ -25,3 +30,14 @@ __all__ = [
     "truncate",
     "unroll",
 ]
+
+# Plain Python loops stand on the loops of this room, so it cannot import them: their names load on first use.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "toolkit.plain_python.decorator": ("control_flow",),
+        "toolkit.plain_python.errors": ("ControlFlowError",),
+        "toolkit.plain_python.iterables": ("steps", "unroll"),
+        "toolkit.plain_python.mode": ("as_python",),
+    },
+)

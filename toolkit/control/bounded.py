@@ -16,7 +16,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.control.prepared import Counted, PreparedWhile
-from toolkit.refusal import refuse_forward_mode, refuse_reverse_mode
+from toolkit.derive.refusal import refuse_forward_mode, refuse_reverse_mode
 from toolkit.types import Tree
 
 Go = Callable[[Tree, Tree, Array], Counted]  # (closed, carry, limit)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from toolkit.control.policies import Policy, require_policy, store
 from toolkit.control.prepared import prepare
 from toolkit.control.progress import printer
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.types import Tree
 
 

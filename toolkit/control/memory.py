@@ -9,7 +9,7 @@ from jax import Array
 
 from toolkit.control.policies import Policy, require_policy
 from toolkit.control.prepared import entry, prepare
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.types import Tree
 
 

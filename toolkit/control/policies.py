@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from toolkit import tree
 from toolkit.control import bounded, residuals
 from toolkit.control.prepared import Counted, Prepared, PreparedWhile
-from toolkit.readable import readable
-from toolkit.refusal import refuse_reverse_mode
-from toolkit.replay import (
+from toolkit.derive.refusal import refuse_reverse_mode
+from toolkit.derive.replay import (
     Segments,
     after,
     nested_scan,
@@ -26,7 +25,8 @@ from toolkit.replay import (
     segment_sizes,
     ticked_scan,
 )
-from toolkit.tangents import forward_rule
+from toolkit.derive.tangents import forward_rule
+from toolkit.errors.readable import readable
 from toolkit.types import Tree
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
-from toolkit.closure import Lifted, lift
-from toolkit.readable import call_as, returned_by
-from toolkit.replay import Ticker
+from toolkit.derive.replay import Ticker
+from toolkit.errors.readable import call_as, returned_by
+from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.types import Tree
 
 

@@ -7,7 +7,7 @@ import sys
 import jax
 from jax import Array
 
-from toolkit.replay import Ticker
+from toolkit.derive.replay import Ticker
 
 _LINES = 20
 

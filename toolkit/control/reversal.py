@@ -17,7 +17,6 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
-from toolkit.closure import Lifted, lift
 from toolkit.control import residuals
 from toolkit.control.prepared import (
     Counted,
@@ -28,9 +27,10 @@ from toolkit.control.prepared import (
     require_callable,
     require_same_types,
 )
-from toolkit.readable import readable
-from toolkit.refusal import refuse_derivatives, refuse_forward_mode
-from toolkit.replay import ticked_scan
+from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.replay import ticked_scan
+from toolkit.errors.readable import readable
+from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.types import Tree
 
 _NO_FORWARD_MODE = (

@@ -10,7 +10,7 @@ from jax import Array
 
 from toolkit.control.policies import Policy, require_policy, store
 from toolkit.control.prepared import prepare_while
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.types import Tree
 
 

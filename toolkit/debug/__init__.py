@@ -1,18 +1,28 @@
-"""What a computation does that its result does not show: shapes, gradients a parameter, recompilations."""
+"""What a computation does that its result does not show: each question about it has a room of its own."""
 
-from toolkit.debug.annotate import Annotated, annotate
-from toolkit.debug.audit import Constant, audit
-from toolkit.debug.dead_gradients import DeadGradient, dead_gradients
-from toolkit.debug.explain import explain
-from toolkit.debug.gradient_report import (
-    ClipReport,
-    GradientReport,
-    clip_report,
-    gradient_report,
-)
-from toolkit.debug.guard import Guarded, NonFiniteError, guard
-from toolkit.debug.report import NonFiniteReport
-from toolkit.debug.watch import RecompilationError, RecompilationWarning, Watched, watch
+from typing import TYPE_CHECKING
+
+from toolkit.faces import lazy
+
+if TYPE_CHECKING:
+    from toolkit.debug.dead.dead_gradients import DeadGradient, dead_gradients
+    from toolkit.debug.gradients.gradient_report import (
+        ClipReport,
+        GradientReport,
+        clip_report,
+        gradient_report,
+    )
+    from toolkit.debug.nonfinite.explain import explain
+    from toolkit.debug.nonfinite.guard import Guarded, NonFiniteError, guard
+    from toolkit.debug.nonfinite.report import NonFiniteReport
+    from toolkit.debug.numbers.audit import Constant, audit
+    from toolkit.debug.recompiles.watch import (
+        RecompilationError,
+        RecompilationWarning,
+        Watched,
+        watch,
+    )
+    from toolkit.debug.shapes.annotate import Annotated, annotate
 
 __all__ = [
     "Annotated",
@@ -35,3 +45,27 @@ __all__ = [
     "guard",
     "watch",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "toolkit.debug.dead.dead_gradients": ("DeadGradient", "dead_gradients"),
+        "toolkit.debug.gradients.gradient_report": (
+            "ClipReport",
+            "GradientReport",
+            "clip_report",
+            "gradient_report",
+        ),
+        "toolkit.debug.nonfinite.explain": ("explain",),
+        "toolkit.debug.nonfinite.guard": ("Guarded", "NonFiniteError", "guard"),
+        "toolkit.debug.nonfinite.report": ("NonFiniteReport",),
+        "toolkit.debug.numbers.audit": ("Constant", "audit"),
+        "toolkit.debug.recompiles.watch": (
+            "RecompilationError",
+            "RecompilationWarning",
+            "Watched",
+            "watch",
+        ),
+        "toolkit.debug.shapes.annotate": ("Annotated", "annotate"),
+    },
+)

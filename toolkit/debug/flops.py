@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from toolkit.debug.jaxprs import called, opened
 from toolkit.debug.places import NOWHERE, Place, lines
+from toolkit.jaxprs.read import called, opened
 
 _FREE = frozenset(
     {"and", "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "clamp", "concatenate"}

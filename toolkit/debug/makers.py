@@ -8,8 +8,8 @@ from typing import Any
 
 from jax.extend.core import Literal
 
-from toolkit.debug.jaxprs import called, opened
 from toolkit.debug.places import NOWHERE, Place, lines
+from toolkit.jaxprs.read import called, opened
 
 
 def made_at(computation: Any) -> list[Place]:

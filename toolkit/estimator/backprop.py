@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import jax
 from jax import Array
 
+from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, Loss, of_inexact
-from toolkit.readable import readable
 from toolkit.types import Tree
 
 

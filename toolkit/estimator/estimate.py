@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
-from toolkit.readable import call_as, returned_by
+from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import Tree
 
 Loss = Callable[[Tree], Array]  # theta -> [] real

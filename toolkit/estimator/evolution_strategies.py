@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jax import Array
 
+from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
     Loss,
@@ -25,7 +26,6 @@ from toolkit.estimator.sampling import (
     split,
     weighted,
 )
-from toolkit.readable import readable
 from toolkit.types import Tree
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from jax import Array
 
+from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
     Loss,
@@ -17,7 +18,6 @@ from toolkit.estimator.estimate import (
     require_count,
 )
 from toolkit.estimator.sampling import average, gaussian_like, split, weighted
-from toolkit.readable import readable
 from toolkit.types import Tree
 
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.extend.core import get_opaque_trace_state
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
     real_losses,
@@ -22,7 +23,6 @@ from toolkit.estimator.estimate import (
     require_sigma,
 )
 from toolkit.estimator.sampling import average, gaussian_like, shifted, split
-from toolkit.readable import readable
 from toolkit.types import Tree
 
 NodeLoss = Callable[[Tree, "Perturb"], Array]  # (theta, perturb) -> [] or [B] real

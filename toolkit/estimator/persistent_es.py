@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
     as_gradient,
@@ -34,7 +35,6 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
-from toolkit.readable import readable
 from toolkit.types import Tree
 
 

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     add_scaled,
     approximate_inverse,
@@ -22,7 +23,6 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
-from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.linear.judge import flat_system, judge
-from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 3  # on the inverse: what they lengthen most is found in two or three

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     approximate_inverse,
     flat_system,
@@ -20,7 +21,6 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
-from toolkit.readable import readable
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 

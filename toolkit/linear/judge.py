@@ -12,7 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.readable import call_as, returned_by
+from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import LinearInfo, Preconditioner, Status, Tree
 
 

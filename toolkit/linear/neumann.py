@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     add_scaled,
     checked,
@@ -19,7 +20,6 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
-from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given

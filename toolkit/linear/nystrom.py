@@ -11,6 +11,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     flat_system,
     judge,
@@ -18,7 +19,6 @@ from toolkit.linear.judge import (
     require_tol,
     start,
 )
-from toolkit.readable import readable
 from toolkit.types import LinearInfo, Tree
 
 

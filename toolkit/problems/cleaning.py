@@ -18,7 +18,7 @@ from jax import Array
 
 from toolkit.data import Labelled
 from toolkit.problems.instance import Instance
-from toolkit.solution_map import argmin
+from toolkit.solve.maps import argmin
 from toolkit.solver import LBFGS
 
 L2 = 0.2  # without a half

@@ -22,9 +22,9 @@ import optax
 from jax import Array
 
 from toolkit.data import Labelled
-from toolkit.hypergradients import hypergradient
 from toolkit.problems.instance import Instance
-from toolkit.solution_map import argmin
+from toolkit.solve.hypergradient import hypergradient
+from toolkit.solve.maps import argmin
 from toolkit.solver import LBFGS
 
 

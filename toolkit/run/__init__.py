@@ -4,26 +4,14 @@ The public names are loaded on first use (PEP 562): declaring a `Config` costs p
 driving a program imports jax.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toolkit.faces import lazy
 
 if TYPE_CHECKING:
-    from toolkit.run.pace import by_fraction
-    from toolkit.run.program import Figure, Final, Gradients, Loss, Program, losses_of
-    from toolkit.run.settings import Claim, Diagnostics, Settings
-
-_HOMES = {
-    "Claim": "toolkit.run.settings",
-    "Diagnostics": "toolkit.run.settings",
-    "Settings": "toolkit.run.settings",
-    "Figure": "toolkit.run.program",
-    "Final": "toolkit.run.program",
-    "Gradients": "toolkit.run.program",
-    "Loss": "toolkit.run.program",
-    "Program": "toolkit.run.program",
-    "losses_of": "toolkit.run.program",
-    "by_fraction": "toolkit.run.pace",
-}
+    from toolkit.run.experiment.common import Claim, Diagnostics, Settings
+    from toolkit.run.experiment.interface import Figure, Final, Gradients, Loss, Program, losses_of
+    from toolkit.run.program.budget import by_fraction
 
 __all__ = [
     "Claim",
@@ -38,14 +26,18 @@ __all__ = [
     "losses_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "toolkit.run.experiment.common": ("Claim", "Diagnostics", "Settings"),
+        "toolkit.run.experiment.interface": (
+            "Figure",
+            "Final",
+            "Gradients",
+            "Loss",
+            "Program",
+            "losses_of",
+        ),
+        "toolkit.run.program.budget": ("by_fraction",),
+    },
+)

@@ -10,7 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 

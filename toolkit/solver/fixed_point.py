@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from toolkit import tree
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 

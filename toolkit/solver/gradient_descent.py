@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import (
     Schedule,
     add_scaled,

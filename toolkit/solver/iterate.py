@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.replay import scan
+from toolkit.derive.replay import scan
 from toolkit.types import Method, Steps, Tree
 
 

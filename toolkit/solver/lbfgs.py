@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.optax import OptaxState
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from jax import Array
 
 from toolkit import tree
-from toolkit.linear_system import linearise, require_linear_solver, solve
-from toolkit.readable import readable
+from toolkit.derive.linear_system import linearise, require_linear_solver, solve
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import add_scaled, require_steps, require_tol
 from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
 

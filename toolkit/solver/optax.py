@@ -8,7 +8,7 @@ from typing import NamedTuple
 import optax
 from jax import Array
 
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
 from toolkit.types import Evaluation, Method, Problem, Tree
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.readable import readable
+from toolkit.errors.readable import readable
 from toolkit.solver.proximal_gradient import ProximalGradient
 from toolkit.solver.settings import Schedule, require_schedule, require_steps, require_tol
 from toolkit.types import Method, Problem, Tree

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.composite import gradient_step
-from toolkit.readable import readable
+from toolkit.derive.composite import gradient_step
+from toolkit.errors.readable import readable
 from toolkit.solver.settings import (
     Schedule,
     at_step,

@@ -7,7 +7,10 @@ import time
 import pytest
 
 from tests.run.torture import kit
-from toolkit.run import checkpoint, compiled, environment, report, start
+from toolkit.run import report
+from toolkit.run.drive import runs
+from toolkit.run.program import compiled
+from toolkit.run.store import checkpoint, environment
 
 
 class Killed(BaseException):
@@ -27,7 +30,7 @@ def work(tmp_path, monkeypatch):
 PREPARED, COMPILED = {}, {}  # what was traced and compiled, in all tests of this process
 
 
-def prepare_once(loaded, prepare=start.prepare):
+def prepare_once(loaded, prepare=runs.prepare):
     """An experiment's program and config, traced once."""
     runner = {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "budget", "claims"}
     others = {name: value for name, value in loaded.resolved.items() if name not in runner}
@@ -54,7 +57,7 @@ def quick(monkeypatch):
     """Leaves out the report, and the second tracing and compiling of a program: nearly all of a small run's time."""
     monkeypatch.setattr(report, "write", lambda *_: [])
     monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
-    monkeypatch.setattr(start, "prepare", prepare_once)
+    monkeypatch.setattr(runs, "prepare", prepare_once)
     monkeypatch.setattr(compiled, "compile_program", compile_once)
 
 

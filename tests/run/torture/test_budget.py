@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.run.torture import kit
-from toolkit.run import checkpoint, pace, start
+from toolkit.run.drive import runs
+from toolkit.run.program import budget
+from toolkit.run.store import checkpoint
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ from toolkit.run import checkpoint, pace, start
     [("90s", 90), ("1h30m", 5400), ("2d", 172800), ("1.5h", 5400), ("16h", 57600), ("1d1h1m1s", 90061)],
 )  # fmt: skip
 def test_durations(text, seconds):
-    assert pace.seconds(text) == seconds
+    assert budget.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0s", "90", "1:30", "-5s", "5 s", "1m1h", "1e3s", "s", "٣s"])
@@ -29,8 +31,8 @@ def test_other_texts_are_no_durations(toolkit, quick, text):
 
 def slowed(monkeypatch, seconds):
     """Makes each step last; a test that needs a budget to bite would else take long."""
-    monkeypatch.setattr(start, "DRAWING", 0.5)
-    from toolkit.run import compiled
+    monkeypatch.setattr(runs, "DRAWING", 0.5)
+    from toolkit.run.program import compiled
 
     whole = compiled.compile_program
 

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tests.run.torture import kit
-from toolkit.run import claims
-from toolkit.run.estimate import estimate
-from toolkit.run.settings import Claim
+from toolkit.run.experiment.common import Claim
+from toolkit.run.program.means import estimate
+from toolkit.run.report import claims
 
 FIVE = [
     0.30,

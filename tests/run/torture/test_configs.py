@@ -13,8 +13,8 @@ import pytest
 
 from tests.run.conftest import ROOT
 from tests.run.torture import kit
-from toolkit.run import config, experiment, plain_yaml
-from toolkit.run.errors import RunError
+from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment.errors import RunError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
@@ -191,20 +191,20 @@ TEXTS = [path.read_text() for path in CONFIGS]
 def at_home(monkeypatch):
     """In the project's root, where the experiments of the configs are; each is read once."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(experiment, "declarations", functools.cache(experiment.declarations))
-    monkeypatch.setattr(config, "_schema", functools.cache(config._schema))
+    monkeypatch.setattr(experiments, "declarations", functools.cache(experiments.declarations))
+    monkeypatch.setattr(load, "_schema", functools.cache(load._schema))
 
 
 def refusal(path) -> list[str] | None:
     """The lines that refuse a config, or None where it is valid."""
     try:
-        loaded = config.load(path)
+        loaded = load.load(path)
     except RunError as error:
         assert error.code == 2, error
         return error.lines()
     again = path.with_name("again.yaml")
     again.write_text(plain_yaml.dump(loaded.resolved))
-    assert config.load(again).resolved == loaded.resolved
+    assert load.load(again).resolved == loaded.resolved
     return None
 
 
@@ -252,7 +252,7 @@ def test_the_command_refuses_and_leaves_nothing(work, count):
         made = mutant(draw)[1]
         Path("mutant.yaml").write_bytes(made.text.encode())
         try:
-            config.load(Path("mutant.yaml"))
+            load.load(Path("mutant.yaml"))
             continue
         except RunError:
             refused += 1

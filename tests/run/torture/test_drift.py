@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.torture import kit
-from toolkit.run import environment
+from toolkit.run.store import environment
 
 RECORDED = {
     "python", "jax", "jaxlib", "numpy", "optax", "flax", "toolkit", "toolkit_sha256", "experiment_sha256", "platform",

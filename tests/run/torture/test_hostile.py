@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.run import checkpoint
+from toolkit.run.store import checkpoint
 
 LIMIT = 20  # seconds for any of them, on a busy machine
 

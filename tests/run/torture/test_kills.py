@@ -12,7 +12,7 @@ import pytest
 
 from tests.run.conftest import ROOT
 from tests.run.torture import dying, kit
-from toolkit.run import directory
+from toolkit.run.store import directory
 
 KILLS = 5  # of one run, before it is let to its end
 AIMS = ("instant", "save", "instant", "birth", "instant", "save", "instant", "end")

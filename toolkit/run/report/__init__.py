@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import directory, storage
-from toolkit.run.errors import Exit, RunError, fail
-from toolkit.run.output import warn
+from toolkit.run.experiment.errors import Exit, RunError, fail
+from toolkit.run.experiment.output import warn
 from toolkit.run.report import seeds
 from toolkit.run.report.story import Story, changed, figures, read
-from toolkit.run.sweep import record as sweep_record
+from toolkit.run.store import directory, files, sweeps
 
 
 def command(paths: Sequence[Path], out: Path | None) -> int:
@@ -26,7 +25,7 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
         _print([text for story in stories for text in changed(story)])
     elif out is not None:
         stories, target = [read(paths[0])], out
-        storage.write_file(target, _page(stories[0]).encode())
+        files.write_file(target, _page(stories[0]).encode())
     else:
         stories, target = [read(paths[0])], paths[0] / directory.REPORT
         _print(write(paths[0]))
@@ -37,9 +36,9 @@ def command(paths: Sequence[Path], out: Path | None) -> int:
 
 def runs_in(path: Path) -> list[Path]:
     """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
-    if not (path / sweep_record.RECORD).is_file():
+    if not (path / sweeps.RECORD).is_file():
         return [directory.existing(path)]
-    runs = sweep_record.run_paths(path)
+    runs = sweeps.run_paths(path)
     if not runs:
         raise fail(
             Exit.CONFIG, path, "nothing to report", "a sweep without runs", "at least one run"
@@ -66,12 +65,12 @@ def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) 
     """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
     from toolkit.run.report.comparison import comparison
 
-    record = sweep_record.read_record(given[0]) if len(given) == 1 else None
+    record = sweeps.read_record(given[0]) if len(given) == 1 else None
     target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
     command = str((record or {}).get("command", ""))
-    absent = sweep_record.not_started(given[0]) if record else 0
+    absent = sweeps.not_started(given[0]) if record else 0
     text, warnings = comparison(stories, target.parent, command, absent)
-    storage.write_file(target, text.encode())
+    files.write_file(target, text.encode())
     _print(warnings)
     return target
 
@@ -84,8 +83,8 @@ def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
     story = read(path, record)
     drawn, warnings = figures(story)
     text, failures = page(story, drawn)
-    storage.write_file(path / directory.REPORT, text.encode())
-    storage.write_file(path / directory.CARD, card(story).encode())
+    files.write_file(path / directory.REPORT, text.encode())
+    files.write_file(path / directory.CARD, card(story).encode())
     return changed(story) + warnings + failures
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.run import config
-from toolkit.run.errors import shown
-from toolkit.run.progress import duration
+from toolkit.run.drive.progress import duration
+from toolkit.run.experiment import load
+from toolkit.run.experiment.errors import shown
 from toolkit.run.report.story import Story
 
 _SIGNS = "\\`*_[]<>|#"
@@ -86,7 +86,7 @@ def _met(story: Story) -> Iterator[str]:
 
 
 def _hyperparameters(story: Story) -> list[str]:
-    fields = config.fields({k: v for k, v in story.config.items() if k != "claims"})
+    fields = load.fields({k: v for k, v in story.config.items() if k != "claims"})
     rows = [f"| {_text(name)} | {_text(shown(value))} |" for name, value in fields.items()]
     return ["## Hyperparameters", "", "| setting | value |", "| --- | --- |", *rows, ""]
 

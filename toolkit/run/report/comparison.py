@@ -10,9 +10,10 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from toolkit.run import claims, config, directory
-from toolkit.run.estimate import estimate
-from toolkit.run.progress import duration
+from toolkit.run.drive.progress import duration
+from toolkit.run.experiment import load
+from toolkit.run.program.means import estimate
+from toolkit.run.report import claims
 from toolkit.run.report.bands import DRAWN, bands, look
 from toolkit.run.report.groups import (
     SEED,
@@ -30,6 +31,7 @@ from toolkit.run.report.page import definitions, document, drawings, section, sp
 from toolkit.run.report.seeds import finals
 from toolkit.run.report.story import Story, figures
 from toolkit.run.report.tables import Cell, cell, measured, table
+from toolkit.run.store import directory
 
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown
@@ -183,7 +185,7 @@ def _runs_table(
     group_of = {id(s): index for index, group in enumerate(groups) for s in group.stories}
     rows = []
     for story, label in zip(stories, labels(stories), strict=True):
-        fields = config.fields(story.config)
+        fields = load.fields(story.config)
         tone, words = story.status()
         settings = {key: text(fields[key]) if key in fields else "–" for key in keys}
         cells = [Cell(_link(story, label, beside), label)]
@@ -257,7 +259,7 @@ def _environment(stories: Sequence[Story]) -> str:
 
 
 def _shared(stories: Sequence[Story]) -> str:
-    configs = [config.fields(story.config) for story in stories]
+    configs = [load.fields(story.config) for story in stories]
     different = set(differing(configs))
     shared = {key: value for key, value in configs[0].items() if key not in different}
     count = f"{len(shared)} settings that all runs share"

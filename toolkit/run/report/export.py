@@ -11,13 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import config, plain_yaml, storage
-from toolkit.run.errors import Exit, fail, nearest, shown
-from toolkit.run.metrics import RESERVED
+from toolkit.run.experiment import load, plain_yaml
+from toolkit.run.experiment.errors import Exit, fail, nearest, shown
 from toolkit.run.report import runs_in
 from toolkit.run.report.comparison import labels
 from toolkit.run.report.groups import differing
 from toolkit.run.report.story import Story, read
+from toolkit.run.store import files
+from toolkit.run.store.metrics import RESERVED
 
 FORMATS = ("csv", "tensorboard")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins so
@@ -46,14 +47,14 @@ def command(paths: Sequence[Path], kind: str, out: Path | None) -> int:
     elif out is None:
         sys.stdout.write(table(stories))
     else:
-        storage.write_file(out, table(stories).encode())
+        files.write_file(out, table(stories).encode())
         print(out)
     return Exit.DONE
 
 
 def table(stories: Sequence[Story]) -> str:
     """CSV: a row a logged step, led by the run's name and the settings in which the runs differ (`config.seed`)."""
-    configs = [config.fields(story.config) for story in stories]
+    configs = [load.fields(story.config) for story in stories]
     keys = differing(configs)
     rows = [[dict(flat(row)) for row in story.rows] for story in stories]
     columns = list(dict.fromkeys(name for found in rows for row in found for name in row))
@@ -96,7 +97,7 @@ def _events(story: Story, target: Path) -> None:
         expected = "another --out, or that folder removed: TensorBoard would show every point twice"
         raise fail(Exit.OCCUPIED, target, "exists", "files of an earlier export", expected)
     began = _seconds(story.record.get("started"))
-    with storage.storing(target), SummaryWriter(str(target), write_to_disk=True) as writer:
+    with files.storing(target), SummaryWriter(str(target), write_to_disk=True) as writer:
         writer.add_text("config", f"```\n{plain_yaml.dump(story.config)}```", 0, began)
         for row in story.rows:
             at = began + float(row.get("seconds") or 0)

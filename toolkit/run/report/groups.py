@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from toolkit.run import config
-from toolkit.run.estimate import Estimate
+from toolkit.run.experiment import load
+from toolkit.run.program.means import Estimate
 from toolkit.run.report.story import Story
 
 SEED = "seed"
@@ -59,7 +59,7 @@ def values(metrics: Mapping[str, Any], name: str, story: Story) -> list[Any]:
 
 def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
     """The settings besides the seed that differ, and the groups, in the order of their first runs."""
-    configs = [config.fields(story.config) for story in stories]
+    configs = [load.fields(story.config) for story in stories]
     keys = [key for key in differing(configs) if key not in SEEDS]
     told = [key for key in keys if not _implied(key, configs, keys)]
     groups: dict[tuple[str, ...], Group] = {}

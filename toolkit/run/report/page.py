@@ -8,11 +8,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from toolkit.run import config, gradients
-from toolkit.run.claims import Verdict
-from toolkit.run.program import Figure
-from toolkit.run.progress import duration
+from toolkit.run.drive.progress import duration
+from toolkit.run.experiment import load
+from toolkit.run.experiment.interface import Figure
+from toolkit.run.report import gradients
 from toolkit.run.report.bands import bands
+from toolkit.run.report.claims import Verdict
 from toolkit.run.report.groups import Group, plain_names, seeds_of
 from toolkit.run.report.plots import curves, svg
 from toolkit.run.report.story import Story
@@ -37,7 +38,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
         generic,
         by_leaf,
         _gradients(story),
-        section("Configuration", definitions(config.fields(story.config))),
+        section("Configuration", definitions(load.fields(story.config))),
         section("Environment", _environment(story)),
     ]
     return document(str(story.config["experiment"]), body), warnings + more + yet_more

@@ -11,8 +11,8 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure as Canvas
 
-from toolkit.run.metrics import RESERVED
-from toolkit.run.program import Figure
+from toolkit.run.experiment.interface import Figure
+from toolkit.run.store.metrics import RESERVED
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.run import claims
-from toolkit.run.claims import Verdict
-from toolkit.run.errors import Exit, Problem, RunError, printable
-from toolkit.run.output import say
+from toolkit.run.experiment.errors import Exit, Problem, RunError, printable
+from toolkit.run.experiment.output import say
+from toolkit.run.report import claims
+from toolkit.run.report.claims import Verdict
 from toolkit.run.report.story import Story
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.run import claims, config, directory, environment, experiment, final
-from toolkit.run.errors import RunError
-from toolkit.run.program import Figure
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import RunError
+from toolkit.run.experiment.interface import Figure
+from toolkit.run.report import claims
+from toolkit.run.store import directory, environment, final
 
 
 class Story(NamedTuple):
@@ -67,8 +69,8 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
     bounds = claims.from_record(resolved.get("claims", {}))
     seeds = resolved.get("seed", 0), resolved.get("seeds", 1)
     verdicts = claims.judge(bounds, durable.metrics, *seeds) if durable else []
-    source = Path(experiment.FOLDER) / f"{resolved['experiment']}.py"
-    summary = experiment.summary(source) if source.is_file() else ""
+    source = Path(experiments.FOLDER) / f"{resolved['experiment']}.py"
+    summary = experiments.summary(source) if source.is_file() else ""
     rows, events = directory.read_rows(path), directory.read_events(path)
     return Story(path, record, resolved, rows, durable, verdicts, summary, events)
 
@@ -84,14 +86,14 @@ def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
         return (), []
     try:
-        source = experiment.find(story.config["experiment"], str(story.path / directory.CONFIG))
-        module = experiment.whole(source)
+        source = experiments.find(story.config["experiment"], str(story.path / directory.CONFIG))
+        module = experiments.whole(source)
         if not hasattr(module, "figures"):
             return (), []
-        settings = config.validate(
-            experiment.config_class(module), story.config, {(): str(story.path)}
+        settings = load.validate(
+            experiments.config_class(module), story.config, {(): str(story.path)}
         )
-        with experiment.reported(source, "figures failed"):
+        with experiments.reported(source, "figures failed"):
             found = tuple(
                 module.figures(settings, story.durable.params, story.durable.metrics, story.rows)
             )

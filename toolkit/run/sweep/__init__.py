@@ -14,20 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.run import config, directory, environment, signals, storage
-from toolkit.run.errors import Exit, Problem, RunError, fail, shown
+from toolkit.run.drive import signals
+from toolkit.run.experiment import load
+from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, shown
+from toolkit.run.store import directory, environment, files
+from toolkit.run.store.sweeps import RECORD, read_record
 from toolkit.run.sweep import grid, launch
 from toolkit.run.sweep.launch.options import Options, check
 from toolkit.run.sweep.launch.process import Command, Outcome
 from toolkit.run.sweep.record import (
     LEASE,
     LOGS,
-    RECORD,
     Run,
     await_release,
     default_path,
     held,
-    read_record,
     refuse_foreign,
 )
 from toolkit.run.sweep.status import Status, read_status
@@ -84,13 +85,13 @@ def command(
     return _verdict(target, statuses)
 
 
-def _validated(path: Path, points: Sequence[grid.Point]) -> list[config.Loaded]:
+def _validated(path: Path, points: Sequence[grid.Point]) -> list[load.Loaded]:
     """The config of every run. Raises: RunError (exit 2) with each problem once, or for two equal configs."""
-    loaded: list[config.Loaded] = []
+    loaded: list[load.Loaded] = []
     problems: dict[Problem, Problem] = {}
     for point in points:
         try:
-            loaded.append(config.load(path, point.words))
+            loaded.append(load.load(path, point.words))
         except RunError as error:
             # An unknown key is unknown with every value; a value is bad in every combination with others.
             problems |= {
@@ -152,7 +153,7 @@ def _ended(
 
 
 def _write(target: Path, record: dict[str, Any]) -> None:
-    storage.write_file(target / RECORD, storage.json_bytes(record))
+    files.write_file(target / RECORD, files.json_bytes(record))
 
 
 def _launch(
@@ -168,7 +169,7 @@ def _launch(
     ):  # of a sweep that was killed: what it still has running saves and ends
         stale.unlink(missing_ok=True)
     lease = target / f"{LEASE}{secrets.token_hex(4)}"
-    with storage.storing(lease):
+    with files.storing(lease):
         lease.touch()
     try:
         commands = [_command(run, target, lease) for run in missing]

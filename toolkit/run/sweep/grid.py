@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from toolkit.run import plain_yaml
-from toolkit.run.errors import Exit, RunError, fail, printable, shown
+from toolkit.run.experiment import plain_yaml
+from toolkit.run.experiment.errors import Exit, RunError, fail, printable, shown
 
 MAX_RUNS = 10_000
 NAME_LIMIT = 96  # characters; file systems stop at 255, and a run writes `.NAME.tmp-*` beside it

@@ -1,10 +1,9 @@
-"""The directory of a sweep: its record, the runs in it, and the lock that keeps other sweeps out."""
+"""The directory of a sweep while it works: its runs, and the lock that keeps other sweeps out."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -13,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.run import config, directory, signals, storage
-from toolkit.run.errors import Exit, fail, shown
+from toolkit.run.drive import signals
+from toolkit.run.experiment import load
+from toolkit.run.experiment.errors import Exit, fail, shown
+from toolkit.run.store import directory, files
+from toolkit.run.store.sweeps import RECORD, read_record
 from toolkit.run.sweep import grid
 
-RECORD, LOGS, LEASE = "sweep.json", "logs", ".lease-"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,127}")  # of a run's directory
+LOGS, LEASE = "logs", ".lease-"
 PATIENCE = 10.0  # seconds that a stopped run is given to save before it counts as in use
 
 
@@ -54,33 +55,6 @@ def default_path(path: Path, words: Sequence[str], sources: Mapping[str, str]) -
     return Path("runs") / f"{name}-sweep-{max(numbers, default=0) + 1}"
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """`sweep.json` of a directory; None where there is none that can be read."""
-    try:
-        record = json.loads(storage.read_regular(path / RECORD, directory.RECORD_LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def run_paths(path: Path) -> list[Path]:
-    """The runs of a sweep directory that exist, in the order of the sweep; nothing outside the directory."""
-    return [run for run in _listed(path) if directory.is_run(run)]
-
-
-def not_started(path: Path) -> int:
-    """How many runs of a sweep directory do not exist yet."""
-    return sum(not directory.is_run(run) for run in _listed(path))
-
-
-def _listed(path: Path) -> list[Path]:
-    listed = (read_record(path) or {}).get("runs")
-    runs = listed if isinstance(listed, list) else []
-    names = [run.get("name") for run in runs if isinstance(run, dict)]
-    safe = [name for name in names if isinstance(name, str) and NAME.fullmatch(name)]
-    return [path / name for name in dict.fromkeys(safe)]
-
-
 def refuse_foreign(target: Path, runs: Sequence[Run]) -> None:
     """Raises: RunError (exit 4) where the directory holds other things, or a run of another config."""
     if directory.is_run(target):
@@ -92,7 +66,7 @@ def refuse_foreign(target: Path, runs: Sequence[Run]) -> None:
     for run in runs:
         if not directory.is_run(run.path):
             continue
-        old, new = config.fields(directory.read_config(run.path)), config.fields(run.resolved)
+        old, new = load.fields(directory.read_config(run.path)), load.fields(run.resolved)
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)][:4]
         if keys:
             got = ", ".join(f"{key} {shown(new.get(key))}" for key in keys)
@@ -113,7 +87,7 @@ def _is_free(target: Path) -> bool:
 @contextlib.contextmanager
 def held(target: Path) -> Iterator[None]:
     """Keeps other sweeps out of the directory; the kernel lets go with the process."""
-    with storage.storing(target):
+    with files.storing(target):
         (target / LOGS).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.run import claims, directory, final
-from toolkit.run.errors import Exit, RunError
+from toolkit.run.experiment.errors import Exit, RunError
+from toolkit.run.report import claims
+from toolkit.run.store import directory, final
 from toolkit.run.sweep.launch.process import Outcome
 
 STOPPED = (129, 130, 143)  # a signal; the run saved and left

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from toolkit.run.errors import printable
-from toolkit.run.progress import duration, number
+from toolkit.run.drive.progress import duration, number
+from toolkit.run.experiment.errors import printable
 from toolkit.run.sweep.launch.process import Outcome
 from toolkit.run.sweep.status import Status
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from toolkit.run.signals import StopRequest
+from toolkit.run.drive.signals import StopRequest
 from toolkit.run.sweep.launch.options import Options
 from toolkit.run.sweep.launch.process import Command, Outcome
 

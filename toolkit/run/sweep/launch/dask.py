@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import dask
 from distributed import Client, LocalCluster
 
-from toolkit.run.errors import Exit, fail
-from toolkit.run.signals import StopRequest
+from toolkit.run.drive.signals import StopRequest
+from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options
 from toolkit.run.sweep.launch.process import Command, Outcome, leased

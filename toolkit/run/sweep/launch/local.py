@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from toolkit.run.signals import StopRequest
+from toolkit.run.drive.signals import StopRequest
 from toolkit.run.sweep.launch.options import Options
 from toolkit.run.sweep.launch.process import Command, Outcome, execute
 from toolkit.run.sweep.launch.window import windowed

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 
-from toolkit.run.errors import Exit, fail, nearest, shown
+from toolkit.run.experiment.errors import Exit, fail, nearest, shown
 
 CLUSTERS = ("slurm", "local")
 TIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?", re.ASCII)

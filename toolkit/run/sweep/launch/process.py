@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit.run.errors import Exit, printable
+from toolkit.run.experiment.errors import Exit, printable
 
 TIED = Path(__file__).with_name("tied.py")
 POLL = 0.05  # seconds between looks at a process on this machine

@@ -7,8 +7,8 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 
-from toolkit.run.errors import Exit, fail
-from toolkit.run.signals import HANDLED, StopRequest
+from toolkit.run.drive.signals import HANDLED, StopRequest
+from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options
 from toolkit.run.sweep.launch.process import Command, Outcome, leased

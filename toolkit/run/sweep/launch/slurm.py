@@ -8,7 +8,7 @@ from typing import Any
 
 import submitit
 
-from toolkit.run.signals import StopRequest
+from toolkit.run.drive.signals import StopRequest
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options, minutes
 from toolkit.run.sweep.launch.process import Command, Outcome, leased

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from toolkit.run.errors import printable
-from toolkit.run.signals import StopRequest
+from toolkit.run.drive.signals import StopRequest
+from toolkit.run.experiment.errors import printable
 from toolkit.run.sweep.launch.process import MESSAGE_LIMIT, Command, Outcome
 
 POLL = 0.05  # seconds between looks at what runs

@@ -1,0 +1,60 @@
+"""`list`, `schema`, `doctor`, usage errors, and a bug of ours."""
+
+import json
+
+import pytest
+
+from toolkit import catalogue
+from toolkit.commands import cli, doctor
+
+
+def test_list_names_kinds_with_fields_and_experiments(toolkit):
+    code, out, _ = toolkit("list")
+    text = "\n".join(out)
+    assert code == 0
+    for family in catalogue.FAMILIES.values():
+        assert all(f"  {kind} " in text for kind in family)
+    assert "num_terms, step_size: null, tol: 0.001" in text
+    assert "A toy: noisy descent" in text
+    assert toolkit("list", "adjoints")[1][0] == "adjoints:"
+
+
+def test_list_suggests(toolkit):
+    code, _, err = toolkit("list", "adjoint")
+    assert code == 2
+    assert "did you mean `adjoints`?" in err[0]
+
+
+def test_schema(toolkit):
+    code, out, _ = toolkit("schema")
+    common = json.loads("\n".join(out))
+    assert code == 0
+    assert {"Claim", "Implicit", "Anderson"} <= set(common["$defs"])
+    fields = json.loads("\n".join(toolkit("schema", "toy.yaml")[1]))["properties"]
+    assert {"seed", "rate", "adjoint"} <= set(fields)
+
+
+@pytest.mark.parametrize(
+    "words", [["rn"], ["run"], ["resume"], ["run", "--nonsense"], ["report", "nowhere"], []]
+)
+def test_usage_errors_exit_2(toolkit, words):
+    code, _, err = toolkit(*words)
+    assert code == 2
+    assert len(err) == bool(words)
+
+
+def test_doctor(toolkit, monkeypatch):
+    code, out, _ = toolkit("doctor")
+    assert code == 0
+    assert "rows right" in out[-1]
+    monkeypatch.setattr(doctor, "canary", lambda: 7200)
+    code, _, err = toolkit("doctor")
+    assert code == 7
+    assert "wrong numbers, got 7200 of 40000 rows wrong" in err[0]
+
+
+def test_a_bug_of_ours_is_one_line(toolkit, monkeypatch):
+    monkeypatch.setattr(cli, "_list", lambda _: {}["missing"])
+    code, _, err = toolkit("list")
+    assert (code, len(err)) == (1, 1)
+    assert "internal error, got KeyError: 'missing'" in err[0]

@@ -1,0 +1,187 @@
+"""Configs: every mistake is one line that names it, overrides do what they say, defaults are written out."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.run.conftest import CONFIG, EXPERIMENT, spawn
+from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment.errors import RunError
+
+
+@pytest.mark.parametrize(
+    ("replace", "by", "line"),
+    [
+        ("damping", "dampng", "toy.yaml:8: adjoint.dampng: unknown key, got 0.001, expected one of kind, linear_solver, "
+         "damping (did you mean `damping`?)"),
+        ("implicit", "implct", 'toy.yaml:7: adjoint.kind: unknown kind, got "implct", expected one of'),
+        ("kind: implicit\n  ", "", "toy.yaml:6: adjoint.kind: missing key, got nothing, expected one of"),
+        ("steps: 20", "steps: 2.5", "toy.yaml:3: steps: wrong value, got 2.5, expected a valid integer"),
+        ("steps: 20", "steps: '20'", 'toy.yaml:3: steps: wrong value, got "20", expected a valid integer'),
+        ("steps: 20", "steps: 0", "toy.yaml:3: steps: wrong value, got 0, expected greater than or equal to 1"),
+        ("steps: 20", "stepz: 20", "toy.yaml: steps: missing key, got nothing, expected outer steps"),
+        ("1e-3", "-1", "toy.yaml:8: adjoint.damping: wrong value, got -1, expected greater"),
+        ("1e-3", ".inf", "toy.yaml:8: adjoint.damping: wrong value, got Infinity, expected a finite number"),
+        ("toy", "tpy", 'toy.yaml:2: experiment: not found, got "tpy", expected one of toy (did you mean `toy`?)'),
+        ("toy", "../toy", 'toy.yaml:2: experiment: bad name, got "../toy", expected a plain identifier'),
+        ("experiment: toy", "experimnt: toy", "(did you mean `experiment`?)"),
+        (CONFIG, "- 1", "toy.yaml: not a config, got [1], expected a mapping"),
+        ("steps: 20", "steps: 20\nclaims: {error: {}}", "toy.yaml:4: claims.error: bad value"),
+        ("steps: 20", "steps: 20\nclaims: {error: {at_leest: 1}}", "(did you mean `at_least`?)"),
+        ("steps: 20", "steps: 20\nlabel: [1]", "toy.yaml:4: label: wrong value, got [1], expected a valid string"),
+        ("steps: 20", "steps: 20\nsizes: [1, x]", 'toy.yaml:4: sizes.1: wrong value, got "x"'),
+        ("steps: 20", 'steps: "a\\nerror: forged\\e[2J"', "toy.yaml:3: steps: wrong value"),
+        ("steps: 20", "steps: " + "9" * 300 + "x", "…"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(toolkit, work, replace, by, line):
+    (work / "toy.yaml").write_text(CONFIG.replace(replace, by, 1))
+    code, _, err = toolkit("run", "toy.yaml", "--out", "x")
+    assert code == 2
+    assert all(e.startswith("error: ") and e.isprintable() for e in err)
+    assert any(line in e for e in err)
+    assert len("\n".join(err).encode()) <= 2000
+    assert not (work / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["steps"], 'not an override, got "steps"'),
+        (["sizes.5=1"], "sizes.5: no such item"),
+        (["steps.a=1"], "steps.a: steps has no fields, got 20"),
+        (["adjoint.kind=unrol"], "(did you mean `unroll`?)"),
+        (["seed=010"], "ambiguous number"),
+        (["solver.kind=lbfgs"], "command line: solver.max_steps: missing key"),
+        (["--ot", "x"], "unknown words"),
+    ],
+)
+def test_bad_words_are_named(toolkit, words, line):
+    code, _, err = toolkit("check", "toy.yaml", *words)
+    assert code == 2
+    assert any(line in e for e in err)
+
+
+def test_several_mistakes_come_in_the_order_of_their_lines(toolkit, work):
+    (work / "toy.yaml").write_text(
+        CONFIG.replace("20", "x").replace("damping", "d").replace("5", "-1")
+    )
+    _, _, err = toolkit("check", "toy.yaml")
+    assert [e.split(": ")[1] for e in err] == ["toy.yaml:3", "toy.yaml:5", "toy.yaml:8"]
+
+
+def test_overrides(work):
+    words = [
+        "adjoint.kind=unroll",
+        "adjoint.checkpoint=sqrt",
+        "rate=1e-4",
+        "sizes=[3]",
+        "label=no",
+        "solver.kind=lbfgs",
+    ]
+    found = load.load(work / "toy.yaml", [*words, "solver.max_steps=3", "solver.tol=1e-6"]).resolved
+    others = {"forward_mode": False, "written_out": False}
+    assert found["adjoint"] == {"kind": "unroll", "checkpoint": "sqrt", **others}
+    assert (found["rate"], found["sizes"], found["label"]) == (1e-4, [3], "no")
+    assert found["solver"] == {"kind": "lbfgs", "max_steps": 3, "tol": 1e-6}
+
+
+def test_an_override_reaches_into_a_default(work):
+    (work / "toy.yaml").write_text(CONFIG.partition("adjoint")[0])
+    found = load.load(work / "toy.yaml", ["adjoint.damping=0.5", "sizes=[7, 8]"]).resolved
+    assert found["adjoint"] == {"kind": "implicit", "linear_solver": None, "damping": 0.5}
+
+
+def test_the_same_kind_keeps_its_fields(work):
+    found = load.load(work / "toy.yaml", ["adjoint.kind=implicit"]).resolved
+    assert found["adjoint"]["damping"] == 1e-3
+
+
+def test_the_resolved_config_is_a_fixed_point(work):
+    first = load.load(work / "toy.yaml", ["label=1e-4x", "rate=1e-7"])
+    (work / "again.yaml").write_text(plain_yaml.dump(first.resolved))
+    again = load.load(work / "again.yaml")
+    assert again.resolved == first.resolved
+    assert set(type(again.settings).model_fields) == set(again.resolved)
+
+
+def test_declarations_run_without_jax(work):
+    (work / "experiments/toy.py").write_text(EXPERIMENT.replace("LIMIT =", "1 / 0\nLIMIT ="))
+    program = "import sys; from toolkit.run.experiment import load; load.load('toy.yaml'); sys.exit('jax' in sys.modules)"
+    from tests.run.conftest import ROOT
+
+    assert (
+        subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}).returncode
+        == 0
+    )
+
+
+def test_what_the_slice_lacks_comes_from_the_whole_file(work):
+    source = EXPERIMENT + "\nglobals().update(Config=type('Config', (Config,), {}))\n"
+    (work / "experiments/toy.py").write_text(
+        source.replace("class Config", "@globals()['twice']\nclass Config")
+    )
+    with pytest.raises(RunError, match=r"experiments/toy.py:\d+: cannot be loaded, got KeyError"):
+        load.load(work / "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = (", "experiments/toy.py:1: cannot be loaded, got SyntaxError"),
+        ("x = 1", "no config declared, got nothing, expected class Config"),
+        ("class Config: pass", "no config declared"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_experiment_is_one_line(toolkit, work, source, words):
+    (work / "experiments/toy.py").write_text(source)
+    code, _, err = toolkit("check", "toy.yaml")
+    assert (code, len(err)) == (2, 1)
+    assert words in err[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return run.Program(", "return (", "build: wrong type, got tuple"),
+        ("state.count + 1), {", "1.5), {", "step: changes the state at \"count\", got float"),
+        ('{"loss": loss', '{"loss": w', "step: bad metrics, got loss with float"),
+        ('{"loss": loss', '{"seconds": loss', "names other than step, seconds"),
+        ("gradient = 2 *", "gradient = undefined *", "step failed, got NameError"),
+    ],
+)  # fmt: skip
+def test_a_broken_program_is_one_line(toolkit, work, old, new, words):
+    (work / "experiments/toy.py").write_text(EXPERIMENT.replace(old, new))
+    code, _, err = toolkit("check", "toy.yaml")
+    assert (code, len(err)) == (2, 1)
+    assert words in err[0]
+
+
+def test_statements_needed_by_a_class():
+    import ast
+
+    source = "import a, b\nfrom c import d as e\nx = a\ny = 3\nif b: z = x\nclass Config: f: e = z\nclass Other: g = y"
+    kept = experiments.needed_by("Config", ast.parse(source).body)
+    assert [statement.lineno for statement in kept] == [1, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "toy.yaml", "stepz=3"], ["run", "none.yaml"]]
+)
+def test_help_and_config_errors_answer_at_once(work, words, monkeypatch):
+    """They load nothing heavy: about 0.1 s and 0.4 s, where `import jax` would cost 0.45 s more."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    _, err = spawn(*words).communicate()
+    loaded = {line.rpartition("|")[2].strip() for line in err.splitlines() if "|" in line}
+    assert "toolkit.commands.cli" in loaded
+    assert not loaded & {"jax", "numpy", "optax", "flax", "matplotlib", "rich", "scipy"}
+
+
+def test_check_prints_the_resolved_config(toolkit, work):
+    code, out, _ = toolkit("check", "toy.yaml", "rate=0.5")
+    assert code == 0
+    assert "rate: 0.5" in out
+    assert out[-1].startswith("# ok: experiments/toy.py, state of 4 arrays")
+    assert not (work / "runs").exists()

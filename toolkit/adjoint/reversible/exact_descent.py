@@ -1,0 +1,181 @@
+"""Momentum gradient descent in integers: steps that can be undone to the bit."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.reversible import grid, momentum
+from toolkit.adjoint.reversible.momentum import Plan
+from toolkit.adjoint.reversible.reals import from_reals, to_reals
+from toolkit.adjoint.reversible.recorded import Operands, Recorded, record
+from toolkit.types import Descent, Problem, Tree
+
+Y_UNIT = 2.0**-40  # 9e-13
+V_UNIT = 2.0**-34  # 6e-11, at the scale 1, which is the coarsest
+
+
+class State(NamedTuple):
+    """What the loop carries; the lists are those of `reals`."""
+
+    y: list[Array]  # int64, in units of Y_UNIT
+    velocity: list[Array]  # int64, in units of V_UNIT times the scale of the plan
+    rows: list[Any]  # of memory for bytes of velocities; None where nobody will fetch
+    in_range: Array  # [] bool: nothing has left the range so far
+
+
+class Entry(NamedTuple):
+    """What a step is told; outside the loop each leaf has the step as its leading axis."""
+
+    x: Any  # (the step's number, the user's input)
+    step_size: Array
+    plan: Plan
+    push: Array  # units of the velocity in a unit of gradient
+    move: Array  # units of y in a unit of the velocity
+    valid: Array  # bool: the momentum is in [0, 1]
+
+
+class Method(NamedTuple):
+    """The descent, and the memory to undo it."""
+
+    problem: Problem
+    descent: Descent
+    known: Plan | None  # where the momenta are known
+    rows: int  # of memory for discarded bits
+    most: int  # bytes that a number may discard at a step
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The steps of momentum gradient descent on the grid, and their inverses."""
+
+    method: Method
+    start: Tree  # (y, velocity), trees; the velocity is None where the solver keeps none
+    # Booleans like theta and x: which cotangents are wanted; None where no step is to be undone.
+    wanted: tuple[Tree, Tree] | None
+
+    def entries(self, theta: Tree, xs: tuple[Array, Tree]) -> Entry:
+        """What each step is told."""
+        step_sizes, momenta = self.schedules(theta, xs[0])
+        valid = (momenta >= 0) & (momenta <= 1)
+        known = self.method.known
+        plan = momentum.make_plan(momenta) if known is None else jax.tree.map(jnp.asarray, known)
+        push, move = 1 / (plan.scale * V_UNIT), step_sizes * (plan.scale * (V_UNIT / Y_UNIT))
+        return Entry(xs, step_sizes, plan, push, move, valid)
+
+    def schedules(self, theta: Tree, numbers: Array) -> tuple[Array, Array]:
+        """Step size and momentum of each step, as `dtype`."""
+        schedule = self.method.descent.schedule
+        step_sizes, momenta = jax.vmap(lambda t: schedule(theta, t))(numbers)
+        both = step_sizes.astype(self.dtype), momenta.astype(self.dtype)
+        return tree.vary(both, tree.varying_axes(self.start))
+
+    def begin(self) -> State:
+        """The start on the grid, nothing discarded yet."""
+        y, velocity = self.reals(self.start)
+        y, velocity = [leaf / Y_UNIT for leaf in y], [leaf / V_UNIT for leaf in velocity]
+        in_range = _all([jnp.all(grid.fits(leaf)) for leaf in y + velocity])
+        y, velocity = [*map(grid.to_grid, y)], [*map(grid.to_grid, velocity)]
+        count = self.method.rows + self.method.most
+        keep = self.wanted is not None
+        rows = [momentum.no_rows(count, leaf) if keep else None for leaf in y]
+        return State(y, velocity, rows, in_range)
+
+    def step(self, state: State, theta: Tree, entry: Entry) -> State:
+        """One step."""
+        recorded, fits, leaves = self.gradient(state, theta, entry), [], []
+        for y, velocity, rows, gradient in zip(*state[:3], recorded.gradient, strict=True):
+            push = gradient * entry.push.astype(gradient.dtype)
+            velocity, rows = momentum.spill(velocity, rows, entry.plan, self.method.most)
+            velocity = grid.subtract(velocity, grid.to_grid(push))
+            move = _move(velocity, entry, push.dtype)
+            y = grid.add(y, grid.to_grid(move))
+            fit = [grid.fits(x) for x in (push, move, y, velocity)]
+            fits.append(jnp.all(functools.reduce(jnp.logical_and, fit)))
+            leaves.append((y, velocity, rows))
+        in_range = state.in_range & entry.valid & recorded.intact & _all(fits)
+        ys, velocities, memory = ([*column] for column in zip(*leaves, strict=True))
+        return State(ys, velocities, memory, in_range)
+
+    def unmove(self, state: State, entry: Entry) -> State:
+        """Undo the second half of a step, the motion of `y`, to the bit."""
+        ys = [
+            grid.subtract(y, grid.to_grid(_move(velocity, entry, dtype)))
+            for y, velocity, dtype in zip(state.y, state.velocity, self.dtypes, strict=True)
+        ]
+        return state._replace(y=ys)
+
+    def unpush(self, state: State, recorded: Recorded, entry: Entry) -> State:
+        """Undo the first half of a step, the change of the velocity, to the bit."""
+        velocities = []
+        leaves = zip(state.velocity, state.rows, recorded.gradient, strict=True)
+        for velocity, rows, gradient in leaves:
+            push = grid.to_grid(gradient * entry.push.astype(gradient.dtype))
+            velocity = grid.add(velocity, push)
+            velocities.append(momentum.fetch(velocity, rows, entry.plan, self.method.most))
+        return state._replace(velocity=velocities, in_range=state.in_range & recorded.intact)
+
+    def is_start(self, state: State) -> Array:
+        """Whether `state` is where the loop began, to the bit."""
+        first = self.begin()
+        pairs = zip(state.y + state.velocity, first.y + first.velocity, strict=True)
+        return _all([grid.equal(*pair) for pair in pairs]) & state.in_range
+
+    def gradient(self, state: State, theta: Tree, entry: Entry) -> Recorded:
+        """The gradient at `state`, alike in both passes."""
+        number, x = entry.x
+        at = Operands(from_reals(self.y(state), self.start[0]), theta, x)
+        return record(self.method.problem, at, self.wanted, number)
+
+    def result(self, last: State, entries: Entry) -> Tree:
+        """The last state as a pair of trees; NaN if the range was left."""
+        scale = jnp.append(1, entries.plan.scale)[-1]
+        pair = self.pair(self.y(last), self.velocity(last, scale))
+        return tree.nan_unless(last.in_range, pair)
+
+    def y(self, state: State) -> list[Array]:
+        """The iterate."""
+        leaves = zip(state.y, self.dtypes, strict=True)
+        return [grid.to_float(y, dtype) * Y_UNIT for y, dtype in leaves]
+
+    def velocity(self, state: State, scale: Array) -> list[Array]:
+        """The velocity, if this is its scale."""
+        leaves = zip(state.velocity, self.dtypes, strict=True)
+        return [grid.to_float(v, dtype) * (scale * V_UNIT).astype(dtype) for v, dtype in leaves]
+
+    @functools.cached_property
+    def dtypes(self) -> list[Any]:
+        """The types of the real leaves."""
+        return [leaf.dtype for leaf in jax.eval_shape(to_reals, self.start[0])]
+
+    @property
+    def dtype(self) -> Any:
+        """The widest of them."""
+        return jnp.result_type(*self.dtypes)
+
+    def reals(self, pair: Tree) -> tuple[list[Array], list[Array]]:
+        """A pair of trees like `start` as lists; zeros for a velocity that is None."""
+        y = to_reals(pair[0])
+        return y, [*map(jnp.zeros_like, y)] if pair[1] is None else to_reals(pair[1])
+
+    def pair(self, y: list[Array], velocity: list[Array]) -> Tree:
+        """Undo `reals`."""
+        like_y, like_velocity = self.start
+        kept = like_velocity is not None
+        return type(self.start)(
+            from_reals(y, like_y), from_reals(velocity, like_velocity) if kept else None
+        )
+
+
+def _move(velocity: Array, entry: Entry, dtype: Any) -> Array:
+    return grid.to_float(velocity, dtype) * entry.move.astype(dtype)
+
+
+def _all(conditions: list[Array]) -> Array:
+    return jnp.all(jnp.stack(conditions))

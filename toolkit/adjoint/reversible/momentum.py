@@ -1,0 +1,97 @@
+"""Multiplication of integers by a momentum that loses no bit.
+
+The velocity is an integer `w` in units of `scale`, a real number that all entries share: multiplying
+`scale` by the momentum multiplies the velocity, and leaves `w` as it is. What is added later is
+coarser or finer by that much. Whenever `scale` falls to 1/256 it is made 256 times larger, and the
+lowest byte of `w`, which would be lost, moves to a row of memory. When that happens depends on the
+momenta alone, so that all numbers spill at the same steps, into rows of the same index.
+
+Letters: `T` steps, `N` numbers, `R` rows.
+
+Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3. Unlike there: no momentum need be a fraction,
+and no integer is divided; a velocity holds back up to 8 bits until they make a byte.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit.adjoint.reversible import grid
+
+SPILLS = 2  # bytes at most a step
+SMALLEST = 2.0 ** (-8 * SPILLS)  # momentum: a smaller one, 0 too, is replaced by it
+
+
+class Plan(NamedTuple):
+    """What is done to every number at each step; it depends on the momenta alone."""
+
+    momentum: Array  # [T] floating, the one in use
+    earlier_scale: Array  # [T] floating in (1/256, 1], of the velocity before the step
+    scale: Array  # [T] the same after it
+    spills: Array  # [T] int32, bytes moved to memory
+    row: Array  # [T] int32, rows in use before the step
+
+
+def make_plan(momenta: Array) -> Plan:
+    """The plan for `momenta: [T]` in [0, 1]."""
+    momenta = jnp.clip(momenta, SMALLEST, 1)
+
+    def advance(earlier: Array, momentum: Array) -> tuple[Array, tuple[Array, ...]]:
+        scale, spills = earlier * momentum, jnp.zeros_like(momentum, jnp.int32)
+        for _ in range(SPILLS):
+            small = scale <= 1 / 256
+            scale, spills = jnp.where(small, 256 * scale, scale), spills + small
+        return scale, (earlier, scale, spills)
+
+    _, (earlier, scale, spills) = jax.lax.scan(advance, jnp.ones_like(momenta, shape=()), momenta)
+    row = jnp.cumsum(spills, dtype=jnp.int32) - spills
+    return Plan(momenta, earlier, scale, spills, row)
+
+
+def known_plan(momenta: np.ndarray) -> Plan:
+    """The plan, as numpy arrays, for momenta that are known before tracing."""
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(np.asarray, make_plan(jnp.asarray(momenta)))
+
+
+def rows_used(plan: Plan) -> Array:
+    """Rows that the whole run takes; `[]` int32."""
+    return jnp.sum(plan.spills, dtype=jnp.int32)
+
+
+def no_rows(count: int, like: Array) -> Array:
+    """Memory for `count` bytes of each number; `spill` writes `most` beyond those in use."""
+    return jnp.zeros_like(like, jnp.uint8, shape=(count, *like.shape))
+
+
+def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, Array | None]:
+    """Drop the bytes that a step discards.
+
+    Args:
+      rows: where they are kept; None: nowhere.
+      step: an entry of the plan.
+      most: bytes that any step discards, at most SPILLS.
+    """
+    spills = step.spills
+    if rows is not None and rows.size:
+        # Always written: a row not in use yet is written again by the step that fills it.
+        for i in range(most):
+            byte = grid.low_byte(w, i)
+            rows = jax.lax.dynamic_update_index_in_dim(rows, byte, step.row + i, 0)
+        # Never less than `spills`. XLA, which cannot know, has to write the rows before it makes
+        # the new `w`, and so need not keep a copy of the old one.
+        spills = jnp.minimum(spills, rows[step.row].ravel()[0].astype(spills.dtype) + most)
+    return grid.drop_bytes(w, spills), rows
+
+
+def fetch(w: Array, rows: Array, step: Plan, most: int) -> Array:
+    """Undo `spill`, to the bit."""
+    for i in reversed(range(most)):
+        byte = jax.lax.dynamic_index_in_dim(rows, step.row + i, 0, keepdims=False)
+        w = jnp.where(i < step.spills, grid.append_byte(w, byte), w)
+    return w

@@ -1,0 +1,159 @@
+"""A gradient that is the same to the bit in two loops, and its derivative from what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Literal
+
+from toolkit import tree
+from toolkit.adjoint.reversible.reals import from_reals, to_reals
+from toolkit.types import Problem, Tree
+
+# Results that cost no more to make again, fused with what reads them, than to keep.
+_CHEAP = frozenset((
+    "abs", "add", "add_any", "and", "broadcast_in_dim", "convert_element_type", "eq",
+    "expand_dims", "ge", "gt", "integer_pow", "le", "lt", "max", "min", "mul", "ne", "neg",
+    "not", "one_minus_square", "or", "reshape", "select_n", "sign", "squeeze", "square", "sub",
+    "transpose",
+))  # fmt: skip
+
+
+class Operands(NamedTuple):
+    """What the objective is a function of."""
+
+    y: Tree
+    theta: Tree
+    x: Tree
+
+
+class Recorded(NamedTuple):
+    """A gradient and its derivative."""
+
+    gradient: list[Array]  # see `reals`
+    # u, like gradient -> (H u, cotangents of theta and x under the cotangent u of the gradient)
+    pull_back: Callable[[list[Array]], tuple[list[Array], Tree, Tree]]
+    intact: Array  # [] bool: true, and to be used in both loops
+
+
+def record(
+    problem: Problem, at: Operands, wanted: tuple[Tree, Tree] | None, step: Array
+) -> Recorded:
+    """The gradient in `at.y`, as step number `step` of a loop.
+
+    `d/d(y, theta) <grad_y f(y, theta), u> = d/de grad_{y, theta} f(y + e u, theta)`: a tangent
+    through the gradient, whose intermediate values are kept instead of being made again.
+
+    Args:
+      wanted: trees of booleans like theta and x: which cotangents are; None: not even that of y.
+      step: an int32 that XLA cannot foresee, and never negative.
+    """
+    leaves, structure = jax.tree.flatten(jax.lax.optimization_barrier(at))
+    found: dict[str, Any] = {}
+
+    def compute(*leaves: Array) -> list[Array]:
+        y, theta, x = jax.tree.unflatten(structure, leaves)
+        bars, tangents = jax.linearize(_gradients(problem, theta, x, wanted), y)
+        residuals, found["tangents"] = jax.tree.flatten(tangents if wanted else None)
+        gradient = to_reals(tree.conj(bars[0]))
+        found["gradients"] = len(gradient)
+        return gradient + residuals
+
+    traced = jax.make_jaxpr(compute)(*leaves)
+    parts = _split(traced.jaxpr, found["gradients"])
+
+    # XLA on CPU drops barriers before it fuses, and what it fuses with rounds differently. It does
+    # not fuse across the branches of a condition that it cannot foresee; and it makes all that a
+    # branch returns as long as it is used: all is used, in both loops.
+    values = jax.lax.cond(
+        step >= 0,
+        lambda *leaves: jax.core.eval_jaxpr(parts.first, traced.consts, *leaves),
+        lambda *_: [_zeros(out.aval) for out in parts.first.outvars],
+        *leaves,
+    )
+    gradient, kept = values[: found["gradients"]], values[found["gradients"] :]
+    true = tree.vary(jnp.asarray(True), tree.varying_axes(kept))
+    intact = jax.lax.cond(step >= 0, lambda *_: true, _all_zero, *kept)
+
+    def pull_back(u: list[Array]) -> tuple[list[Array], Tree, Tree]:
+        residuals = jax.core.eval_jaxpr(parts.second, traced.consts, *leaves, *kept)
+        tangents = jax.tree.unflatten(found["tangents"], residuals)
+        y_bar, theta_bar, x_bar = tangents(from_reals(u, at.y))
+        return to_reals(tree.conj(y_bar)), theta_bar, x_bar
+
+    return Recorded(gradient, pull_back, intact)
+
+
+def _gradients(
+    problem: Problem, theta: Tree, x: Tree, wanted: tuple[Tree, Tree] | None
+) -> Callable[[Tree], Tree]:
+    """The map from y to the gradients in y, and in what is wanted of theta and x."""
+    objective = problem.objective
+    assert objective is not None  # it is an argmin
+    moving, fixed = tree.select((theta, x), wanted or jax.tree.map(lambda _: False, (theta, x)))
+
+    def at(y: Tree) -> Tree:
+        of = lambda y, moving: objective(y, *tree.merge(moving, fixed))
+        y_bar, (theta_bar, x_bar) = jax.grad(of, (0, 1))(y, moving)
+        return y_bar, theta_bar, x_bar
+
+    return at
+
+
+class _Parts(NamedTuple):
+    """A jaxpr of (gradient, residuals) in two."""
+
+    first: Any  # inputs -> (gradient, what is kept)
+    second: Any  # (inputs, what is kept) -> residuals
+
+
+def _split(jaxpr: Any, gradients: int) -> _Parts:
+    gradient, residuals = jaxpr.outvars[:gradients], jaxpr.outvars[gradients:]
+    kept = _kept(jaxpr, {*_names(residuals)})
+    needed, equations = {*_names(residuals)} - {*kept}, []
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            equations.append(equation)
+            needed |= {*_names(equation.invars)} - {*kept}
+    first = jaxpr.replace(outvars=gradient + kept)
+    second = jaxpr.replace(invars=jaxpr.invars + kept, eqns=equations[::-1], outvars=residuals)
+    return _Parts(first, second)
+
+
+def _kept(jaxpr: Any, residuals: set[Any]) -> list[Any]:
+    """Few numbers that make the residuals cheap."""
+    kept: dict[Any, None] = {}
+    lacking: dict[Any, set[Any]] = {}  # what it takes to make a variable cheaply, kept or not
+    for equation in jaxpr.eqns:
+        sources = set().union(*(lacking.get(name, ()) for name in _names(equation.invars)))
+        sources -= kept.keys()
+        for out in equation.outvars:
+            makes = equation.primitive.name in _CHEAP and sum(map(_size, sources)) <= _size(out)
+            lacking[out] = sources if makes else {out}
+            kept |= dict.fromkeys(lacking[out] if out in residuals else ())
+    return list(kept)
+
+
+def _size(name: Any) -> int:
+    return math.prod(name.aval.shape)
+
+
+def _names(atoms: list[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _zeros(aval: Any) -> Array:
+    zeros = jnp.zeros(aval.shape, aval.dtype)
+    manual = getattr(aval, "manual_axis_type", None)
+    return tree.vary(zeros, manual.varying) if manual else zeros
+
+
+def _all_zero(*leaves: Array) -> Array:
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    data = [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in leaves]
+    return jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in data])) if data else jnp.asarray(True)

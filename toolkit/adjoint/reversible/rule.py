@@ -1,0 +1,235 @@
+"""The derivative through every step, the steps run backwards instead of being stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.reversible import momentum
+from toolkit.adjoint.reversible.exact_descent import Entry, Loop, Method, State
+from toolkit.adjoint.reversible.momentum import Plan
+from toolkit.adjoint.watched import Watched
+from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.errors.readable import readable
+from toolkit.types import Alarm, Descent, Issue, Primal, Problem, Steps, Tree
+
+_NO_FORWARD_MODE = (
+    "Reversible() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
+    "Unroll(forward_mode=True), or Implicit()."
+)
+_NO_SECOND_ORDER = (
+    "Reversible() has first derivatives only, its iterates being integers: use Unroll(), or "
+    "Implicit()."
+)
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """The derivative of the computed iterate, through every step, from the last state alone.
+
+    Gradient descent with momentum is run in integers, where each step has an exact inverse: the
+    velocity is multiplied by changing the unit in which it is counted, and the bits that fall below
+    the finest unit are kept. The reverse pass undoes the steps one at a time, and pulls the
+    cotangent back through each at the state that it restores; the gradient that restores a state
+    and the Hessian-vector product there share their work. At the end it compares the state with
+    `y0` and the zero velocity: if one bit differs, all cotangents are NaN, and `tk.hypergradient`
+    reports `tk.Issue.NOT_REVERSED`.
+
+    The value is that of the rounded steps, within 1e-5 of the solver's own (units: 2^-40 of an
+    iterate, 2^-34 or finer of a velocity). It is NaN, with status NOT_FINITE, once an iterate
+    exceeds 4.2e6, a velocity or a gradient 1.0e6, and where a momentum is not in [0, 1]. A momentum
+    below 2^-16, 0 too, is replaced by 2^-16.
+
+    Args:
+      mean_momentum: a lower bound on the geometric mean of the momenta, in (0, 1], where these are
+        traced or computed: it sizes the memory of the discarded bits, log2(1 / mean_momentum) bits
+        a step. A schedule that discards more gives NaN and `NOT_REVERSED`. None: counted where the
+        momenta are known (a number or a concrete array), else 16 bits a step, which always suffice.
+
+    Raises:
+      ValueError: the solver is not `GradientDescent` without `tol`, or the step size or the
+        momentum of a step is not a scalar.
+
+    Differentiation: reverse mode, first order; `y0`, step sizes, momenta and `xs` are
+    differentiated. Rounding counts as the identity.
+
+    Cost: memory of one state (16 bytes a parameter), of log2(1 / momentum) bits a parameter and
+    step, and of what one gradient leaves for its derivative; a reverse pass of one gradient with
+    its Hessian-vector product a step. On a CPU 1.2 to 1.3 times the time of `Unroll()` (P4 in
+    benchmarks/RESULTS.md).
+
+    Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3.
+    """
+
+    mean_momentum: float | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        mean = self.mean_momentum
+        if mean is not None and not (isinstance(mean, (int, float)) and 0 < mean <= 1):
+            raise ValueError(f"`mean_momentum` must be None or in (0, 1]: got {mean!r}.")
+
+    @property
+    def presumes_solution(self) -> bool:
+        """False: exact for the iterate that was computed."""
+        return False
+
+    def differentiable(
+        self, problem: Problem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """The rounded steps, with their derivative."""
+        return self.alarmed(problem, primal, Alarm(jnp.zeros(()), jnp.zeros(())))
+
+    def watched(self, alarm: Alarm) -> Watched:
+        """This rule, which says in the cotangent of `alarm` whether reversal failed."""
+        return Watched(self, alarm)
+
+    def alarmed(
+        self, problem: Problem, primal: Primal, alarm: Alarm
+    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
+        """`differentiable`, with the report as the cotangent of `alarm`."""
+        steps, descent = _require_descent(primal)
+        known = None if descent.momenta is None else momentum.known_plan(descent.momenta)
+        rows = self.rows(known, steps.num_steps)
+        most = momentum.SPILLS if known is None else max(known.spills, default=0)
+
+        def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            _require_scalars(descent, theta)
+            numbered = (jnp.arange(steps.num_steps, dtype=jnp.int32), xs)
+            start, theta, numbered = refuse_forward_mode(
+                (steps.begin(y0, theta), theta, numbered), _NO_FORWARD_MODE
+            )
+            reported = tree.vary(alarm, tree.varying_axes(start))
+            run = _reversible(Method(problem, descent, known, rows, most))
+            return steps.finish(run(start, theta, numbered, reported))
+
+        return run
+
+    def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
+        """One a step."""
+        return steps
+
+    def rows(self, plan: Plan | None, num_steps: int) -> int:
+        """Rows of memory for the discarded bits, one byte a parameter each."""
+        if plan is not None:
+            return int(np.sum(plan.spills))
+        if self.mean_momentum is None:
+            return momentum.SPILLS * num_steps
+        return math.floor(num_steps * math.log2(1 / self.mean_momentum) / 8) + 1
+
+
+def _require_descent(primal: Primal) -> tuple[Steps, Descent]:
+    steps = primal.steps
+    if steps is None or steps.descent is None or not steps.exact:
+        ends = " with a tolerance" if steps is not None and steps.descent is not None else ""
+        raise ValueError(
+            "`solver` must be tk.solver.GradientDescent without `tol` under Reversible: got "
+            f"{primal.name}{ends}; use the adjoint Unroll."
+        )
+    return steps, steps.descent
+
+
+def _require_scalars(descent: Descent, theta: Tree) -> None:
+    shapes = jax.eval_shape(descent.schedule, theta, jnp.asarray(0, jnp.int32))
+    for name, value in zip(("step_size", "momentum"), shapes, strict=True):
+        if value.shape != ():
+            raise ValueError(
+                f"`{name}` must be a scalar at each step under Reversible: got shape "
+                f"{value.shape}; use the adjoint Unroll."
+            )
+
+
+def _reversible(method: Method) -> Callable[[Tree, Tree, Tree, Alarm], Tree]:
+    """The loop from a pair `(y, velocity)` of trees to another, with its reverse rule."""
+
+    @jax.custom_vjp
+    def run(start: Tree, theta: Tree, xs: Tree, alarm: Alarm) -> Tree:
+        loop = Loop(method, start, None)
+        return loop.result(*_run(loop, theta, xs))
+
+    def forward(*primals: Any) -> tuple[Tree, Tree]:
+        (start, theta, xs, alarm), wanted = tree.values_and_wanted(primals)
+        start, theta, xs = refuse_derivatives((start, theta, xs), _NO_SECOND_ORDER)
+        loop = Loop(method, start, (wanted[1], wanted[2][1]))
+        last, entries = _run(loop, theta, xs)
+        parts = tree.select(theta, wanted[1]), tree.select(xs, wanted[2])
+        return loop.result(last, entries), (start, last, entries._replace(x=None), parts, alarm)
+
+    def backward(residuals: Tree, last_bar: Tree) -> tuple[Tree, Tree, Tree, Alarm]:
+        start, last, entries, ((wanted, constant), (xs_wanted, xs_constant)), alarm = residuals
+        loop = Loop(method, start, (tree.present(wanted), tree.present(xs_wanted[1])))
+        theta, xs = tree.merge(wanted, constant), tree.merge(xs_wanted, xs_constant)
+        # JAX's cotangent of a complex number is the conjugate of its gradient.
+        y_bar, velocity_bar = loop.reals(tree.conj(tree.written_out(last_bar, start)))
+        velocity_bar = _combined(1, velocity_bar, entries.step_size[-1:].sum(), y_bar)
+        bars = Bars(y_bar, velocity_bar, jax.tree.map(jnp.zeros_like, wanted))
+        earlier = jnp.roll(entries.step_size, 1).at[:1].set(0)
+        (first, bars), (schedule_bars, x_bars) = jax.lax.scan(
+            _undo(loop, theta), (last, bars), (entries._replace(x=xs), earlier), reverse=True
+        )
+        _, pull = jax.vjp(lambda t: loop.schedules(tree.merge(t, constant), xs[0]), wanted)
+        theta_bar = jax.tree.map(jnp.add, bars.theta, pull(schedule_bars)[0])
+        start_bar = tree.conj(loop.pair(bars.y, bars.velocity))
+        kept = momentum.rows_used(entries.plan) <= method.rows
+        returned = last.in_range & loop.is_start(first) & kept
+        bars = tree.nan_unless(returned, (start_bar, theta_bar, (None, x_bars)))
+        issues = jnp.where(last.in_range & ~returned, int(Issue.NOT_REVERSED), 0)
+        spent = jnp.full_like(issues, len(entries.step_size))  # gradients that restored velocities
+        return (*bars, Alarm(*(x.astype(alarm.issues.dtype) for x in (issues, spent))))
+
+    run.defvjp(forward, backward, symbolic_zeros=True)
+    return run
+
+
+class Bars(NamedTuple):
+    """Cotangents in the reverse pass; the lists are those of `reals`."""
+
+    y: list[Array]
+    velocity: list[Array]  # with what reaches it through the motion of y
+    theta: Tree  # where wanted
+
+
+def _run(loop: Loop, theta: Tree, xs: Tree) -> tuple[State, Entry]:
+    """The last state, and what the steps were told."""
+    entries = loop.entries(theta, xs)
+
+    def step(state: State, entry: Entry) -> tuple[State, None]:
+        return loop.step(state, theta, entry), None
+
+    return jax.lax.scan(step, loop.begin(), entries)[0], entries
+
+
+def _undo(loop: Loop, theta: Tree) -> Callable:
+    """One step backwards, and the cotangents through it: the body of a reversed scan."""
+
+    def undo(carry: tuple[State, Bars], slices: tuple) -> tuple[tuple[State, Bars], Tree]:
+        (after, bars), (entry, earlier_step_size) = carry, slices
+        state = loop.unmove(after, entry)
+        recorded = loop.gradient(state, theta, entry)
+        before = loop.unpush(state, recorded, entry)
+        # v' = m v - grad f(y); y' = y + s v', where v' is `after`'s and v is `before`'s.
+        y_bar, theta_bar, x_bar = recorded.pull_back([-bar for bar in bars.velocity])
+        y_bar = _combined(1, bars.y, 1, y_bar)
+        velocity_bar = _combined(entry.plan.momentum, bars.velocity, earlier_step_size, y_bar)
+        theta_bar = jax.tree.map(jnp.add, bars.theta, theta_bar)
+        step_size_bar = tree.pairing(bars.y, loop.velocity(after, entry.plan.scale))
+        velocity = loop.velocity(before, entry.plan.earlier_scale)
+        schedule_bars = step_size_bar, tree.pairing(bars.velocity, velocity)
+        return (before, Bars(y_bar, velocity_bar, theta_bar)), (schedule_bars, x_bar)
+
+    return undo
+
+
+def _combined(a: Any, x: list[Array], b: Any, y: list[Array]) -> list[Array]:
+    """`a x + b y`."""
+    return [
+        jnp.asarray(a, p.dtype) * p + jnp.asarray(b, p.dtype) * q for p, q in zip(x, y, strict=True)
+    ]

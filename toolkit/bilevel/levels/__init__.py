@@ -1,0 +1,1 @@
+"""Three levels and more: how does a derivative pass through several solves?"""

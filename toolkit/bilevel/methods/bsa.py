@@ -1,0 +1,73 @@
+"""BSA: inner steps, and one random partial product of the Neumann series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optax
+
+from toolkit.bilevel.parts.descent import StepSize, require_count, require_settings
+from toolkit.bilevel.parts.double_loop import by_sample, double_step, series_step_size
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.state import State, algorithm, moves_of
+from toolkit.errors.readable import readable
+
+
+@dataclass(frozen=True)
+class BSA:
+    """Bilevel stochastic approximation: N steps of y, a sampled Neumann series, one step of theta.
+
+    Every batch B is drawn anew; B' is one batch of the outer data; `p` is uniform on 0 ... Q - 1:
+
+        N times:  y <- y - a grad_y g_B(y, theta)
+        v = Q e P_p ... P_1 grad_y f_B',   P_q = I - e d2_yy g_{B_q}
+        theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
+
+    `E v = (I - P^Q) H^{-1} grad_y f` with `P = I - e H`, with a variance of order Q^2: the fixed point is
+    off by a factor of order `(1 - e mu)^Q`. With `batch_size=None` only p would be random: v is then
+    its mean, the series of Q terms.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule of the outer step.
+      outer_step_size: c; likewise.
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      inner_steps: N. (The theorem lets it grow with the step.)
+      linear_steps: Q, terms of the series.
+      linear_step_size: e, a number below 1 / L of every batch's Hessian; None takes a number for a.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes N inner gradients, 1 outer gradient, p (on average (Q - 1) / 2; Q - 1 on the whole
+    data) products with d2_yy and 1 with d2_thetay.
+
+    Rate: E|grad F|^2 below eps with O(eps^-2) outer and O(eps^-3) inner gradients, for strongly convex
+    `g`, Lipschitz second derivatives and Q of order log(1 / eps).
+
+    Source: Ghadimi & Wang 2018, algorithms 2 and 3.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    inner_steps: int = 10
+    linear_steps: int = 10
+    linear_step_size: float | None = None
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        require_count("linear_steps", self.linear_steps)
+        series_step_size(self)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves = moves_of(self, problem)
+        exact = self.batch_size is None
+        invert = by_sample(series_step_size(self), self.linear_steps, exact)
+
+        def step(s: State) -> tuple[State, Info]:
+            new, _, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
+            return new, said
+
+        return algorithm(self, problem, moves, step)

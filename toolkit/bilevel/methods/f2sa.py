@@ -1,0 +1,181 @@
+"""F2SA and F3SA: no second derivatives, the lower level as a penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax import Array
+
+from toolkit.bilevel.parts.descent import (
+    StepSize,
+    at,
+    fresh_at_first,
+    moved,
+    require_settings,
+    storm,
+)
+from toolkit.bilevel.parts.oracles import (
+    inner_slope,
+    inner_slopes,
+    minus,
+    outer_slopes,
+    plus,
+    rows,
+    take,
+    theta_slope,
+    zeros_like,
+)
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.errors.readable import readable
+from toolkit.types import Tree
+
+
+class Parts(NamedTuple):
+    """Gradients that the three directions are made of, before the penalty weighs them."""
+
+    f_y: Tree  # at (y, theta)
+    g_y: Tree
+    g_z: Tree  # grad_y g at (z, theta)
+    f_theta: Tree
+    g_theta: Tree  # grad_theta g at (y, theta) less at (z, theta), one batch
+
+
+class Memory(NamedTuple):
+    """What is carried besides: z, and with momentum what it remembers."""
+
+    z: Tree  # near y*(theta); y itself is near the minimiser of outer + penalty inner
+    parts: Parts | None
+    before: tuple[Tree, Tree, Tree] | None  # (y, z, theta) of the step before
+
+
+@dataclass(frozen=True)
+class F2SA:
+    """Fully first-order stochastic approximation; with `momentum`, F3SA.
+
+    With the penalty l of the step and fresh batches B of the inner and B' of the outer data:
+
+        T times:  z <- z - a grad_y g_B(z, theta)
+                  y <- y - e (grad_y f_B'(y, theta) + l grad_y g_B(y, theta))
+        theta <- theta - c (grad_theta f_B' + l (grad_theta g_B(y, theta) - grad_theta g_B(z, theta)))
+
+    z tracks y*(theta), y the minimiser of `f + l g`. The fixed point of the full-batch form is off by
+    a distance of order 1 / l, which a growing l removes. The one batch B in both gradients of theta
+    keeps the noise from growing with l. (In float32 their difference, of order 1 / l, has a relative
+    rounding error of order 1e-7 l.)
+
+    F3SA has T = 1 and each of the five gradients corrected by recursive momentum,
+    `d = G + (1 - m) (d - G before, the same batches)`, with d = G at first; all move at once.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule. In theory of order 1 / step^(4/7).
+      outer_step_size: c; likewise, of order 1 / step^(5/7).
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      inner_steps: T; must be 1 with `momentum`.
+      penalty: l; a number or a schedule, growing as step^(1/7) in theory.
+      penalised_step_size: e; None takes a / (2 l). Below 2 / (L_f + l L_g).
+      momentum: m in (0, 1], the weight of the new sample; None for F2SA.
+      outer_optimizer: an optax transformation in place of c.
+
+    Cost: a step takes 2T + 2 inner and T + 1 outer gradients and no product; F3SA 4 and 2. Memory of
+    one more inner variable; F3SA of six more, and of three more outer ones.
+
+    Rate: E|grad F|^2 below eps in O(eps^-7/2) steps; F3SA in O(eps^-5/2), if each sample is smooth.
+
+    Source: Kwon, Kwon, Wright & Nowak 2023, algorithms 1 and 2.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    inner_steps: int = 10
+    penalty: StepSize = 10.0
+    penalised_step_size: StepSize | None = None
+    momentum: StepSize | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        if self.momentum is not None and self.inner_steps != 1:
+            raise ValueError(
+                f"`inner_steps` must be 1 with `momentum` (F3SA): got {self.inner_steps}; set it to 1."
+            )
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves, size, momentum = moves_of(self, problem), self.batch_size, self.momentum
+
+        def rates(t: Array) -> tuple[Any, Any, Any]:
+            """(a, e, l)."""
+            a, penalty = at(self.inner_step_size, t), at(self.penalty, t)
+            given = self.penalised_step_size
+            return a, a / (2 * penalty) if given is None else at(given, t), penalty
+
+        def batches(key: Array, count: int) -> tuple[Array, Array]:
+            inner_key, outer_key = jax.random.split(key)
+            outside = rows(outer_key, problem.outer_data, size, count)
+            return rows(inner_key, problem.inner_data, size, count), outside
+
+        def batch(key: Array) -> tuple[Tree, Tree]:
+            inside, outside = batches(key, 1)
+            return take(problem.inner_data, inside[0]), take(problem.outer_data, outside[0])
+
+        def descend(s: State, batch: tuple[Array, Array]) -> tuple[State, Array]:
+            """One step of z and of y."""
+            inside, outside = take(problem.inner_data, batch[0]), take(problem.outer_data, batch[1])
+            a, e, penalty = rates(s.step)
+            loss, g_z = inner_slope(problem, s.memory.z, s.theta, inside)
+            f_y = outer_slopes(problem, s.y, s.theta, outside).in_y
+            _, g_y = inner_slope(problem, s.y, s.theta, inside)
+            y = moved(s.y, plus(f_y, g_y, penalty), e)
+            memory = s.memory._replace(z=moved(s.memory.z, g_z, a))
+            return s._replace(y=y, memory=memory), loss
+
+        def double(s: State) -> tuple[State, Info]:
+            steps_key, theta_key = split_key(s, 2)
+            s, losses = jax.lax.scan(descend, s, batches(steps_key, self.inner_steps))
+            inside, outside = batch(theta_key)
+            f = outer_slopes(problem, s.y, s.theta, outside)
+            at_y = theta_slope(problem, s.y, s.theta, inside)
+            at_z = theta_slope(problem, s.memory.z, s.theta, inside)
+            direction = plus(f.in_theta, minus(at_y, at_z), rates(s.step)[2])
+            said = info(losses[0], f.loss, direction, 3 * self.inner_steps + 3, 0)
+            return moves.theta(s, direction), said
+
+        def parts(point: tuple[Tree, Tree, Tree], key: Array) -> tuple[tuple[Array, Array], Parts]:
+            y, z, theta = point
+            inside, outside = batch(key)
+            f = outer_slopes(problem, y, theta, outside)
+            at_y = inner_slopes(problem, y, theta, inside)
+            at_z = inner_slopes(problem, z, theta, inside)
+            g_theta = minus(at_y.in_theta, at_z.in_theta)
+            return (at_z.loss, f.loss), Parts(f.in_y, at_y.in_y, at_z.in_y, f.in_theta, g_theta)
+
+        def single(s: State) -> tuple[State, Info]:
+            (key,) = split_key(s, 1)
+            here = (s.y, s.memory.z, s.theta)
+            losses, new = parts(here, key)
+            _, old = parts(s.memory.before, key)
+            weight = fresh_at_first(1.0 if momentum is None else momentum, s.step)
+            d = storm(new, s.memory.parts, old, weight)
+            a, e, penalty = rates(s.step)
+            direction = plus(d.f_theta, d.g_theta, penalty)
+            memory = Memory(moved(s.memory.z, d.g_z, a), d, here)
+            y = moved(s.y, plus(d.f_y, d.g_y, penalty), e)
+            said = info(*losses, direction, 6, 0)
+            return moves.theta(s, direction)._replace(y=y, memory=memory), said
+
+        name = "F2SA" if momentum is None else "F3SA"
+
+        def start(y0: Tree, theta0: Tree) -> Memory:
+            if momentum is None:
+                return Memory(y0, None, None)
+            y, theta = zeros_like(y0), zeros_like(theta0)
+            return Memory(y0, Parts(y, y, y, theta, theta), (y0, y0, theta0))
+
+        step = double if momentum is None else single
+        return algorithm(self, problem, moves, step, name=name, memory=start)

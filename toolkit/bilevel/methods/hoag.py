@@ -1,0 +1,143 @@
+"""HOAG: inner problem and linear system to a tolerance that shrinks from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from toolkit import tree
+from toolkit.bilevel.parts.descent import StepSize, require_settings
+from toolkit.bilevel.parts.oracles import (
+    cross,
+    draw,
+    hvp,
+    inner_slope,
+    minus,
+    outer_slopes,
+    zeros_like,
+)
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.errors.readable import readable
+from toolkit.linear import CG
+from toolkit.types import Tree
+
+
+class Memory(NamedTuple):
+    """The warm start of the linear system, and how the last step kept its tolerance."""
+
+    v: Tree  # near H^{-1} grad_y outer
+    tol: Array  # [] eps of the step
+    scale: Array  # [] |grad_y g| at the start of all
+    inner_residual: Array  # [] |grad_y g|, at most tol unless the steps were used up
+    linear_residual: Array  # [] |H v - grad_y f|, likewise
+
+
+@dataclass(frozen=True)
+class HOAG:
+    """Hyperparameter optimization with approximate gradient: two warm-started solves to `eps_k`.
+
+    With `eps_k = tol decay^k`, but no less than what rounding leaves of the first |grad_y g| (1e-12 of it
+    in float64, 6e-6 in float32), nor of |grad_y f| in the linear system:
+
+        y <- y - a grad_y g(y, theta)               until |grad_y g| <= eps_k
+        v by conjugate gradients from v             until |d2_yy g v - grad_y f| <= eps_k
+        theta <- theta - c (grad_theta f - d2_thetay g v)
+
+    The error of the direction is of order eps_k / mu, and the fixed point exact. Where the steps are used up
+    before the tolerance is kept, `state.memory` shows it: its residuals are above its `tol`.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule of the outer step.
+      outer_step_size: c, at most 1 / (Lipschitz constant of grad F). Unlike the paper's code, it is not
+        adapted on the way; give a schedule, or an `outer_optimizer`.
+      batch_size: one batch of each data for a whole step; None takes all, as the paper does.
+      inner_steps: at most as many.
+      linear_steps: at most as many.
+      tol: eps_0, absolute.
+      decay: in (0, 1): the eps_k are summable, as the theorem asks.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes the inner gradients it needs and one more, 1 outer gradient, the products it needs
+    with d2_yy and 1 with d2_thetay. Under `vmap`, those of the slowest.
+
+    Rate: |grad F| to 0 where the eps_k are summable, F smooth and theta bounded.
+
+    Source: Pedregosa 2016, algorithm 1 and theorem 2.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    inner_steps: int = 1000
+    linear_steps: int = 100
+    tol: float = 0.1
+    decay: float = 0.9
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        if self.decay >= 1:
+            raise ValueError(f"`decay` must be in (0, 1): got {self.decay!r}.")
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves = moves_of(self, problem)
+
+        def solved(s: State, batch: Tree) -> tuple[State, Memory, Array, Array]:
+            """(state at the tolerance, what is known of it, loss at first, steps)."""
+            first, slope = inner_slope(problem, s.y, s.theta, batch)
+            scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
+            tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
+            tol = jnp.maximum(tol, _rounding(scale.dtype) * scale)
+
+            def unfinished(carry: tuple[State, Tree, Array]) -> Array:
+                _, slope, steps = carry
+                return (tree.norm(slope) > tol) & (steps < self.inner_steps)
+
+            def inner_step(carry: tuple[State, Tree, Array]) -> tuple[State, Tree, Array]:
+                s, slope, steps = carry
+                s = moves.y(s, slope)
+                return s, inner_slope(problem, s.y, s.theta, batch)[1], steps + 1
+
+            start = (s, slope, jnp.asarray(0, jnp.int32))
+            s, slope, steps = jax.lax.while_loop(unfinished, inner_step, start)
+            norm = tree.norm(slope)
+            parts = tree.split(s.y)  # a residual that is NaN is not small
+            y = tree.merge(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
+            memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
+            return s._replace(y=y), memory, first, steps
+
+        def step(s: State) -> tuple[State, Info]:
+            inner_key, outer_key = split_key(s, 2)
+            inside = draw(inner_key, problem.inner_data, self.batch_size)
+            outside = draw(outer_key, problem.outer_data, self.batch_size)
+            s, memory, inner_loss, steps = solved(s, inside)
+            f = outer_slopes(problem, s.y, s.theta, outside)
+            size = tree.norm(f.in_y)
+            product = lambda w: hvp(problem, s.y, s.theta, w, inside)
+            relative: Any = memory.tol / jnp.where(size > 0, size, 1)
+            relative = jnp.maximum(relative, _rounding(size.dtype))
+            v, said = CG(self.linear_steps, relative)(product, f.in_y, s.memory.v)
+            direction = minus(f.in_theta, cross(problem, s.y, s.theta, v, inside))
+            memory = memory._replace(v=v, linear_residual=said.residual * size)
+            report = info(inner_loss, f.loss, direction, steps + 2, 1 + jnp.asarray(said.products))
+            return moves.theta(s, direction)._replace(memory=memory), report
+
+        def start(y0: Tree, theta0: Tree) -> Memory:
+            zero = jnp.zeros_like(tree.norm(zeros_like(y0)))
+            return Memory(zeros_like(y0), zero, zero, zero, zero)
+
+        return algorithm(self, problem, moves, step, memory=start)
+
+
+def _rounding(dtype: Any) -> float:
+    """What is hopeless to go below, relative to where a solve began."""
+    return float(jnp.finfo(dtype).eps) ** 0.75

@@ -1,0 +1,64 @@
+"""MRBO: recursive momentum on both directions, with the whole Neumann series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optax
+
+from toolkit.bilevel.parts.descent import StepSize, require_settings
+from toolkit.bilevel.parts.double_loop import by_sum, series_step_size
+from toolkit.bilevel.parts.problem import Algorithm, Problem
+from toolkit.bilevel.parts.recursive import recursive_momentum
+from toolkit.errors.readable import readable
+
+
+@dataclass(frozen=True)
+class MRBO:
+    """Momentum-based recursive bilevel optimizer: StocBiO's samples, corrected by recursive momentum.
+
+    With u = (y, theta), a batch B of the inner data and a sampled hypergradient h (batches B', B_1 ...
+    B_Q, B'' drawn anew), both taken at u and at the u of the step before; `b = grad_y f_B'`:
+
+        h(u) = grad_theta f_B' - d2_thetay g_B'' v,   v = e (b + P_1 b + ... + P_Q ... P_1 b),   P_q = I - e d2_yy g_{B_q}
+        d_y     <- grad_y g_B(u) + (1 - m) (d_y     - grad_y g_B(u_before))
+        d_theta <- h(u)          + (1 - m) (d_theta - h(u_before))
+        y <- y - a d_y;   theta <- theta - c d_theta
+
+    The first step takes d = the sample. The mean of d - (its full-batch value) is 0 in total; the series
+    is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule. In theory of order 1 / step^(1/3).
+      outer_step_size: c; likewise.
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      linear_steps: Q.
+      linear_step_size: e, a number below 2 / L of every batch's Hessian; None takes a number for a.
+      momentum: m in (0, 1], the weight of the new sample; in theory of order 1 / step^(2/3).
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes 2 inner and 2 outer gradients, 2Q products with d2_yy and 2 with d2_thetay.
+
+    Rate: E|grad F|^2 below eps in O(eps^-3/2) steps, if each sample is smooth (mean-squared smoothness).
+
+    Source: Yang, Ji & Liang 2021, algorithm 1.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    linear_steps: int = 10
+    linear_step_size: float | None = None
+    momentum: StepSize = 0.5
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        series_step_size(self)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        invert = by_sum(series_step_size(self), self.linear_steps)
+        return recursive_momentum(self, problem, invert)

@@ -1,0 +1,151 @@
+"""SABA: SOBA with the variance reduction of SAGA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from toolkit.bilevel.parts import whole
+from toolkit.bilevel.parts.descent import StepSize, require_settings
+from toolkit.bilevel.parts.oracles import curved, outer_slopes, zeros_like
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
+from toolkit.bilevel.parts.triple import along, triple
+from toolkit.errors.readable import readable
+from toolkit.types import Tree
+
+
+class Table(NamedTuple):
+    """The last sample of each block, and their weighted mean."""
+
+    rows: Tree  # [blocks, ...]
+    mean: Tree
+
+
+class Memory(NamedTuple):
+    """A table of `Curved` and one of `Slopes`."""
+
+    inner: Table
+    outer: Table
+
+
+@dataclass(frozen=True)
+class SABA:
+    """Stochastic average bilevel algorithm: SOBA's three steps with a memory of every block.
+
+    The data is cut into blocks of `batch_size` successive examples; a step draws one block i of the inner and one
+    of the outer data. Each of the five terms s (grad_y g, d2_yy g v, d2_thetay g v, grad_y f, grad_theta
+    f) is replaced, with `M_i` the term's value when block i was last seen, w_i its share of the examples,
+    n the number of blocks, and `mean = sum w_i M_i`, by
+
+        n w_i (s_i - M_i) + mean;     then  mean <- mean + w_i (s_i - M_i),  M_i <- s_i
+
+    and y, v and theta move as in SOBA. The mean of the direction over the blocks is the full-batch
+    direction, whatever is in memory; its variance goes to 0 at the solution, so that constant steps
+    arrive at the exact minimiser. (Blocks of unequal size without `n w_i` are biased.)
+
+    Args:
+      inner_step_size: a; a number or an optax schedule. Constant in theory.
+      outer_step_size: c; likewise.
+      batch_size: examples a block; None takes all, and is full-batch SOBA.
+      linear_step_size: b; None takes a.
+      full_start: fill the memory at the start by one pass over the data; else it is zero.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes 1 inner and 1 outer gradient, and 1 product each with d2_yy and d2_thetay, from
+    one linearisation. Memory: two inner and one outer variable for each inner block, one of each for
+    each outer block; a jitted step updates it in place if its state is donated (`donate_argnums=0`; the
+    state holds copies, so that y0, theta0 and the key remain).
+
+    Rate: E|grad F|^2 below eps in O((n + m)^(2/3) / eps) steps of constant size; linear where F is
+    Polyak-Lojasiewicz.
+
+    Source: Dagreou, Ablin, Vaiter & Moreau 2022, section 3.2.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    linear_step_size: StepSize | None = None
+    full_start: bool = False
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves = moves_of(self, problem)
+        size = self.batch_size
+        inner_weights = whole.weights(problem.inner_data, size)
+        outer_weights = whole.weights(problem.outer_data, size)
+
+        def of_inner(y: Tree, theta: Tree, v: Tree, i: Array) -> Any:
+            term = lambda block: curved(problem, y, theta, v, block)
+            return whole.on_block(term, problem.inner_data, size, i)
+
+        def of_outer(y: Tree, theta: Tree, i: Array) -> Any:
+            term = lambda block: outer_slopes(problem, y, theta, block)
+            return whole.on_block(term, problem.outer_data, size, i)
+
+        def start(y0: Tree, theta0: Tree) -> Memory:
+            inside = lambda i: of_inner(y0, theta0, zeros_like(y0), i)
+            outside = lambda i: of_outer(y0, theta0, i)
+            return Memory(
+                _table(inside, inner_weights, self.full_start),
+                _table(outside, outer_weights, self.full_start),
+            )
+
+        def step(s: LinearState) -> tuple[LinearState, Info]:
+            inner_key, outer_key = split_key(s, 2)
+            i = jax.random.randint(inner_key, (), 0, len(inner_weights))
+            j = jax.random.randint(outer_key, (), 0, len(outer_weights))
+            new_g, new_f = of_inner(s.y, s.theta, s.v, i), of_outer(s.y, s.theta, j)
+            g, inner = _averaged(s.memory.inner, new_g, i, inner_weights)
+            f, outer = _averaged(s.memory.outer, new_f, j, outer_weights)
+            direction = triple(g, f)
+            said = info(new_g.loss, new_f.loss, direction.theta, gradients=2, hvps=2)
+            return along(moves, s, direction)._replace(memory=Memory(inner, outer)), said
+
+        return algorithm(self, problem, moves, step, linear=True, memory=start)
+
+
+def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> Table:
+    indices = jnp.arange(len(weights))
+    if full:
+        rows = jax.lax.map(term, indices)
+    else:
+        shapes = jax.eval_shape(term, indices[0])
+        zeros = lambda leaf: jnp.zeros((len(weights), *leaf.shape), leaf.dtype)
+        rows = jax.tree.map(zeros, shapes)
+    mean = lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
+    return Table(rows, jax.tree.map(mean, rows))
+
+
+def _averaged(table: Table, new: Any, i: Array, weights: Array) -> tuple[Any, Table]:
+    """(the term that stands for the whole data, the table with `new` in row i)."""
+    old = _row(table.rows, i)
+    change = jax.tree.map(jnp.subtract, new, old)
+    scaled = lambda by: jax.tree.map(lambda m, c: (m + by * c).astype(m.dtype), table.mean, change)
+    # `old - old` is 0, or NaN as the mean is then: the write waits for the read.
+    put = lambda rows, leaf, row: jax.lax.dynamic_update_index_in_dim(
+        rows, leaf + (row - row), i, 0
+    )
+    rows = jax.tree.map(put, table.rows, new, old)
+    return scaled(len(weights) * weights[i]), Table(rows, scaled(weights[i]))
+
+
+def _row(rows: Tree, i: Array) -> Tree:
+    """Row i, read once: in a branch of its own, or XLA reads it where it is used, after the write, for
+    which it copies the whole table in every step."""
+    read = lambda: jax.tree.map(lambda leaf: leaf[i], rows)
+    nothing = lambda: jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    return jax.lax.cond(i >= 0, read, nothing)

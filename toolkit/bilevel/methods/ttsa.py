@@ -1,0 +1,71 @@
+"""TTSA: one step of y and one of theta, on two time scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optax
+
+from toolkit.bilevel.parts.descent import StepSize, require_count, require_settings
+from toolkit.bilevel.parts.double_loop import by_sample, double_step, series_step_size
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.state import State, algorithm, moves_of
+from toolkit.errors.readable import readable
+
+
+@dataclass(frozen=True)
+class TTSA:
+    """Two-timescale stochastic approximation: a single loop whose y is faster than its theta.
+
+    Every batch B is drawn anew; B' is one batch of the outer data; `p` is uniform on 0 ... Q - 1:
+
+        y <- y - a grad_y g_B(y, theta)
+        v = Q e P_p ... P_1 grad_y f_B',   P_q = I - e d2_yy g_{B_q}
+        theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
+
+    Given y, the mean of the direction is that of the series of Q terms; y itself is exact in the limit.
+    (Code that takes the batch of y for d2_thetay as well has a further bias, of order a.) With
+    `batch_size=None` v is its mean over p, the series of Q terms.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule. In theory of order 1 / step^(2/5).
+      outer_step_size: c; likewise, of order 1 / step^(3/5).
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      linear_steps: Q, terms of the series.
+      linear_step_size: e, a number below 1 / L of every batch's Hessian; None takes a number for a.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c; one that projects
+        theta gives the paper's constrained form.
+
+    Cost: a step takes 1 inner and 1 outer gradient, p (on average (Q - 1) / 2; Q - 1 on the whole data)
+    products with d2_yy and 1 with d2_thetay.
+
+    Rate: E|grad F|^2 below eps in O(eps^-5/2) steps; for strongly convex F, in O(1 / eps^(3/2)).
+
+    Source: Hong, Wai, Wang & Yang 2023, algorithm 1.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    linear_steps: int = 10
+    linear_step_size: float | None = None
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        require_count("linear_steps", self.linear_steps)
+        series_step_size(self)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves = moves_of(self, problem)
+        exact = self.batch_size is None
+        invert = by_sample(series_step_size(self), self.linear_steps, exact)
+
+        def step(s: State) -> tuple[State, Info]:
+            new, _, said = double_step(problem, moves, s, 1, self.batch_size, invert)
+            return new, said
+
+        return algorithm(self, problem, moves, step)

@@ -1,0 +1,121 @@
+"""VRBO: a double loop whose directions are summed up from differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import optax
+from jax import Array
+
+from toolkit.bilevel.parts import whole
+from toolkit.bilevel.parts.descent import StepSize, require_settings, storm
+from toolkit.bilevel.parts.double_loop import by_sum, series_step_size
+from toolkit.bilevel.parts.oracles import zeros_like
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.recursive import Directions, sampled
+from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.errors.readable import readable
+from toolkit.types import Tree
+
+
+class Memory(NamedTuple):
+    """What the recursion remembers: both directions, at (y, theta) of the state."""
+
+    direction: Directions
+
+
+@dataclass(frozen=True)
+class VRBO:
+    """Variance-reduced bilevel optimizer: SPIDER's differences along every move of y and of theta.
+
+    With D = (grad_y g, hypergradient by the Neumann series of StocBiO), sampled anew for each difference
+    and at both of its points alike:
+
+        every `period` steps:  d = D(y, theta) on the whole data
+        theta+ = theta - c d_theta;   d <- d + D_B(y, theta+) - D_B(y, theta)
+        N times:  y+ = y - a d_y;     d <- d + D_B(y+, theta+) - D_B(y, theta+);   y <- y+
+
+    d always belongs to the point that is carried: on the whole data it is D there. (Known codes leave
+    out the first difference or carry the y after the next move; their d drifts away from D.) The series
+    is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
+
+    Args:
+      inner_step_size: a; a number or an optax schedule of the outer step.
+      outer_step_size: c; likewise.
+      batch_size: examples a batch, drawn with replacement; None takes all.
+      inner_steps: N.
+      linear_steps: Q.
+      linear_step_size: e, a number below 2 / L of every batch's Hessian; None takes a number for a.
+      period: outer steps between looks at the whole data; None takes as many as sample half of it.
+      inner_optimizer, outer_optimizer: optax transformations in place of a and c.
+
+    Cost: a step takes 2 (N + 1) inner and as many outer gradients, 2 Q (N + 1) products with d2_yy and
+    2 (N + 1) with d2_thetay; a look at the whole data 1, 1, Q and 1 on every batch of it.
+
+    Under `vmap` each step pays for both branches.
+
+    Rate: E|grad F|^2 below eps in O(eps^-3/2) samples, if each sample is smooth.
+
+    Source: Yang, Ji & Liang 2021, algorithm 2.
+    """
+
+    inner_step_size: StepSize
+    outer_step_size: StepSize
+    batch_size: int | None = None
+    inner_steps: int = 10
+    linear_steps: int = 10
+    linear_step_size: float | None = None
+    period: int | None = None
+    inner_optimizer: optax.GradientTransformation | None = None
+    outer_optimizer: optax.GradientTransformation | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_settings(self)
+        series_step_size(self)
+
+    def __call__(self, problem: Problem) -> Algorithm:
+        """The method on a problem."""
+        moves, size, products = moves_of(self, problem), self.batch_size, self.linear_steps
+        data = problem.inner_data, problem.outer_data
+        inner_blocks, outer_blocks = (whole.batches(part, size) for part in data)
+        samples = self.inner_steps + 1
+        period = self.period or whole.default_period(*data, size, samples)
+        invert = by_sum(series_step_size(self), products)
+
+        def difference(
+            new: State, old: State, key: Array
+        ) -> tuple[Directions, tuple[Array, Array]]:
+            """The direction at `new`, and the losses at `old`."""
+            at_new = sampled(problem, new.y, new.theta, key, size, invert)
+            at_old = sampled(problem, old.y, old.theta, key, size, invert)
+            direction = storm(at_new.direction, old.memory.direction, at_old.direction, 0.0)
+            return direction, at_old.losses
+
+        def exact(s: State) -> Directions:
+            return sampled(problem, s.y, s.theta, s.key, None, invert).direction
+
+        def inner_step(s: State, key: Array) -> tuple[State, None]:
+            new = moves.y(s, s.memory.direction.y)
+            direction, _ = difference(new, s, key)
+            return new._replace(memory=Memory(direction)), None
+
+        def step(s: State) -> tuple[State, Info]:
+            outer_key, inner_key = split_key(s, 2)
+            due = s.step % period == 0
+            d = jax.lax.cond(due, exact, lambda s: s.memory.direction, s)
+            s = s._replace(memory=Memory(d))
+            new = moves.theta(s, d.theta)
+            direction, losses = difference(new, s, outer_key)
+            new = new._replace(memory=Memory(direction))
+            new, _ = jax.lax.scan(inner_step, new, jax.random.split(inner_key, self.inner_steps))
+            gradients = 4 * samples + due * (inner_blocks + outer_blocks)
+            hvps = (products + 1) * (2 * samples + due * inner_blocks)
+            return new, info(*losses, d.theta, gradients, hvps)
+
+        def start(y0: Tree, theta0: Tree) -> Memory:
+            return Memory(Directions(zeros_like(y0), zeros_like(theta0)))
+
+        return algorithm(self, problem, moves, step, memory=start)

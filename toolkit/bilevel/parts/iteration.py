@@ -1,0 +1,117 @@
+"""Many steps of a method, watched: it stops at the first that is not finite, and says which."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from toolkit import tree
+from toolkit.bilevel.parts.descent import require_count
+from toolkit.bilevel.parts.problem import Info
+from toolkit.types import Tree
+
+
+class Record(NamedTuple):
+    """What is kept of a path; `R` records, numpy arrays."""
+
+    step: np.ndarray  # [R] steps made
+    info: Info  # [R] each; the counts are sums from the start, in int64
+    observed: Tree  # [R, ...] what `observe` gives
+
+
+class _Part(NamedTuple):
+    """Inside compiled code, between two records."""
+
+    state: Any
+    gradients: Array  # [] since the last record
+    hvps: Array
+    failed: Array  # [] int32, steps made when a variable was first not finite; -1
+    bad: dict[str, Array]  # which were, then
+    norm: Array  # [] of the last direction that was finite
+
+
+def iterate(
+    step: Callable[[Any], tuple[Any, Info]],
+    state: Any,
+    num_steps: int,
+    *,
+    every: int = 1,
+    observe: Callable[[Any], Tree] | None = None,
+) -> tuple[Any, Record]:
+    """`num_steps` steps of a method from `state`, with a record after each `every` of them.
+
+        init, step = tk.bilevel.SOBA(0.1, 0.1, batch_size=64)(problem)
+        state, record = tk.bilevel.iterate(step, init(key, y0, theta0), 1000, every=10)
+
+    Args:
+      step: of an `Algorithm`; compiled once for all calls with this very function.
+      num_steps: a multiple of `every`.
+      every: steps between records, which are made outside compiled code.
+      observe: `state -> arrays`, called in compiled code at each record.
+
+    Returns: (the last state, `Record`).
+
+    Raises:
+      FloatingPointError: y, theta or v is not finite; the message names the method and the step.
+      ValueError: `every` does not divide `num_steps`.
+    """
+    require_count("every", every)
+    require_count("num_steps", num_steps)
+    if num_steps % every:
+        raise ValueError(f"`every` must divide `num_steps`: got {every} and {num_steps}.")
+    rows: list[tuple[Any, ...]] = []
+    totals = np.zeros(2, np.int64)
+    for _ in range(num_steps // every):
+        part, info, observed = _advance(step, observe, state, every)
+        state = part.state
+        if part.failed >= 0:
+            raise FloatingPointError(_not_finite(step, part))
+        totals += np.asarray([part.gradients, part.hvps])
+        counted = info._replace(gradient_evals=totals[0].copy(), hvp_evals=totals[1].copy())
+        rows.append((int(state.step), *jax.device_get((counted, observed))))
+    steps, infos, observed = zip(*rows, strict=True)
+    stacked = lambda rows: jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return state, Record(np.asarray(steps), stacked(infos), stacked(observed))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Part, Info, Tree]:
+    def one(part: _Part, _: None) -> tuple[_Part, Info]:
+        new, info = step(part.state)
+        bad = {name: ~tree.all_finite(part) for name, part in _variables(new).items()}
+        going = part.failed < 0
+        failed = jnp.where(going & jnp.any(jnp.stack([*bad.values()])), new.step, part.failed)
+        bad = jax.tree.map(lambda now, then: jnp.where(going, now, then), bad, part.bad)
+        norm = jnp.where(jnp.isfinite(info.gradient_norm), info.gradient_norm, part.norm)
+        norm = jnp.where(going, norm, part.norm).astype(part.norm.dtype)
+        gradients, hvps = part.gradients + info.gradient_evals, part.hvps + info.hvp_evals
+        return _Part(new, gradients, hvps, failed, bad, norm), info
+
+    zero, names = jnp.asarray(0, jnp.int32), _variables(state)
+    first = _Part(state, zero, zero, zero - 1, dict.fromkeys(names, zero > 0), jnp.asarray(jnp.nan))
+    part, infos = jax.lax.scan(one, first, length=every)
+    last = jax.tree.map(lambda leaf: leaf[-1], infos)
+    return part, last, None if observe is None else observe(part.state)
+
+
+def _variables(state: Any) -> dict[str, Tree]:
+    names = [name for name in ("y", "theta", "v") if hasattr(state, name)]
+    return {name: tree.split(getattr(state, name)).inexact for name in names}
+
+
+def _not_finite(step: Any, part: _Part) -> str:
+    method = getattr(step, "__name__", "step")
+    names = ", ".join(name for name, bad in part.bad.items() if bad)
+    before = (
+        f" (after a gradient norm of {float(part.norm):.3g})" if jnp.isfinite(part.norm) else ""
+    )
+    return (
+        f"{method}: not finite at step {int(part.failed)}: {names}{before}; lower its step sizes, or look "
+        "for a loss that is not finite at the start."
+    )

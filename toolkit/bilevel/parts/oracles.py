@@ -1,0 +1,128 @@
+"""Batches, and the derivatives of a batch loss that the methods are made of.
+
+Directions (gradients, `v`) are trees like y or theta with None at leaves that are not differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.bilevel.parts.problem import Loss, Problem
+from toolkit.types import Tree
+
+
+class Curved(NamedTuple):
+    """The inner loss of a batch at (y, theta, v): one linearisation gives all of it."""
+
+    loss: Array
+    gradient: Tree  # grad_y g
+    hvp: Tree  # d2_yy g v, like y
+    cross: Tree  # d2_thetay g v, like theta
+
+
+class Slopes(NamedTuple):
+    """A loss of a batch at (y, theta)."""
+
+    loss: Array
+    in_y: Tree
+    in_theta: Tree
+
+
+def draw(key: Array, data: Tree, batch_size: int | None) -> Tree:
+    """A batch of independent uniform examples, with replacement; all of the data for None."""
+    return take(data, rows(key, data, batch_size, 1)[0])
+
+
+def rows(key: Array, data: Tree, batch_size: int | None, count: int) -> Array:
+    """[count, batch_size] the examples of `count` batches, drawn at once; for `take`."""
+    leaves = jax.tree.leaves(data)
+    if batch_size is None or not leaves:
+        return jnp.zeros((count, 0), jnp.int32)
+    return jax.random.randint(key, (count, batch_size), 0, len(leaves[0]))
+
+
+def take(data: Tree, row: Array) -> Tree:
+    """The examples of a row; all of the data for an empty one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], data) if row.size else data
+
+
+def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curved:
+    """Cost: one gradient and one product each with d2_yy and d2_thetay, sharing the gradient."""
+    y_parts, theta_parts = tree.split(y), tree.split(theta)
+
+    def gradient(y: Tree, theta: Tree) -> tuple[Tree, Array]:
+        whole_theta = tree.merge(theta, *theta_parts[1:])
+        of_y = lambda y: problem.inner(tree.merge(y, *y_parts[1:]), whole_theta, batch)
+        loss, slope = jax.value_and_grad(of_y)(y)
+        return slope, loss
+
+    slope, pull, loss = jax.vjp(gradient, y_parts.inexact, theta_parts.inexact, has_aux=True)
+    return Curved(loss, slope, *pull(v))
+
+
+def inner_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> tuple[Array, Tree]:
+    """(inner loss, its gradient in y)."""
+    parts = tree.split(y)
+    of_y = lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch)
+    return jax.value_and_grad(of_y)(parts.inexact)
+
+
+def inner_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
+    """The inner loss and both its gradients."""
+    return _slopes(problem.inner, y, theta, batch)
+
+
+def outer_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
+    """The outer loss and both its gradients."""
+    return _slopes(problem.outer, y, theta, batch)
+
+
+def _slopes(loss: Loss, y: Tree, theta: Tree, batch: Any) -> Slopes:
+    y_parts, theta_parts = tree.split(y), tree.split(theta)
+
+    def of_both(y: Tree, theta: Tree) -> Array:
+        return loss(tree.merge(y, *y_parts[1:]), tree.merge(theta, *theta_parts[1:]), batch)
+
+    value, slopes = jax.value_and_grad(of_both, (0, 1))(y_parts.inexact, theta_parts.inexact)
+    return Slopes(value, *slopes)
+
+
+def theta_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Tree:
+    """The gradient of the inner loss in theta."""
+    parts = tree.split(theta)
+    of_theta = lambda t: problem.inner(y, tree.merge(t, *parts[1:]), batch)
+    return jax.grad(of_theta)(parts.inexact)
+
+
+def minus(a: Tree, b: Tree) -> Tree:
+    """`a - b`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: x - y, a, b)
+
+
+def plus(a: Tree, b: Tree, scale: Any = 1.0) -> Tree:
+    """`a + scale b`, leaf by leaf, in the types of `a`."""
+    return jax.tree.map(lambda x, y: (x + scale * y).astype(x.dtype), a, b)
+
+
+def zeros_like(y: Tree) -> Tree:
+    """A direction of zeros."""
+    return jax.tree.map(jnp.zeros_like, tree.split(y).inexact)
+
+
+def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
+    """`d2_yy g v` for a batch, like y."""
+    parts = tree.split(y)
+    slope = lambda y: jax.grad(lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch))(y)
+    return jax.jvp(slope, (parts.inexact,), (v,))[1]
+
+
+def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
+    """`d2_thetay g v` for a batch, like theta: the derivative along v of the gradient in theta."""
+    parts = tree.split(y)
+    slope = lambda y: theta_slope(problem, tree.merge(y, *parts[1:]), theta, batch)
+    return jax.jvp(slope, (parts.inexact,), (v,))[1]

@@ -1,0 +1,171 @@
+"""What every method carries from step to step, and how a step becomes an `Algorithm`."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.bilevel.parts.descent import Mover, at, moved, mover
+from toolkit.bilevel.parts.oracles import zeros_like
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.errors.readable import readable, returned_by
+from toolkit.types import Tree
+
+
+class State(NamedTuple):
+    """All that a step needs."""
+
+    y: Tree
+    theta: Tree
+    step: Array  # [] int32, steps made
+    key: Array
+    inner_optimizer: Any
+    outer_optimizer: Any
+    memory: Any  # what the method carries besides: a NamedTuple of its own, or None
+
+
+class LinearState(NamedTuple):
+    """All that a step needs, of a method that keeps the solution of its linear system."""
+
+    y: Tree
+    theta: Tree
+    v: Tree  # near H^{-1} grad_y outer
+    step: Array
+    key: Array
+    inner_optimizer: Any
+    outer_optimizer: Any
+    memory: Any
+
+
+class Moves(NamedTuple):
+    """How the variables of a state go down a direction; each changes its own fields only."""
+
+    inner: Mover
+    outer: Mover
+    linear_step_size: Any
+
+    def y(self, s: Any, direction: Tree) -> Any:
+        """One inner step."""
+        y, optimizer = self.inner.move(s.y, direction, s.inner_optimizer, s.step)
+        return s._replace(y=y, inner_optimizer=optimizer)
+
+    def theta(self, s: Any, direction: Tree) -> Any:
+        """One outer step."""
+        theta, optimizer = self.outer.move(s.theta, direction, s.outer_optimizer, s.step)
+        return s._replace(theta=theta, outer_optimizer=optimizer)
+
+    def v(self, s: LinearState, residual: Tree) -> LinearState:
+        """One step on the linear system."""
+        return s._replace(v=moved(s.v, residual, at(self.linear_step_size, s.step)))
+
+
+def moves_of(settings: Any, problem: Problem) -> Moves:
+    """By the step sizes and the optimizers of a method's settings.
+
+    Raises:
+      TypeError: `problem` is none.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a tk.bilevel.Problem(inner, outer, ...): got {reprlib.repr(problem)}."
+        )
+    linear = getattr(settings, "linear_step_size", None)
+    return Moves(
+        mover(settings.inner_step_size, getattr(settings, "inner_optimizer", None)),
+        mover(settings.outer_step_size, settings.outer_optimizer),
+        settings.inner_step_size if linear is None else linear,
+    )
+
+
+def algorithm(
+    settings: Any,
+    problem: Problem,
+    moves: Moves,
+    step: Callable[[Any], tuple[Any, Info]],
+    *,
+    name: str | None = None,
+    linear: bool = False,
+    memory: Callable[[Tree, Tree], Any] = lambda y0, theta0: None,
+) -> Algorithm:
+    """The pair of a step that leaves counting to us.
+
+    Args:
+      settings: of the method.
+      problem: whose data the steps see.
+      moves: whose optimizers the state starts with.
+      step: `state -> (state, info)`.
+      name: that the step bears in messages and compiled programs; None takes that of the settings' class.
+      linear: whether the state has a `v`, zero at first.
+      memory: `(y0, theta0) -> ` the state's memory at first.
+    """
+
+    @readable
+    def init(key: Array, y0: Tree, theta0: Tree) -> Any:
+        tree.require_key("key", key)
+        _require_real("y0", y0)
+        _require_real("theta0", theta0)
+        _require_scalars(problem, y0, theta0)
+        y0, theta0 = tree.merge(*tree.split(y0)), tree.merge(*tree.split(theta0))
+        variables = {"y": y0, "theta": theta0} | ({"v": zeros_like(y0)} if linear else {})
+        state = (LinearState if linear else State)(
+            **variables,
+            step=jnp.asarray(0, jnp.int32),
+            key=key,
+            inner_optimizer=moves.inner.init(y0),
+            outer_optimizer=moves.outer.init(theta0),
+            memory=memory(y0, theta0),
+        )
+        # In `shard_map`: what the steps will make differ between devices differs from the start.
+        data = problem.inner_data, problem.outer_data
+        state = tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
+        # No leaf is the caller's or another's: a step may be given all of them to overwrite (donation).
+        return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
+
+    @readable
+    def counted(s: Any) -> tuple[Any, Info]:
+        new, said = step(s)
+        return new._replace(step=s.step + 1), said
+
+    counted.__name__ = name or type(settings).__name__
+    return Algorithm(init, counted)
+
+
+def split_key(s: Any, count: int) -> Array:
+    """Keys of this step, one for each role: what a role draws does not depend on the others."""
+    return jax.random.split(jax.random.fold_in(s.key, s.step), count)
+
+
+def _require_real(name: str, start: Tree) -> None:
+    leaves = jax.tree.leaves(tree.split(start).inexact)
+    if not leaves or any(map(jnp.iscomplexobj, leaves)):
+        raise ValueError(
+            f"`{name}` must have floating leaves to move and no complex ones: got "
+            f"{tree.describe(start)}; carry a complex array as its real and imaginary part."
+        )
+
+
+def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
+    """Refuse losses that are no real scalar; traced on all of the data, nothing is run."""
+    for name in ("inner", "outer"):
+        data = getattr(problem, f"{name}_data")
+        parts = tree.split(y0), tree.split(theta0), tree.split(data)
+
+        def loss(*arrays: Any, name: str = name, parts: Any = parts) -> Any:
+            whole = [tree.merge(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
+            return getattr(problem, name)(*whole)
+
+        value = jax.eval_shape(loss, *(part[:2] for part in parts))
+        if not (hasattr(value, "dtype") and value.shape == () and jnp.isrealobj(value)):
+            raise returned_by(
+                getattr(problem, name),
+                ValueError(
+                    f"`{name}` must return a real scalar, the mean loss of the batch: got "
+                    f"{tree.describe(value)}."
+                ),
+            )

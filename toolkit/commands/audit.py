@@ -1,0 +1,124 @@
+"""`toolkit audit`: the numbers in an experiment's program that its config does not supply; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from toolkit.debug.numbers.audit import Constant, constants
+from toolkit.debug.places import NOWHERE, Place, installed_name
+from toolkit.run.drive.prepare import Prepared, build, prepare
+from toolkit.run.experiment import load
+from toolkit.run.experiment.errors import Exit, RunError, printable
+from toolkit.run.experiment.experiments import reported
+from toolkit.run.program.losses import declared
+
+_OF_THE_RUNNER = frozenset(
+    {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
+    | {"schema_version"}
+)
+_COLUMNS = ("value", "where", "operation", "source")
+_MOVE = 1e-3  # relative: far above rounding, within most bounds
+_WIDEST = 100  # characters of source shown
+
+
+def command(path: Path, words: Sequence[str]) -> int:
+    """Prints the numbers in the program that the config does not supply; runs and writes nothing."""
+    print("\n".join(report(prepare(load.load(path, words)))))
+    return Exit.DONE
+
+
+def report(prepared: Prepared) -> list[str]:
+    """A table of the numbers, a line each, and how many there are."""
+    found = hidden_numbers(prepared)
+    rows = [
+        (
+            f"{one.value:.7g}",
+            _where(one),
+            one.operation,
+            printable(Place(one.file, one.line).source)[:_WIDEST],
+        )
+        for one in found
+    ]
+    count = len(found) or "no"
+    noun = "number" if len(found) == 1 else "numbers"
+    source = prepared.loaded.experiment
+    return [*_table(rows), f"# {source}: {count} {noun} that the config does not supply"]
+
+
+def hidden_numbers(prepared: Prepared) -> tuple[Constant, ...]:
+    """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
+    supplied = list(numbers(_seen(prepared.loaded.resolved)))
+    found = _found(prepared, supplied)
+    if not found:
+        return ()
+    # What is left may still be computed from the config, in a way that nobody foresees: then it is
+    # another number in the program of a slightly different config.
+    try:
+        _, program = build(prepared.loaded._replace(resolved=_moved(prepared.loaded.resolved)))
+        moved = prepared._replace(traced=prepared.traced._replace(program=program))
+        kept = set(_found(moved, ()))
+    except RunError:  # the experiment refuses these values
+        return found
+    return tuple(one for one in found if one in kept)
+
+
+def _found(prepared: Prepared, supplied: Sequence[int | float]) -> tuple[Constant, ...]:
+    found: list[Constant] = []
+    for name, fn, arguments in _functions(prepared):
+        with reported(prepared.loaded.experiment, f"{name} failed"):
+            found += constants(fn, arguments, supplied)
+    return tuple(dict.fromkeys(found))
+
+
+def _seen(resolved: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resolved.items() if key not in _OF_THE_RUNNER}
+
+
+def _moved(tree: Any) -> Any:
+    """The config with all its fractions a little smaller; whole numbers may be counts."""
+    if isinstance(tree, dict):
+        return {key: _moved(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_moved(value) for value in tree]
+    return tree * (1 - _MOVE) if isinstance(tree, float) and tree != round(tree) else tree
+
+
+def numbers(tree: Any) -> Iterator[int | float]:
+    """The numbers in a resolved config, the lengths of its lists among them."""
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from numbers(value)
+    elif isinstance(tree, list | tuple):
+        yield len(tree)
+        for value in tree:
+            yield from numbers(value)
+    elif isinstance(tree, int | float) and not isinstance(tree, bool):
+        yield tree
+
+
+def _functions(prepared: Prepared) -> Iterator[tuple[str, Callable[..., Any], Sequence[Any]]]:
+    program, template = prepared.traced.program, prepared.traced.template
+    yield "init", program.init, (jax.eval_shape(jax.random.key, prepared.traced.seed),)
+    yield "step", program.step, (template,)
+    for name, loss in declared(prepared.traced, prepared.loaded.experiment).items():
+        yield f"losses: {name}", loss.fn, loss.arguments
+
+
+def _where(one: Constant) -> str:
+    place = str(Place(one.file, one.line))
+    return place if one.inside == NOWHERE else f"{place} in {installed_name(one.inside)}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    whole = [_COLUMNS, *rows]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in whole
+    ]

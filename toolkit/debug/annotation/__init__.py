@@ -1,1 +1,0 @@
-"""The parts of `tk.debug.annotate`: statements of a source, loops around them, values as text."""

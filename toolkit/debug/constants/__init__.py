@@ -1,1 +1,0 @@
-"""The numbers in a program, and who wrote them."""

@@ -1,0 +1,213 @@
+"""Custom derivative rules, traced: which operands the derivative that a rule makes depends on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import DropVar
+
+from toolkit.debug.dead.intervals import ZERO
+from toolkit.debug.dead.kills import Kill, Value, buried
+from toolkit.debug.places import is_jax, module
+
+NAMES = {"custom_jvp_call", "custom_vjp_call"}
+_MOST_APART = 8  # operands of a rule that are traced one by one
+Analyse = Callable[[Any, Sequence[Value], Any], list[Value]]
+
+
+class Owner(NamedTuple):
+    """Whose rule it is."""
+
+    name: str
+    place: str
+    ours: bool
+    jax: bool
+
+
+def transfer(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> list[Value]:
+    """The results of a function with its own derivative rule.
+
+    Live is what the rule lets through, whatever the function itself does: a straight-through `round`
+    is alive, and a backward pass that returns zeros is not.
+    """
+    body_jaxpr = equation.params["call_jaxpr"]
+    if at.in_rule:  # a rule's program is not differentiated again: `odeint` calls itself there
+        return analyse(body_jaxpr, values, at)
+    owner = _owner(body_jaxpr)
+    reached = _reached(equation, values, at, analyse)
+    trusted = owner.ours or owner.jax  # of the user's rules the body says nothing
+    body = analyse(body_jaxpr, values, at) if trusted else [Value() for _ in equation.outvars]
+    what = f"the derivative rule of `{owner.name}` ({owner.place})"
+    kill = Kill(what, "it gives zero for this operand", at.place, 2 if trusted else 0, at.in_loop)
+    results = []
+    for inside, operands in zip(body, reached, strict=True):
+        live = frozenset().union(*(values[i].live for i in operands))
+        if owner.ours:
+            live |= {label for label in inside.live if label < 0}
+        lost = frozenset().union(*(value.live for value in values)) - live
+        found = {label: cause for label, cause in inside.dead.items() if label in lost}
+        dead = buried(*values, Value(dead=found), Value(dead=dict.fromkeys(lost, kill)))
+        results.append(Value(live, dead, inside.interval if owner.jax else Value().interval))
+    return results
+
+
+def _owner(jaxpr: Any) -> Owner:
+    info = getattr(getattr(jaxpr, "jaxpr", jaxpr), "debug_info", None)
+    name, _, place = (getattr(info, "func_src_info", None) or "it").partition(" at ")
+    file = place.rpartition(":")[0]
+    return Owner(name.rpartition(".")[2], place, bool(module(file)), is_jax(file))
+
+
+def _reached(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> list[set[int]]:
+    """Of each result, the operands (by position) that it moves with by the rule."""
+    moving = tuple(
+        position
+        for position, (atom, value) in enumerate(zip(equation.invars, values, strict=True))
+        if value.live and jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+    )
+    if not moving:
+        return [set() for _ in equation.outvars]
+    # Together the operands need one trace; but a rule may lump them into one array.
+    groups = [(position,) for position in moving] if len(moving) <= _MOST_APART else [moving]
+    reached = [_of_group(equation, group, values, at, analyse) for group in groups]
+    return [set().union(*sets) for sets in zip(*reached, strict=True)]
+
+
+def _of_group(
+    equation: Any, moving: tuple[int, ...], values: list[Value], at: Any, analyse: Analyse
+) -> list[set[int]]:
+    key = (id(equation), moving)
+    if key not in at.traced:
+        trace = _trace_vjp if equation.primitive.name != "custom_jvp_call" else _trace_jvp
+        # The equation is kept, so that its id stays its own.
+        at.traced[key] = (equation, _attempt(trace, equation, moving))
+    traced = at.traced[key][1]
+    if traced is None:  # it refuses to be traced: no alarm
+        at.refused.update(label for position in moving for label in values[position].live)
+        return [set(moving) for _ in equation.outvars]
+    intervals = [Value(interval=value.interval) for value in values]
+    scope = replace(at, stops={}, refused=set(), in_rule=True)
+    if isinstance(traced, _Forward):
+        return _along(traced, equation, moving, intervals, scope, analyse)
+    return _against(traced, equation, moving, intervals, scope, analyse)
+
+
+class _Forward(NamedTuple):
+    jaxpr: Any  # (operands, tangents of the moving ones) -> tangents of the results
+
+
+class _Reverse(NamedTuple):
+    jaxpr: Any  # (operands, cotangents of the inexact results) -> cotangents of the moving operands
+
+
+def _along(
+    traced: _Forward,
+    equation: Any,
+    moving: Sequence[int],
+    values: list[Value],
+    scope: Any,
+    analyse: Analyse,
+) -> list[set[int]]:
+    tangents = [Value(frozenset([position])) for position in moving]
+    moved = iter(analyse(traced.jaxpr, [*values, *tangents], scope))
+    return [
+        _alive(next(moved)) if not isinstance(variable, DropVar) else set()
+        for variable in equation.outvars
+    ]
+
+
+def _against(
+    traced: _Reverse,
+    equation: Any,
+    moving: Sequence[int],
+    values: list[Value],
+    scope: Any,
+    analyse: Analyse,
+) -> list[set[int]]:
+    numbers = [i for i, variable in enumerate(equation.outvars) if _is_inexact(variable)]
+    cotangents = [Value(frozenset([number])) for number in numbers]
+    reached: list[set[int]] = [set() for _ in equation.outvars]
+    pulled = analyse(traced.jaxpr, [*values, *cotangents], scope)
+    for position, value in zip(moving, pulled, strict=True):
+        if value.interval == ZERO:
+            continue
+        # A rule need not use the cotangent (it may estimate): what is not zero is alive.
+        for number in _alive(value) or numbers:
+            reached[number].add(position)
+    return reached
+
+
+def _alive(value: Value) -> set[int]:
+    return set() if value.interval == ZERO else {label for label in value.live if label >= 0}
+
+
+def _is_inexact(variable: Any) -> bool:
+    dropped = isinstance(variable, DropVar)
+    return not dropped and jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+
+
+def _attempt(trace: Callable[..., Any], equation: Any, moving: tuple[int, ...]) -> Any:
+    """The traced rule, or None where it cannot be traced outside the place it stands in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are for who differentiates
+        try:
+            return trace(equation, moving)
+        except Exception:
+            return None
+
+
+def _trace_jvp(equation: Any, moving: tuple[int, ...]) -> _Forward:
+    run, avals = _as_function(equation)
+
+    def tangents(operands: list[Any], dots: list[Any]) -> Any:
+        def of_moving(*some: Any) -> list[Any]:
+            return run(_replaced(operands, moving, some))
+
+        _, results = jax.jvp(of_moving, [operands[i] for i in moving], dots)
+        return [np.zeros(()) if r.dtype == jax.dtypes.float0 else r for r in results]
+
+    return _Forward(jax.make_jaxpr(tangents)(avals, [avals[i] for i in moving]))
+
+
+def _trace_vjp(equation: Any, moving: tuple[int, ...]) -> _Reverse:
+    run, avals = _as_function(equation)
+    outputs = [variable for variable in equation.outvars if _is_inexact(variable)]
+
+    def cotangents(operands: list[Any], bars: list[Any]) -> Any:
+        def of_moving(*some: Any) -> list[Any]:
+            results = run(_replaced(operands, moving, some))
+            return [r for r in results if jnp.issubdtype(r.dtype, jnp.inexact)]
+
+        return jax.vjp(of_moving, *(operands[i] for i in moving))[1](bars)
+
+    return _Reverse(jax.make_jaxpr(cotangents)(avals, [_shape(v) for v in outputs]))
+
+
+def _replaced(operands: list[Any], moving: Sequence[int], some: Sequence[Any]) -> list[Any]:
+    new = list(operands)
+    for position, operand in zip(moving, some, strict=True):
+        new[position] = operand
+    return new
+
+
+def _shape(atom: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
+def _as_function(equation: Any) -> tuple[Callable[[list[Any]], list[Any]], list[Any]]:
+    """One equation as a function of all its operands, literals too, and their shapes."""
+    outer = getattr(equation.params["call_jaxpr"], "jaxpr", equation.params["call_jaxpr"])
+    fresh = list(outer.invars)
+    results = [variable for variable in equation.outvars if not isinstance(variable, DropVar)]
+    alone = outer.replace(
+        constvars=[], invars=fresh, outvars=results, eqns=[equation.replace(invars=fresh)]
+    )
+    return lambda operands: jax.core.eval_jaxpr(alone, [], *operands), [
+        _shape(atom) for atom in equation.invars
+    ]

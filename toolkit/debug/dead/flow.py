@@ -1,0 +1,223 @@
+"""Which inputs a program's values move with, equation by equation; nothing is run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from toolkit.debug.dead import custom_rules
+from toolkit.debug.dead.intervals import ANY, ZERO, join, of_constant, of_equation, widened
+from toolkit.debug.dead.kills import Cause, Kill, Value, buried, causes, integer_cause
+from toolkit.debug.places import NOWHERE, Origin, Place, origin
+
+_CALLS = {
+    "call": "call_jaxpr",
+    "closed_call": "call_jaxpr",
+    "composite": "jaxpr",
+    "custom_vmap_call": "call",
+    "eval_jaxpr": "call_jaxpr",  # JAX 0.12, for both of the first
+    "jit": "jaxpr",
+    "remat2": "jaxpr",
+    "shard_map": "jaxpr",
+}
+_POSITIONAL = {"optimization_barrier", "sort", "psum", "psum_invariant"}  # result i is of operand i
+_PATIENCE = 3  # passes over a loop before bounds that still move are given up
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What surrounds an equation."""
+
+    place: Place = NOWHERE
+    call: str = ""  # name of the innermost jitted wrapper without lines of its own
+    in_loop: bool = False
+    in_rule: bool = False  # in the program of a derivative, of which only the values count
+    stops: dict[int, Kill] = field(default_factory=dict)  # where this package stopped which input
+    traced: dict[Any, Any] = field(default_factory=dict)  # custom rules that were traced already
+    clock: Iterator[int] = field(default_factory=itertools.count)  # numbers the kills
+    refused: set[int] = field(default_factory=set)  # inputs that met a rule which cannot be traced
+
+
+def analyse(jaxpr: Any, arguments: Sequence[Value], scope: Scope) -> list[Value]:
+    """The values of the results of `jaxpr` (closed or open), from those of its arguments."""
+    inner, constants = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+    known: dict[Any, Value] = dict(zip(inner.invars, arguments, strict=True))
+    for variable, constant in zip(inner.constvars, constants, strict=False):
+        known[variable] = Value(interval=of_constant(constant))
+
+    def read(atom: Any) -> Value:
+        if hasattr(atom, "val"):
+            return Value(interval=of_constant(atom.val))
+        return known.get(atom) or Value()
+
+    for equation in inner.eqns:
+        values = [read(atom) for atom in equation.invars]
+        known.update(zip(equation.outvars, _transfer(equation, values, scope), strict=True))
+    return [read(atom) for atom in inner.outvars]
+
+
+def _transfer(equation: Any, values: list[Value], scope: Scope) -> list[Value]:
+    name, params = equation.primitive.name, equation.params
+    source = origin(equation)
+    if name in _CALLS:
+        return analyse(params[_CALLS[name]], values, _entered(equation, source, scope))
+    at = scope if not source.known else replace(scope, place=source.place, call="")
+    if name == "scan":
+        return _scan(equation, values, at)
+    if name == "while":
+        return _while(equation, values, at)
+    if name == "cond":
+        return _cond(params["branches"], values, at)
+    if name == "custom_linear_solve":
+        return _linear_solve(equation, values, at)
+    if name in custom_rules.NAMES:
+        return custom_rules.transfer(equation, values, at, analyse)
+    if name in _POSITIONAL and len(values) == len(equation.outvars):
+        return [Value(value.live, value.dead, value.interval) for value in values]
+    if name == "select_n":
+        condition = _deciding(values[0], "`where`/`select`", at)
+        # Last, so that a kill in a case is named before one in the condition.
+        values = [replace(values[0], dead={}), *values[1:], condition]
+    return _elementary(equation, values, source, at)
+
+
+def _entered(equation: Any, source: Origin, scope: Scope) -> Scope:
+    """The scope inside a call: the wrappers of `jax.numpy` have no lines, so that theirs is the caller's."""
+    if source.known:
+        scope = replace(scope, place=source.place, call="")
+    return replace(scope, call=scope.call or str(equation.params.get("name", "")).lstrip("_"))
+
+
+def _elementary(equation: Any, values: list[Value], source: Origin, at: Scope) -> list[Value]:
+    """An equation without programs in it; one that is not known moves with all its operands."""
+    operands = values[: len(equation.invars)]
+    ends = causes(equation, operands)
+    results = []
+    for number, variable in enumerate(equation.outvars):
+        dtype = variable.aval.dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            ends = dict.fromkeys(range(len(operands)), integer_cause(equation, dtype))
+        live: set[int] = set()
+        dead = buried(*values)
+        for position, value in enumerate(operands):
+            if position not in ends:
+                live |= value.live
+            elif source.ours and ends[position].what == "`stop_gradient`":
+                live |= _stopped(value, source, at)
+            else:
+                kill = _kill(equation, ends[position], source, at)
+                dead = buried(Value(dead=dead), Value(dead=dict.fromkeys(value.live, kill)))
+        first = number == 0
+        interval = of_equation(equation, [v.interval for v in operands]) if first else ANY
+        results.append(Value(frozenset(live), dead, interval))
+    return results
+
+
+def _kill(equation: Any, cause: Cause, source: Origin, at: Scope) -> Kill:
+    rank = 1 if source.ours or (at.call and not cause.flat) else 0
+    # `trunc`, say, of which `ceil` is only a part.
+    what = f"`{at.call}`" if at.call else cause.what
+    return Kill(what, cause.why, at.place, rank, at.in_loop, order=next(at.clock))
+
+
+def _stopped(value: Value, source: Origin, at: Scope) -> set[int]:
+    why = "by this rule no gradient passes there"
+    for label in value.live:
+        kill = Kill(f"`stop_gradient` of {source.ours}", why, at.place, 1, at.in_loop)
+        at.stops.setdefault(label if label >= 0 else ~label, kill)
+    return {label if label < 0 else ~label for label in value.live}
+
+
+def _deciding(value: Value, user: str, at: Scope) -> Value:
+    """What a condition adds to a result: inputs that only decide."""
+    return Value(dead={label: kill.deciding(user, at.place) for label, kill in value.dead.items()})
+
+
+def _joined(values: Sequence[Value]) -> Value:
+    """What holds of whichever of these is taken."""
+    live = frozenset().union(*(value.live for value in values))
+    return Value(live, buried(*values), join(*(value.interval for value in values)))
+
+
+def _same(a: Value, b: Value) -> bool:
+    return a.live == b.live and a.interval == b.interval and a.dead.keys() == b.dead.keys()
+
+
+def _settled(step: Any, start: list[Value]) -> tuple[list[Value], list[Value]]:
+    """The carry before any iteration of a loop, and what its last one returned."""
+    carry, passes = [replace(value) for value in start], 0
+    while True:
+        result = step(carry)
+        new = [_joined(pair) for pair in zip(carry, result[: len(carry)], strict=True)]
+        if passes >= _PATIENCE:
+            new = [
+                replace(after, interval=widened(before.interval, after.interval))
+                for before, after in zip(carry, new, strict=True)
+            ]
+        if all(_same(a, b) for a, b in zip(carry, new, strict=True)):
+            return new, result
+        carry, passes = new, passes + 1
+
+
+def _scan(equation: Any, values: list[Value], at: Scope) -> list[Value]:
+    params, body = equation.params, replace(at, in_loop=True)
+    if "ft_in" in params:  # JAX 0.12
+        consts_count, carry_count = (len(part) for part in params["ft_in"].unpack()[:2])
+    else:
+        consts_count, carry_count = params["num_consts"], params["num_carry"]
+    consts, rest = values[:consts_count], values[consts_count:]
+    start, xs = rest[:carry_count], [replace(value) for value in rest[carry_count:]]
+
+    def step(carry: list[Value]) -> list[Value]:
+        return analyse(params["jaxpr"], [*consts, *carry, *xs], body)
+
+    _, result = _settled(step, start)
+    if params["length"] == 0:
+        return [*start, *(Value() for _ in result[carry_count:])]
+    # At least one iteration: what only the start had, the last iteration has lost.
+    return [replace(value) for value in result]
+
+
+def _while(equation: Any, values: list[Value], at: Scope) -> list[Value]:
+    params, body = equation.params, replace(at, in_loop=True)
+    split = params["cond_nconsts"]
+    cond_consts, values = values[:split], values[split:]
+    body_consts, start = values[: params["body_nconsts"]], values[params["body_nconsts"] :]
+    carry, _ = _settled(lambda c: analyse(params["body_jaxpr"], [*body_consts, *c], body), start)
+    goes_on = analyse(params["cond_jaxpr"], [*cond_consts, *carry], body)[0]
+    condition = _deciding(goes_on, "the loop", at)
+    return [replace(value, dead=buried(value, condition)) for value in carry]
+
+
+def _cond(branches: Sequence[Any], values: list[Value], at: Scope) -> list[Value]:
+    index, operands = values[0], values[1:]
+    condition = _deciding(index, "`cond`", at)
+    low, high = index.interval
+    # Python's truth values are constants; indices out of range are clipped.
+    first, last = max(0, int(max(low, 0))), int(min(high, len(branches) - 1))
+    taken = [analyse(branch, operands, at) for branch in branches[first : max(last, first) + 1]]
+    if not taken:
+        taken = [analyse(branches[-1], operands, at)]
+    results = [_joined(choices) for choices in zip(*taken, strict=True)]
+    return [replace(value, dead=buried(value, condition)) for value in results]
+
+
+def _linear_solve(equation: Any, values: list[Value], at: Scope) -> list[Value]:
+    """`A x = b` moves with b and with what the product with A moves with: dx = A^-1 (db - dA x)."""
+    counts, programs = equation.params["const_lengths"], equation.params["jaxprs"]
+    matrix, settings = values[: counts.matvec], values[counts.matvec : sum(counts)]
+    right = values[sum(counts) :]
+    product = analyse(programs.matvec, [*matrix, *(Value() for _ in right)], at)
+    moving = _joined([*product, *right])
+    zero = all(value.interval == ZERO for value in right)
+    x = replace(moving, interval=ZERO if zero else ANY)
+    kill = Kill("the report of a linear solve", "it has no derivative", at.place, 1, at.in_loop)
+    lost = frozenset().union(moving.live, *(value.live for value in settings))
+    aux = Value(dead=buried(moving, *settings, Value(dead=dict.fromkeys(lost, kill))))
+    x = replace(x, dead=buried(x, *settings, Value(dead=dict.fromkeys(lost - x.live, kill))))
+    solutions = [replace(x) for _ in right]
+    return [*solutions, *(aux for _ in equation.outvars[len(right) :])]

@@ -1,0 +1,1 @@
+"""How large are the gradients of each parameter?"""

@@ -1,0 +1,1 @@
+"""Where did the first NaN or infinity come from?"""

@@ -1,0 +1,77 @@
+"""Which equation of a compiled computation is the first to make something non-finite.
+
+One flag an equation comes out of it, and no intermediate value: this is for what cannot be run
+equation by equation, the inside of `shard_map`, and for what is finite when it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import Literal
+
+from toolkit.debug.nonfinite.interpret import Scope
+from toolkit.jaxprs.read import called, evaluated, is_callback, literal, opened
+
+
+def first_bad(
+    computation: Any,
+    placed: Callable[[Callable[..., Array]], Callable[..., Array]],
+    operands: Sequence[Any],
+    scope: Scope = Scope(),
+) -> Scope | None:
+    """The first equation whose result is bad while its operands are not; loops count as one.
+
+    Args:
+      placed: puts the function that computes the flags, `[1, equations]`, where it has to run.
+      scope: that of the computation.
+    """
+    scopes: list[Scope] = []
+
+    def flags(*operands: Any) -> Array:
+        scopes.clear()
+        found: list[Array] = []
+        _flag(computation, operands, scope, scopes, found)
+        return jnp.stack([*found, jnp.asarray(False)])[None]
+
+    born = np.asarray(jax.jit(placed(flags))(*operands)).any(axis=0)
+    return scopes[int(np.argmax(born))] if born.any() else None
+
+
+def _flag(
+    computation: Any,
+    operands: Sequence[Any],
+    scope: Scope,
+    scopes: list[Scope],
+    found: list[Array],
+) -> list[Any]:
+    jaxpr, consts = opened(computation)
+    known = dict(zip(map(id, jaxpr.constvars), consts, strict=True))
+    known |= dict(zip(map(id, jaxpr.invars), operands, strict=True))
+
+    def read(atom: Any) -> Any:
+        return literal(atom) if isinstance(atom, Literal) else known[id(atom)]
+
+    for index, equation in enumerate(jaxpr.eqns):
+        here = scope.at(index, equation)
+        if is_callback(equation):
+            continue
+        values = list(map(read, equation.invars))
+        if (inner := called(equation)) is not None:
+            results = _flag(inner, values, here, scopes, found)
+        else:
+            results = evaluated(equation, values)
+            scopes.append(here)
+            found.append(_is_bad(results) & ~_is_bad(values))
+        known |= dict(zip(map(id, equation.outvars), results, strict=True))
+    return list(map(read, jaxpr.outvars))
+
+
+def _is_bad(values: Sequence[Any]) -> Array:
+    inexact = [v for v in values if jnp.issubdtype(jnp.result_type(v), jnp.inexact)]
+    return ~jnp.stack([jnp.isfinite(v).all() for v in inexact] or [jnp.asarray(True)]).all()

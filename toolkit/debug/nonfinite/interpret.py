@@ -1,0 +1,248 @@
+"""A computation equation by equation on concrete values, with the origin of what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jax.extend.core import Literal
+
+from toolkit.debug.nonfinite import origins
+from toolkit.debug.nonfinite.origins import Birth, Value
+from toolkit.debug.places import NOWHERE, Place, lines
+from toolkit.jaxprs.read import called, evaluated, first_reader, is_callback, literal, opened
+
+# Equations whose result is mostly their first operand: what made that one says more.
+_MOVES = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "expand_dims", "neg", "reshape"}
+    | {"rev", "slice", "squeeze", "stop_gradient", "transpose", "dynamic_slice", "gather", "mul"}
+)
+
+# What the derivatives of other functions are made of.
+_SLOPES = frozenset({"add_any", "div", "integer_pow", "mul", "pow", "rsqrt"})
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where in the computation an equation stands."""
+
+    order: tuple[int, ...] = ()
+    equations: tuple[Any, ...] = ()  # the enclosing ones, outermost first, and itself
+    iterations: tuple[tuple[str, int], ...] = ()  # of the enclosing loops
+
+    def at(self, index: int, equation: Any) -> Scope:
+        return replace(self, order=(*self.order, index), equations=(*self.equations, equation))
+
+    def iteration(self, loop: str, step: int, index: int) -> Scope:
+        """`step` is when it runs, `index` the position that the user knows it by."""
+        iterations = (*self.iterations, (loop, index))
+        return replace(self, order=(*self.order, step), iterations=iterations)
+
+    @property
+    def names(self) -> str:
+        return "/".join(str(equation.source_info.name_stack) for equation in self.equations)
+
+
+Rule = Callable[["Replay", Any, Sequence[Value], Scope], list[Value]]
+
+
+@dataclass
+class Replay:
+    """What one replay has found so far."""
+
+    rules: Mapping[str, Rule]  # of primitives that are read in another way than as one step
+    is_reverse: bool  # the computation has a backward pass
+    births: list[Birth] = field(default_factory=list)
+    ends: list[frozenset[Birth]] = field(default_factory=list)  # of what leaves a differentiation
+    dropped: list[frozenset[Birth]] = field(default_factory=list)  # of what nothing reads there
+
+    def run(self, computation: Any, inputs: Sequence[Value], scope: Scope) -> list[Value]:
+        """Evaluate a jaxpr; each result with its origins."""
+        jaxpr, consts = opened(computation)
+        last_read = {
+            id(atom): i for i, equation in enumerate(jaxpr.eqns) for atom in equation.invars
+        }
+        results = {id(atom) for atom in jaxpr.outvars}
+        known: dict[int, Value] = {}
+        for variable, const in zip(jaxpr.constvars, consts, strict=True):
+            known[id(variable)] = self._constant(const, scope, *first_reader(jaxpr, variable))
+        known |= {id(v): value for v, value in zip(jaxpr.invars, inputs, strict=True)}
+
+        def read(atom: Any, where: Scope) -> Value:
+            if isinstance(atom, Literal):
+                return self._constant(literal(atom), where)
+            return known[id(atom)]
+
+        # `jax.grad` drops the value: the smallest that nothing reads, and the last such, before
+        # the backward pass.
+        unread: list[Value] = []
+        for index, equation in enumerate(jaxpr.eqns):
+            here = scope.at(index, equation)
+            if is_callback(equation):
+                continue
+            values = [read(atom, here) for atom in equation.invars]
+            if not is_differentiated(here.names):
+                self.note_ends(values)
+            elif "transpose" in here.names:
+                self.dropped += [value.spoilt_by for value in unread]
+                unread = []
+            made = self._equation(equation, values, here)
+            for variable, value in zip(equation.outvars, made, strict=True):
+                if id(variable) in last_read or id(variable) in results:
+                    known[id(variable)] = value
+                elif value.is_primal and (not unread or value.ndim <= unread[0].ndim):
+                    unread = [value]
+            for atom in equation.invars:  # large arrays go as soon as nothing reads them
+                if last_read[id(atom)] == index and id(atom) not in results:
+                    known.pop(id(atom), None)
+        self.dropped += [value.spoilt_by for value in unread]
+        return [read(atom, scope) for atom in jaxpr.outvars]
+
+    def evaluate(
+        self,
+        equation: Any,
+        values: Sequence[Value],
+        here: Scope,
+        bear: Callable[[bool], Birth] | None = None,
+    ) -> list[Value]:
+        """An equation as one step; `bear` as in `origins.attribute`, where it is no usual birth."""
+        results = evaluated(equation, [value.array for value in values])
+        depends_on = frozenset[str]().union(*(value.depends_on for value in values))
+        maker = _maker(equation, values)
+        primal = is_primal(here.names)
+        if all(map(origins.is_finite, results)):
+            return [Value(result, {}, depends_on, maker, primal) for result in results]
+        masks = origins.attribute(
+            equation.primitive.name,
+            lambda operands: evaluated(equation, operands),
+            values,
+            results,
+            bear or (lambda has_nan: self.bear(equation.primitive.name, values, here, has_nan)),
+        )
+        spoilt = frozenset[Birth]().union(*(value.spoilt_by for value in values))
+        return [
+            Value(
+                result,
+                own,
+                depends_on,
+                maker,
+                primal,
+                frozenset(b for b in own if primal and (b in spoilt or b.order == here.order)),
+            )
+            for result, own in zip(results, masks, strict=True)
+        ]
+
+    def note_ends(self, values: Sequence[Value]) -> None:
+        """Values that leave the differentiated computation: its result, in forward mode slopes too."""
+        self.ends += [value.spoilt_by for value in values if value.is_primal]
+
+    @property
+    def primal(self) -> frozenset[Birth]:
+        """The births that reach the value of what is differentiated."""
+        if self.is_reverse:
+            return frozenset[Birth]().union(*(self.ends or self.dropped))
+        ends = self.ends + self.dropped
+        found = frozenset[Birth]().union(*ends)
+        if all(ends):
+            return found
+        # One end of a forward mode is finite, so the bad ones may be slopes.
+        return frozenset(birth for birth in found if birth.operation not in _SLOPES)
+
+    def bear(
+        self, operation: str, values: Sequence[Value], here: Scope, has_nan: bool, note: str = ""
+    ) -> Birth:
+        """Record that the equation of `here` makes something non-finite."""
+        place, inside = placed(here)
+        birth = Birth(
+            here.order,
+            operation,
+            place,
+            inside,
+            here.names,
+            here.iterations,
+            tuple(origins.describe(value.array) for value in values),
+            tuple(value.maker for value in values),
+            frozenset[str]().union(*(value.depends_on for value in values)),
+            has_nan,
+            causes=frozenset[Birth]().union(*(value.masks for value in values)),
+            note=note,
+        )
+        self.births.append(birth)
+        return birth
+
+    def _equation(self, equation: Any, values: Sequence[Value], here: Scope) -> list[Value]:
+        name = equation.primitive.name
+        if (inner := called(equation)) is not None:
+            return self.run(inner, values, here)
+        if name == "cond":
+            branches = equation.params["branches"]
+            taken = int(np.clip(int(values[0].array), 0, len(branches) - 1))
+            return self.run(branches[taken], values[1:], here)
+        if name == "custom_linear_solve":
+            return self.run(equation.params["jaxprs"].solve, _solved(equation, values), here)
+        if name in self.rules:
+            return self.rules[name](self, equation, values, here)
+        return self.evaluate(equation, values, here)
+
+    def _constant(self, array: Any, where: Scope, index: int = 0, reader: Any = None) -> Value:
+        """A literal or an array that the function closes over."""
+        if origins.is_finite(array):
+            return Value(array)
+        here = where if reader is None else where.at(index, reader)
+        place, inside = placed(here)
+        has_nan = bool(origins.nans(array).any())
+        operands = (origins.describe(array),)
+        birth = Birth(
+            here.order,
+            "constant",
+            place,
+            inside,
+            here.names,
+            here.iterations,
+            operands,
+            has_nan=has_nan,
+            legal=not has_nan,
+            own_line=any(lines(equation)[0] != NOWHERE for equation in here.equations[-1:]),
+        )
+        self.births.append(birth)
+        return Value(array, {birth: origins.nonfinite(array)})
+
+
+def is_differentiated(names: str) -> bool:
+    """Whether an equation belongs to a computation that is being differentiated."""
+    return "jvp" in names or "transpose" in names
+
+
+def is_primal(names: str) -> bool:
+    """Whether an equation is run for the value of what is differentiated, or for its slopes."""
+    return "jvp" in names and "transpose" not in names
+
+
+def placed(here: Scope) -> tuple[Place, Place]:
+    """The user's line of an equation, and the line of an installed package below it.
+
+    Equations inside the wrappers of `jax.numpy` have none: the line of the enclosing call stands.
+    """
+    inside = NOWHERE
+    for equation in reversed(here.equations):
+        users, installed = lines(equation)
+        inside = installed if inside == NOWHERE else inside
+        if users != NOWHERE:
+            return users, inside
+    return inside, NOWHERE
+
+
+def _maker(equation: Any, values: Sequence[Value]) -> str:
+    name = equation.primitive.name
+    made = [value.maker for value in values if value.maker]
+    return made[0] if name in _MOVES and len(set(made)) == 1 else name
+
+
+def _solved(equation: Any, values: Sequence[Value]) -> list[Value]:
+    """The operands of a linear solve's own computation: its constants, and the right-hand side."""
+    lengths = equation.params["const_lengths"]
+    start = lengths.matvec + lengths.vecmat
+    constants = start + lengths.solve + lengths.transpose_solve
+    return [*values[start : start + lengths.solve], *values[constants:]]

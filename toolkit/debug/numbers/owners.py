@@ -1,0 +1,289 @@
+"""Who wrote a number that an equation reads: the user, a default that the user did not see, or a formula.
+
+An equation remembers the calls that led to it. Inwards from the user's line stand the functions of
+other packages and of JAX that it went through. A number that stands in the code of one of these
+belongs to the formula which that function is (0.044715 in `gelu`); one that does not came in from
+outside: the user passed it, or left a default.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import io
+import itertools
+import linecache
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import jax
+import jax.scipy.special
+
+from toolkit.debug.numbers.numbers import is_close, is_guard
+from toolkit.debug.places import INSTALLED, NOWHERE, TRACING, Place, is_jax
+
+_SOURCE = f"{Path(jax.__file__).parent}/_src/"
+_STDLIB = f"{sysconfig.get_paths()['stdlib']}/"
+_SITE = tuple(f"{sysconfig.get_paths()[name]}/" for name in ("purelib", "platlib"))
+# Files of JAX that trace and differentiate: they are between all calls and add no numbers.
+_MACHINERY = (
+    tuple(
+        _SOURCE + name
+        for name in ("interpreters/", "ad_checkpoint.py", "api.py", "api_util.py", "core.py")
+    )
+    + tuple(
+        _SOURCE + name
+        for name in ("custom_batching.py", "custom_derivatives.py", "linear_util.py", "pjit.py")
+    )
+    + tuple(
+        _SOURCE + name
+        for name in (
+            "source_info_util.py",
+            "traceback_util.py",
+            "tree.py",
+            "tree_util.py",
+            "util.py",
+        )
+    )
+)
+# Files of JAX whose functions are one operation, or a loop: their numbers are their callers'.
+_HAND_ON = tuple(
+    _SOURCE + name
+    for name in (
+        "lax/control_flow/",
+        "lax/lax.py",
+        "lax/parallel.py",
+        "nn/functions.py",
+        "nn/initializers.py",
+        "numpy/array",
+        "numpy/ufunc",
+        "ops/scatter.py",
+    )
+)
+_SEEDED = frozenset({"PRNGKey", "_key", "key", "random_seed", "seed_with_impl"})
+_RULES = _SOURCE + "custom_derivatives.py"
+_DIFFERENTIATES = _SOURCE + "interpreters/ad.py"
+
+
+class Frame(NamedTuple):
+    """A call on the way to an equation."""
+
+    code: CodeType
+    at: int  # offset of the instruction that went on
+
+    @property
+    def file(self) -> str:
+        return self.code.co_filename
+
+    @property
+    def place(self) -> Place:
+        return Place(self.file, self._positions[0])
+
+    @property
+    def segment(self) -> str:
+        """The source of the expression that went on."""
+        first, last, start, end = self._positions
+        lines = linecache.getlines(self.file)[(first or 1) - 1 : last or first or 0]
+        if not lines or start is None or end is None:
+            return "".join(lines)
+        encoded = [line.encode() for line in lines]
+        encoded[-1] = encoded[-1][:end]
+        encoded[0] = encoded[0][start:]
+        return b"".join(encoded).decode(errors="replace")
+
+    @property
+    def _positions(self) -> tuple[int | None, int | None, int | None, int | None]:
+        return next(itertools.islice(self.code.co_positions(), self.at // 2, None))
+
+
+class Calls(NamedTuple):
+    """The calls that led to an equation, innermost first in each part."""
+
+    jax: tuple[Frame, ...]  # functions of JAX
+    packages: tuple[Frame, ...]  # then functions of other installed packages
+    user: Frame | None
+    key: tuple[Any, ...]  # of the operation as the user called it: the same for its derivative
+    rule: bool  # whether the user called a function with a derivative rule, which it may belong to
+
+    @property
+    def place(self) -> Place:
+        return self.user.place if self.user else NOWHERE
+
+    @property
+    def inside(self) -> Place:
+        return self.packages[0].place if self.packages else NOWHERE
+
+
+def calls(equation: Any) -> Calls:
+    """The calls that led to `equation`."""
+    frames = _frames(equation.source_info.traceback)
+    inner = list(itertools.takewhile(lambda frame: is_jax(frame.file), frames))
+    # Of a derivative, what its rule called is no part of the user's call.
+    rules = [i for i, frame in enumerate(inner) if frame.file == _DIFFERENTIATES]
+    cut = rules[-1] + 1 if rules else 0
+    key = tuple((id(frame.code), frame.at) for frame in frames[cut:] if not _is_between(frame))
+    kept = [frame for frame in frames if not _is_between(frame)]
+    of_jax = tuple(itertools.takewhile(lambda frame: is_jax(frame.file), kept))
+    rest = kept[len(of_jax) :]
+    others = tuple(itertools.takewhile(lambda frame: frame.file.startswith(INSTALLED), rest))
+    users = [frame for frame in rest if not frame.file.startswith(INSTALLED)]
+    user = users[0] if users else None
+    direct = bool(user) and not others and not of_jax
+    ruled = direct and any(frame.file == _RULES for frame in inner[cut:])
+    rule = ruled and _callee(users[0]) not in _names_in_jax()
+    return Calls(of_jax, others, user, key, rule)
+
+
+def is_formula(
+    value: Any, dtype: Any, found: Calls, called: str = "", outside: Frame | None = None
+) -> bool:
+    """Whether `value` belongs to a function of JAX or of a package, not to who called it.
+
+    `called` is the jitted function that it is an argument of, or "". `outside` is who called the
+    jitted function that the equation stands in.
+    """
+    inside = (*found.jax, *found.packages)
+    if any(is_close(value, known) for frame in inside for known in defaults(frame.code)):
+        return False
+    if not found.user and not found.packages:
+        # In the program of a function that JAX has jitted: what it is passed are no numbers there,
+        # except for what it takes as static.
+        return abs(value) == round(abs(value)) or not is_passed(value, outside)
+    if any(is_close(abs(value), known) for frame in inside for known in literals(frame.code)):
+        return True
+    if found.packages and is_guard(value, dtype):
+        return True
+    # Of what JAX makes from lengths and counts, and by formulas, only what was passed is left.
+    if all(_hands_on(frame, called) for frame in found.jax):
+        return False
+    caller = found.packages[0] if found.packages else found.user
+    is_whole = not isinstance(value, complex) and value == round(value)
+    return is_whole or not is_written(value, caller)
+
+
+def _hands_on(frame: Frame, called: str) -> bool:
+    """Whether a function of JAX does nothing with numbers but hand them on."""
+    name = frame.code.co_name
+    if name == "switch":  # it knows the count of the branches
+        return False
+    if name in _SEEDED:
+        return True
+    return frame.file.startswith(_HAND_ON) or (bool(called) and name.lstrip("_") == called)
+
+
+def is_written(value: Any, frame: Frame | None) -> bool:
+    """Whether the number itself stands in the expression that a frame was at."""
+    if frame is None:
+        return False
+    return any(is_close(abs(value), number) for number in _numbers(frame.segment))
+
+
+def is_passed(value: Any, frame: Frame | None) -> bool:
+    """Whether the number itself is an argument of the call that a frame was at."""
+    call = _call(frame)
+    given = [*call.args, *(keyword.value for keyword in call.keywords)] if call else []
+    numbers = [number for one in given for number in _numbers(ast.unparse(one)) if _is_number(one)]
+    return any(is_close(abs(value), number) for number in numbers)
+
+
+def _call(frame: Frame | None) -> ast.Call | None:
+    try:
+        node = ast.parse(frame.segment.strip(), mode="eval").body if frame else None
+    except SyntaxError:
+        return None
+    return node if isinstance(node, ast.Call) else None
+
+
+def _callee(frame: Frame) -> str:
+    """The last name of what the call at a frame calls."""
+    call = _call(frame)
+    return getattr(call.func, "attr", getattr(call.func, "id", "")) if call else ""
+
+
+@functools.cache
+def _names_in_jax() -> frozenset[str]:
+    return frozenset({*dir(jax.nn), *dir(jax.numpy), *dir(jax.lax), *dir(jax.scipy.special)})
+
+
+def _is_number(node: ast.expr) -> bool:
+    inner = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(inner, ast.Constant)
+
+
+def is_of_jax(computation: Any) -> bool:
+    """Whether a jitted or custom function is one of JAX."""
+    info = getattr(getattr(computation, "jaxpr", computation), "debug_info", None)
+    source = getattr(info, "func_src_info", None) or ""
+    return is_jax(source.partition(" at ")[2])
+
+
+@functools.cache
+def literals(code: CodeType) -> frozenset[float]:
+    """The sizes of the numbers in a function's code, and of the module's that it names."""
+    module = vars(_module(code)) if _module(code) else {}
+    named = [module.get(name) for name in code.co_names]
+    return frozenset(abs(number) for number in _flat((*code.co_consts, *named)))
+
+
+@functools.cache
+def defaults(code: CodeType) -> frozenset[float]:
+    """The fractional defaults of the parameters of a public function, given its code."""
+    if code.co_filename.startswith(_SOURCE + "random"):  # a fair coin is no choice
+        return frozenset()
+    function = getattr(_module(code), code.co_name, None)
+    try:
+        if inspect.unwrap(function).__code__ is not code:  # type: ignore[arg-type]
+            return frozenset()
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError):
+        return frozenset()
+    values = [p.default for p in parameters if isinstance(p.default, float)]
+    return frozenset(value for value in values if value != round(value))
+
+
+@functools.cache
+def _module(code: CodeType) -> Any:
+    return next((m for m in list(sys.modules.values()) if _file(m) == code.co_filename), None)
+
+
+def _file(module: Any) -> Any:
+    return getattr(module, "__file__", None)
+
+
+def _flat(constants: Iterable[Any]) -> Iterable[float]:
+    for constant in constants:
+        if isinstance(constant, tuple):
+            yield from _flat(constant)
+        elif isinstance(constant, (int, float)) and not isinstance(constant, bool):
+            yield constant
+
+
+def _numbers(source: str) -> list[float]:
+    found = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.NUMBER:
+                found.append(abs(ast.literal_eval(token.string)))
+    except (tokenize.TokenError, IndentationError, SyntaxError, ValueError):
+        pass  # a part of a line: what was read counts
+    return found
+
+
+def _is_between(frame: Frame) -> bool:
+    file = frame.file
+    if file.startswith(_MACHINERY) or file.startswith("<frozen"):
+        return True
+    return file.startswith(_STDLIB) and not file.startswith(_SITE)
+
+
+def _frames(traceback: Any) -> Sequence[Frame]:
+    if traceback is None:
+        return ()
+    frames = [Frame(code, at) for code, at in zip(*traceback.raw_frames(), strict=True)]
+    return list(itertools.takewhile(lambda frame: not frame.file.startswith(TRACING), frames))

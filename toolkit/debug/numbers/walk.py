@@ -1,0 +1,254 @@
+"""A program searched for numbers, equation by equation; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolkit.debug.numbers.numbers import is_close, is_structure, of_shapes, scalar
+from toolkit.debug.numbers.owners import Calls, Frame, calls, is_formula, is_of_jax, is_written
+from toolkit.debug.numbers.programs import CALLS, inner_programs, name_of, programs, scan_counts
+from toolkit.debug.places import NOWHERE, Place
+from toolkit.jaxprs.read import opened
+
+# Where a number names a position, or is an exponent: operands from there on.
+_STRUCTURAL = {
+    "dynamic_slice": 1,
+    "dynamic_update_slice": 2,
+    "pow": 1,
+    "power": 1,
+    "float_power": 1,
+    "random_fold_in": 1,
+    "take": 1,
+    "roll": 1,
+    "_roll_dynamic": 1,
+    "threefry2x32": 0,
+    "random_wrap": 0,
+}
+_INDICES = {"gather": (1,), "scatter": (1,), "scatter-add": (1,), "scatter-mul": (1,)}
+# What hands a number on as it is.
+_MOVES = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze"}
+)
+LENGTH = "loop length"
+INITIAL = "initial value"
+
+
+class Found(NamedTuple):
+    """A number, and what reads it where."""
+
+    value: Any
+    place: Place
+    operation: str
+    inside: Place
+
+
+@dataclass
+class Move:
+    """A number on its way from the line where it was made into an array."""
+
+    value: Any
+    found: Found  # what is reported if nothing at that line reads it
+    read: bool = False
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What surrounds an equation."""
+
+    place: Place
+    inside: Place = NOWHERE
+    key: tuple[Any, ...] = ()
+    differentiated: bool = False
+    shapes: frozenset[float] = frozenset()  # what is made of those of arguments
+    results: frozenset[float] = frozenset()  # and of results
+    caller: Frame | None = None  # where the user's code goes on into what surrounds it
+
+
+@dataclass
+class Walk:
+    """What one search has found so far."""
+
+    definition: Place
+    found: list[Found] = field(default_factory=list)
+    seen: set[tuple[Any, ...]] = field(default_factory=set)  # operations that were searched
+
+    def of(self, closed: Any) -> list[Found]:
+        """All numbers in a traced function."""
+        self.search(closed, [None] * len(closed.in_avals), Scope(self.definition))
+        return self.found
+
+    def search(self, computation: Any, arguments: Sequence[Any], scope: Scope) -> None:
+        """Look through a jaxpr (closed or open) whose arguments are numbers or None."""
+        jaxpr, consts = opened(computation)
+        shapes = tuple(v.aval.shape for v in (*jaxpr.invars, *jaxpr.constvars))
+        made = tuple(getattr(v.aval, "shape", ()) for v in jaxpr.outvars)
+        scope = replace(
+            scope,
+            shapes=scope.shapes | of_shapes(shapes),
+            results=scope.results | of_shapes(made),
+        )
+        known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_scalar, consts), strict=False))
+        known |= dict(zip(jaxpr.invars, arguments, strict=True))
+        moves: dict[Any, Move] = {}
+        counters: set[Any] = set()
+        for equation in jaxpr.eqns:
+            self._equation(equation, known, moves, counters, scope)
+            if _counts(equation, counters):
+                counters.update(equation.outvars)
+        for atom in jaxpr.outvars:
+            if hasattr(atom, "val") and not is_of_jax(computation):
+                self._result(atom, scope)
+        self.found += [move.found for move in moves.values() if not move.read]
+
+    def _equation(
+        self,
+        equation: Any,
+        known: dict[Any, Any],
+        moves: dict[Any, Move],
+        counters: set[Any],
+        scope: Scope,
+    ) -> None:
+        made_by = calls(equation)
+        differentiated = scope.differentiated or _is_derivative(equation)
+        key = (*scope.key, made_by.key)
+        if not made_by.user:  # in a jitted function of another package: the line that calls it
+            place, inside = scope.place, made_by.inside
+            inside = scope.inside if inside == NOWHERE else inside
+        else:
+            place, inside = made_by.place, made_by.inside
+        at = replace(
+            scope,
+            place=place,
+            inside=inside,
+            key=key,
+            differentiated=differentiated,
+            caller=made_by.user or scope.caller,
+        )
+        # An operation's derivative says nothing that it has not said.
+        again = differentiated and key in self.seen and not made_by.rule
+        self.seen.add(key)
+        numbers = [_number(atom, known, moves) for atom in equation.invars]
+        read = _read(equation, numbers, made_by, counters)
+        for operation, value, position in [] if again else read:
+            if made_by.packages and operation == "mul" and not isinstance(value, complex):
+                value = abs(value)  # a step of descent, say: it was not written with its sign
+            one = Found(value, place, operation, inside)
+            atom = equation.invars[position] if position is not None else None
+            if not _is_news(one, atom, equation, made_by, at):
+                continue
+            move = moves.get(atom) if _is_variable(atom) else None
+            if equation.primitive.name in _MOVES:
+                moves[equation.outvars[0]] = move or Move(value, one)
+            elif move is None:
+                self.found.append(one)
+            elif move.found.place == place:
+                move.read = True
+                self.found.append(one)
+        # What was made into an array, or is written in a call, is found there.
+        is_call = equation.primitive.name in CALLS and not made_by.packages
+        handed = [
+            None if (atom in moves if _is_variable(atom) else is_call) else number
+            for atom, number in zip(equation.invars, numbers, strict=True)
+        ]
+        for inner, arguments in inner_programs(equation, handed):
+            self.search(inner, arguments, at)
+
+    def _result(self, atom: Any, scope: Scope) -> None:
+        """A number that a branch or a function returns."""
+        value = _scalar(atom.val)
+        if value is None or is_structure(value, atom.aval.dtype) or _is_length(value, scope.shapes):
+            return
+        if scope.inside == NOWHERE or not isinstance(value, int):  # else it says what happened
+            self.found.append(Found(value, scope.place, "result", scope.inside))
+
+
+def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: Scope) -> bool:
+    dtype = np.dtype(int) if atom is None else atom.aval.dtype
+    called = one.operation if equation.primitive.name in CALLS else ""
+    if is_structure(one.value, dtype) or is_formula(
+        one.value, dtype, made_by, called, scope.caller
+    ):
+        return False
+    if is_written(one.value, made_by.user):
+        return True
+    # The length of a loop is that of what it reads and stacks in any case.
+    if one.operation == LENGTH:
+        return not _is_length(one.value, scope.shapes)
+    read = of_shapes(tuple(getattr(operand.aval, "shape", ()) for operand in equation.invars))
+    return not _is_length(one.value, scope.shapes | scope.results | read)
+
+
+def _is_length(value: Any, forms: frozenset[float]) -> bool:
+    return any(is_close(abs(value), form) for form in forms)
+
+
+def _read(
+    equation: Any, numbers: Sequence[Any], made_by: Calls, counters: set[Any]
+) -> Iterator[tuple[str, Any, int | None]]:
+    """(operation, value, position) of the numbers that an equation reads."""
+    name = equation.primitive.name
+    operation = name_of(equation)
+    if name == "scan":
+        consts, carry = scan_counts(equation)
+        if all(atom in counters for atom in equation.invars[consts + carry :]):
+            yield LENGTH, equation.params["length"], None
+        for i in range(consts, consts + carry):
+            if numbers[i] is not None:
+                yield INITIAL, numbers[i], i
+    elif name == "while":
+        first = equation.params["cond_nconsts"] + equation.params["body_nconsts"]
+        bound = any(frame.code.co_name == "fori_loop" for frame in made_by.jax)
+        for i in range(first, len(numbers)):
+            if numbers[i] is not None:
+                yield LENGTH if bound and i < first + 2 else INITIAL, numbers[i], i
+    elif name in CALLS or not any(True for _ in inner_programs(equation, numbers)):
+        last = _STRUCTURAL.get(operation, len(numbers))
+        for i, number in enumerate(numbers[:last]):
+            is_literal = hasattr(equation.invars[i], "val")
+            if number is None or i in _INDICES.get(name, ()):
+                continue
+            # Other numbers are looked for inside, where they are read.
+            written = is_literal and not made_by.packages
+            if name not in CALLS or written or _is_of_jax(equation):
+                yield operation, number, i
+
+
+def _counts(equation: Any, counters: set[Any]) -> bool:
+    """Whether it makes an array of no data, as `arange` and `split` do."""
+    name = equation.primitive.name
+    if name == "random_split":
+        return True
+    atoms = [atom for atom in equation.invars if not hasattr(atom, "val")]
+    return (name == "iota" or bool(atoms)) and all(atom in counters for atom in atoms)
+
+
+def _is_of_jax(equation: Any) -> bool:
+    return any(map(is_of_jax, programs(equation.params.values())))
+
+
+def _is_derivative(equation: Any) -> bool:
+    names = str(equation.source_info.name_stack)
+    return "jvp" in names or "transpose" in names
+
+
+def _is_variable(atom: Any) -> bool:
+    return atom is not None and not hasattr(atom, "val")
+
+
+def _number(atom: Any, known: dict[Any, Any], moves: dict[Any, Move]) -> Any:
+    if hasattr(atom, "val"):
+        return _scalar(atom.val)
+    if atom in moves:
+        return moves[atom].value
+    return known.get(atom)
+
+
+def _scalar(constant: Any) -> Any:
+    try:
+        return scalar(constant)
+    except TypeError:  # a key
+        return None

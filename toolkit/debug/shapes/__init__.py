@@ -1,0 +1,1 @@
+"""Which shape and dtype does each line of a function produce?"""

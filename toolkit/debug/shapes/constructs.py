@@ -1,0 +1,157 @@
+"""What makes a line run more than once, told from the calls that JAX and this package are in."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from toolkit.control.loop import loop
+from toolkit.control.while_loop import while_loop
+from toolkit.debug.places import is_jax
+from toolkit.plain_python import branching, staging
+from toolkit.solve.maps import SolutionMap
+
+Variables = Mapping[str, Any]
+
+
+class Around(NamedTuple):
+    """A loop, a condition or a batch around a line."""
+
+    name: str
+    times: int | None = None  # None where it is not known before the program runs
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        if self.times is None:
+            return f"inside {self.name}"
+        return f"{'at most ' if self.at_most else ''}x{self.times} inside {self.name}"
+
+
+class Construct(NamedTuple):
+    """A function that calls the user's."""
+
+    around: Callable[[Variables], Around]  # from its arguments
+    retraces: bool = False  # a function that it calls again stands for the earlier call
+    ours: bool = False  # what it calls in turn is its own affair
+
+
+def construct(code: types.CodeType) -> Construct | None:
+    """What a code object is the body of."""
+    known = _known().get(code)
+    if known is not None or not is_jax(code.co_filename):
+        return known
+    if code.co_name == "vmap_f":
+        return Construct(_vmap)
+    if code.co_qualname == "_shard_map.<locals>.wrapped":
+        return Construct(_fixed("shard_map"))
+    return None
+
+
+def reduced(found: Sequence[tuple[Construct, Around]]) -> tuple[Around, ...]:
+    """What lies between two functions of the user's, without that which only implements another."""
+    kept: list[tuple[Construct, Around]] = []
+    for one in found:
+        if kept and kept[-1][0].ours:
+            break
+        if kept and one[1].name in _IMPLEMENTS.get(kept[-1][1].name, ()):
+            continue
+        kept.append(one)
+    return tuple(around for _, around in kept)
+
+
+_IMPLEMENTS = {"fori_loop": ("scan", "while_loop"), "map": ("scan", "vmap"), "switch": ("cond",)}
+
+
+@functools.cache
+def _known() -> Mapping[types.CodeType, Construct]:
+    lax = {
+        jax.lax.scan: Construct(_scan, retraces=True),
+        jax.lax.while_loop: Construct(_fixed("while_loop"), retraces=True),
+        jax.lax.fori_loop: Construct(_fori, retraces=True),
+        jax.lax.map: Construct(_map, retraces=True),
+        jax.lax.cond: Construct(_fixed("cond")),
+        jax.lax.switch: Construct(_fixed("switch")),
+        jax.lax.associative_scan: Construct(_fixed("associative_scan")),
+    }
+    ours = {
+        loop: lambda v: _scan(v)._replace(name="loop"),
+        while_loop: lambda v: Around("while_loop", v.get("max_steps"), True),
+        SolutionMap.__call__: _solve,
+        staging.for_static: lambda v: Around("for", v["items"].length),
+        staging.for_traced: lambda v: Around("for", v.get("max_steps"), True),
+        staging.while_from_the_start: _fixed("while"),
+        staging.while_traced: _fixed("while"),
+        branching.branch: _fixed("if"),
+    }
+    return {
+        **{_code(fn): one for fn, one in lax.items()},
+        **{
+            _code(fn): Construct(around, fn is not SolutionMap.__call__, True)
+            for fn, around in ours.items()
+        },
+    }
+
+
+def _code(fn: Any) -> types.CodeType:
+    return inspect.unwrap(fn).__code__
+
+
+def _fixed(name: str) -> Callable[[Variables], Around]:
+    return lambda _: Around(name)
+
+
+def _scan(variables: Variables) -> Around:
+    leaves = jax.tree.leaves(variables.get("xs"))
+    length = variables.get("length")
+    if length is None and leaves:
+        length = _size(leaves[0], 0)
+    return Around("scan", _whole(length))
+
+
+def _map(variables: Variables) -> Around:
+    return _scan({"xs": variables["xs"]})._replace(name="map")
+
+
+def _fori(variables: Variables) -> Around:
+    lower, upper = _whole(variables["lower"]), _whole(variables["upper"])
+    count = None if lower is None or upper is None else max(upper - lower, 0)
+    return Around("fori_loop", count)
+
+
+def _vmap(variables: Variables) -> Around:
+    """The size of the batch, where the axes are plain numbers."""
+    args, axes = variables["args"], variables.get("in_axes")
+    axes = axes if isinstance(axes, (tuple, list)) else [axes] * len(args)
+    sizes = [
+        _size(leaf, axis)
+        for arg, axis in zip(args, axes, strict=False)
+        if isinstance(axis, int)
+        for leaf in jax.tree.leaves(arg)[:1]
+    ]
+    return Around("vmap", variables.get("axis_size") or (sizes[0] if sizes else None))
+
+
+def _solve(variables: Variables) -> Around:
+    """Exactly `num_steps` gradients are taken where no tolerance ends the solve."""
+    solve = variables["self"]
+    exact = getattr(solve.solver, "tol", 0.0) is None
+    return Around(solve.kind, getattr(solve.solver, "num_steps", None) if exact else None)
+
+
+def _size(leaf: Any, axis: int) -> int | None:
+    """None of what JAX is about to refuse."""
+    shape = getattr(leaf, "shape", ())
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
+
+
+def _whole(number: Any) -> int | None:
+    """A number that is known while tracing."""
+    try:
+        return None if isinstance(number, jax.core.Tracer) or number is None else int(number)
+    except TypeError:
+        return None

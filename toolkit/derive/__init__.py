@@ -1,0 +1,1 @@
+"""How a derivative rule is written by hand: which pieces do all rules share?"""

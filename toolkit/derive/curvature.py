@@ -1,0 +1,53 @@
+"""A gradient whose pullback is a forward-over-reverse Hessian-vector product."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from toolkit import tree
+from toolkit.derive.composite import composite_problem
+from toolkit.types import Problem, Tree
+
+
+def forward_over_reverse(problem: Problem) -> Problem:
+    """`problem` with a cheaper pullback of its gradient; itself when it has no objective.
+
+    `d/d(y, theta) <grad_y f(y, theta), u> = d/de grad_{y, theta} f(y + e u, theta)`: one tangent
+    through one gradient, in place of reverse mode over reverse mode. In JAX's convention for
+    complex leaves (no conjugation in the pairing) the same identity holds as it stands.
+
+    Differentiation: reverse mode; forward mode over that reverse mode.
+    """
+    if problem.composite is not None:
+        smooth, proximal = problem.composite.smooth, problem.composite.proximal
+        return composite_problem(forward_over_reverse(smooth), proximal)
+    objective = problem.objective
+    if objective is None:
+        return problem
+
+    @jax.custom_vjp
+    def gradient(y: Tree, theta: Tree, x: Tree) -> Tree:
+        return tree.conj(problem.evaluate(y, theta, x))
+
+    def forward(y: Tree, theta: Tree, x: Tree) -> tuple[Tree, Tree]:
+        values, wanted = tree.values_and_wanted((y, theta, x))
+        return tree.conj(problem.evaluate(*values)), tree.select(values, wanted)
+
+    def backward(residuals: tuple[Tree, Tree], u: Tree) -> tuple[Tree, Tree, Tree]:
+        wanted, constant = residuals
+        y, theta, x = tree.merge(wanted, constant)
+        u = tree.written_out(u, y)
+        is_wanted = tree.present(wanted)
+
+        def gradients(y: Tree) -> Tree:
+            moving, fixed = tree.select((y, theta, x), is_wanted)
+            return jax.grad(lambda moving: objective(*tree.merge(moving, fixed)))(moving)
+
+        return jax.jvp(gradients, (y,), (u,))[1]
+
+    gradient.defvjp(forward, backward, symbolic_zeros=True)
+    return dataclasses.replace(
+        problem, evaluate=lambda y, theta, x: tree.conj(gradient(y, theta, x))
+    )

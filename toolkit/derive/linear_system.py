@@ -1,0 +1,168 @@
+"""A linear system that differentiates: one place where `custom_linear_solve` is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from toolkit import tree
+from toolkit.derive.composite import gradient_step
+from toolkit.types import Composite, LinearInfo, LinearSolver, Problem, Tree
+
+Matvec = Callable[[Tree], Tree]
+
+
+class Factors(NamedTuple):
+    """`A = (I - P M) / s` with symmetric P and M, 0 <= P <= I: that of a composite problem."""
+
+    P: Matvec  # derivative of the proximal map
+    M: Matvec  # of the gradient step, `I - s H`
+    s: Array  # [] step size
+
+
+class System(NamedTuple):
+    """The linear map `A` of a condition's derivative; trees of real leaves."""
+
+    matvec: Matvec
+    symmetric: bool
+    factors: Factors | None = None
+
+
+def require_linear_solver(value: Any) -> None:
+    """Refuse what is neither None nor an instance that solves linear systems."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise TypeError(
+            "`linear_solver` must be None, one of tk.linear such as CG(max_steps=100, tol=1e-6), or a "
+            f"callable (matvec, b, x0=None) -> (x, LinearInfo): got {value!r}."
+        )
+
+
+def linearise(
+    problem: Problem, y: Tree, theta: Tree, damping: Array | float = 0.0, x: Tree = None
+) -> tuple[Tree, System]:
+    """The condition that is zero at a solution, and its derivative in `y` at `(y, theta)`.
+
+    `damping` is added to the diagonal of the derivative, of a composite problem to the Hessian of its
+    smooth part.
+    """
+    if problem.composite is not None:
+        return _linearise_composite(problem.composite, y, theta, damping)
+
+    def condition(real: Tree) -> Tree:
+        point = tree.as_like(y, real)
+        return tree.as_real(problem.residual(point, problem.evaluate(point, theta, x)))
+
+    residual, product = jax.linearize(condition, tree.as_real(y))
+    return residual, System(_damped(product, damping), problem.symmetric)
+
+
+def _linearise_composite(
+    composite: Composite, y: Tree, theta: Tree, damping: Array | float
+) -> tuple[Tree, System]:
+    smooth, proximal = composite.smooth, composite.proximal
+    s = tree.stop_gradient(proximal.step_size(theta))
+
+    def descend(real: Tree) -> Tree:
+        point = tree.as_like(y, real)
+        return tree.as_real(gradient_step(point, smooth.evaluate(point, theta, None), s))
+
+    def nearest(real: Tree) -> Tree:
+        return tree.as_real(proximal.prox(tree.as_like(y, real), theta, s))
+
+    real = tree.as_real(y)
+    z, M = jax.linearize(descend, real)
+    new, P = jax.linearize(nearest, z)
+    M = _damped(M, -s * damping) if _is_nonzero(damping) else M
+
+    def scaled_difference(a: Tree, b: Tree) -> Tree:
+        return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), a, b)
+
+    system = System(lambda v: scaled_difference(v, P(M(v))), False, Factors(P, M, s))
+    return scaled_difference(real, new), system
+
+
+def solve(
+    solver: LinearSolver, system: System, b: Tree, transposed: bool = False, x0: Tree | None = None
+) -> tuple[Tree, LinearInfo]:
+    """`x` with `A x = b` (or `A' x = b`), differentiable to any order in `b` and in the system.
+
+    `b` and `x` are trees of real leaves; `x0` is where an iterative solver starts.
+    """
+    forward, backward = system.matvec, system.matvec
+    if not system.symmetric:
+        backward = _transpose(system.matvec, b)
+    if transposed:
+        forward, backward = backward, forward
+    start = tree.stop_gradient(x0)
+    if len(jax.tree.leaves(b)) > 1:
+        # JAX cannot transpose a solve of which some leaves of `b` are constants: make them one.
+        flat, unravel = ravel_pytree(b)
+        b = unravel(flat)
+
+    def solve_one_way(transposed: bool, x0: Tree | None) -> Callable[[Matvec, Tree], Any]:
+        def solve(matvec: Matvec, b: Tree) -> tuple[Tree, LinearInfo]:
+            # A solver for symmetric systems gets one; others get A as it is, which is regular.
+            if system.factors is not None and getattr(solver, "symmetric_only", False):
+                return _solve_factors(solver, system.factors, b, transposed, x0)
+            return solver(matvec, b) if x0 is None else solver(matvec, b, x0)
+
+        return solve
+
+    return jax.lax.custom_linear_solve(
+        forward,
+        b,
+        solve=solve_one_way(transposed, start),
+        transpose_solve=None if system.symmetric else solve_one_way(not transposed, None),
+        symmetric=system.symmetric,
+        has_aux=True,
+    )
+
+
+def _solve_factors(
+    solver: LinearSolver, factors: Factors, b: Tree, transposed: bool, x0: Tree | None
+) -> tuple[Tree, LinearInfo]:
+    """`(I - P M) x = s b`, or its transpose, by a symmetric semidefinite system on the range of P.
+
+    With `A = P - P M P`, which for a projection P is `s P H P`, the Hessian on a support or a face:
+
+        A q = P M c,  x = c + P q  =>  x - P M x = c + (P - P M P) q - P M c = c      (c = s b)
+        A q = P c,    x = c + M P q  =>  x - M P x = c + M (P q - P c - P M P q) = c
+
+    The right-hand sides lie in the range of P and so do the iterates of a Krylov method: what the
+    proximal map holds fixed costs nothing, and need not be curved. A solution x of either system is
+    a solution q up to what P ignores: of the first after one M.
+    """
+    P, M, s = factors
+    c = jax.tree.map(lambda leaf: (s * leaf).astype(leaf.dtype), b)
+
+    def reduced(q: Tree) -> Tree:
+        Pq = P(q)
+        return jax.tree.map(lambda a, d: a - d, Pq, P(M(Pq)))
+
+    if transposed:
+        q, info = solver(reduced, P(c), x0)
+        correction = M(P(q))
+    else:
+        q, info = solver(reduced, P(M(c)), None if x0 is None else M(x0))
+        correction = P(q)
+    return jax.tree.map(jnp.add, c, correction), info
+
+
+def _damped(product: Matvec, damping: Array | float) -> Matvec:
+    if not _is_nonzero(damping):
+        return product
+    return lambda v: jax.tree.map(lambda p, d: (p + damping * d).astype(p.dtype), product(v), v)
+
+
+def _is_nonzero(damping: Array | float) -> bool:
+    return not (isinstance(damping, (int, float)) and damping == 0)
+
+
+def _transpose(linear: Matvec, like: Tree) -> Matvec:
+    transposed = jax.linear_transpose(linear, like)
+    return lambda v: transposed(v)[0]

@@ -1,0 +1,263 @@
+"""Errors cut down to the user's own lines, with the shapes that meet there.
+
+JAX and this package put 20 to 50 lines between the call that failed and the line that is wrong. A
+public function is `readable`: what passes it keeps its type and its message, loses the frames between,
+and gains the arguments of the user's function and the values on the line. Nothing is done before there
+is an error. `JAX_TRACEBACK_FILTERING=off` brings every frame back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import inspect
+import linecache
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any, TypeVar
+
+import jax
+
+from toolkit.errors import expressions
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_E = TypeVar("_E", bound=Exception)
+
+# As frames name their files: links are not resolved.
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_JAX = os.path.dirname(jax.__file__) + os.sep
+_BETWEEN = (_JAX, contextlib.__file__, functools.__file__)
+_SEEN = "_shortened_by_toolkit"
+_INSTALLED = tuple(
+    sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "purelib", "platlib")
+)
+_LINES = 12  # of a message, where one line calls the public function
+_REMEDIES = {
+    jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond, or decorate it with @tk.control_flow",
+    jax.errors.TracerIntegerConversionError: "let the function close over a Python int, or index a jax array",
+    jax.errors.TracerArrayConversionError: "use jax.numpy in place of numpy",
+    jax.errors.NonConcreteBooleanIndexError: "use jnp.where(mask, x, 0): shapes cannot depend on values",
+    jax.errors.ConcretizationTypeError: "keep it an array, or let the function close over a Python number",
+}
+
+
+def readable(function: _F) -> _F:
+    """`function`, whose errors are shortened."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def cause(error: Exception) -> Exception | None:
+    """For `raise refusal from cause(error)`: None where the refusal says all, and the frames are left out."""
+    return error if _shows_all() else None
+
+
+def shorten(error: Exception) -> None:
+    """Take the frames of this package and of JAX out of an error that is passing through.
+
+    Only of a mistake in the user's code, or a refusal that we raised: what went wrong in our own code
+    without our saying so is a fault of ours, and stays whole.
+    """
+    # A frozen exception, say: nothing may stand in for the user's error.
+    with contextlib.suppress(Exception):
+        _shorten(error)
+
+
+def _shorten(error: Exception) -> None:
+    if _shows_all():
+        return
+    steps = list(_steps(error.__traceback__))
+    meant = [step for step in steps if not _file(step).startswith(_BETWEEN)]
+    if not meant:
+        return
+    last, leak, seen = meant[-1], _is_leak(error), hasattr(error, _SEEN)
+    refused = _file(last).startswith(_OURS)
+    if refused and len(meant) > 1 and not (seen or leak or _is_refusal(error, last)):
+        return
+    setattr(error, _SEEN, True)
+    users = [step for step in meant if not _file(step).startswith(_OURS)]
+    # Of a long way through the user's functions both ends are shown, and the rest is named.
+    shown = users if refused else _ends(users)
+    error.__traceback__ = _chain(shown)
+    _reword(error)
+    notes = [note for note in getattr(error, "__notes__", ()) if "JAX has removed" not in note]
+    if leak and not seen:
+        notes.append("  return it from the function that makes it: keep no traced value elsewhere")
+    if users and not refused and not seen:
+        others = [step for step in users if step not in shown]
+        said = [*_shapes(shown), *_remedy(error), _left_out(others)]
+        room = _LINES - 4 - 3 * len(shown) - str(error).count("\n") - 1
+        notes += _joined([part for part in said if part], max(room, 1))
+    error.__notes__ = notes
+
+
+def call_as(name: str, function: Callable[..., Any], expected: str, *args: Any) -> Any:
+    """`function(*args)`, refused as the argument `name` where it does not take `expected`."""
+    try:
+        return function(*args)
+    except TypeError:
+        try:
+            signature = inspect.signature(function)
+            signature.bind(*args)
+        except ValueError:  # some builtins have none
+            pass
+        except TypeError:
+            refusal = TypeError(f"`{name}` must take {expected}: got {signature}.")
+            raise _placed(refusal, function, lambda code: code.co_firstlineno) from None
+        raise
+
+
+def returned_by(function: Any, error: _E) -> _E:
+    """`error`, about what `function` returns, with the line that returns it."""
+    return _placed(error, function, _line_of_return)
+
+
+def _placed(error: _E, function: Any, line_in: Callable[[CodeType], int]) -> _E:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if isinstance(code, CodeType):
+        line = line_in(code)
+        source = linecache.getline(code.co_filename, line).strip()
+        place = f'  File "{code.co_filename}", line {line}, in {code.co_name}'
+        error.add_note(f"{place}\n    {source}" if source else place)
+    return error
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a line; of one in the user's own code with its type and its line."""
+    said = str(error).strip().partition("\n")[0]
+    steps = [step for step in _steps(error.__traceback__) if not _hidden(step)]
+    if not steps:
+        return said
+    return f"{type(error).__name__}: {said} ({Path(_file(steps[-1])).name}:{steps[-1].tb_lineno})"
+
+
+def _line_of_return(code: CodeType) -> int:
+    """The line of the one `return`, else that of the `def`."""
+    lines = {
+        instruction.positions.lineno
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in ("RETURN_VALUE", "RETURN_CONST") and instruction.positions
+    } - {None}
+    return lines.pop() or 0 if len(lines) == 1 else code.co_firstlineno
+
+
+def _shows_all() -> bool:
+    return jax.config.jax_traceback_filtering == "off"  # type: ignore[attr-defined]
+
+
+def _is_leak(error: Exception) -> bool:
+    """Whether a traced value of the user's, of an earlier trace, was met; wherever that was."""
+    return isinstance(error, jax.errors.UnexpectedTracerError) and _OURS not in str(error)
+
+
+def _inside_jax() -> bool:
+    """Whether a function of JAX's is waiting for the public call to return."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not frame.f_code.co_filename.startswith(_JAX):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _file(step: TracebackType) -> str:
+    return step.tb_frame.f_code.co_filename
+
+
+def _hidden(step: TracebackType) -> bool:
+    return _file(step).startswith((_OURS, *_BETWEEN))
+
+
+def _is_refusal(error: Exception, last: TracebackType) -> bool:
+    """Whether it was raised there by a `raise`, with a message: no accident, and no `assert`."""
+    operation = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]]
+    return operation == "RAISE_VARARGS" and bool(error.args)
+
+
+def _ends(users: list[TracebackType]) -> list[TracebackType]:
+    """The first of the user's frames, and the last one outside installed packages."""
+    own = [step for step in users if not _file(step).startswith(_INSTALLED)] or users
+    return own if len(own) == 1 else [own[0], own[-1]]
+
+
+def _chain(steps: list[TracebackType]) -> TracebackType | None:
+    chained: TracebackType | None = None
+    for step in reversed(steps):
+        chained = TracebackType(chained, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return chained
+
+
+def _joined(parts: list[str], room: int) -> list[str]:
+    """The parts as lines, the last of them in one where there is no room for more."""
+    lines = (*parts[: room - 1], "; ".join(parts[room - 1 :]))
+    return [f"  {line}" for line in lines if line]
+
+
+def _shapes(users: list[TracebackType]) -> list[str]:
+    """What the user's function was given, and what meets on the line that failed."""
+    with contextlib.suppress(Exception):  # values of the user's that cannot be described
+        entry, last = users[0].tb_frame, users[-1].tb_frame
+        code = entry.f_code
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        given = {name: entry.f_locals[name] for name in names if name in entry.f_locals}
+        found = expressions.values(expressions.at(users[-1]), last)
+        if last is entry:
+            found = {name: value for name, value in found.items() if name not in given}
+        has = f"{code.co_name} has {expressions.described(given)}" if given else ""
+        here = f"here {expressions.described(found, expressions.paths(given))}" if found else ""
+        return [has, here]
+    return []
+
+
+def _left_out(others: list[TracebackType]) -> str:
+    """The other functions on the way, and how to see all frames."""
+    ways = [f"{s.tb_frame.f_code.co_name} ({Path(_file(s)).name}:{s.tb_lineno})" for s in others]
+    said = [f"also in {', '.join(ways)}"] if ways else []
+    if not _inside_jax():  # whose own note says this
+        said.append("JAX_TRACEBACK_FILTERING=off shows the frames of toolkit and JAX")
+    return "; ".join(said)
+
+
+def _remedy(error: Exception) -> list[str]:
+    kinds = [kind for kind in _REMEDIES if isinstance(error, kind)]
+    return [_REMEDIES[kinds[0]]] if kinds else []
+
+
+_SEE = re.compile(r"\s*See https://\S+\s*$")
+_TRACED = re.compile(
+    r"\n?The error occurred while tracing .*?\. This concrete value was not available in Python because it depends on"
+)
+_LEAKED = re.compile(
+    r"^(JAX transformations require|When the value was|-+$|To catch the leak|The leaked .* line \. $)"
+)
+
+
+def _reword(error: Exception) -> None:
+    """JAX's message on a traced value, in fewer lines and with the user's names."""
+    if not (error.args and isinstance(error.args[0], str)):
+        return
+    said, known = error.args[0], isinstance(error, (*_REMEDIES, jax.errors.UnexpectedTracerError))
+    if not (known or _TRACED.search(said)):
+        return
+    said = _TRACED.sub(" It depends on", _SEE.sub("", said))
+    said = re.sub(r"\boperands\.(carried\.)?(theta|y)\b", r"\2", said)
+    lines = [line.strip() for line in said.splitlines()]
+    error.args = (" ".join(line for line in lines if line and not _LEAKED.match(line)),)

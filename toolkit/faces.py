@@ -1,0 +1,39 @@
+"""Faces of rooms whose names load on first use, so that a run loads what it uses and no more."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy(
+    room: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of the package `room` (PEP 562).
+
+    Args:
+      room: the package's `__name__`.
+      homes: for each module, the names that the package offers from it; a module without names is
+        offered itself, by the last part of its name.
+
+    Example: `__getattr__, __dir__ = lazy(__name__, {"toolkit.debug.shapes.annotate": ("annotate",)})`.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+    rooms = {module.rpartition(".")[2]: module for module, names in homes.items() if not names}
+
+    def getattribute(name: str) -> Any:
+        if name in rooms:
+            return import_module(rooms[name])
+        if name not in home:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        value = getattr(import_module(home[name]), name)
+        # Python asks here only for what the module lacks: kept there, the name costs nothing from now on.
+        setattr(sys.modules[room], name, value)
+        return value
+
+    def directory() -> list[str]:
+        return sorted({*vars(sys.modules[room]), *home, *rooms})
+
+    return getattribute, directory

@@ -1,0 +1,1 @@
+"""The only door to JAX's internals: what does a traced program consist of?"""

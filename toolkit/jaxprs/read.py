@@ -1,0 +1,127 @@
+"""Jaxprs by their parts, whatever the JAX release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, jaxprs_in_params
+
+# Equations that run a computation once, on their own operands.
+_CALLS = frozenset(
+    {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call"}
+    | {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin"}
+)
+
+_WIDE = tuple(map(np.dtype, ("int64", "uint64", "float64", "complex128")))
+
+
+def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and its constants, whether or not it holds them (by JAX release, and by primitive)."""
+    return getattr(computation, "jaxpr", computation), getattr(computation, "consts", ())
+
+
+def called(equation: Any) -> Any:
+    """The computation that an equation runs on its own operands, or None."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = equation.params.get(name)
+        if inner is not None and len(opened(inner)[0].invars) == len(equation.invars):
+            return inner
+    return None
+
+
+def evaluated(equation: Any, operands: Sequence[Any]) -> list[Any]:
+    """The results of an equation."""
+    primitive = equation.primitive
+    bound = primitive.get_bind_params(equation.params)
+    # Until jax 0.10.1 functions come apart from the parameters, later among them.
+    functions, params = ((), bound) if isinstance(bound, dict) else bound
+    with equation.ctx.manager:
+        results = primitive.bind(*functions, *operands, **params)
+    return list(results) if primitive.multiple_results else [results]
+
+
+def is_callback(equation: Any) -> bool:
+    """Whether it only talks to the outside: running it twice would print or write twice."""
+    name = equation.primitive.name
+    silent = all(isinstance(variable, DropVar) for variable in equation.outvars)
+    return silent and (name.startswith("debug_") or name.endswith("callback"))
+
+
+def without_callbacks(equation: Any) -> Any:
+    """The equation with nothing inside that only talks to the outside."""
+    if not equation.effects:
+        return equation
+    params = {name: _silenced(value) for name, value in equation.params.items()}
+    inner = [value for value in params.values() if isinstance(value, (Jaxpr, ClosedJaxpr))]
+    effects = frozenset[Any]().union(*(opened(one)[0].effects for one in inner))
+    return equation.replace(params=params, effects=effects if inner else equation.effects)
+
+
+def reverses(computation: Any) -> bool:
+    """Whether a backward pass is in it, as `jax.grad` makes it."""
+    jaxpr, _ = opened(computation)
+    return any(
+        "transpose" in str(equation.source_info.name_stack)
+        or any(map(reverses, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
+def literal(atom: Any) -> Any:
+    """The value of a literal, of the literal's own type whatever `jax_enable_x64` says now."""
+    value = atom.val
+    return value if hasattr(value, "dtype") else np.asarray(value, atom.aval.dtype)
+
+
+def wide(computation: Any) -> AbstractContextManager[Any]:
+    """Where its equations can be bound: inside `jax.enable_x64` if one of them was made there."""
+    return jax.enable_x64(True) if _is_wide(computation) else nullcontext()
+
+
+def _is_wide(computation: Any) -> bool:
+    jaxpr, _ = opened(computation)
+    return any(
+        any(getattr(v.aval, "dtype", None) in _WIDE for v in equation.outvars)
+        or any(map(_is_wide, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
+def first_reader(jaxpr: Any, variable: Any) -> tuple[int, Any]:
+    """The first equation that reads a constant."""
+    for index, equation in enumerate(jaxpr.eqns):
+        if any(atom is variable for atom in equation.invars):
+            return index, equation
+    return 0, None
+
+
+def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """The union of what each result's operands carry, equation by equation."""
+    jaxpr, _ = opened(computation)
+    nothing = frozenset[str]()
+    known = {id(v): one for v, one in zip(jaxpr.invars, inputs, strict=True)}
+    for equation in jaxpr.eqns:
+        read = nothing.union(*(known.get(id(atom), nothing) for atom in equation.invars))
+        made = [read] * len(equation.outvars)
+        if (inner := called(equation)) is not None:
+            made = flow(inner, [known.get(id(atom), nothing) for atom in equation.invars])
+        known |= {id(v): one for v, one in zip(equation.outvars, made, strict=True)}
+    return [known.get(id(atom), nothing) for atom in jaxpr.outvars]
+
+
+def _silenced(value: Any) -> Any:
+    if isinstance(value, tuple) and any(isinstance(one, (Jaxpr, ClosedJaxpr)) for one in value):
+        return tuple(_silenced(one) for one in value)
+    if not isinstance(value, (Jaxpr, ClosedJaxpr)):
+        return value
+    jaxpr, _ = opened(value)
+    kept = [without_callbacks(equation) for equation in jaxpr.eqns if not is_callback(equation)]
+    effects = frozenset[Any]().union(*(equation.effects for equation in kept))
+    silent = jaxpr.replace(eqns=kept, effects=effects)
+    return silent if jaxpr is value else value.replace(jaxpr=silent)

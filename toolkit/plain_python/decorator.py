@@ -1,0 +1,95 @@
+"""`@control_flow`: Python's `for`, `while` and `if` on traced values."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from jax.extend import source_info_util
+
+from toolkit.errors.readable import cause, shorten
+from toolkit.plain_python import errors, mode, names, runtime, source, tracing
+from toolkit.plain_python.errors import ControlFlowError
+from toolkit.plain_python.lowering import lower_function
+from toolkit.plain_python.nodes import FLOW
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_CONVERTED = "__control_flow__"
+
+
+def control_flow(function: _F) -> _F:
+    """Make a function's `for`, `while` and `if` work on traced values.
+
+    A `for` over a `range`, an array, or `enumerate`, `zip` or `reversed` of those becomes a scan
+    (a `while_loop` where the range's bounds are traced); a `while` whose test is a JAX value becomes
+    a `while_loop`; an `if`, a conditional expression, `and`, `or`, `not` and a chained comparison on
+    a traced value become a `cond`. Everything else stays the Python that it was, a `for` over a list
+    or a dict included. `break`, `continue`, early `return` and `else` on loops keep their meaning.
+
+    What Python would do is what happens, or the code is refused with its line, the variable and a
+    remedy. A loop is never unrolled instead: write `for i in tk.control.unroll(range(3))` for that.
+    The loop's memory policy is `for i in tk.control.steps(range(n), gradient=...)`.
+
+    Args:
+      function: a plain function or method with source; inner functions are converted with it,
+        functions that it calls are not, unless they are decorated.
+
+    Returns:
+      The function, with the same name, lines (in tracebacks, jaxprs, profiles and pdb), defaults
+      and closure.
+
+    Raises:
+      ControlFlowError: at decoration, for what cannot be converted; at trace time, for what
+        depends on data as no compiled program can; UnboundLocalError: for a variable that may be
+        undefined where it is read.
+
+    Differentiation: as `tk.loop`, `tk.while_loop` and `jax.lax.cond`; a loop whose number of
+      iterations depends on data has forward mode only.
+
+    Cost: once a function about 10 ms; each block is traced once (again where a Python number
+      turns out to be a float or a vector).
+    """
+    if isinstance(function, (staticmethod, classmethod)):
+        raise ControlFlowError(
+            "@control_flow must be closest to def: put @staticmethod or @classmethod above it."
+        )
+    if getattr(function, _CONVERTED, False):
+        return function
+    if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+        shown = getattr(function, "__qualname__", None) or repr(function)
+        raise ControlFlowError(
+            "@control_flow must be closest to def (below jit, grad, vmap): got "
+            f"{shown}, a {type(function).__name__} that is not a plain function."
+        )
+    if FLOW in function.__code__.co_freevars:
+        return function  # inside a decorated function, and converted with it
+    definition = source.syntax_tree(function)
+    names.mark_walruses(definition)
+    source.check_supported(function, definition)
+    lower_function(definition, free=function.__code__.co_freevars)
+    converted = source.rebuild(function, definition, runtime)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with errors.nothing_swallowed():
+                return converted(*args, **kwargs)
+        except RecursionError as error:
+            raise errors.refuse(
+                f"{function.__qualname__} calls itself without end: both branches of a traced "
+                "condition are traced. Where the depth depends on data write a `while`."
+            ) from cause(error)
+        except Exception as error:
+            if tracing.needs_python(error) and not mode.runs_as_python():
+                raise tracing.explained(error) from cause(error)
+            shorten(error)
+            raise
+
+    setattr(call, _CONVERTED, True)
+    return call  # type: ignore[return-value]
+
+
+for _folder in errors.OURS:
+    source_info_util.register_exclusion(_folder)  # JAX then names the user's lines

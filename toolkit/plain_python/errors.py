@@ -1,0 +1,116 @@
+"""Refusals that name the user's file, line and variable."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import jax
+
+_TOOLKIT = Path(__file__).resolve().parent.parent
+# The loops that statements become lie in `control`, so their frames are not the user's either.
+OURS = tuple(str(_TOOLKIT / room) + os.sep for room in ("plain_python", "control"))
+_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
+
+
+_SKIPPED = (*OURS, _JAX, contextlib.__file__, functools.__file__)
+
+
+class ControlFlowError(TypeError):
+    """Code that `@control_flow` cannot run as Python means it; the message says what to write."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        made = _made.get()
+        if made is not None:
+            made.append(self)
+
+
+# The refusals of the outermost converted call: none of them may be caught and forgotten.
+_made: ContextVar[list[ControlFlowError] | None] = ContextVar("refusals", default=None)
+
+
+@contextmanager
+def nothing_swallowed() -> Iterator[None]:
+    """Raise a refusal that the user's code has caught, as it leaves the outermost converted call."""
+    if _made.get() is not None:
+        yield
+        return
+    made: list[ControlFlowError] = []
+    token = _made.set(made)
+    try:
+        yield
+    finally:
+        _made.reset(token)
+    if made:
+        raise made[0]
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a stack frame of this file is the machinery's and not the user's."""
+    return filename.startswith(OURS)
+
+
+def user_frame() -> FrameType:
+    """The innermost frame that is neither ours nor JAX's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_SKIPPED):
+        frame = frame.f_back
+    return frame or sys._getframe(1)
+
+
+class Place(NamedTuple):
+    """A line of the user's code."""
+
+    filename: str
+    line: int
+    function: str
+
+    def refuse(self, message: str) -> ControlFlowError:
+        """The error to raise for what stands here."""
+        return ControlFlowError(self.said(message))
+
+    def said(self, message: str) -> str:
+        """`message` behind the place, as Python writes it."""
+        source = linecache.getline(self.filename, self.line).strip()
+        shown = f"\n    {source}" if source else ""
+        return f'File "{self.filename}", line {self.line}, in {self.function}{shown}\n{message}'
+
+
+def here() -> Place:
+    """Where the user's code stands now."""
+    frame = user_frame()
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def place_of(error: BaseException) -> tuple[Place, str]:
+    """The last line of the user's code that an error passed, and the expression there."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_SKIPPED)
+    ]
+    if not frames:
+        return here(), ""
+    last = frames[-1]
+    source = linecache.getline(last.filename, last.lineno or 0)
+    # What the machinery has put in is one column wide.
+    wide = last.colno is not None and (last.end_colno or 0) > last.colno + 1
+    one_line = last.lineno == last.end_lineno and wide
+    shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""
+    return Place(last.filename, last.lineno or 0, last.name), shown
+
+
+def refuse(message: str) -> ControlFlowError:
+    """The error to raise where the user's code stands now."""
+    return here().refuse(message)

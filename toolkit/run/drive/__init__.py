@@ -1,0 +1,1 @@
+"""How does a run start, go on after a kill, and end?"""

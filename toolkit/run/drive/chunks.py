@@ -1,0 +1,65 @@
+"""How many steps to make in one call: up to the next stop, and no more than a signal can wait for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from toolkit.run.experiment.common import Settings
+
+CALL = 0.1  # seconds that a call should take, about; one more may be under way when a signal comes
+GROWTH = 8  # of a call over the one before, at most: the first steps say little about the others
+
+
+class Chunk(NamedTuple):
+    """Steps that one call makes, with a row each `every`; the last row ends it, and need not be one that is logged."""
+
+    start: int  # the steps made before
+    rows: int
+    every: int
+    reports: bool  # one step, which reports its gradients
+
+    @property
+    def end(self) -> int:
+        return self.start + self.rows * self.every
+
+
+@dataclass
+class Stride:
+    """The number of steps that a call may make, by the time that those before took."""
+
+    longest: int | None  # by the program
+    steps: int = 1
+    _ended: float = 0.0  # when the last call did
+
+    def measured(self, steps: int, called: float, ended: float) -> float:
+        """Learns that a call of `steps` had ended by `ended`. Returns when it began: after the one before."""
+        began = max(called, self._ended)
+        self._ended = ended
+        within = int(CALL * steps / max(ended - began, 1e-9))
+        self.steps = max(1, min(within, GROWTH * steps, self.longest or within))
+        return began
+
+
+def following(done: int, end: int, settings: Settings, most: int, rows: int) -> Chunk:
+    """The chunk after `done` steps, of at most `most` steps and `rows` rows. It ends at checkpoints and before reports."""
+    if reports(settings, done + 1):
+        return Chunk(done, 1, 1, True)
+    left = min(end, _next(done, settings.checkpoint_every)) - done
+    if settings.diagnostics.gradients_every:
+        last = settings.steps  # reports, too
+        left = min(left, min(_next(done, settings.diagnostics.gradients_every), last) - 1 - done)
+    left, every = min(left, most), settings.log_every
+    if done % every == 0 and left >= every:
+        return Chunk(done, min(left // every, rows), every, False)
+    return Chunk(done, 1, min(left, _next(done, every) - done), False)
+
+
+def reports(settings: Settings, step: int) -> bool:
+    """Whether `step` reports its gradients."""
+    every = settings.diagnostics.gradients_every
+    return every > 0 and (step % every == 0 or step == settings.steps)
+
+
+def _next(done: int, every: int) -> int:
+    return done + every - done % every

@@ -1,0 +1,115 @@
+"""Why a run stopped being finite: its steps made again from the checkpoint before, and the bad one taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.debug import explain
+from toolkit.run.drive import loop
+from toolkit.run.drive.chunks import Chunk, reports
+from toolkit.run.drive.prepare import Prepared, prepare, start_position
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.errors import Exit, RunError, fail, printable
+from toolkit.run.experiment.interface import Program
+from toolkit.run.experiment.output import say, warn
+from toolkit.run.program import finite
+from toolkit.run.program.budget import Pace, seconds, with_fraction_of
+from toolkit.run.program.compiled import Compiled, compile_program
+from toolkit.run.store import directory, environment
+from toolkit.run.store.arrays import named_leaves
+
+
+def command(path: Path) -> int:
+    """`toolkit explain`: repeats, in this process, which line made a run not finite. Returns the exit code."""
+    directory.existing(path)
+    record = directory.read_record(path)
+    found = record.get("nonfinite")
+    if not found:
+        status = f"a run that is {record.get('status')}"
+        expected = "one that ended with exit code 6"
+        raise fail(Exit.CONFIG, path, "nothing to explain", status, expected)
+    with directory.held(directory.claim(path)) as place:
+        prepared = prepare(load.load(path / directory.CONFIG))
+        changed = environment.differences(record.get("environment", {}), prepared.environment)
+        if changed:
+            differs = f"the environment differs in {', '.join(changed)}: the step may differ too"
+            warn(printable(f"{path}: {differs}"))
+        compiled = compile_program(prepared.traced, prepared.loaded.experiment)
+        bad = loop.NotFinite(found["step"], found["leaves"])
+        say(_explained(place, prepared, compiled, bad))
+    return Exit.DONE
+
+
+def watch(place: directory.RunDirectory, prepared: Prepared, at: loop.Position) -> finite.Watch:
+    """What of the state is watched. Records what the first one holds that is not finite: it may keep that."""
+    if at.step == 0 and (held := finite.held(at.state)):
+        place.update(nonfinite_at_start=held)
+    known = place.record().get("nonfinite_at_start", {})
+    return finite.watch(prepared.traced.template, known)
+
+
+def refusal(
+    place: directory.RunDirectory,
+    prepared: Prepared,
+    compiled: Compiled,
+    found: loop.NotFinite,
+) -> RunError:
+    """Records what was found, explains it, and returns the error to raise (exit 6)."""
+    record = {"step": found.step, "leaves": dict(found.leaves)}
+    place.update(nonfinite=record)
+    say(f"step {found.step} is not finite; making it again to find the line")
+    text = _explained(place, prepared, compiled, found)
+    place.update(nonfinite={**record, "explanation": text})
+    place.event("not_finite", **record, explanation=text)
+    say(text)
+    name, held = next(iter(found.leaves.items()))
+    more = f" and {len(found.leaves) - 1} more" if len(found.leaves) > 1 else ""
+    what = f"step {found.step}: {name}{more} not finite"
+    remedy = f"finite numbers; `toolkit explain {place.path}` says which line made it"
+    return fail(Exit.NOT_FINITE, place.path, what, held, remedy)
+
+
+def _explained(
+    place: directory.RunDirectory,
+    prepared: Prepared,
+    compiled: Compiled,
+    found: loop.NotFinite,
+) -> str:
+    """The report on what first made the run bad, as text. `found` may be some steps after it."""
+    at = start_position(place, prepared, compiled)
+    watched, rows = watch(place, prepared, at), directory.read_rows(place.path)
+    budget = prepared.settings.budget
+    pace = Pace(prepared.settings.steps, None if budget is None else seconds(budget), 0.0)
+    state = at.state
+    with experiments.reported(prepared.loaded.experiment, "cannot be explained"):
+        for step in range(at.step + 1, found.step + 1):
+            given = with_fraction_of(rows, pace, step, state)
+            kept = jax.tree.map(jnp.copy, given)  # `advance` takes what it is given
+            made = loop.advance(
+                compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given
+            )
+            state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))
+            if step == found.step:
+                bad |= found.leaves.keys()
+            if bad and (report := explain(_only(prepared.traced.program, bad), kept)) is not None:
+                return f"step {step}, {report}"
+    return (
+        f"from the checkpoint of step {at.step}, step {found.step} is finite here: the step reads "
+        "something besides its state, or the environment is another one"
+    )
+
+
+def _only(program: Program, names: Collection[str]) -> Any:
+    def step(state: Any) -> dict[str, Any]:
+        """What is bad of the step's results."""
+        state, values = program.step(state)
+        leaves = {finite.title(name): leaf for name, leaf in named_leaves(state).items()}
+        return {name: leaf for name, leaf in {**leaves, **values}.items() if name in names}
+
+    return step

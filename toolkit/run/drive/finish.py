@@ -1,0 +1,72 @@
+"""The end of a run: `final/`, the report and the card, the mark; whatever a kill leaves undone can be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from toolkit.run.experiment import experiments
+from toolkit.run.experiment.errors import Exit, RunError
+from toolkit.run.experiment.output import say
+from toolkit.run.store import directory, files
+
+if TYPE_CHECKING:
+    from toolkit.run.drive.loop import Position
+    from toolkit.run.drive.prepare import Prepared
+    from toolkit.run.experiment.interface import Final
+
+
+def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> int:
+    """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
+    from toolkit.run import report
+    from toolkit.run.drive.progress import table
+    from toolkit.run.report import claims
+
+    result, metrics = _final(place, prepared, at)
+    settings = prepared.settings
+    verdicts = claims.judge(settings.claims, metrics, settings.seed, settings.seeds)
+    early = at.step < settings.steps
+    ending = {
+        "status": "finished",
+        "ended": directory.now(),
+        "ended_by": "budget" if early else "steps",
+        "step": at.step,
+        "seconds": metrics["seconds"],
+    }
+    for warning in report.write(place.path, {**place.record(), **ending}):
+        place.warn(warning)
+    place.event("finish", step=at.step, by=ending["ended_by"])
+    place.update(**ending)
+    rows = result.table or tuple((name, f"{value:.6g}") for name, value in metrics.items())
+    by = f" by its budget of {settings.budget}, at step {at.step}" if early else ""
+    say(f"{table(rows)}\nfinished{by}: {place.path}")
+    problems = claims.missed(verdicts, metrics, place.path)
+    if problems:
+        raise RunError(Exit.CLAIM, *problems)
+    return Exit.DONE
+
+
+def _final(
+    place: directory.RunDirectory, prepared: Prepared, at: Position
+) -> tuple[Final, dict[str, float]]:
+    """The result, and the metrics in `final/`, which is written unless a killed process has written it whole."""
+    from toolkit.run.store import final
+
+    source, folder = prepared.loaded.experiment, place.path / directory.FINAL
+    began = time.perf_counter()
+    with experiments.reported(source, "finish failed"):
+        result = prepared.traced.program.finish(at.state)
+    if os.path.lexists(folder):
+        damaged = final.changed(place.path, place.record().get("final") or {})
+        durable = None if damaged else final.read(place.path)
+        if durable is not None:
+            return result, durable.metrics
+        aside = files.set_aside(folder).name
+        place.warn(f"{folder}: damaged ({', '.join(damaged)}), set aside as {aside}")
+    spent = at.seconds + time.perf_counter() - began
+    contents = final.files(result, spent, place.path, source)
+    place.update(final=final.hashes(contents))
+    files.write_folder(folder, contents)
+    return result, json.loads(contents[final.METRICS])

@@ -1,0 +1,195 @@
+"""The loop: step, log, save, stop when asked. It knows no mathematics and no experiment."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from toolkit.run.drive.chunks import Chunk, Stride, following
+from toolkit.run.drive.signals import StopRequest
+from toolkit.run.experiment.common import Settings
+from toolkit.run.experiment.experiments import reported
+from toolkit.run.program.budget import Pace
+from toolkit.run.program.compiled import Compiled
+from toolkit.run.program.finite import Watch, bad_metrics
+from toolkit.run.program.steps import Made
+from toolkit.run.report.gradients import by_leaf
+from toolkit.run.store import checkpoint, directory, metrics
+
+
+class Stopped(Exception):
+    """A signal asked to stop; the state is saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"{signal.Signals(number).name} at step {step}")
+        self.number = number
+
+
+class NotFinite(Exception):
+    """A step left a NaN or an infinity; the checkpoints before it are whole."""
+
+    def __init__(self, step: int, leaves: Mapping[str, str]):
+        super().__init__(f"step {step}: {', '.join(leaves)}")
+        self.step = step
+        self.leaves = leaves  # name -> what it holds
+
+
+class Position(NamedTuple):
+    """Where a run stands."""
+
+    step: int
+    state: Any
+    seconds: float  # of compiling and running so far, over all processes
+    metrics_bytes: metrics.Prefix  # of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop needs and does not change."""
+
+    settings: Settings
+    place: directory.RunDirectory
+    compiled: Compiled
+    watch: Watch  # the leaves of the state that have to be finite
+    source: Path  # the experiment, to blame for an exception in a step
+    config: str  # hash of the resolved config, in every checkpoint
+    drift: bool  # stamp the rows: they were made in another environment
+    stop: StopRequest
+    pace: Pace
+    show: Callable[[int, dict[str, float], float], None]  # progress
+
+
+class _Call(NamedTuple):
+    """A chunk that the device works on, or is done with."""
+
+    chunk: Chunk
+    made: Made
+    called: float  # on the run's clock
+
+
+def drive(job: Job, start: Position) -> Position:
+    """Runs the steps that are left, or as many as the budget has time for.
+
+    While the device makes a chunk of them, the rows of the one before are looked at and written.
+
+    Raises:
+        Stopped: after a signal, with the state saved.
+        NotFinite: at the first row or checkpoint that would not be finite; the row is kept.
+        RunError: exit 5 where a file cannot be written.
+    """
+    every, steps = job.settings.checkpoint_every, job.settings.steps
+    # A run killed after the last step that its budget had time for takes no other; but each run takes one.
+    end = start.step if start.step and job.pace.spent_after() else steps
+    at, stride = start, Stride(job.compiled.most)
+    with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
+        before: _Call | None = None
+        while at.step < end:
+            chunk = following(at.step, end, job.settings, stride.steps, job.compiled.rows)
+            call = _called(job, chunk, at.state)
+            # Its state is the call's now.
+            at = at._replace(step=chunk.end, state=call.made.state)
+            if before is not None:
+                _written(job, log, stride, before)
+            before = call
+            if job.pace.budget is not None:  # the clock has to be read after the last step
+                jax.block_until_ready(call.made.values)
+            signaled, last = job.stop.number, job.pace.is_last(chunk.end)
+            if chunk.end % every == 0 or last or signaled is not None:
+                seconds = _written(job, log, stride, before, saving=True, last=last)
+                before = None
+                at = at._replace(seconds=seconds, metrics_bytes=metrics.durable(log))
+                _save(job, at)
+            if signaled is not None:
+                raise Stopped(signaled, chunk.end)
+            if last:
+                break
+    _prune(job)  # a run killed right after its last checkpoint has not
+    return at
+
+
+def advance(compiled: Compiled, chunk: Chunk, state: Any) -> Made:
+    """Makes steps, each with the program that makes it in every run: the last bits are the program's."""
+    call = compiled.reporting if chunk.reports and compiled.reporting else compiled.advance
+    return call(state, np.int32(chunk.rows), np.int32(chunk.every))
+
+
+def _called(job: Job, chunk: Chunk, state: Any) -> _Call:
+    with _blamed(job, chunk):
+        called = job.pace.elapsed()
+        return _Call(chunk, advance(job.compiled, chunk, state), called)
+
+
+def _blamed(job: Job, chunk: Chunk) -> AbstractContextManager[None]:
+    first, last = chunk.start + 1, chunk.end
+    one = f"step {last}" if first == last else f"one of the steps {first} to {last}"
+    return reported(job.source, f"{one} failed")
+
+
+def _written(
+    job: Job,
+    log: metrics.Log,
+    stride: Stride,
+    call: _Call,
+    saving: bool = False,
+    last: bool = False,
+) -> float:
+    """Waits for a call and writes its rows. Returns the run's seconds at its end.
+
+    Args:
+        saving: a checkpoint of the state that it ends with is to follow.
+        last: the run ends with it.
+
+    Raises: NotFinite: after the row of the first step that is not finite and should be.
+    """
+    chunk, made = call.chunk, call.made
+    with _blamed(job, chunk):
+        values = {name: np.asarray(of)[: chunk.rows] for name, of in made.values.items()}
+        found = np.asarray(made.found)[: chunk.rows]
+    ended = job.pace.elapsed()
+    began = stride.measured(chunk.end - chunk.start, call.called, ended)
+    # Looked at row by row only where there is something to find: a row has to cost microseconds.
+    spoilt = (found & ~job.watch.may_hold).any()
+    whole = all(np.isfinite(column).all() for column in values.values())
+    columns = {name: column.tolist() for name, column in values.items()}
+    for row in range(chunk.rows):
+        step = chunk.start + (row + 1) * chunk.every
+        at_end = step == chunk.end
+        logging = chunk.reports or step % job.settings.log_every == 0 or (last and at_end)
+        if not (logging or (saving and at_end)):
+            continue
+        numbers = {name: column[row] for name, column in columns.items()}
+        # Between two rows a metric may be NaN: an experiment may measure only where it logs.
+        bad = bad_metrics(numbers) if logging and not whole else {}
+        bad |= job.watch.bad(found[row]) if spoilt else {}
+        # The steps of a call take equal times, as far as anybody knows.
+        seconds = began + (ended - began) * (row + 1) / chunk.rows
+        if logging or bad:
+            leaves = by_leaf(made.reports)
+            metrics.append(log, metrics.row(step, numbers, seconds, job.drift, leaves))
+        if bad:
+            raise NotFinite(step, bad)
+        if logging:
+            job.show(step, numbers, seconds)
+    return ended
+
+
+def _save(job: Job, at: Position) -> None:
+    folder = job.place.path / directory.CHECKPOINTS
+    size = checkpoint.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
+    job.place.event("checkpoint", step=at.step, bytes=size)
+    _prune(job)
+
+
+def _prune(job: Job) -> None:
+    folder = job.place.path / directory.CHECKPOINTS
+    every, steps = job.settings.checkpoint_every, job.settings.steps
+    checkpoint.prune(
+        folder, job.settings.keep_checkpoints, lambda step: step % every == 0 or step == steps
+    )

@@ -1,0 +1,105 @@
+"""From a config to a program that is checked, and to the state that it starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.common import Settings
+from toolkit.run.experiment.errors import Exit, fail, shown
+from toolkit.run.program.budget import paced
+from toolkit.run.store import directory, environment
+
+if TYPE_CHECKING:
+    from toolkit.run.drive.loop import Position
+    from toolkit.run.program.compiled import Compiled, Traced
+
+
+class Prepared(NamedTuple):
+    """An experiment loaded, built and traced, with what determines its bits."""
+
+    loaded: load.Loaded
+    settings: Settings
+    traced: Traced
+    environment: dict[str, Any]
+    began: float  # on `time.perf_counter`, before jax was loaded
+
+
+def prepare(loaded: load.Loaded) -> Prepared:
+    """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
+    began = time.perf_counter()
+    settings, program = build(loaded)
+    from toolkit.run.program.compiled import trace
+    from toolkit.run.store.arrays import fingerprint  # jax, from here on
+
+    source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
+    traced = trace(program, settings.seed, source, gradients)
+    with experiments.reported(source, "data failed"):
+        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
+    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
+
+
+def build(loaded: load.Loaded) -> tuple[Settings, Any]:
+    """The typed config, and the program that the experiment makes of it, not looked at yet."""
+    source = loaded.experiment
+    if loaded.settings.seeds > 1:
+        _call_from_many_threads()
+    module = experiments.whole(source)
+    # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
+    settings = load.validate(experiments.config_class(module), loaded.resolved, {(): str(source)})
+    make = getattr(module, "build", None)
+    if not callable(make):
+        raise fail(
+            Exit.CONFIG,
+            source,
+            "no program declared",
+            shown(make),
+            "def build(config) -> toolkit.run.Program",
+        )
+    with experiments.reported(source, "build failed"):
+        program = _made(make, settings)
+    return settings, paced(program) if getattr(program, "takes_fraction", False) else program
+
+
+def _call_from_many_threads() -> None:
+    """Programs run in the thread that calls them, instead of one of XLA's: no bit changes, and seeds share the cores.
+
+    Before the experiment is loaded: it may start the backend, which reads this once.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
+    if settings.seeds == 1:
+        return make(settings)
+    from toolkit.run.program.seeds import together
+
+    return together(make, settings)
+
+
+def start_position(
+    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
+) -> Position:
+    """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
+    from toolkit.run.drive.loop import Position
+    from toolkit.run.store import arrays, checkpoint
+    from toolkit.run.store.metrics import EMPTY
+
+    folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
+    digest, room = config_hash(directory.read_config(place.path)), arrays.size(compiled.template)
+    found = checkpoint.load_newest(folder, digest, log, room, place.warn)
+    if found is None:
+        with experiments.reported(prepared.loaded.experiment, "init failed"):
+            return Position(0, compiled.init(), 0.0, EMPTY)
+    state = checkpoint.restore(found, compiled.template, folder)
+    return Position(found.step, state, found.seconds, found.logged)
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,140 @@
+"""What a person sees while a run goes on: a bar in a terminal, at most twenty lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from toolkit.run.experiment.output import say
+
+if TYPE_CHECKING:
+    from toolkit.run.program.budget import Pace
+    from toolkit.run.store.directory import RunDirectory
+
+LINES = 20  # of a whole run, in a log
+SHOWN = 4  # metrics in a line
+SETTLED = 0.2  # seconds: the first calls are slower
+REDRAWN = 0.05  # seconds between two states of the bar, at least
+
+Show = Callable[[int, dict[str, float], float], None]  # (step, metrics, the row's seconds)
+
+
+@contextlib.contextmanager
+def progress(start: int, steps: int) -> Iterator[Show]:
+    """Gives the function to call with each logged row."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        with _bar(start, steps) as show:
+            yield show
+    else:
+        yield _lines(start, steps)
+
+
+def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
+    """`show`, which also tells once, `SETTLED` seconds after the first row, how long the run will take."""
+    first: tuple[int, float] | None = None
+    told = False
+
+    def telling(step: int, metrics: dict[str, float], seconds: float) -> None:
+        nonlocal first, told
+        show(step, metrics, seconds)
+        if first is None:
+            first = step, seconds
+        elif not told and seconds - first[1] >= SETTLED:
+            told = True
+            _tell(place, pace, first, (step, seconds))
+
+    return telling
+
+
+def _tell(
+    place: RunDirectory, pace: Pace, first: tuple[int, float], second: tuple[int, float]
+) -> None:
+    (a, before), (b, now) = first, second
+    each = (now - before) / (b - a)  # the first row's time is of compiling, too
+    total = now + each * (pace.steps - b) + pace.reserve
+    text = f"forecast: {pace.steps} steps in about {duration(total)}"
+    fields = {"steps": pace.steps, "seconds": round(total, 1)}
+    if pace.budget is not None and total > pace.budget:
+        reached = b + int(max(pace.budget - pace.reserve - now, 0.0) / each)
+        text += f", the budget of {duration(pace.budget)} at about step {reached}"
+        fields["budget_ends_at"] = reached
+    say(text)
+    place.event("forecast", **fields)
+
+
+def duration(seconds: float) -> str:
+    """`3.2 s`, `4 min 10 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers whole."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def table(rows: tuple[tuple[str, str], ...]) -> str:
+    """Rows (name, value) in two aligned columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _lines(start: int, steps: int) -> Show:
+    began = time.perf_counter()
+    each = max(1, -(-(steps - start) // LINES))
+    printed = start
+
+    def show(step: int, metrics: dict[str, float], _seconds: float) -> None:
+        nonlocal printed
+        if (step - start) // each == (printed - start) // each and step < steps:
+            return
+        printed = step
+        spent = time.perf_counter() - began
+        left = spent / (step - start) * (steps - step)
+        say(f"step {step}/{steps}  {_values(metrics)}  {duration(spent)}, {duration(left)} left")
+
+    return show
+
+
+@contextlib.contextmanager
+def _bar(start: int, steps: int) -> Iterator[Show]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns) as display:
+        task = display.add_task("compiling", total=steps, completed=start)
+
+        drawn = 0.0
+
+        def show(step: int, metrics: dict[str, float], _seconds: float) -> None:
+            nonlocal drawn
+            now = time.perf_counter()
+            if now - drawn < REDRAWN and step < steps:
+                return
+            drawn = now
+            with contextlib.suppress(OSError):  # the terminal is gone
+                display.update(task, completed=step, description=_values(metrics))
+
+        yield show
+
+
+def _values(metrics: dict[str, float]) -> str:
+    """The first few metrics, losses first; all of them are in metrics.jsonl."""
+    names = sorted(metrics, key=lambda name: "loss" not in name)[:SHOWN]
+    return "  ".join(f"{name} {number(metrics[name])}" for name in names)

@@ -1,0 +1,252 @@
+"""The commands `run` and `resume`: from a config to a finished directory, in the order that failures need.
+
+Config errors come before the import of jax, the directory is locked before the experiment loads, and nothing exists
+on disk until the program has been traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.run.drive import signals
+from toolkit.run.drive.finish import finish
+from toolkit.run.drive.prepare import Prepared, config_hash, prepare, start_position
+from toolkit.run.drive.progress import duration, forecast
+from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment.errors import Exit, RunError, fail, shown
+from toolkit.run.experiment.output import say
+from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, seconds, with_fractions
+from toolkit.run.store import birth, directory, environment, files
+
+if TYPE_CHECKING:
+    from toolkit.run.drive.loop import Position
+
+
+def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
+    """Starts a run, or continues the unfinished one of the same config. Returns the exit code."""
+    environment.pin_threads()
+    with signals.watched() as stop:
+        loaded = load.load(path, words)
+        target = out or directory.default_path(path, lambda at: _continues(at, loaded))
+        directory.remove_leftovers(target)
+        with contextlib.ExitStack() as stack:
+            alone = stack.enter_context(contextlib.ExitStack())
+            if directory.is_free(target):
+                alone.enter_context(birth.alone(target, directory.this_process()))
+            drift: list[str] = []
+            if directory.is_free(target):  # still, now that nobody else can start here
+                text = plain_yaml.dump(loaded.resolved)
+                prepared = prepare(loaded)
+                place = birth.create(target, text, _new_record(prepared, text, command))
+                stack.enter_context(directory.held(place))
+                place.event("start", command=command)
+            else:
+                place = stack.enter_context(directory.held(directory.claim(target)))
+                _refuse_other_config(place, loaded)
+                prepared = prepare(loaded)
+                drift = _continue(place, prepared, command, allow_drift=False)
+            alone.close()
+            return _go(place, prepared, drift, stop)
+
+
+def resume(path: Path, allow_drift: bool, command: str) -> int:
+    """Continues an unfinished run from its newest usable checkpoint. Returns the exit code."""
+    environment.pin_threads()
+    with signals.watched() as stop:
+        directory.existing(path)
+        directory.remove_leftovers(path)
+        with directory.held(directory.claim(path)) as place:
+            _refuse_changed_config(place)
+            prepared = prepare(load.load(path / directory.CONFIG))
+            drift = _continue(place, prepared, command, allow_drift)
+            return _go(place, prepared, drift, stop)
+
+
+def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "status": "running",
+        "command": command,
+        "experiment": prepared.settings.experiment,
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
+        "started": directory.now(),
+        "ended": None,
+        "step": 0,
+        "steps": prepared.settings.steps,
+        "seconds": 0.0,
+        "process": directory.this_process(),
+        "drift": [],
+        **_bits(prepared),
+        "code": environment.code_state(),
+        "environment": prepared.environment,
+    }
+
+
+def _bits(prepared: Prepared) -> dict[str, str]:
+    """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    from toolkit.run.program.seeds import bits
+
+    seeds = prepared.settings.seeds
+    words = f"{seeds} seeds in one program, {bits(prepared.traced.program)}"
+    return {"bits": words} if seeds > 1 else {}
+
+
+def _continue(
+    place: directory.RunDirectory, prepared: Prepared, command: str, allow_drift: bool
+) -> list[str]:
+    """Takes an unfinished run over. Returns the names of what differs from its first environment.
+
+    Raises: RunError (exit 7) if anything differs and that is not allowed.
+    """
+    record = place.record()
+    then = record.get("environment", {})
+    changed = environment.differences(then, prepared.environment)
+    if changed and not allow_drift:
+        old = ", ".join(
+            f"{name} {shown(prepared.environment.get(name))[:24]}" for name in changed[:6]
+        )
+        new = ", ".join(f"{name} {shown(then.get(name))[:24]}" for name in changed[:6])
+        what = f"the environment differs in {', '.join(changed)}"
+        remedy = (
+            f"{new} as recorded; `toolkit resume --allow-drift {place.path}` continues all the same"
+        )
+        raise fail(Exit.ENVIRONMENT, place.path, what, old, remedy)
+    drift = sorted({*record.get("drift", []), *changed})
+    place.update(status="running", process=directory.this_process(), drift=drift)
+    place.event("resume", command=command, **({"drift": drift} if drift else {}))
+    return drift
+
+
+def _go(
+    place: directory.RunDirectory, prepared: Prepared, drift: list[str], stop: signals.StopRequest
+) -> int:
+    """Drives the run to its end and finishes it, or records why it stopped."""
+    from toolkit.run.drive import loop
+
+    say(f"{prepared.settings.experiment} in {place.path}")
+    for statement in _bits(prepared).values():
+        say(statement)
+    try:
+        at = _drive(place, prepared, drift, stop)
+        stop.deferred = False  # all steps are saved; the rest can be repeated
+        return finish(place, prepared, at)
+    except loop.Stopped as stopped:
+        place.update(status="stopped", ended=directory.now())
+        place.event("stop", reason=str(stopped))
+        say(f"stopped: {stopped}; `toolkit resume {place.path}` continues")
+        return 128 + stopped.number
+    except RunError as error:
+        with contextlib.suppress(RunError):  # on a full disk, the first error is the one to report
+            if error.code is not Exit.CLAIM:
+                place.update(status="failed", ended=directory.now())
+            place.event("failed", exit=int(error.code), reason=str(error))
+        raise
+
+
+def _drive(
+    place: directory.RunDirectory, prepared: Prepared, drift: list[str], stop: signals.StopRequest
+) -> Position:
+    from toolkit.run.drive import explain, loop
+    from toolkit.run.drive.progress import progress
+    from toolkit.run.program.compiled import compile_program
+
+    source, settings = prepared.loaded.experiment, prepared.settings
+    _warn_of_a_full_disk(place, prepared)
+    compiled = compile_program(prepared.traced, source)
+    start = start_position(place, prepared, compiled)
+    if start.step:
+        say(f"continuing from step {start.step}")
+    watch = explain.watch(place, prepared, start)
+    pace = _pace(place, prepared, start)
+    step = compiled
+    if isinstance(start.state, Paced):
+        step = with_fractions(compiled, pace, start.step, settings.log_every)
+    digest = config_hash(directory.read_config(place.path))
+    try:
+        with progress(start.step, settings.steps) as show:
+            stop.deferred = True
+            shown = forecast(place, pace, start.step, show)
+            job = loop.Job(
+                settings, place, step, watch, source, digest, bool(drift), stop, pace, shown
+            )
+            return loop.drive(job, start)
+    except loop.NotFinite as found:
+        stop.deferred = False  # nothing is left to save
+        raise explain.refusal(place, prepared, compiled, found) from None
+
+
+def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Pace:
+    """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
+    budget = prepared.settings.budget
+    if budget is None:
+        return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
+    # A killed process has worked beyond its last checkpoint, and logged how long.
+    spent = max([start.seconds, *(row["seconds"] for row in directory.read_rows(place.path)[-1:])])
+    pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
+    began = time.perf_counter()
+    with experiments.reported(prepared.loaded.experiment, "finish failed"):
+        prepared.traced.program.finish(start.state)
+    now = time.perf_counter()
+    # A machine that was slow to start is slow to end, and has been at work since before our clock.
+    pace.reserve = DRAWING + 2 * (now - began) + min((began - prepared.began) / 2, STARTING)
+    if pace.spent_after():
+        spent, end = duration(pace.elapsed()), duration(pace.reserve)
+        text = f"the budget of {budget} has no time for steps: {spent} are spent, the end may take {end}"
+        place.warn(f"{place.path}: {text}")
+    return pace
+
+
+def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: Prepared) -> None:
+    from toolkit.run.store.arrays import size
+
+    need, free = 2 * size(prepared.traced.template), files.free_bytes(place.path)
+    if free < need:
+        text = f"{free:,} bytes free, expected at least {need:,} for two checkpoints"
+        place.warn(f"{place.path}: short of space: {text}")
+
+
+def _refuse_other_config(place: directory.RunDirectory, loaded: load.Loaded) -> None:
+    """Raises: RunError (exit 4) that names the first keys in which the directory's config differs."""
+    old, new = load.fields(directory.read_config(place.path)), load.fields(loaded.resolved)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if keys:
+        got = ", ".join(f"{key} {shown(new.get(key))}" for key in keys[:4])
+        expected = ", ".join(f"{key} {shown(old.get(key))}" for key in keys[:4])
+        what = "the directory holds a run of another config"
+        raise fail(
+            Exit.OCCUPIED,
+            place.path,
+            what,
+            got,
+            f"{expected} as in its config.yaml, or another --out",
+        )
+
+
+def _refuse_changed_config(place: directory.RunDirectory) -> None:
+    """Raises: RunError (exit 3) if config.yaml is not what `run` wrote; the checkpoints belong to that."""
+    where, recorded = place.path / directory.CONFIG, place.record().get("config_sha256")
+    try:
+        found = hashlib.sha256(files.read_regular(where, plain_yaml.MAX_BYTES)).hexdigest()
+    except OSError as error:
+        raise fail(Exit.CHECKPOINT, where, "damaged", str(error), "what `run` wrote") from None
+    if recorded is not None and found != recorded:
+        expected = f"sha256 {str(recorded)[:12]}; another config is another run"
+        got = f"sha256 {found[:12]}"
+        raise fail(Exit.CHECKPOINT, where, "changed since the start", got, expected)
+
+
+def _continues(at: Path, loaded: load.Loaded) -> bool:
+    """Whether an unnamed run should continue the one at `at`: unfinished, same config, same code."""
+    try:
+        record = directory.read_record(at)
+        same_config = directory.read_config(at) == loaded.resolved
+    except RunError:
+        return False
+    then = record.get("environment", {})
+    same_code = all(then.get(k) == v for k, v in environment.sources(loaded.experiment).items())
+    return same_config and same_code and record.get("status") != "finished"

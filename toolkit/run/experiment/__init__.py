@@ -1,0 +1,1 @@
+"""What does a config say, and is it valid?"""

@@ -1,0 +1,149 @@
+"""From a YAML file and overrides to the typed, frozen config that the experiment declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from toolkit.run.experiment import experiments, overrides, plain_yaml
+from toolkit.run.experiment.common import Settings
+from toolkit.run.experiment.complaints import translate
+from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, nearest, printable, shown
+
+ORDER = (
+    "experiment",
+    "seed",
+    "seeds",
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)  # opens a resolved config
+
+
+class Loaded(NamedTuple):
+    """A valid config, before anything of the experiment has run."""
+
+    settings: Settings
+    experiment: Path  # relative to the working directory
+    resolved: dict[str, Any]  # every default written out, JSON types only
+
+
+def load(path: Path, words: Sequence[str] = ()) -> Loaded:
+    """Reads, overrides and validates. Raises: RunError (exit 2), one problem a key."""
+    changes = overrides.parse(words)
+    document = _mapping(path)
+    where: dict[tuple, str] = {at: f"{path}:{line}" for at, line in document.lines.items()} | {
+        (): str(path)
+    }
+    for change in changes:
+        where = {at: place for at, place in where.items() if at[: len(change.path)] != change.path}
+        # A new kind owns its whole mapping: what it lacks is the command line's doing.
+        owner = change.path[:-1] if change.path[-1] == "kind" else change.path
+        where[owner] = where[change.path] = overrides.WHERE
+
+    source = _source(document.value, changes, path, where)
+    model = experiments.config_class(experiments.declarations(source))
+    data = overrides.apply(document.value, changes, _default_containers(model))
+    settings = validate(model, data, where)
+    return Loaded(settings, source, resolve(settings))
+
+
+def model_of(path: Path) -> type[Settings]:
+    """The `Config` of the experiment that a config names; the config itself may be incomplete."""
+    source = _source(_mapping(path).value, (), path, {})
+    return experiments.config_class(experiments.declarations(source))
+
+
+def validate(model: type[Settings], data: dict[str, Any], where: dict[tuple, str]) -> Settings:
+    """The typed config. Raises: RunError (exit 2) with every problem of `data`."""
+    try:
+        # Through JSON, strictness is what YAML users expect: lists fill tuples, but "1" is no number and 1.0 no int.
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise RunError(
+            Exit.CONFIG, *_in_order(translate(error, data, _schema(model), where))
+        ) from None
+
+
+def resolve(settings: Settings) -> dict[str, Any]:
+    """Every field with its value, JSON types only; loading it again gives the same config."""
+    values = settings.model_dump(mode="json")
+    first = {key: values[key] for key in ORDER if key in values}
+    last = {key: values[key] for key in ("budget", "diagnostics", "claims", "schema_version")}
+    return {**first, **{key: value for key, value in values.items() if key not in last}, **last}
+
+
+def fields(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as `{"adjoint.damping": 0.0, ...}`, for tables and for naming differences."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= fields(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _mapping(path: Path) -> plain_yaml.Document:
+    document = plain_yaml.read(path)
+    if not isinstance(document.value, dict):
+        expected = "a mapping of keys to values"
+        raise fail(Exit.CONFIG, path, "not a config", shown(document.value), expected)
+    return document
+
+
+def _source(
+    data: dict[str, Any],
+    changes: Sequence[overrides.Override],
+    path: Path,
+    where: Mapping[tuple, str],
+) -> Path:
+    """The experiment's file, which must be known before anything else of the config can be judged."""
+    named = overrides.apply(data, [c for c in changes if c.path == ("experiment",)], {})
+    if "experiment" not in named:
+        got = f"the keys {', '.join(map(str, named))}" if named else "nothing"
+        expected = "the name of a file in experiments/"
+        near = "experiment" if nearest("experiment", named) else None
+        raise fail(
+            Exit.CONFIG, path, "experiment: missing key", printable(got)[:200], expected, near
+        )
+    return experiments.find(named["experiment"], where.get(("experiment",), str(path)))
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        return model.model_json_schema()
+    except Exception:  # a field whose type has no schema costs the suggestions, not the message
+        return {}
+
+
+def _default_containers(model: type[BaseModel]) -> dict[str, Any]:
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }
+    return {
+        name: _plain(value)
+        for name, value in defaults.items()
+        if isinstance(value, BaseModel | dict | list | tuple)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    def line(problem: Problem) -> int:
+        number = problem.where.rpartition(":")[2]
+        return int(number) if number.isdigit() else 0
+
+    return sorted(problems, key=line)

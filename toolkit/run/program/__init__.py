@@ -1,0 +1,1 @@
+"""How does an experiment become compiled programs that make many steps at once?"""

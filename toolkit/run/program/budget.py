@@ -1,0 +1,144 @@
+"""Time as a limit: a run with a `budget` ends inside it, and a step may depend on the fraction that is used up."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from toolkit.run.experiment.interface import Program
+    from toolkit.run.program.compiled import Compiled
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile(
+    "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:[.][0-9]{{1,9}})?){unit})?" for unit in UNITS)
+)
+DRAWING = 5.0  # seconds kept for the report, and for what came before the first clock
+STARTING = 30.0  # the most that is kept besides, after a slow start
+FRACTION = "fraction"  # the metric of a paced program
+
+
+def seconds(text: str) -> float:
+    """`90s`, `1h30m`, `2d`, `1.5h` in seconds. Raises: ValueError that says what is expected."""
+    found = _DURATION.fullmatch(text)
+    total = sum(float(n) * UNITS[u] for u, n in found.groupdict().items() if n) if found else 0.0
+    if total <= 0:
+        raise ValueError("a duration such as 90s, 1h30m or 2d")
+    return total
+
+
+@dataclass
+class Pace:
+    """How far a run has come: by steps and, with a budget, by time over all its processes."""
+
+    steps: int
+    budget: float | None  # seconds
+    began: float  # on `time.perf_counter`, earlier by the seconds that other processes have spent
+    reserve: float = 0.0  # seconds kept for what comes after the last step
+    _longest: float = 0.0  # between two steps, saving and logging included
+    _previous: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends after `step`. Asked once after each step."""
+        if self.budget is None:
+            return step >= self.steps
+        now = time.perf_counter()
+        self._longest = max(self._longest, now - self._previous)
+        self._previous = now
+        # Twice: the next step and the last save, each at their slowest.
+        return step >= self.steps or self.spent_after(2 * self._longest)
+
+    def spent_after(self, more: float = 0.0) -> bool:
+        """Whether the budget would not last for so many seconds and the end."""
+        return self.budget is not None and self.elapsed() + more + self.reserve > self.budget
+
+    def fraction(self, step: int) -> float:
+        """What is used up before `step`, from 0 to 1: of the steps or, where that is more, of the time."""
+        used = (step - 1) / self.steps
+        if self.budget is not None:
+            used = max(used, self.elapsed() / max(self.budget - self.reserve, 1e-9))
+        return min(used, 1.0)
+
+
+class Paced(NamedTuple):
+    """The state of a program whose step takes a fraction. It is saved with it, so that a row tells the whole step."""
+
+    state: Any
+    fraction: Any  # float32 []
+
+
+def paced(program: Program) -> Program:
+    """The program with the fraction as a part of its state, which the runner sets, and as a metric of each row."""
+    import jax.numpy as jnp
+
+    inner: Callable[..., Any] = program.step
+
+    def step(now: Paced) -> tuple[Paced, dict[str, Any]]:
+        state, metrics = inner(now.state, now.fraction)
+        if FRACTION in metrics:
+            raise ValueError(f"the metric {FRACTION!r} is the runner's")
+        return Paced(state, now.fraction), {**metrics, FRACTION: now.fraction}
+
+    losses = program.losses
+    return program._replace(
+        init=lambda key: Paced(program.init(key), jnp.float32(0)),
+        step=step,
+        finish=lambda now: program.finish(now.state),
+        losses=None if losses is None else lambda now: losses(now.state),
+        takes_fraction=False,
+    )
+
+
+def with_fractions(compiled: Compiled, pace: Pace, start: int, log_every: int) -> Compiled:
+    """The executables, called for one step at a time after step `start`, with the fraction set.
+
+    With a budget it is read off the clock once a row, so that the rows name every fraction that was used.
+    """
+    import jax
+    import numpy as np
+
+    count, sharding = itertools.count(start + 1), compiled.template.fraction.sharding
+
+    def setting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(now: Paced, rows: Any, every: Any) -> Any:
+            step = next(count)
+            if pace.budget is None or (step - 1) % log_every == 0:
+                used = np.float32(pace.fraction(step))
+                now = now._replace(fraction=jax.device_put(used, sharding))
+            return function(now, rows, every)
+
+        return call
+
+    reporting = compiled.reporting
+    return compiled._replace(
+        advance=setting(compiled.advance),
+        reporting=None if reporting is None else setting(reporting),
+        most=1,
+    )
+
+
+def with_fraction_of(rows: Sequence[Mapping[str, Any]], pace: Pace, step: int, now: Any) -> Any:
+    """The state that `step` started from when it was first made. A fraction of time stands in the next row."""
+    if not isinstance(now, Paced):
+        return now
+    import jax
+    import numpy as np
+
+    by_time = pace.budget is not None
+    used = next(r[FRACTION] for r in rows if r["step"] >= step) if by_time else pace.fraction(step)
+    return now._replace(fraction=jax.device_put(np.float32(used), now.fraction.sharding))
+
+
+def by_fraction(schedule: Callable[[Any], Any], horizon: float = 1.0) -> Callable[[Any], Any]:
+    """An optax schedule of `horizon` steps as a function of the fraction used.
+
+    Example: `by_fraction(optax.cosine_decay_schedule(0.1, 1000), 1000)(fraction)`.
+    """
+    return lambda fraction: schedule(fraction * horizon)

@@ -1,0 +1,179 @@
+"""A program checked and compiled: `init` and the steps apart, always the same executables for the same config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from toolkit.debug import gradient_report
+from toolkit.run.experiment.errors import Exit, RunError, fail, shown
+from toolkit.run.experiment.experiments import reported
+from toolkit.run.experiment.interface import Gradients, Program
+from toolkit.run.program.seeds_on_cores import Each, compile_each
+from toolkit.run.program.steps import ROWS, Made, Reports, looped, single, slow_in_loops
+from toolkit.run.store.arrays import named_leaves
+from toolkit.run.store.metrics import RESERVED
+
+
+class Traced(NamedTuple):
+    """A program whose shapes are known and consistent; nothing has run or been compiled."""
+
+    program: Program
+    seed: int
+    gradients: bool  # whether they are reported
+    template: Any  # the state's shapes and types
+    metrics: dict[str, Any]  # the shapes of the scalars
+    step: Callable[[Any], Any]  # the program's, as it was traced
+    loops: bool  # whether many steps are one program
+
+
+class Compiled(NamedTuple):
+    """Executables, and the state's template with the devices that it lives on.
+
+    The states that they are given are theirs: what they return takes the place of it.
+    """
+
+    init: Callable[[], Any]
+    advance: Callable[[Any, Any, Any], Made]  # (state, rows, every: int32): `rows * every` steps
+    reporting: Callable[[Any, Any, Any], Made] | None  # (state, 1, 1)
+    template: Any
+    most: int | None = None  # steps in a call of `advance`
+    rows: int = ROWS  # in a call of `advance`
+
+
+def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Traced:
+    """Checks what the experiment built. Raises: RunError (exit 2) that names the function and the leaf."""
+    if not isinstance(program, Program):
+        raise fail(
+            Exit.CONFIG, source, "build: wrong type", type(program).__name__, "toolkit.run.Program"
+        )
+    with reported(source, "init failed"):
+        template = jax.eval_shape(program.init, jax.random.key(seed))
+        template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
+    with reported(source, "step failed"):
+        jaxpr, (state, metrics) = jax.make_jaxpr(program.step, return_shape=True)(template)
+    _check_state(template, state, source)
+    _check_metrics(metrics, source)
+    scalars, found = _parted(metrics)
+    with reported(source, "step: bad gradients"):
+        jax.eval_shape(_reports, found)
+    if gradients and not found:
+        raise fail(
+            Exit.CONFIG,
+            source,
+            "diagnostics.gradients_every: nothing to report",
+            f"the metrics {', '.join(metrics) or 'none'}",
+            "a toolkit.run.Gradients among the metrics of `step`, or 0",
+        )
+    tree = jax.tree.structure((state, metrics))
+
+    def step(state: Any) -> Any:
+        return jax.tree.unflatten(tree, jaxpr_as_fun(jaxpr)(*jax.tree.leaves(state)))
+
+    loops = not slow_in_loops(jaxpr.jaxpr)
+    return Traced(program, seed, gradients, template, scalars, step, loops)
+
+
+def compile_program(traced: Traced, source: Path) -> Compiled:
+    """Compiles `init` and the steps; these for the state as `init` places it, also in a run that is resumed."""
+    if isinstance(traced.program.step, Each):
+        return compile_each(traced, source, compile_program)
+    key = jax.random.key(traced.seed)
+    with reported(source, "init failed"):
+        init = jax.jit(traced.program.init).lower(key).compile()
+    # Without weak types: a restored array has none, and another executable would round differently.
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        traced.template,
+        init.output_shardings,
+    )
+    count = jax.ShapeDtypeStruct((), np.int32)
+
+    def quiet(state: Any) -> Any:
+        state, metrics = traced.step(state)
+        return state, _parted(metrics)[0], {}
+
+    def reporting(state: Any) -> Any:
+        state, metrics = traced.step(state)
+        scalars, found = _parted(metrics)
+        return state, scalars, _reports(found)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        shardings = Made(init.output_shardings, None, None, None)  # type: ignore[arg-type]
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
+        return jitted.lower(template, count, count).compile()
+
+    with reported(source, "step failed"):
+        # Two programs: a `cond` would keep the gradients and the old state from being fused and
+        # overwritten in every step, at more than the cost of the step itself where that is short.
+        return Compiled(
+            lambda: init(key),
+            compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
+            compiled(single(reporting)) if traced.gradients else None,
+            template,
+            *((None, ROWS) if traced.loops else (1, 1)),
+        )
+
+
+def _parted(metrics: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Gradients]]:
+    """(scalars, gradients)."""
+    gradients = {name: value for name, value in metrics.items() if isinstance(value, Gradients)}
+    return {name: metrics[name] for name in metrics if name not in gradients}, gradients
+
+
+def _reports(gradients: dict[str, Gradients]) -> Reports:
+    return {name: gradient_report(*value) for name, value in gradients.items()}
+
+
+def _check_state(before: Any, after: Any, source: Path) -> None:
+    old, new = _types(before, source), _types(after, source)
+    for name in old | new:
+        if old.get(name) != new.get(name):
+            got, expected = new.get(name, "nothing"), old.get(name, "nothing")
+            raise fail(
+                Exit.CONFIG,
+                source,
+                f"step: changes the state at {shown(name)}",
+                got,
+                f"{expected}, as init",
+            )
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise fail(
+            Exit.CONFIG,
+            source,
+            "step: changes the state",
+            "another tree",
+            "the tree that init returns",
+        )
+
+
+def _types(tree: Any, source: Path) -> dict[str, str]:
+    try:
+        return {
+            name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()
+        }
+    except ValueError as error:
+        raise fail(Exit.CONFIG, source, "state cannot be saved", str(error)) from error
+
+
+def _check_metrics(metrics: Any, source: Path) -> None:
+    if not isinstance(metrics, dict):
+        raise _bad_metrics(source, type(metrics).__name__, "a dict of scalars")
+    for name, value in metrics.items():
+        if isinstance(value, Gradients) and isinstance(name, str):
+            continue  # they have a key of their own in a row
+        if not isinstance(name, str) or name in RESERVED:
+            raise _bad_metrics(source, shown(name), f"names other than {', '.join(RESERVED)}")
+        if getattr(value, "shape", None) != () or value.dtype.kind not in "biuf":
+            raise _bad_metrics(
+                source, f"{name} with {getattr(value, 'dtype', '?')}{value.shape}", "real scalars"
+            )
+
+
+def _bad_metrics(source: Path, got: str, expected: str) -> RunError:
+    return fail(Exit.CONFIG, source, "step: bad metrics", got, expected)

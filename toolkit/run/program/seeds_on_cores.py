@@ -1,0 +1,177 @@
+"""Many seeds on the cores of a CPU: the program of a single run, compiled once and called for each seed.
+
+As many threads as there are cores call it. A core that is done takes the next seed, so seeds need not divide by cores,
+and neither the number of threads nor their timing can change a bit: no call knows of another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.debug.nonfinite.checks import can_fail
+from toolkit.run.experiment.interface import Program
+
+if TYPE_CHECKING:
+    from toolkit.run.program.compiled import Compiled, Traced
+
+
+class Shared(NamedTuple):
+    """A function that all seeds have in common, up to arrays that are each seed's own."""
+
+    call: Callable[[Any, Any], Any]  # of a seed's own arrays, and the argument
+    own: list[Any]  # the arrays of every seed, stacked; none where seeds differ in their key alone
+    placed: bool  # whether it spreads its own work over devices
+
+
+@dataclass(frozen=True)
+class Each:
+    """`step` of stacked states, one seed after another. Traced, it is a loop; `compiled` makes threads of it."""
+
+    seeds: tuple[int, ...]
+    start: Shared  # `init`, of a key
+    advance: Shared  # `step`, of a state
+
+    def __call__(self, states: Any) -> tuple[Any, dict[str, Any]]:
+        states, metrics = _mapped(self.advance, states)
+        return states, by_seed(self.seeds, lambda i: {k: v[i] for k, v in metrics.items()})
+
+    def init(self, _: jax.Array) -> Any:
+        """The stacked states; the key is not used, each seed has its own."""
+        return _mapped(self.start, keys(self.seeds))
+
+    @property
+    def alike(self) -> bool:
+        """Whether the program called is that of every single run: only a key tells the seeds apart."""
+        return not self.start.own and not self.advance.own
+
+
+class _Owned(NamedTuple):
+    """The state of one seed with its own arrays, which a step gives back as they are."""
+
+    own: Any
+    state: Any
+
+
+def keys(seeds: tuple[int, ...]) -> jax.Array:
+    """The key that a single run of each seed starts from."""
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+
+
+def by_seed(seeds: tuple[int, ...], of: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """The metrics `of(i)` of the i-th seed as `loss[3]`, those of one name together."""
+    found = [of(i) for i in range(len(seeds))]
+    return {
+        f"{name}[{seed}]": metrics[name]
+        for name in found[0]
+        for seed, metrics in zip(seeds, found, strict=True)
+    }
+
+
+def compile_each(
+    traced: Traced, source: Path, compile_program: Callable[[Traced, Path], Compiled]
+) -> Compiled:
+    """`compile_program` of a single seed, spread over the cores; for a program whose step is an `Each`."""
+    from toolkit.run.program.compiled import trace
+    from toolkit.run.program.steps import Made
+
+    each: Any = traced.program.step
+    init, like = _init(each)
+    single = Program(lambda _: _zeros(like), _single(each.advance), traced.program.finish)
+    one = compile_program(trace(single, traced.seed, source), source)
+    count = range(len(each.seeds))
+    stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    join = stack.lower([one.template.state for _ in count]).compile()
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        traced.template,
+        join.output_shardings,
+    )
+    split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
+    call = _on_cores(len(each.seeds))
+    watched = sum(
+        map(can_fail, each.advance.own)
+    )  # the first leaves of a part are not of the state
+    known: list[Any] = [None, []]  # the stacked states that were made last, and their parts
+
+    def start() -> Any:
+        return join([init(i) for i in count])
+
+    def advance(states: Any, rows: Any, every: Any) -> Made:
+        if known[0] is states:
+            parts = known[1]
+        else:
+            own = [_at(each.advance.own, i) for i in count]
+            parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
+        known[:] = None, []  # the calls take the parts
+        made = call(lambda i: one.advance(parts[i], rows, every))
+        parts = [of.state for of in made]
+        known[:] = join([part.state for part in parts]), parts
+        values = by_seed(each.seeds, lambda i: made[i].values)
+        found = np.any([np.asarray(of.found)[:, watched:] for of in made], axis=0)
+        return Made(known[0], values, found, {})
+
+    return one._replace(init=start, advance=advance, template=template)
+
+
+def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:
+    """The executable that starts the i-th seed, and the shapes of what a step is given."""
+    given, own = keys(each.seeds), [_at(each.start.own, i) for i in range(len(each.seeds))]
+    init = jax.jit(each.start.call).lower(own[0], given[0]).compile()
+    like = jax.eval_shape(each.start.call, own[0], given[0])
+    return lambda i: init(own[i], given[i]), _Owned(_at(each.advance.own, 0), like)
+
+
+def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
+    """A map over `range(count)`, of calls that let go of Python's lock, on every core; this thread is one of them."""
+    helpers = min(count, _cores()) - 1
+    pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
+
+    def map_(function: Callable[[int], Any]) -> list[Any]:
+        results: list[Any] = [None] * count
+        waiting = iter(range(count))
+
+        def work() -> None:
+            for i in waiting:
+                results[i] = jax.block_until_ready(function(i))
+
+        others = [pool.submit(work) for _ in range(helpers)] if pool else []
+        work()
+        for other in others:
+            other.result()
+        return results
+
+    return map_
+
+
+def _single(advance: Shared) -> Callable[[_Owned], Any]:
+    def step(given: _Owned) -> tuple[_Owned, dict[str, Any]]:
+        state, metrics = advance.call(given.own, given.state)
+        return _Owned(given.own, state), metrics
+
+    return step
+
+
+def _mapped(shared: Shared, arguments: Any) -> Any:
+    return jax.lax.map(lambda given: shared.call(*given), (shared.own, arguments))
+
+
+def _zeros(tree: Any) -> Any:
+    """Where only the shapes and the device of a state matter: nothing to compile."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _at(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

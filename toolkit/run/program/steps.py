@@ -1,0 +1,96 @@
+"""Steps as one program: a loop that makes any number of them, and keeps what their rows and the watch for NaN need.
+
+The numbers of rows and steps are data, so the same loop body makes every step of a run: its bits do not depend on how
+the run is cut into calls, nor on where it is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import jaxprs_in_params
+
+from toolkit.debug import GradientReport
+from toolkit.debug.nonfinite import checks
+
+ROWS = 256  # the most that one call makes
+Reports = dict[str, GradientReport]
+Step = Callable[[Any], tuple[Any, dict[str, Array], Reports]]  # state -> state, metrics, reports
+
+
+class Made(NamedTuple):
+    """What a call made. Leading axes are of rows, of which only those that were asked for are set."""
+
+    state: Any
+    values: dict[str, Array]  # the metrics, each [rows]
+    found: Array  # bool [rows, leaves, 2], as `nonfinite.kinds`
+    reports: Reports  # of the gradients, where this step reports them
+
+
+def looped(step: Step, metrics: Mapping[str, Any]) -> Callable[[Any, Array, Array], Made]:
+    """`advance(state, rows, every)`: makes `rows * every` steps, at most `ROWS` rows; their reports are dropped.
+
+    Args:
+      metrics: shapes of what `step` returns.
+    """
+
+    def advance(state: Any, rows: Array, every: Array) -> Made:
+        values = {name: jnp.zeros(ROWS, metric.dtype) for name, metric in metrics.items()}
+        found = jnp.zeros((ROWS, *_kinds(state).shape), bool)
+
+        def row(r: Array, made: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+            def once(_step: Array, made: tuple[Any, Any]) -> tuple[Any, Any]:
+                state, values = made
+                state, scalars, _ = step(state)
+                # Each step overwrites its row: a scalar carried to the end costs XLA's CPU loops up to a tenth.
+                return state, {name: _put(values[name], scalars[name], r) for name in values}
+
+            state, values, found = made
+            state, values = jax.lax.fori_loop(0, every, once, (state, values))
+            return state, values, _put(found, _kinds(state), r)
+
+        state, values, found = jax.lax.fori_loop(0, rows, row, (state, values, found))
+        return Made(state, values, found, {})
+
+    return advance
+
+
+def single(step: Step) -> Callable[[Any, Array, Array], Made]:
+    """`advance(state, 1, 1)`: makes one step, outside of any loop, with its reports."""
+
+    def advance(state: Any, _rows: Array, _every: Array) -> Made:
+        state, scalars, reports = step(state)
+        values = {name: jnp.asarray(value)[None] for name, value in scalars.items()}
+        return Made(state, values, _kinds(state)[None], reports)
+
+    return advance
+
+
+def slow_in_loops(jaxpr: Any) -> bool:
+    """Whether it convolves outside of its own loops: XLA's CPU loops make some of these eight times slower."""
+    if jax.default_backend() != "cpu":
+        return False
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or (
+            equation.primitive.name not in ("scan", "while")
+            and any(map(slow_in_loops, jaxprs_in_params(equation.params)))
+        )
+        for equation in jaxpr.eqns
+    )
+
+
+def _kinds(state: Any) -> Array:
+    """`nonfinite.kinds` of its leaves, which takes three times as long as to see that there is nothing to look for."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if checks.can_fail(leaf)]
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else True
+    nothing = lambda leaves: jnp.zeros((len(leaves), 2), bool)
+    return jax.lax.cond(finite, nothing, checks.kinds, leaves)
+
+
+def _put(rows: Array, value: Any, r: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(rows, jnp.asarray(value, rows.dtype), r, 0)

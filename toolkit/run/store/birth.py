@@ -1,0 +1,153 @@
+"""How a run directory comes to be: whole, and by one start at a time.
+
+Whoever wants to create one holds a locked file beside the run directory, from before jax is imported until the directory exists.
+Without it, of several starts all would load, trace and only then find the directory taken. The lock is the kernel's,
+so a killed start holds nobody up; its file bears the name of a leftover, and the next start removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.run.experiment.errors import Exit, RunError, fail
+from toolkit.run.store import directory, files
+from toolkit.run.store.files import storing
+
+ATTEMPTS = 5  # at being born, against a cleaner that mistakes a newborn for a leftover
+PATIENCE = 0.5  # seconds for the holder of the lock to write who it is
+
+
+@contextlib.contextmanager
+def alone(path: Path, process: dict[str, Any]) -> Iterator[None]:
+    """Holds the right to create `path`. Folders above it that stay empty are removed again.
+
+    Raises: RunError: exit 4 that names the process that holds it, exit 5 where the disk refuses.
+    """
+    missing = [parent for parent in path.parents if not parent.exists()]
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(path, process):
+            yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def create(path: Path, config_text: str, record: dict[str, Any]) -> directory.RunDirectory:
+    """A new run directory, locked from before it is visible.
+
+    Raises: RunError: exit 4 where another process was faster, exit 5 where the disk refuses.
+    """
+    with files.storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(ATTEMPTS):
+            place = _create_once(path, config_text, record)
+            if place is not None:
+                return place
+    raise fail(
+        Exit.OCCUPIED,
+        path,
+        "cannot be created",
+        "interference by other processes",
+        "a quiet directory",
+    )
+
+
+def _create_once(
+    path: Path, config_text: str, record: dict[str, Any]
+) -> directory.RunDirectory | None:
+    """None where another process took our half-made directory for a leftover."""
+    temporary, lock = files.aside(path), None
+    try:
+        temporary.mkdir()
+        lock = os.open(
+            temporary / directory.CONFIG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+        )
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(lock, "wb", closefd=False) as file:
+            file.write(config_text.encode())
+        os.fsync(lock)
+        files.write_new(temporary / directory.RECORD, files.json_bytes(record))
+        files.write_new(temporary / directory.METRICS, b"")
+        files.write_new(temporary / directory.EVENTS, b"")
+        (temporary / directory.CHECKPOINTS).mkdir()
+        files.sync_folder(temporary)
+        os.rename(temporary, path)
+        files.sync_folder(path.parent)
+    except BaseException as error:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, FileNotFoundError | BlockingIOError):
+            return None
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOTEMPTY,
+            errno.EEXIST,
+            errno.ENOTDIR,
+        ):
+            raise directory.occupied(path) from None
+        raise
+    return directory.RunDirectory(path, lock)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, process: dict[str, Any]) -> Iterator[None]:
+    lock = files.lock_of(path)
+    with storing(path):
+        descriptor = _take(lock)
+    try:
+        if descriptor is None:
+            raise _occupied(path, lock)
+        with storing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(process).encode(), 0)
+        yield
+    finally:
+        if descriptor is not None:
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _take(lock: Path) -> int | None:
+    """A descriptor of the locked file, or None where another process holds it. Raises: OSError."""
+    while True:
+        descriptor = files.open_regular(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have removed it since we opened it; the lock of a file without a name is worth nothing.
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock, follow_symlinks=False)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _occupied(path: Path, lock: Path) -> RunError:
+    until = time.monotonic() + PATIENCE
+    holder: Any = {}
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            holder = json.loads(files.read_regular(lock, 1 << 16))
+            break
+        time.sleep(0.01)
+    if not isinstance(holder, dict):
+        holder = {}
+    got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, which is starting"
+    return fail(Exit.OCCUPIED, path, "in use", got, "a directory that no other process runs in")

@@ -1,0 +1,157 @@
+"""Checkpoints: `checkpoints/<step>/` with the state, and a manifest that makes any damage visible.
+
+A checkpoint is used only if its manifest carries a right checksum of itself and of the state file, belongs to this
+config, and the rows of metrics.jsonl up to it are unchanged. Damaged ones are set aside by renaming, never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolkit.run.experiment.errors import Exit, fail
+from toolkit.run.store import arrays, files
+from toolkit.run.store.metrics import Prefix, refuse_change
+
+STATE, MANIFEST = "state.safetensors", "manifest.json"
+FORMATS = (1, 2)  # the last one is written; format 1 has no checksum of the metrics
+MANIFEST_LIMIT = 64 << 20  # bytes
+
+
+class Checkpoint(NamedTuple):
+    """What a resumed run starts from."""
+
+    step: int
+    seconds: float  # of running, over all processes so far
+    logged: Prefix  # of metrics.jsonl at this step
+    values: dict[str, np.ndarray]
+    layout: arrays.Layout
+
+
+def save(folder: Path, step: int, state: Any, seconds: float, logged: Prefix, config: str) -> int:
+    """Writes `folder/<step>` durably; returns its size in bytes. One that is already there is kept."""
+    if (folder / str(step)).exists():
+        return 0
+    data, layout = arrays.encode(state)
+    manifest = {
+        "format": FORMATS[-1],
+        "config": config,
+        "step": step,
+        "seconds": seconds,
+        "metrics_bytes": logged.length,
+        "metrics_sha256": logged.sha256,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "leaves": layout,
+    }
+    manifest["checksum"] = _checksum(manifest)
+    files.write_folder(folder / str(step), {STATE: data, MANIFEST: files.json_bytes(manifest)})
+    return len(data)
+
+
+def prune(folder: Path, keep: int, scheduled: Callable[[int], bool]) -> None:
+    """Deletes all but the newest checkpoint and the `keep` newest at scheduled steps.
+
+    A signal makes a checkpoint at any step; it gives way to the next scheduled one, so that an interrupted run ends
+    with the same checkpoints as an uninterrupted one.
+    """
+    steps = [step for step, _ in _entries(folder)]
+    kept = {*steps[:1], *[step for step in steps if scheduled(step)][:keep]}
+    for step in set(steps) - kept:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder / str(step))
+
+
+def load_newest(
+    folder: Path, config: str, log: Path, room: int, warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest usable checkpoint, or None where none was ever made.
+
+    Args:
+        config: hash of the config it has to belong to.
+        log: metrics.jsonl, which has to begin as it did.
+        room: bytes of the state's arrays; a file that says it holds more is not read.
+        warn: takes a line about each one that is set aside.
+
+    Raises: RunError (exit 3) where there are checkpoints and none is usable; they are left as they are.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for step, entry in _entries(folder):
+        try:
+            found = _load(entry, step, config, log, room)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+            damaged.append((entry, str(error)[:200]))
+            continue
+        for path, reason in damaged:
+            warn(
+                f"{path}: damaged ({reason}), set aside as {files.set_aside(path).name}; using {entry}"
+            )
+        return found
+    if damaged or any(folder.glob("*.damaged-*")):
+        path, reason = damaged[0] if damaged else (folder, "only damaged ones")
+        raise fail(Exit.CHECKPOINT, path, "no usable checkpoint", reason, "an intact one")
+    return None
+
+
+def restore(found: Checkpoint, template: Any, folder: Path) -> Any:
+    """The state on its devices. Raises: RunError (exit 3) where the experiment's state has another layout."""
+    different = arrays.mismatch(found.layout, template)
+    if different:
+        place = folder / str(found.step) / STATE
+        raise fail(Exit.CHECKPOINT, place, "another state than the experiment's", *different)
+    return arrays.restore(found.values, found.layout, template)
+
+
+def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoint:
+    """Raises: OSError, ValueError, TypeError or KeyError, for a file that is not what `save` wrote."""
+    if entry.is_symlink():
+        raise ValueError("a link")
+    manifest = json.loads(files.read_regular(entry / MANIFEST, MANIFEST_LIMIT))
+    if manifest["checksum"] != _checksum(manifest):
+        raise ValueError(f"{MANIFEST}: wrong checksum")
+    if (manifest["step"], manifest["config"]) != (step, config):
+        raise ValueError(f"{MANIFEST}: of another step or config")
+    if manifest["format"] not in FORMATS:
+        raise ValueError(f"{MANIFEST}: of another version, {manifest['format']!r}")
+    logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
+    refuse_change(log, logged)
+    # Before it is read: whoever can write the file can write the manifest too.
+    limit = min(_count(manifest["bytes"]), room + arrays.HEADER_LIMIT)
+    data = files.read_regular(entry / STATE, limit)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (manifest["bytes"], manifest["sha256"]):
+        raise ValueError(f"{STATE}: wrong checksum")
+    values = arrays.decode(data, manifest["leaves"])
+    return Checkpoint(step, _seconds(manifest["seconds"]), logged, values, manifest["leaves"])
+
+
+def _count(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise ValueError(f"{MANIFEST}: {value!r} for a number of bytes")
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, int | float) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError(f"{MANIFEST}: {value!r} for seconds")
+
+
+def _entries(folder: Path) -> list[tuple[int, Path]]:
+    """Checkpoints by step, newest first."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    steps = [
+        int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name
+    ]
+    return [(step, folder / str(step)) for step in sorted(steps, reverse=True)]
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

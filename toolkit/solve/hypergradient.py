@@ -1,0 +1,270 @@
+"""Hypergradients with a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.implicit import Implicit
+from toolkit.adjoint.zeros import warn_of_zeros
+from toolkit.errors.readable import call_as, readable, returned_by
+from toolkit.solve.accuracy import ErrorEstimate, estimate_error
+from toolkit.solve.call import Prepared
+from toolkit.solve.maps import SolutionMap
+from toolkit.types import Alarm, Issue, LinearInfo, Solution, Status, Tree
+
+Outer = Callable[[Tree, Tree], Array]
+
+
+class HypergradientReport(NamedTuple):
+    """What is known about a hypergradient besides its value; arrays `[]`, no derivative."""
+
+    inner_residual: Array  # 2-norm of the optimality condition at the solution
+    linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
+    linear_steps: Array  # int32; iterations of the linear solver, 0 where there was none
+    error_estimate: Array  # absolute, 2-norm, of the gradient; NaN where the rule has none
+    gradient_evals: Array  # int32; inner gradients (or maps): one a step, one for the residual
+    hvp_evals: Array  # int32; products with second derivatives (or Jacobians) of the inner function
+    status: Array  # int32, a `tk.Issue` bit mask; 0 is fine
+
+
+class Hypergradient(NamedTuple):
+    """An outer value, its gradient, and how both were come by."""
+
+    value: Array  # [] the outer function at the solution
+    gradient: Tree  # like theta; None at leaves without derivative
+    solution: Solution
+    report: HypergradientReport
+    v: Tree = None  # of the implicit rule: like y, F_y' v = grad_y outer; a start for the next call
+
+
+@readable
+def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
+    """`hg(y0, theta)`: value and gradient of `theta -> outer(solve(y0, theta).value, theta)`.
+
+    The gradient is that of `jax.grad` of the composition, by the rule that `solve` was given; what
+    `jax.grad` has no place for, the state of the linear system and of the inner solve, is in
+    `report`.
+
+    Args:
+      outer: `outer(y, theta) -> real scalar`.
+      solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`.
+
+    Returns: `hg(y0, theta, xs=None, v0=None) -> Hypergradient(value, gradient, solution, report, v)`,
+    to be jitted, vmapped or scanned by the caller. Under the implicit rule `v` is the solution of the
+    linear system, on a minimum `H^{-1} grad_y outer`; given back as `v0` it is where the next call's
+    iterative linear solver starts.
+
+    `report.error_estimate` (implicit rule; `toolkit.solve.accuracy`): how far the gradient may be from that
+    of the exact solution under the rule's own damping. Pessimistic: typically ten to a hundred times
+    the error. Infinite where the linear solver left more than a tenth of the right-hand side and no
+    damping bounds the curvature.
+
+    `report.status`: 0 means that the solve and the linear system met their tolerances, and that the
+    estimate allows a relative error of the gradient below ten times the larger of them. A bit is also
+    set where both tolerances were met but small curvature makes more of what is left.
+
+    Raises: TypeError, ValueError on bad arguments, naming them.
+
+    Differentiation: value and gradient, by the modes and to the order that the rule admits.
+
+    Cost: that of the rule. Each field of the report costs nothing when it is unused in compiled
+    code; used, the estimate (which the status asks for) costs two Hessian-vector products.
+    """
+    if not callable(outer):
+        raise TypeError(f"`outer` must be callable: got {type(outer).__name__}.")
+    if not isinstance(solve, SolutionMap):
+        raise TypeError(
+            "`solve` must come from tk.argmin, tk.root or tk.fixed_point: got "
+            f"{type(solve).__name__}; for other functions use jax.grad."
+        )
+
+    @readable
+    def run(y0: Tree, theta: Tree, xs: Tree = None, v0: Tree = None) -> Hypergradient:
+        require_inexact(theta)
+        if isinstance(solve.adjoint, Implicit) and xs is None:
+            return _by_pullback(outer, solve, solve.adjoint, y0, theta, v0)
+        if v0 is not None:
+            raise ValueError(
+                "`v0` must be None where no linear system is solved: got "
+                f"{tree.describe(v0)} under {type(solve.adjoint).__name__}; use Implicit."
+            )
+        return _by_reverse_mode(outer, solve, y0, theta, xs)
+
+    return run
+
+
+def require_inexact(theta: Tree) -> None:
+    """Refuse hyperparameters without anything to differentiate."""
+    if not jax.tree.leaves(tree.split(theta).inexact):
+        raise ValueError(
+            "`theta` must have a floating or complex leaf to differentiate: got "
+            f"{tree.describe(theta)}."
+        )
+
+
+def _by_pullback(
+    outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
+) -> Hypergradient:
+    prepared = solve.prepare(y0, theta)
+    problem, operands = prepared.problem, prepared.operands
+    y, steps = rule.differentiable(problem, prepared.primal)(prepared.y0, operands, None)
+    wanted = jax.tree.map(lambda _: False, operands)
+    wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
+    warn_of_zeros("Implicit", prepared.primal, wanted)
+
+    def outer_at(y: Tree, inexact: Tree) -> Array:
+        moved = operands._replace(theta=inexact)
+        return outer_value(outer, problem.user_y(y, moved), problem.user_theta(moved))
+
+    value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
+    pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
+    gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
+    solution = solve.conclude(prepared, y, steps)
+    estimate = estimate_error(outer_at, rule, prepared, y, pulled, gradient)
+    report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
+    tolerance = _tolerance(rule, prepared, report.inner_residual)
+    issues = _imprecise(estimate, tolerance * tree.norm(gradient))
+    # Where a bit is set already, it says why.
+    report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
+    return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
+
+
+def _tolerance(rule: Implicit, prepared: Prepared, like: Array) -> Array | float:
+    """The larger of the two that were asked for, of the solve and of the linear system."""
+    default = float(jnp.finfo(like.dtype).eps) ** 0.5
+    linear = getattr(rule.linear_solver or prepared.problem.linear_solver, "tol", default)
+    return jnp.maximum(linear, default if prepared.tol is None else prepared.tol)
+
+
+def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
+    """The larger part's bit, where the error is likely above ten times what is tolerable."""
+    # A quarter of the estimate: it is pessimistic by more in 99 of 100 solves that converged.
+    exceeds = estimate.total / 4 > 10 * tolerable
+    which = jnp.where(
+        estimate.inner > estimate.linear,
+        int(Issue.INNER_NOT_CONVERGED),
+        int(Issue.LINEAR_NOT_CONVERGED),
+    )
+    return tree.stop_gradient(jnp.where(exceeds, which, 0).astype(jnp.int32))
+
+
+def _start(v0: Tree, y: Tree) -> Tree | None:
+    """`v0` on the real leaves of `y`, checked against them."""
+    if v0 is None:
+        return None
+    v = tree.split(v0).inexact
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), one) for one in (v, y)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`v0` must be like `y`, or None: got {tree.describe(v0)}, expected {tree.describe(y)}."
+        )
+    return tree.as_real(v)
+
+
+def _by_reverse_mode(
+    outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree, xs: Tree
+) -> Hypergradient:
+    parts = tree.split(theta)
+
+    def composed(operands: tuple[Tree, Alarm]) -> tuple[Array, Solution]:
+        inexact, alarm = operands
+        whole = tree.merge(inexact, parts.arrays, parts.static)
+        solution = _watched(solve, alarm)(y0, whole, xs)
+        return outer_value(outer, solution.value, whole), solution
+
+    operands = (parts.inexact, Alarm(jnp.zeros(()), jnp.zeros(())))
+    (value, solution), (gradient, alarm) = _value_and_grad(composed, operands)
+    report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
+    alarm = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), alarm)
+    report = report._replace(
+        status=report.status | alarm.issues,
+        gradient_evals=report.gradient_evals + alarm.gradient_evals,
+    )
+    return Hypergradient(value, gradient, solution, report)
+
+
+def _watched(solve: SolutionMap, alarm: Alarm) -> SolutionMap:
+    """`solve`, such that the cotangent of `alarm` is what its reverse pass has to say.
+
+    Only the reverse pass knows, and cotangents are all that leaves it.
+    """
+    watched = getattr(solve.adjoint, "watched", None)
+    return solve if watched is None else dataclasses.replace(solve, adjoint=watched(alarm))
+
+
+def _value_and_grad(
+    composed: Callable[[Tree], tuple[Array, Solution]], inexact: Tree
+) -> tuple[tuple[Array, Solution], Tree]:
+    """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves."""
+    static: list[Tree] = []
+
+    def arrays_only(inexact: Tree) -> tuple[Array, tuple[Tree, Tree]]:
+        value, solution = composed(inexact)
+        parts = tree.split(solution)
+        static.append(parts.static)
+        return value, (parts.inexact, parts.arrays)
+
+    (value, arrays), gradient = jax.value_and_grad(arrays_only, has_aux=True)(inexact)
+    return (value, tree.merge(*arrays, static[0])), gradient
+
+
+def _report(
+    solve: SolutionMap,
+    solution: Solution,
+    value: Array,
+    gradient: Tree,
+    linear: LinearInfo | None,
+    estimate: Array,
+) -> HypergradientReport:
+    info, rule = solution.info, solve.adjoint
+    zero = jnp.asarray(0, jnp.int32)
+    finite = tree.all_finite((value, gradient)) & (info.status != Status.NOT_FINITE)
+    status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
+    if rule.presumes_solution:
+        status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
+    hvp_evals = rule.hvp_evals(info.steps, tree.size(gradient))
+    if linear is not None:
+        # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
+        unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)
+        status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
+        status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
+        if solve.kind == "argmin":
+            indefinite = linear.negative_curvature
+            status |= jnp.where(indefinite, int(Issue.NEGATIVE_CURVATURE), 0)
+        made = linear.steps + 1 if linear.products is None else linear.products
+        hvp_evals = hvp_evals + made
+    return HypergradientReport(
+        *tree.stop_gradient(
+            (
+                info.residual,
+                jnp.zeros_like(info.residual) if linear is None else linear.residual,
+                zero if linear is None else linear.steps,
+                estimate,
+                info.steps + 1,
+                hvp_evals.astype(jnp.int32),
+                status.astype(jnp.int32),
+            )
+        )
+    )
+
+
+def outer_value(outer: Outer, y: Tree, theta: Tree) -> Array:
+    """`outer(y, theta)` as an array; refused where it is no real scalar."""
+    return real_scalar(call_as("outer", outer, "(y, theta)", y, theta), outer)
+
+
+def real_scalar(value: Any, outer: Callable[..., Any]) -> Array:
+    """The outer value as an array; refuse what is no real scalar."""
+    if not tree.is_inexact(value) or jnp.shape(value) != () or jnp.iscomplexobj(value):
+        raise returned_by(
+            outer,
+            ValueError(f"`outer` must return a real scalar: got {tree.describe(value)}."),
+        )
+    return jnp.asarray(value)

@@ -1,0 +1,169 @@
+"""`argmin`, `root`, `fixed_point`: where a solver meets an adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.adjoint.implicit import Implicit
+from toolkit.errors.readable import readable
+from toolkit.solve.binding import Fun, last
+from toolkit.solve.call import Prepared, prepare
+from toolkit.types import Adjoint, Kind, Solution, SolveInfo, Solver, Status, Tree
+
+
+@dataclass(frozen=True)
+class SolutionMap:
+    """`solve(y0, theta)` and `solve(y0, theta, xs)` -> `tk.Solution`; see `tk.argmin`."""
+
+    kind: Kind
+    fun: Fun
+    solver: Solver | Callable[..., Solution]
+    adjoint: Adjoint
+    has_aux: bool = False
+
+    @readable
+    def __call__(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Solution:
+        """Solve from `y0`; differentiable in `theta` and in what `fun` closes over.
+
+        Args:
+          y0: the start; its floating and complex leaves are solved for, others are carried.
+          theta: hyperparameters, any tree, or None.
+          xs: one entry a step along each leaf's leading axis; `fun` then takes `(y, theta, x)`.
+        """
+        prepared = self.prepare(y0, theta, xs)
+        run = self.adjoint.differentiable(prepared.problem, prepared.primal)
+        y, steps = run(prepared.y0, prepared.operands, prepared.xs)
+        return self.conclude(prepared, y, steps)
+
+    def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Prepared:
+        """One call, taken apart; for adjoints that are driven by hand."""
+        return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
+
+    def conclude(self, prepared: Prepared, y: Tree, steps: Array) -> Solution:
+        """The solution as the user sees it, judged."""
+        problem, operands, xs = prepared.problem, prepared.operands, prepared.xs
+        value = problem.user_y(y, operands)
+        aux = None
+        if self.has_aux:
+            args = (value, problem.user_theta(operands))
+            aux = self.fun(*args)[1] if xs is None else self.fun(*args, last(xs))[1]
+        return Solution(value, _verdict(prepared, y, steps), aux)
+
+
+@readable
+def argmin(
+    fun: Fun,
+    solver: Solver | Callable[..., Solution],
+    *,
+    adjoint: Adjoint | None = None,
+    has_aux: bool = False,
+) -> SolutionMap:
+    """A minimiser of `fun(., theta)` as a pure function of `theta`.
+
+    `solve(y0, theta).value` is what `solver` reaches from `y0`; `adjoint` says how its derivative
+    is made, and never changes the value. What `fun` closes over is differentiated like `theta`.
+
+    Args:
+      fun: `fun(y, theta) -> scalar` (`(y, theta, x)` when the solve is given per-step `xs`);
+        with `has_aux`, `(scalar, aux)`.
+      solver: one of `tk.solver`, or a callable `(fun, y0, theta) -> tk.Solution`.
+      adjoint: one of `tk.adjoint`; `Implicit()` when not given.
+      has_aux: whether `fun` returns aux arrays; they come back at the solution.
+
+    Returns: `solve(y0, theta=None, xs=None) -> tk.Solution(value, info, aux)`. Trees are
+    arbitrary; integer, boolean, key, `None` and static leaves are carried untouched.
+
+    Raises:
+      ValueError: bad input, or a solver and a rule that do not fit; the message names a remedy.
+
+    Differentiation: by the adjoint's rule, see each; `info` has no derivative.
+
+    Cost: `fun` is traced once a call (twice with aux). Nothing is compiled behind your back: wrap the function that
+    calls `solve` in `jax.jit`.
+    """
+    return _solution_map("argmin", fun, solver, adjoint, has_aux)
+
+
+@readable
+def root(
+    fun: Fun,
+    solver: Solver | Callable[..., Solution],
+    *,
+    adjoint: Adjoint | None = None,
+    has_aux: bool = False,
+) -> SolutionMap:
+    """A zero of `fun(., theta)` as a pure function of `theta`; else as `tk.argmin`.
+
+    Args:
+      fun: `fun(y, theta) -> tree like y`, zero at the solution.
+      solver: `tk.solver.Newton`, or a callable.
+      adjoint, has_aux: as in `tk.argmin`.
+    """
+    return _solution_map("root", fun, solver, adjoint, has_aux)
+
+
+@readable
+def fixed_point(
+    fun: Fun,
+    solver: Solver | Callable[..., Solution],
+    *,
+    adjoint: Adjoint | None = None,
+    has_aux: bool = False,
+) -> SolutionMap:
+    """A fixed point of `fun(., theta)` as a pure function of `theta`; else as `tk.argmin`.
+
+    Args:
+      fun: `fun(y, theta) -> tree like y`, equal to `y` at the solution.
+      solver: `tk.solver.FixedPointIteration`, `Anderson` or `Newton`, or a callable.
+      adjoint, has_aux: as in `tk.argmin`.
+    """
+    return _solution_map("fixed_point", fun, solver, adjoint, has_aux)
+
+
+def _solution_map(
+    kind: Kind, fun: Fun, solver: Any, adjoint: Adjoint | None, has_aux: bool
+) -> SolutionMap:
+    if not callable(fun):
+        raise TypeError(f"`fun` must be callable: got {type(fun).__name__}.")
+    if isinstance(solver, type) or not (isinstance(solver, Solver) or callable(solver)):
+        raise TypeError(
+            "`solver` must be one of tk.solver, such as GradientDescent(step_size=0.1, "
+            f"num_steps=100), or a callable (fun, y0, theta) -> tk.Solution: got {solver!r}."
+        )
+    adjoint = Implicit() if adjoint is None else adjoint
+    if isinstance(adjoint, type) or not hasattr(adjoint, "differentiable"):
+        raise TypeError(
+            f"`adjoint` must be one of tk.adjoint, such as Implicit(): got {adjoint!r}."
+        )
+    return SolutionMap(kind, fun, solver, adjoint, has_aux)
+
+
+def _verdict(prepared: Prepared, y: Tree, steps: Array) -> SolveInfo:
+    """Judge `y` by the residual there, recomputed; no derivative.
+
+    Cost: one evaluation, and one more at `y0` without a tolerance; none if `info` is unused in
+    compiled code.
+    """
+    problem, xs = prepared.problem, last(prepared.xs)
+    y, y0, operands = tree.stop_gradient((y, prepared.y0, prepared.operands))
+
+    def residual(y: Tree) -> Array:
+        return tree.norm(problem.residual(y, problem.evaluate(y, operands, xs)))
+
+    reached = residual(y)
+    tol: Array | float | None = prepared.tol
+    if tol is None:
+        # A start without a finite residual is nothing to measure by.
+        first = residual(y0)
+        scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
+        tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * scale
+    finite = jnp.isfinite(reached) & tree.all_finite(y)
+    ended = jnp.where(reached <= tol, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)
+    return SolveInfo(status, steps, reached)

@@ -1,0 +1,100 @@
+"""A tilted argmin, `fun(y, theta) + <q, y>`, by the solver of another: what nudging needs.
+
+The solver is bound and traced anew, because what its functions do with the objective (a line search)
+must see the tilt. Holomorphic nudges also need the function itself traced anew, at complex `y`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import linear, tree
+from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.solve.binding import Fun, Operands, SolverClosures, bind
+from toolkit.types import Problem, Solver, Tilted, Tree
+
+
+def tilt(solver: Any, problem: Problem, y: Tree, operands: Operands) -> Tilted:
+    """The argmin `problem`, tilted."""
+    objective = problem.objective
+    assert objective is not None  # an argmin has one
+
+    def energy(y: Tree, operands: Operands) -> Array:
+        return objective(y, operands._replace(tilt=None), None)
+
+    return _tilted(energy, solver, problem, y, operands)
+
+
+def continue_and_tilt(
+    flat: Fun, solver: Any, problem: Problem, y: Tree, operands: Operands
+) -> Tilted:
+    """The argmin of `flat`, continued to complex leaves `y`, tilted.
+
+    Raises:
+      ValueError: `flat` has no complex value there, or the solver needs a real one.
+    """
+    if not isinstance(solver, Solver):
+        raise ValueError(
+            "`solver` must be one of tk.solver that follows a gradient (GradientDescent, Optax, "
+            f'Newton) under Nudged(scheme="holomorphic"): got the callable '
+            f'{bind(solver, problem, y, operands, None).name}; or use scheme="centered".'
+        )
+    lifted = _lift_continued(flat, y, operands)
+
+    def energy(y: Tree, operands: Operands) -> Array:
+        return lifted.call(operands.fun, y, Operands(operands.theta, operands.carried), None)
+
+    def evaluate(y: Tree, operands: Operands, x: Tree) -> Tree:
+        # Not conjugated, hence no descent of any real function: it is the derivative that vanishes.
+        slope = jax.grad(lambda y: jnp.real(energy(y, operands)))(y)
+        return jax.tree.map(jnp.add, slope, operands.tilt)
+
+    continued = dataclasses.replace(
+        problem,
+        evaluate=evaluate,
+        objective=None,
+        linear_solver=linear.choose(y, symmetric=False),
+    )
+    return _tilted(energy, solver, continued, y, operands._replace(fun=lifted.closed))
+
+
+def _tilted(energy: Any, solver: Any, problem: Problem, y: Tree, operands: Operands) -> Tilted:
+    operands = operands._replace(solver=SolverClosures(), tilt=jax.tree.map(jnp.zeros_like, y))
+    bound = bind(solver, problem, y, operands, None)
+    if bound.steps is not None:
+
+        def run(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
+            return bound.run(y0, operands._replace(tilt=q), None)
+
+        return Tilted(energy, run, operands._replace(solver=bound.closures))
+    # A callable closes over what it likes, and a reverse pass must not meet the forward pass's tracers.
+    lifted = lift(lambda y, operands: bound.run(y, operands, None), y, operands)
+
+    def run_lifted(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
+        bare = operands._replace(solver=SolverClosures(), tilt=q)
+        return lifted.call(operands.solver.update, y0, bare)
+
+    closures = SolverClosures(update=lifted.closed)
+    return Tilted(energy, run_lifted, operands._replace(solver=closures))
+
+
+def _lift_continued(flat: Fun, y: Tree, operands: Operands) -> Lifted:
+    remedy = 'use scheme="centered"'
+    where = '`fun` must be complex-analytic in `y` under Nudged(scheme="holomorphic"): '
+    bare = Operands(operands.theta, operands.carried)
+    try:
+        lifted = lift(flat, y, bare, None)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{where}at complex `y` it raises {reason!r}; {remedy}.") from error
+    if not jnp.issubdtype(lifted.shape.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{where}at complex `y` it returns {tree.describe(lifted.shape)}, so it uses abs, real, "
+            f"imag or conj (jnp.sum(y**2), not jnp.sum(jnp.abs(y)**2)); {remedy}."
+        )
+    return lifted
