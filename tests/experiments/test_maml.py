@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
 import toolkit as tk
+from tests.traces import counted
 from toolkit.problems import few_shot
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
@@ -200,13 +201,14 @@ def test_methods_learn_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
             "judged_tasks=50",
         )
         program = module.build(settings)
-        step, state = jax.jit(program.step), program.init(jax.random.key(0))
+        counting, traces = counted(program.step)
+        step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []
         for _ in range(100):
             state, metrics = step(state)
             rows.append({name: float(value) for name, value in metrics.items()})
         final = program.finish(state)
-    assert step._cache_size() == 1
+    assert len(traces) == 1
     assert all(row["issues/maml"] == row["issues/joint"] == 0 for row in rows)
     mean = final.params["mean"]
     assert mean["maml"][1] < 0.8 * mean["untrained"][1]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
+from tests.traces import counted
 from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +40,13 @@ def test_penalties_descend_the_validation_loss(monkeypatch: pytest.MonkeyPatch) 
     with jax.enable_x64(False):
         module, settings = _loaded()
         program = module.build(settings)
-        step, state = jax.jit(program.step), program.init(jax.random.key(0))
+        counting, traces = counted(program.step)
+        step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []
         for _ in range(15):
             state, metrics = step(state)
             rows.append({name: float(value) for name, value in metrics.items()})
-    assert step._cache_size() == 1  # weak types in the first state would compile it again
+    assert len(traces) == 1  # weak types in the first state would compile it again
     assert state.theta.shape == (30, 1)
     # The tolerances are met; the penalty of the bias is small enough to make more of what is left.
     assert int(state.issues) in (0, int(tk.Issue.INNER_NOT_CONVERGED))
@@ -81,11 +83,20 @@ def test_products_of_pairs_are_all_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [SMALL, ("penalties=shared",)], ids=["features", "shared"])
-def test_a_small_run_is_judged_and_drawn(tmp_path: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    # One learned penalty for all can only tie with the best of the grid, up to the solver's tolerance.
+    ("words", "highest_ratio"),
+    [
+        pytest.param(SMALL, 0.9, id="features"),
+        pytest.param(("penalties=shared",), 1.001, id="shared"),
+    ],
+)
+def test_a_small_run_is_judged_and_drawn(
+    tmp_path: Path, words: tuple[str, ...], highest_ratio: float
+) -> None:
     out = tmp_path / "run"
     metrics = _run(out, *words)
-    assert metrics["validation_loss_ratio"] < 1
+    assert metrics["validation_loss_ratio"] <= highest_ratio
     page = (out / "report.html").read_text()
     assert "not drawn" not in page
     assert ("How much each feature is trusted" in page) == (words == SMALL)
