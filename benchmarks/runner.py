@@ -96,7 +96,7 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
     from toolkit.run.experiment import load
     from toolkit.run.program import finite
     from toolkit.run.program.budget import Pace
-    from toolkit.run.program.compiled import compile_program
+    from toolkit.run.program.seeds_on_cores import compile_program
     from toolkit.run.store import birth, directory
     from toolkit.run.store.metrics import EMPTY
 

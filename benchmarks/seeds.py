@@ -156,7 +156,7 @@ def _place() -> Iterator[None]:
 def _compiled(case: str, seeds: int) -> Any:
     from toolkit.run.drive import prepare
     from toolkit.run.experiment import load
-    from toolkit.run.program.compiled import compile_program
+    from toolkit.run.program.seeds_on_cores import compile_program
 
     Path("case.yaml").write_text(case)
     prepared = prepare.prepare(load.load(Path("case.yaml"), [f"seeds={seeds}"]))

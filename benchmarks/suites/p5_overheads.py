@@ -32,11 +32,11 @@ from toolkit.run.experiment import load
 from toolkit.run.store import environment
 environment.pin_threads()
 loaded = load.load(Path("configs/tiny.yaml"), [])
-import jax, optax, toolkit.run.program.compiled, toolkit.run.drive.loop
+import jax, optax, toolkit.run.program.seeds_on_cores, toolkit.run.drive.loop
 if sys.argv[1] == "imports": sys.exit()
 prepared = prepare.prepare(loaded)
 if sys.argv[1] == "trace": sys.exit()
-compiled = toolkit.run.program.compiled.compile_program(prepared.traced, loaded.experiment)
+compiled = toolkit.run.program.seeds_on_cores.compile_program(prepared.traced, loaded.experiment)
 if sys.argv[1] == "compile": sys.exit()
 import numpy
 jax.block_until_ready(compiled.advance(compiled.init(), numpy.int32(1), numpy.int32(1)))

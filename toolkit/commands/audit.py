@@ -10,7 +10,7 @@ import jax
 
 from toolkit.debug.numbers.audit import Constant, constants
 from toolkit.debug.places import NOWHERE, Place, installed_name
-from toolkit.run.drive.prepare import Prepared, build, prepare
+from toolkit.run.drive.prepare import PreparedRun, build, prepare
 from toolkit.run.experiment import load
 from toolkit.run.experiment.errors import Exit, RunError, printable
 from toolkit.run.experiment.experiments import reported
@@ -31,7 +31,7 @@ def command(path: Path, words: Sequence[str]) -> int:
     return Exit.DONE
 
 
-def report(prepared: Prepared) -> list[str]:
+def report(prepared: PreparedRun) -> list[str]:
     """A table of the numbers, a line each, and how many there are."""
     found = hidden_numbers(prepared)
     rows = [
@@ -49,7 +49,7 @@ def report(prepared: Prepared) -> list[str]:
     return [*_table(rows), f"# {source}: {count} {noun} that the config does not supply"]
 
 
-def hidden_numbers(prepared: Prepared) -> tuple[Constant, ...]:
+def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
     """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
     supplied = list(numbers(_seen(prepared.loaded.resolved)))
     found = _found(prepared, supplied)
@@ -66,7 +66,7 @@ def hidden_numbers(prepared: Prepared) -> tuple[Constant, ...]:
     return tuple(one for one in found if one in kept)
 
 
-def _found(prepared: Prepared, supplied: Sequence[int | float]) -> tuple[Constant, ...]:
+def _found(prepared: PreparedRun, supplied: Sequence[int | float]) -> tuple[Constant, ...]:
     found: list[Constant] = []
     for name, fn, arguments in _functions(prepared):
         with reported(prepared.loaded.experiment, f"{name} failed"):
@@ -100,7 +100,7 @@ def numbers(tree: Any) -> Iterator[int | float]:
         yield tree
 
 
-def _functions(prepared: Prepared) -> Iterator[tuple[str, Callable[..., Any], Sequence[Any]]]:
+def _functions(prepared: PreparedRun) -> Iterator[tuple[str, Callable[..., Any], Sequence[Any]]]:
     program, template = prepared.traced.program, prepared.traced.template
     yield "init", program.init, (jax.eval_shape(jax.random.key, prepared.traced.seed),)
     yield "step", program.step, (template,)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.run.drive.prepare import Prepared, prepare
+from toolkit.run.drive.prepare import PreparedRun, prepare
 from toolkit.run.experiment import experiments, load, plain_yaml
 from toolkit.run.experiment.errors import Exit, fail, printable
 from toolkit.run.experiment.output import warn
@@ -48,12 +48,12 @@ def check(path: Path, words: Sequence[str]) -> int:
     return Exit.DONE
 
 
-def _try(prepared: Prepared) -> int:
+def _try(prepared: PreparedRun) -> int:
     """Returns the bytes of a checkpoint."""
     import numpy as np
 
     from toolkit.run.program import finite
-    from toolkit.run.program.compiled import compile_program
+    from toolkit.run.program.seeds_on_cores import compile_program
     from toolkit.run.store import arrays, checkpoint, metrics
 
     source = prepared.loaded.experiment

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run.drive.prepare import Prepared, prepare
+from toolkit.run.drive.prepare import PreparedRun, prepare
 from toolkit.run.experiment import load
 from toolkit.run.experiment.errors import Exit, printable
 from toolkit.run.store import environment
@@ -17,7 +17,7 @@ from toolkit.run.store import environment
 if TYPE_CHECKING:
     from toolkit.debug.places import Place
     from toolkit.run.experiment.interface import Loss
-    from toolkit.run.program.compiled import Traced
+    from toolkit.run.program.compiled import TracedProgram
 
 
 class Part(NamedTuple):
@@ -40,7 +40,7 @@ class Cost(NamedTuple):
     flops: str
 
 
-class Parts(NamedTuple):
+class Description(NamedTuple):
     """All that is printed."""
 
     experiment: Path
@@ -58,7 +58,7 @@ def command(path: Path, words: Sequence[str]) -> int:
     return Exit.DONE
 
 
-def _parts(prepared: Prepared) -> Parts:
+def _parts(prepared: PreparedRun) -> Description:
     from toolkit.run.program.losses import declared  # jax, from here on
 
     traced, source = prepared.traced, prepared.loaded.experiment
@@ -68,7 +68,7 @@ def _parts(prepared: Prepared) -> Parts:
         _cost("step", traced.program.step, (traced.template,), source),
         *(_cost(f"loss {n}", one.fn, one.arguments, source) for n, one in losses.items()),
     ]
-    return Parts(source, _state(traced, losses, source), tuple(costs), bool(losses))
+    return Description(source, _state(traced, losses, source), tuple(costs), bool(losses))
 
 
 def _seed() -> Any:
@@ -77,7 +77,7 @@ def _seed() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def _state(traced: Traced, losses: dict[str, Loss], source: Path) -> tuple[Part, ...]:
+def _state(traced: TracedProgram, losses: dict[str, Loss], source: Path) -> tuple[Part, ...]:
     import jax
 
     from toolkit.debug.makers import made_at
@@ -135,7 +135,7 @@ def _shown(place: Place, source: Path) -> str:
     return f"line {place.line}" if same else str(place)
 
 
-def _printed(parts: Parts) -> list[str]:
+def _printed(parts: Description) -> list[str]:
     """Two tables and the totals; as wide as the terminal, or as they need where there is none."""
     state, costs = parts.state, parts.costs
     head = ["part", "shape", "dtype", "numbers", "bytes", "learned by", "made at"]

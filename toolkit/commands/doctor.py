@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from toolkit.run.drive.progress import table
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.output import warn
+from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import environment
 
 PACKAGE = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def command() -> int:
     rows.append(("devices", ", ".join(map(str, jax.devices()))))
     if os.environ.get("JAX_PLATFORMS"):
         rows.append(("JAX_PLATFORMS", os.environ["JAX_PLATFORMS"]))
-    print(table(tuple(rows)))
+    print(two_columns(rows))
     _tell_versions()
     wrong = canary()
     if wrong:

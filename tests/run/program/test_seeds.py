@@ -17,8 +17,7 @@ from safetensors.numpy import load_file
 from tests.run.conftest import EXPERIMENT, ROOT, outcome, rows, spawn
 from toolkit.run.experiment.errors import RunError
 from toolkit.run.experiment.interface import Program
-from toolkit.run.program import compiled, seeds
-from toolkit.run.program.seeds_on_cores import compile_each
+from toolkit.run.program import compiled, seeds, seeds_on_cores
 from toolkit.run.sweep import grid
 
 DATA = "    data = jax.random.normal(jax.random.key(config.seed + 100), (config.width,))\n"
@@ -215,14 +214,14 @@ def build(config):
         assert [row[f"total[{i}]"] for i in range(7)] == [200_000.0, 1.0] * 3 + [200_000.0]
 
 
-def test_an_exception_in_a_thread_is_the_runs():
+def test_an_exception_in_a_thread_is_the_runs(monkeypatch):
     numbers = (0, 1, 2)
     shared = seeds._shared([lambda w: (w + 1, {"w": jnp.sum(w)})] * 3, jnp.ones(2), "step")
     start = seeds._shared([lambda key: jnp.ones(2)] * 3, jax.random.key(0), "init")
     each = seeds.Each(numbers, start, shared)
 
-    def broken(traced, source):
-        one = compiled.compile_program(traced, source)
+    def broken(traced, source, whole=seeds_on_cores.compile_one):
+        one = whole(traced, source)
 
         def advance(given, rows, every):
             raise RuntimeError("out of memory")
@@ -230,7 +229,8 @@ def test_an_exception_in_a_thread_is_the_runs():
         return one._replace(advance=advance)
 
     program = Program(each.init, each, lambda states: None)
-    made = compile_each(compiled.trace(program, 0, Path("x.py")), Path("x.py"), broken)
+    monkeypatch.setattr(seeds_on_cores, "compile_one", broken)
+    made = seeds_on_cores.compile_program(compiled.trace(program, 0, Path("x.py")), Path("x.py"))
     with pytest.raises(RuntimeError, match="out of memory"):
         made.advance(made.init(), np.int32(1), np.int32(1))
 

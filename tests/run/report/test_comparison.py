@@ -10,7 +10,7 @@ import pytest
 
 from tests.run.conftest import pretend
 from tests.run.report.test_page import parsed
-from toolkit.run.program.means import estimate
+from toolkit.run.program.means import estimate, written
 from toolkit.run.report import bands, groups, story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -46,7 +46,7 @@ def made(name, *words, error=1.0, rows=((2, 1.0), (4, 0.5)), fail=False):
     ],
 )
 def test_intervals_by_students_t(values, expected):
-    assert groups.written(estimate(values)) == expected
+    assert written(estimate(values)) == expected
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():

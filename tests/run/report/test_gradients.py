@@ -84,7 +84,8 @@ def test_off_it_is_not_computed(reporting):
     import jax
 
     from toolkit.run.experiment import experiments, load
-    from toolkit.run.program.compiled import compile_program, trace
+    from toolkit.run.program.compiled import trace
+    from toolkit.run.program.seeds_on_cores import compile_program
 
     loaded = load.load(Path("toy.yaml"))
     program = experiments.whole(loaded.experiment).build(loaded.settings)

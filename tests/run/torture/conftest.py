@@ -9,7 +9,7 @@ import pytest
 from tests.run.torture import kit
 from toolkit.run import report
 from toolkit.run.drive import runs
-from toolkit.run.program import compiled
+from toolkit.run.program import seeds_on_cores
 from toolkit.run.store import checkpoint, environment
 
 
@@ -45,7 +45,7 @@ def prepare_once(loaded, prepare=runs.prepare):
     )
 
 
-def compile_once(traced, source, compile_program=compiled.compile_program):
+def compile_once(traced, source, compile_program=seeds_on_cores.compile_program):
     if id(traced) not in COMPILED:
         # With the program: an object that is gone would leave its id to the next.
         COMPILED[id(traced)] = traced, compile_program(traced, source)
@@ -58,7 +58,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(report, "write", lambda *_: [])
     monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
     monkeypatch.setattr(runs, "prepare", prepare_once)
-    monkeypatch.setattr(compiled, "compile_program", compile_once)
+    monkeypatch.setattr(seeds_on_cores, "compile_program", compile_once)
 
 
 SHORT = ("steps=40", "log_every=2", "checkpoint_every=10")

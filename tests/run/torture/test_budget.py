@@ -10,7 +10,8 @@ import pytest
 
 from tests.run.torture import kit
 from toolkit.run.drive import runs
-from toolkit.run.program import budget
+from toolkit.run.experiment import durations
+from toolkit.run.program import seeds_on_cores
 from toolkit.run.store import checkpoint
 
 
@@ -19,7 +20,7 @@ from toolkit.run.store import checkpoint
     [("90s", 90), ("1h30m", 5400), ("2d", 172800), ("1.5h", 5400), ("16h", 57600), ("1d1h1m1s", 90061)],
 )  # fmt: skip
 def test_durations(text, seconds):
-    assert budget.seconds(text) == seconds
+    assert durations.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0s", "90", "1:30", "-5s", "5 s", "1m1h", "1e3s", "s", "٣s"])
@@ -32,9 +33,7 @@ def test_other_texts_are_no_durations(toolkit, quick, text):
 def slowed(monkeypatch, seconds):
     """Makes each step last; a test that needs a budget to bite would else take long."""
     monkeypatch.setattr(runs, "DRAWING", 0.5)
-    from toolkit.run.program import compiled
-
-    whole = compiled.compile_program
+    whole = seeds_on_cores.compile_program
 
     def slow(traced, source):
         made = whole(traced, source)
@@ -45,7 +44,7 @@ def slowed(monkeypatch, seconds):
 
         return made._replace(advance=advance)
 
-    monkeypatch.setattr(compiled, "compile_program", slow)
+    monkeypatch.setattr(seeds_on_cores, "compile_program", slow)
 
 
 def record(folder):

@@ -13,14 +13,16 @@ import numpy as np
 from toolkit.debug import explain
 from toolkit.run.drive import loop
 from toolkit.run.drive.chunks import Chunk, reports
-from toolkit.run.drive.prepare import Prepared, prepare, start_position
+from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watch
 from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.durations import seconds
 from toolkit.run.experiment.errors import Exit, RunError, fail, printable
 from toolkit.run.experiment.interface import Program
 from toolkit.run.experiment.output import say, warn
 from toolkit.run.program import finite
-from toolkit.run.program.budget import Pace, seconds, with_fraction_of
-from toolkit.run.program.compiled import Compiled, compile_program
+from toolkit.run.program.budget import Pace, with_fraction_of
+from toolkit.run.program.compiled import CompiledProgram
+from toolkit.run.program.seeds_on_cores import compile_program
 from toolkit.run.store import directory, environment
 from toolkit.run.store.arrays import named_leaves
 
@@ -46,18 +48,10 @@ def command(path: Path) -> int:
     return Exit.DONE
 
 
-def watch(place: directory.RunDirectory, prepared: Prepared, at: loop.Position) -> finite.Watch:
-    """What of the state is watched. Records what the first one holds that is not finite: it may keep that."""
-    if at.step == 0 and (held := finite.held(at.state)):
-        place.update(nonfinite_at_start=held)
-    known = place.record().get("nonfinite_at_start", {})
-    return finite.watch(prepared.traced.template, known)
-
-
 def refusal(
     place: directory.RunDirectory,
-    prepared: Prepared,
-    compiled: Compiled,
+    prepared: PreparedRun,
+    compiled: CompiledProgram,
     found: loop.NotFinite,
 ) -> RunError:
     """Records what was found, explains it, and returns the error to raise (exit 6)."""
@@ -77,8 +71,8 @@ def refusal(
 
 def _explained(
     place: directory.RunDirectory,
-    prepared: Prepared,
-    compiled: Compiled,
+    prepared: PreparedRun,
+    compiled: CompiledProgram,
     found: loop.NotFinite,
 ) -> str:
     """The report on what first made the run bad, as text. `found` may be some steps after it."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from toolkit.run.experiment import experiments
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.experiment.output import say
+from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import directory, files
 
 if TYPE_CHECKING:
     from toolkit.run.drive.loop import Position
-    from toolkit.run.drive.prepare import Prepared
+    from toolkit.run.drive.prepare import PreparedRun
     from toolkit.run.experiment.interface import Final
 
 
-def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> int:
+def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -> int:
     """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
     from toolkit.run import report
-    from toolkit.run.drive.progress import table
     from toolkit.run.report import claims
 
     result, metrics = _final(place, prepared, at)
@@ -41,7 +41,7 @@ def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> i
     place.update(**ending)
     rows = result.table or tuple((name, f"{value:.6g}") for name, value in metrics.items())
     by = f" by its budget of {settings.budget}, at step {at.step}" if early else ""
-    say(f"{table(rows)}\nfinished{by}: {place.path}")
+    say(f"{two_columns(rows)}\nfinished{by}: {place.path}")
     problems = claims.missed(verdicts, metrics, place.path)
     if problems:
         raise RunError(Exit.CLAIM, *problems)
@@ -49,7 +49,7 @@ def finish(place: directory.RunDirectory, prepared: Prepared, at: Position) -> i
 
 
 def _final(
-    place: directory.RunDirectory, prepared: Prepared, at: Position
+    place: directory.RunDirectory, prepared: PreparedRun, at: Position
 ) -> tuple[Final, dict[str, float]]:
     """The result, and the metrics in `final/`, which is written unless a killed process has written it whole."""
     from toolkit.run.store import final

@@ -17,14 +17,14 @@ from toolkit.run.drive.signals import StopRequest
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.program.budget import Pace
-from toolkit.run.program.compiled import Compiled
-from toolkit.run.program.finite import Watch, bad_metrics
+from toolkit.run.program.compiled import CompiledProgram
+from toolkit.run.program.finite import StateWatch, bad_metrics
+from toolkit.run.program.gradients import by_leaf
 from toolkit.run.program.steps import Made
-from toolkit.run.report.gradients import by_leaf
 from toolkit.run.store import checkpoint, directory, metrics
 
 
-class Stopped(Exception):
+class StoppedBySignal(Exception):
     """A signal asked to stop; the state is saved."""
 
     def __init__(self, number: int, step: int):
@@ -56,8 +56,8 @@ class Job:
 
     settings: Settings
     place: directory.RunDirectory
-    compiled: Compiled
-    watch: Watch  # the leaves of the state that have to be finite
+    compiled: CompiledProgram
+    watch: StateWatch  # the leaves of the state that have to be finite
     source: Path  # the experiment, to blame for an exception in a step
     config: str  # hash of the resolved config, in every checkpoint
     drift: bool  # stamp the rows: they were made in another environment
@@ -66,7 +66,7 @@ class Job:
     show: Callable[[int, dict[str, float], float], None]  # progress
 
 
-class _Call(NamedTuple):
+class _ChunkCall(NamedTuple):
     """A chunk that the device works on, or is done with."""
 
     chunk: Chunk
@@ -80,7 +80,7 @@ def drive(job: Job, start: Position) -> Position:
     While the device makes a chunk of them, the rows of the one before are looked at and written.
 
     Raises:
-        Stopped: after a signal, with the state saved.
+        StoppedBySignal: after a signal, with the state saved.
         NotFinite: at the first row or checkpoint that would not be finite; the row is kept.
         RunError: exit 5 where a file cannot be written.
     """
@@ -89,7 +89,7 @@ def drive(job: Job, start: Position) -> Position:
     end = start.step if start.step and job.pace.spent_after() else steps
     at, stride = start, Stride(job.compiled.most)
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
-        before: _Call | None = None
+        before: _ChunkCall | None = None
         while at.step < end:
             chunk = following(at.step, end, job.settings, stride.steps, job.compiled.rows)
             call = _called(job, chunk, at.state)
@@ -107,23 +107,23 @@ def drive(job: Job, start: Position) -> Position:
                 at = at._replace(seconds=seconds, metrics_bytes=metrics.durable(log))
                 _save(job, at)
             if signaled is not None:
-                raise Stopped(signaled, chunk.end)
+                raise StoppedBySignal(signaled, chunk.end)
             if last:
                 break
     _prune(job)  # a run killed right after its last checkpoint has not
     return at
 
 
-def advance(compiled: Compiled, chunk: Chunk, state: Any) -> Made:
+def advance(compiled: CompiledProgram, chunk: Chunk, state: Any) -> Made:
     """Makes steps, each with the program that makes it in every run: the last bits are the program's."""
     call = compiled.reporting if chunk.reports and compiled.reporting else compiled.advance
     return call(state, np.int32(chunk.rows), np.int32(chunk.every))
 
 
-def _called(job: Job, chunk: Chunk, state: Any) -> _Call:
+def _called(job: Job, chunk: Chunk, state: Any) -> _ChunkCall:
     with _blamed(job, chunk):
         called = job.pace.elapsed()
-        return _Call(chunk, advance(job.compiled, chunk, state), called)
+        return _ChunkCall(chunk, advance(job.compiled, chunk, state), called)
 
 
 def _blamed(job: Job, chunk: Chunk) -> AbstractContextManager[None]:
@@ -136,7 +136,7 @@ def _written(
     job: Job,
     log: metrics.Log,
     stride: Stride,
-    call: _Call,
+    call: _ChunkCall,
     saving: bool = False,
     last: bool = False,
 ) -> float:

@@ -16,20 +16,21 @@ from toolkit.run.store import directory, environment
 
 if TYPE_CHECKING:
     from toolkit.run.drive.loop import Position
-    from toolkit.run.program.compiled import Compiled, Traced
+    from toolkit.run.program.compiled import CompiledProgram, TracedProgram
+    from toolkit.run.program.finite import StateWatch
 
 
-class Prepared(NamedTuple):
+class PreparedRun(NamedTuple):
     """An experiment loaded, built and traced, with what determines its bits."""
 
     loaded: load.Loaded
     settings: Settings
-    traced: Traced
+    traced: TracedProgram
     environment: dict[str, Any]
     began: float  # on `time.perf_counter`, before jax was loaded
 
 
-def prepare(loaded: load.Loaded) -> Prepared:
+def prepare(loaded: load.Loaded) -> PreparedRun:
     """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
     began = time.perf_counter()
     settings, program = build(loaded)
@@ -40,7 +41,7 @@ def prepare(loaded: load.Loaded) -> Prepared:
     traced = trace(program, settings.seed, source, gradients)
     with experiments.reported(source, "data failed"):
         data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
-    return Prepared(loaded, settings, traced, environment.record(source) | data, began)
+    return PreparedRun(loaded, settings, traced, environment.record(source) | data, began)
 
 
 def build(loaded: load.Loaded) -> tuple[Settings, Any]:
@@ -84,7 +85,7 @@ def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
 
 
 def start_position(
-    place: directory.RunDirectory, prepared: Prepared, compiled: Compiled
+    place: directory.RunDirectory, prepared: PreparedRun, compiled: CompiledProgram
 ) -> Position:
     """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
     from toolkit.run.drive.loop import Position
@@ -99,6 +100,19 @@ def start_position(
             return Position(0, compiled.init(), 0.0, EMPTY)
     state = checkpoint.restore(found, compiled.template, folder)
     return Position(found.step, state, found.seconds, found.logged)
+
+
+def watch(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -> StateWatch:
+    """Which leaves of the state have to be finite.
+
+    Records what the first state holds that is not finite: a leaf that starts with a NaN may keep it.
+    """
+    from toolkit.run.program import finite
+
+    if at.step == 0 and (held := finite.held(at.state)):
+        place.update(nonfinite_at_start=held)
+    known = place.record().get("nonfinite_at_start", {})
+    return finite.watch(prepared.traced.template, known)
 
 
 def config_hash(resolved: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from toolkit.run.experiment.output import say
+from toolkit.run.experiment.words import duration, number
 
 if TYPE_CHECKING:
     from toolkit.run.program.budget import Pace
@@ -63,25 +64,6 @@ def _tell(
         fields["budget_ends_at"] = reached
     say(text)
     place.event("forecast", **fields)
-
-
-def duration(seconds: float) -> str:
-    """`3.2 s`, `4 min 10 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def number(value: float) -> str:
-    """Four significant digits; whole numbers whole."""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
-
-
-def table(rows: tuple[tuple[str, str], ...]) -> str:
-    """Rows (name, value) in two aligned columns."""
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
 
 def _lines(start: int, steps: int) -> Show:

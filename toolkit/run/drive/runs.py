@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.run.drive import signals
 from toolkit.run.drive.finish import finish
-from toolkit.run.drive.prepare import Prepared, config_hash, prepare, start_position
-from toolkit.run.drive.progress import duration, forecast
+from toolkit.run.drive.prepare import PreparedRun, config_hash, prepare, start_position, watch
+from toolkit.run.drive.progress import forecast, progress
 from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment.durations import seconds
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.output import say
-from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, seconds, with_fractions
+from toolkit.run.experiment.words import duration
+from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_fractions
 from toolkit.run.store import birth, directory, environment, files
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
             return _go(place, prepared, drift, stop)
 
 
-def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str, Any]:
+def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[str, Any]:
     return {
         "format": 1,
         "status": "running",
@@ -87,7 +89,7 @@ def _new_record(prepared: Prepared, config_text: str, command: str) -> dict[str,
     }
 
 
-def _bits(prepared: Prepared) -> dict[str, str]:
+def _bits(prepared: PreparedRun) -> dict[str, str]:
     """What many seeds in one program do to bits, for the record; nothing for a single one."""
     from toolkit.run.program.seeds import bits
 
@@ -97,7 +99,7 @@ def _bits(prepared: Prepared) -> dict[str, str]:
 
 
 def _continue(
-    place: directory.RunDirectory, prepared: Prepared, command: str, allow_drift: bool
+    place: directory.RunDirectory, prepared: PreparedRun, command: str, allow_drift: bool
 ) -> list[str]:
     """Takes an unfinished run over. Returns the names of what differs from its first environment.
 
@@ -123,7 +125,10 @@ def _continue(
 
 
 def _go(
-    place: directory.RunDirectory, prepared: Prepared, drift: list[str], stop: signals.StopRequest
+    place: directory.RunDirectory,
+    prepared: PreparedRun,
+    drift: list[str],
+    stop: signals.StopRequest,
 ) -> int:
     """Drives the run to its end and finishes it, or records why it stopped."""
     from toolkit.run.drive import loop
@@ -135,7 +140,7 @@ def _go(
         at = _drive(place, prepared, drift, stop)
         stop.deferred = False  # all steps are saved; the rest can be repeated
         return finish(place, prepared, at)
-    except loop.Stopped as stopped:
+    except loop.StoppedBySignal as stopped:
         place.update(status="stopped", ended=directory.now())
         place.event("stop", reason=str(stopped))
         say(f"stopped: {stopped}; `toolkit resume {place.path}` continues")
@@ -149,11 +154,13 @@ def _go(
 
 
 def _drive(
-    place: directory.RunDirectory, prepared: Prepared, drift: list[str], stop: signals.StopRequest
+    place: directory.RunDirectory,
+    prepared: PreparedRun,
+    drift: list[str],
+    stop: signals.StopRequest,
 ) -> Position:
-    from toolkit.run.drive import explain, loop
-    from toolkit.run.drive.progress import progress
-    from toolkit.run.program.compiled import compile_program
+    from toolkit.run.drive import loop
+    from toolkit.run.program.seeds_on_cores import compile_program
 
     source, settings = prepared.loaded.experiment, prepared.settings
     _warn_of_a_full_disk(place, prepared)
@@ -161,7 +168,7 @@ def _drive(
     start = start_position(place, prepared, compiled)
     if start.step:
         say(f"continuing from step {start.step}")
-    watch = explain.watch(place, prepared, start)
+    watched = watch(place, prepared, start)
     pace = _pace(place, prepared, start)
     step = compiled
     if isinstance(start.state, Paced):
@@ -172,15 +179,17 @@ def _drive(
             stop.deferred = True
             shown = forecast(place, pace, start.step, show)
             job = loop.Job(
-                settings, place, step, watch, source, digest, bool(drift), stop, pace, shown
+                settings, place, step, watched, source, digest, bool(drift), stop, pace, shown
             )
             return loop.drive(job, start)
     except loop.NotFinite as found:
+        from toolkit.run.drive import explain
+
         stop.deferred = False  # nothing is left to save
         raise explain.refusal(place, prepared, compiled, found) from None
 
 
-def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) -> Pace:
+def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: Position) -> Pace:
     """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
     budget = prepared.settings.budget
     if budget is None:
@@ -201,7 +210,7 @@ def _pace(place: directory.RunDirectory, prepared: Prepared, start: Position) ->
     return pace
 
 
-def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: Prepared) -> None:
+def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: PreparedRun) -> None:
     from toolkit.run.store.arrays import size
 
     need, free = 2 * size(prepared.traced.template), files.free_bytes(place.path)

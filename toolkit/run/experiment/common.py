@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from toolkit.run.program import budget as pace
+from toolkit.run.experiment.durations import seconds
 
 STRICT = ConfigDict(
     frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
@@ -15,7 +15,7 @@ STRICT = ConfigDict(
 
 
 def _duration(text: str) -> str:
-    pace.seconds(text)
+    seconds(text)
     return text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,24 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from toolkit.run.experiment.interface import Program
-    from toolkit.run.program.compiled import Compiled
+    from toolkit.run.program.compiled import CompiledProgram
 
-UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_DURATION = re.compile(
-    "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:[.][0-9]{{1,9}})?){unit})?" for unit in UNITS)
-)
 DRAWING = 5.0  # seconds kept for the report, and for what came before the first clock
 STARTING = 30.0  # the most that is kept besides, after a slow start
 FRACTION = "fraction"  # the metric of a paced program
-
-
-def seconds(text: str) -> float:
-    """`90s`, `1h30m`, `2d`, `1.5h` in seconds. Raises: ValueError that says what is expected."""
-    found = _DURATION.fullmatch(text)
-    total = sum(float(n) * UNITS[u] for u, n in found.groupdict().items() if n) if found else 0.0
-    if total <= 0:
-        raise ValueError("a duration such as 90s, 1h30m or 2d")
-    return total
 
 
 @dataclass
@@ -96,7 +82,9 @@ def paced(program: Program) -> Program:
     )
 
 
-def with_fractions(compiled: Compiled, pace: Pace, start: int, log_every: int) -> Compiled:
+def with_fractions(
+    compiled: CompiledProgram, pace: Pace, start: int, log_every: int
+) -> CompiledProgram:
     """The executables, called for one step at a time after step `start`, with the fraction set.
 
     With a budget it is read off the clock once a row, so that the rows name every fraction that was used.

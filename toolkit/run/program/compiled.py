@@ -14,13 +14,12 @@ from toolkit.debug import gradient_report
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Gradients, Program
-from toolkit.run.program.seeds_on_cores import Each, compile_each
 from toolkit.run.program.steps import ROWS, Made, Reports, looped, single, slow_in_loops
 from toolkit.run.store.arrays import named_leaves
 from toolkit.run.store.metrics import RESERVED
 
 
-class Traced(NamedTuple):
+class TracedProgram(NamedTuple):
     """A program whose shapes are known and consistent; nothing has run or been compiled."""
 
     program: Program
@@ -32,7 +31,7 @@ class Traced(NamedTuple):
     loops: bool  # whether many steps are one program
 
 
-class Compiled(NamedTuple):
+class CompiledProgram(NamedTuple):
     """Executables, and the state's template with the devices that it lives on.
 
     The states that they are given are theirs: what they return takes the place of it.
@@ -46,7 +45,7 @@ class Compiled(NamedTuple):
     rows: int = ROWS  # in a call of `advance`
 
 
-def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Traced:
+def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> TracedProgram:
     """Checks what the experiment built. Raises: RunError (exit 2) that names the function and the leaf."""
     if not isinstance(program, Program):
         raise fail(
@@ -76,13 +75,11 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
         return jax.tree.unflatten(tree, jaxpr_as_fun(jaxpr)(*jax.tree.leaves(state)))
 
     loops = not slow_in_loops(jaxpr.jaxpr)
-    return Traced(program, seed, gradients, template, scalars, step, loops)
+    return TracedProgram(program, seed, gradients, template, scalars, step, loops)
 
 
-def compile_program(traced: Traced, source: Path) -> Compiled:
+def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
     """Compiles `init` and the steps; these for the state as `init` places it, also in a run that is resumed."""
-    if isinstance(traced.program.step, Each):
-        return compile_each(traced, source, compile_program)
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()
@@ -111,7 +108,7 @@ def compile_program(traced: Traced, source: Path) -> Compiled:
     with reported(source, "step failed"):
         # Two programs: a `cond` would keep the gradients and the old state from being fused and
         # overwritten in every step, at more than the cost of the step itself where that is short.
-        return Compiled(
+        return CompiledProgram(
             lambda: init(key),
             compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
             compiled(single(reporting)) if traced.gradients else None,

@@ -12,7 +12,7 @@ from toolkit.run.store import metrics
 from toolkit.run.store.arrays import named_leaves
 
 
-class Watch(NamedTuple):
+class StateWatch(NamedTuple):
     """What the leaves of a state may hold. What a state starts with it may keep."""
 
     names: tuple[str, ...]  # of the leaves that can fail
@@ -28,12 +28,12 @@ class Watch(NamedTuple):
         return {title(self.names[i]): checks.in_words(found[i]) for i in spoilt}
 
 
-def watch(state: Any, start: Mapping[str, str]) -> Watch:
+def watch(state: Any, start: Mapping[str, str]) -> StateWatch:
     """Of states like this one, where `start` is what `held` said of the first."""
     names = tuple(name for name, leaf in named_leaves(state).items() if checks.can_fail(leaf))
     # Where a NaN may stay, it may also turn into what it stands for.
     kept = [(checks.NAN in start.get(name, ""), name in start) for name in names]
-    return Watch(names, np.array(kept, bool).reshape(len(names), 2))
+    return StateWatch(names, np.array(kept, bool).reshape(len(names), 2))
 
 
 def held(state: Any) -> dict[str, str]:

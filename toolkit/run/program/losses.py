@@ -8,10 +8,10 @@ from toolkit.debug.dead.dead_gradients import DeadGradient, dead_gradients
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Loss
-from toolkit.run.program.compiled import Traced
+from toolkit.run.program.compiled import TracedProgram
 
 
-def declared(traced: Traced, source: Path) -> dict[str, Loss]:
+def declared(traced: TracedProgram, source: Path) -> dict[str, Loss]:
     """The losses by name, with the shapes of their arguments.
 
     Raises: RunError (exit 2) that names the loss.
@@ -30,7 +30,7 @@ def declared(traced: Traced, source: Path) -> dict[str, Loss]:
     return losses
 
 
-def dead_inputs(traced: Traced, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
+def dead_inputs(traced: TracedProgram, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
     """Of each loss the inputs whose gradient is always zero.
 
     Raises: RunError (exit 2) that names the loss.

@@ -1,4 +1,4 @@
-"""A mean over seeds, with its interval."""
+"""A mean over seeds, with its interval, and how it is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 CONFIDENCE = 0.95
 
 
-class Estimate(NamedTuple):
+class MeanOfSeeds(NamedTuple):
     """A mean over seeds and what is known of it."""
 
     mean: float
@@ -24,15 +24,30 @@ class Estimate(NamedTuple):
         return self.mean - self.half_width, self.mean + self.half_width
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate(values: Sequence[float]) -> MeanOfSeeds | None:
     """Mean and 95 % interval by Student's t, which presumes values near normal; None without values."""
     n = len(values)
     if n == 0:
         return None
     mean = math.fsum(values) / n
     if n == 1:
-        return Estimate(mean, None, 1)
+        return MeanOfSeeds(mean, None, 1)
     from scipy.special import stdtrit  # comes with jax; takes a while to load
 
     quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(n), n)
+    return MeanOfSeeds(mean, quantile * statistics.stdev(values) / math.sqrt(n), n)
+
+
+def written(found: MeanOfSeeds | None) -> str:
+    """`0.893 ± 0.012`: the interval with two digits, the mean to the same place."""
+    if found is None:
+        return "–"
+    if found.half_width is None or found.half_width == 0:
+        zero = "" if found.half_width is None else " ± 0"
+        return f"{found.mean:.4g}{zero}"
+    place = 1 - math.floor(math.log10(found.half_width))
+    largest = max(abs(found.mean), found.half_width)
+    if place > 6 or largest >= 1e6:
+        digits = max(0, place + math.floor(math.log10(largest)))
+        return f"{found.mean:.{min(digits, 15)}e} ± {found.half_width:.1e}"
+    return f"{found.mean:.{max(place, 0)}f} ± {found.half_width:.{max(place, 0)}f}"

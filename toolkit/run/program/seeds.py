@@ -23,9 +23,8 @@ from toolkit.jaxprs.constants import constants, evaluate, opened
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.interface import Final, Gradients, Program
-from toolkit.run.program.means import estimate
+from toolkit.run.program.means import estimate, written
 from toolkit.run.program.seeds_on_cores import Each, Shared, by_seed, keys
-from toolkit.run.report.groups import written
 
 ALIKE = "each by the program of a single run: equal to single runs to the bit"
 OWN_DATA = "each with data of its own: equal to single runs within rounding, not to the bit"

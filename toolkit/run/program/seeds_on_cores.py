@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,8 @@ import numpy as np
 
 from toolkit.debug.nonfinite.checks import can_fail
 from toolkit.run.experiment.interface import Program
-
-if TYPE_CHECKING:
-    from toolkit.run.program.compiled import Compiled, Traced
+from toolkit.run.program.compiled import CompiledProgram, TracedProgram, compile_one, trace
+from toolkit.run.program.steps import Made
 
 
 class Shared(NamedTuple):
@@ -34,7 +33,7 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Each:
-    """`step` of stacked states, one seed after another. Traced, it is a loop; `compiled` makes threads of it."""
+    """`step` of stacked states, one seed after another. Traced, it is a loop; `compile_each` makes threads of it."""
 
     seeds: tuple[int, ...]
     start: Shared  # `init`, of a key
@@ -76,17 +75,18 @@ def by_seed(seeds: tuple[int, ...], of: Callable[[int], dict[str, Any]]) -> dict
     }
 
 
-def compile_each(
-    traced: Traced, source: Path, compile_program: Callable[[Traced, Path], Compiled]
-) -> Compiled:
-    """`compile_program` of a single seed, spread over the cores; for a program whose step is an `Each`."""
-    from toolkit.run.program.compiled import trace
-    from toolkit.run.program.steps import Made
+def compile_program(traced: TracedProgram, source: Path) -> CompiledProgram:
+    """The executables of a run: one program, or one that is called for each of its seeds."""
+    each = isinstance(traced.program.step, Each)
+    return compile_each(traced, source) if each else compile_one(traced, source)
 
+
+def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
+    """The program of a single seed, called for each on the cores; for a program whose step is an `Each`."""
     each: Any = traced.program.step
     init, like = _init(each)
     single = Program(lambda _: _zeros(like), _single(each.advance), traced.program.finish)
-    one = compile_program(trace(single, traced.seed, source), source)
+    one = compile_one(trace(single, traced.seed, source), source)
     count = range(len(each.seeds))
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     join = stack.lower([one.template.state for _ in count]).compile()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.run.drive.progress import duration
 from toolkit.run.experiment import load
 from toolkit.run.experiment.errors import shown
+from toolkit.run.experiment.words import duration
 from toolkit.run.report.story import Story
 
 _SIGNS = "\\`*_[]<>|#"

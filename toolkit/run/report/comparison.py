@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from toolkit.run.drive.progress import duration
 from toolkit.run.experiment import load
-from toolkit.run.program.means import estimate
+from toolkit.run.experiment.words import duration, setting
+from toolkit.run.program.means import estimate, written
 from toolkit.run.report import claims
 from toolkit.run.report.bands import DRAWN, bands, look
 from toolkit.run.report.groups import (
@@ -23,9 +23,7 @@ from toolkit.run.report.groups import (
     grouped,
     plain_names,
     seeds_of,
-    text,
     values,
-    written,
 )
 from toolkit.run.report.page import definitions, document, drawings, section, spaced
 from toolkit.run.report.seeds import finals
@@ -187,7 +185,7 @@ def _runs_table(
     for story, label in zip(stories, labels(stories), strict=True):
         fields = load.fields(story.config)
         tone, words = story.status()
-        settings = {key: text(fields[key]) if key in fields else "–" for key in keys}
+        settings = {key: setting(fields[key]) if key in fields else "–" for key in keys}
         cells = [Cell(_link(story, label, beside), label)]
         cells.append(Cell(f'<span class="{tone}-text">{escape(words)}</span>'))
         cells += [cell(settings[key]) for key in keys]
@@ -250,7 +248,7 @@ def _environment(stories: Sequence[Story]) -> str:
     for key in keys:
         values: dict[str, int] = {}
         for environment in environments:
-            value = text(environment.get(key))[:24]
+            value = setting(environment.get(key))[:24]
             values[value] = values.get(value, 0) + 1
         told = ", ".join(f"{value} ({n})" for value, n in values.items())
         rows.append(("", [cell(key), cell(told)]))

@@ -1,8 +1,7 @@
-"""Gradients leaf by leaf: as they stand in a row of metrics.jsonl, and on the page."""
+"""Gradients leaf by leaf, on the page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,18 +22,6 @@ _CURVES = {
     "update_ratio": ("Size of the update, relative to the parameter", True),
     "zero_fraction": ("Part of the gradient that is zero", False),
 }
-
-
-def by_leaf(reports: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Reports as JSON: numbers by the leaf's name; null for a ratio that is not given or not finite."""
-    found = {}
-    for name, report in reports.items():
-        for row in report.to_rows():
-            path = row.pop("path")
-            found[f"{name}{path}"] = {
-                key: value if math.isfinite(value) else None for key, value in row.items()
-            }
-    return found
 
 
 def reported(rows: Rows) -> Rows:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolkit.run.experiment import load
-from toolkit.run.program.means import Estimate
+from toolkit.run.experiment.words import setting
 from toolkit.run.report.story import Story
 
 SEED = "seed"
@@ -64,7 +63,7 @@ def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
     told = [key for key in keys if not _implied(key, configs, keys)]
     groups: dict[tuple[str, ...], Group] = {}
     for story, settings in zip(stories, configs, strict=True):
-        values = {key: text(settings[key]) if key in settings else "–" for key in keys}
+        values = {key: setting(settings[key]) if key in settings else "–" for key in keys}
         shown = {key: values[key] for key in told}
         groups.setdefault(tuple(values.values()), Group(shown, [])).stories.append(story)
     return told, list(groups.values())
@@ -74,7 +73,7 @@ def _implied(key: str, configs: Sequence[Mapping[str, Any]], keys: Sequence[str]
     """Whether a key says no more than a `kind` above it: it is there or not, always with one value."""
     parts = key.split(".")
     kinds = {".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts))}
-    values = {text(settings[key]) for settings in configs if key in settings}
+    values = {setting(settings[key]) for settings in configs if key in settings}
     return len(values) == 1 and any(kind in keys and kind != key for kind in kinds)
 
 
@@ -82,26 +81,4 @@ def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not everywhere the same; a missing key is a value of its own."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     absent = object()
-    return [key for key in keys if len({text(m.get(key, absent)) for m in mappings}) > 1]
-
-
-def written(found: Estimate | None) -> str:
-    """`0.893 ± 0.012`: the interval with two digits, the mean to the same place."""
-    if found is None:
-        return "–"
-    if found.half_width is None or found.half_width == 0:
-        zero = "" if found.half_width is None else " ± 0"
-        return f"{found.mean:.4g}{zero}"
-    place = 1 - math.floor(math.log10(found.half_width))
-    largest = max(abs(found.mean), found.half_width)
-    if place > 6 or largest >= 1e6:
-        digits = max(0, place + math.floor(math.log10(largest)))
-        return f"{found.mean:.{min(digits, 15)}e} ± {found.half_width:.1e}"
-    return f"{found.mean:.{max(place, 0)}f} ± {found.half_width:.{max(place, 0)}f}"
-
-
-def text(value: Any) -> str:
-    """A setting as the config writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return [key for key in keys if len({setting(m.get(key, absent)) for m in mappings}) > 1]

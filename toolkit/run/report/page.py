@@ -8,9 +8,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from toolkit.run.drive.progress import duration
 from toolkit.run.experiment import load
 from toolkit.run.experiment.interface import Figure
+from toolkit.run.experiment.words import duration, setting
 from toolkit.run.report import gradients
 from toolkit.run.report.bands import bands
 from toolkit.run.report.claims import Verdict
@@ -96,7 +96,7 @@ def _tile(name: str, value: float | None, verdict: Verdict | None) -> str:
     claim = (
         f'<p class="claim"><b>{verdict.word}</b> {escape(verdict.bounds)}</p>' if verdict else ""
     )
-    return f'<div class="tile {tone}"><p class="name">{escape(spaced(name))}</p><p class="value">{number(value)}</p>{claim}</div>'
+    return f'<div class="tile {tone}"><p class="name">{escape(spaced(name))}</p><p class="value">{tabular(value)}</p>{claim}</div>'
 
 
 def drawings(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, list[str]]:
@@ -132,7 +132,7 @@ def _gradients(story: Story) -> str:
     for name, values in last.items():
         dead = values["zero_fraction"] == 1
         tone = ' class="bad-text"' if values["nonfinite"] or dead else ""
-        cells = "".join(f"<td>{number(values[key])}</td>" for key in gradients.COLUMNS)
+        cells = "".join(f"<td>{tabular(values[key])}</td>" for key in gradients.COLUMNS)
         lines.append(f'<tr{tone}><th scope="row">{escape(name)}</th>{cells}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return section(f"Gradients at step {rows[-1]['step']}", f'<div class="scroll">{table}</div>')
@@ -152,7 +152,7 @@ def _environment(story: Story) -> str:
 
 def definitions(values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(plain(value))}</dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(setting(value))}</dd></div>"
         for name, value in values.items()
     )
     return f"<dl>{rows}</dl>"
@@ -166,13 +166,7 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def number(value: Any) -> str:
+def tabular(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def plain(value: Any) -> str:
-    return (
-        "null" if value is None else (str(value).lower() if isinstance(value, bool) else str(value))
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from toolkit.run.report.page import number
+from toolkit.run.report.page import tabular
 
 
 class Cell(NamedTuple):
@@ -48,4 +48,4 @@ def cell(words: str) -> Cell:
 
 
 def measured(value: float | None) -> Cell:
-    return Cell(number(value), "" if value is None else repr(value), "number")
+    return Cell(tabular(value), "" if value is None else repr(value), "number")

@@ -25,13 +25,13 @@ from toolkit.run.sweep.launch.process import Command, Outcome
 from toolkit.run.sweep.record import (
     LEASE,
     LOGS,
-    Run,
+    SweptRun,
     await_release,
     default_path,
     held,
     refuse_foreign,
 )
-from toolkit.run.sweep.status import Status, read_status
+from toolkit.run.sweep.status import RunStatus, read_status
 from toolkit.run.sweep.table import announce, progress, table
 
 BITS = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")  # engines set some of them
@@ -62,7 +62,9 @@ def command(
         words = [*words, *(["--seeds-together"] if seeds_together else [])]
         target = out or default_path(path, words, sources)
         runs = [
-            Run(point, target / point.name, _words(path, point, target / point.name), one.resolved)
+            SweptRun(
+                point, target / point.name, _words(path, point, target / point.name), one.resolved
+            )
             for point, one in zip(points, loaded, strict=True)
         ]
         refuse_foreign(target, runs)
@@ -117,7 +119,7 @@ def _words(path: Path, point: grid.Point, target: Path) -> tuple[str, ...]:
 
 def _record(
     target: Path, path: Path, words: Sequence[str], engine: str, line: str,
-    runs: Sequence[Run], sources: Mapping[str, str],
+    runs: Sequence[SweptRun], sources: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     """sweep.json, with the runs of earlier and other commands in this directory behind those of this one."""
     known = (read_record(target) or {}).get("runs", [])
@@ -138,7 +140,7 @@ def _record(
 
 
 def _ended(
-    record: dict[str, Any], statuses: Mapping[str, Status], outcomes: Mapping[str, Outcome]
+    record: dict[str, Any], statuses: Mapping[str, RunStatus], outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
     def ended(run: dict[str, Any]) -> dict[str, Any]:
         status, outcome = statuses.get(run["name"]), outcomes.get(run["name"])
@@ -157,8 +159,8 @@ def _write(target: Path, record: dict[str, Any]) -> None:
 
 
 def _launch(
-    target: Path, missing: Sequence[Run], engine: str, options: Options, stop: signals.StopRequest,
-    statuses: dict[str, Status], sources: Mapping[str, str],
+    target: Path, missing: Sequence[SweptRun], engine: str, options: Options, stop: signals.StopRequest,
+    statuses: dict[str, RunStatus], sources: Mapping[str, str],
 ) -> dict[str, Outcome]:  # fmt: skip
     """Executes the missing runs; writes what became of them into `statuses`."""
     outcomes: dict[str, Outcome] = {}
@@ -186,7 +188,7 @@ def _launch(
     return outcomes
 
 
-def _command(run: Run, target: Path, lease: Path) -> Command:
+def _command(run: SweptRun, target: Path, lease: Path) -> Command:
     return Command(
         name=run.point.name,
         words=run.words,
@@ -197,7 +199,7 @@ def _command(run: Run, target: Path, lease: Path) -> Command:
     )
 
 
-def _verdict(target: Path, statuses: Mapping[str, Status]) -> int:
+def _verdict(target: Path, statuses: Mapping[str, RunStatus]) -> int:
     """0, or the first failure as an error; a missed claim counts only where nothing else went wrong."""
     failed = {name: status.code for name, status in statuses.items() if status.code != Exit.DONE}
     if not failed:

@@ -23,7 +23,7 @@ LOGS, LEASE = "logs", ".lease-"
 PATIENCE = 10.0  # seconds that a stopped run is given to save before it counts as in use
 
 
-class Run(NamedTuple):
+class SweptRun(NamedTuple):
     """A run of the sweep: where it goes, how it is started, and the config that it must have."""
 
     point: grid.Point
@@ -55,7 +55,7 @@ def default_path(path: Path, words: Sequence[str], sources: Mapping[str, str]) -
     return Path("runs") / f"{name}-sweep-{max(numbers, default=0) + 1}"
 
 
-def refuse_foreign(target: Path, runs: Sequence[Run]) -> None:
+def refuse_foreign(target: Path, runs: Sequence[SweptRun]) -> None:
     """Raises: RunError (exit 4) where the directory holds other things, or a run of another config."""
     if directory.is_run(target):
         expected = "a new directory, or one made by `sweep`"
@@ -106,7 +106,7 @@ def held(target: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def await_release(runs: Sequence[Run], stop: signals.StopRequest) -> None:
+def await_release(runs: Sequence[SweptRun], stop: signals.StopRequest) -> None:
     """Waits a little for runs that a killed sweep left behind: they are saving, and would answer `in use`."""
     deadline = time.monotonic() + PATIENCE
     busy = [run for run in runs if _in_use(run.path)]

@@ -15,7 +15,7 @@ from toolkit.run.sweep.launch.process import Outcome
 STOPPED = (129, 130, 143)  # a signal; the run saved and left
 
 
-class Status(NamedTuple):
+class RunStatus(NamedTuple):
     """Where a run stands."""
 
     finished: bool
@@ -25,7 +25,7 @@ class Status(NamedTuple):
     claimed: tuple[str, ...] = ()  # names of metrics that the config makes claims of
     other_code: bool = False  # finished, but made by another version of the code
 
-    def after(self, outcome: Outcome, path: Path) -> Status:
+    def after(self, outcome: Outcome, path: Path) -> RunStatus:
         """The status once its command has ended: what is on disk counts, the exit code says why it is not there."""
         if self.finished:
             return self
@@ -42,16 +42,16 @@ class Status(NamedTuple):
         )
 
 
-def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]) -> Status:
+def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]) -> RunStatus:
     """The status of the run in `path`, whose config must be `resolved`. Never raises for a damaged run."""
     if not directory.is_run(path):
-        return Status(False, None, "not started", {})
+        return RunStatus(False, None, "not started", {})
     try:
         record = directory.read_record(path)
         if record.get("status") != "finished":
-            return Status(False, None, f"{record.get('status', 'unknown')}, not finished", {})
+            return RunStatus(False, None, f"{record.get('status', 'unknown')}, not finished", {})
         if directory.read_config(path) != resolved:
-            return Status(True, int(Exit.OCCUPIED), "finished, with another config", {})
+            return RunStatus(True, int(Exit.OCCUPIED), "finished, with another config", {})
         found = json.loads((path / directory.FINAL / final.METRICS).read_bytes())
         metrics = {name: value for name, value in found.items() if name != "seconds"}
         verdicts = claims.judge(
@@ -61,13 +61,13 @@ def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]
             resolved.get("seeds", 1),
         )
     except (RunError, OSError, ValueError, AttributeError) as error:
-        return Status(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
+        return RunStatus(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
     missed = sum(not verdict.holds for verdict in verdicts)
     then = record.get("environment", {})
     other = any(then.get(name) != value for name, value in sources.items())
     words = f"finished, {missed} of {len(verdicts)} claims missed" if missed else "finished"
     code = int(Exit.CLAIM) if missed else int(Exit.DONE)
     claimed = tuple(verdict.name for verdict in verdicts)
-    return Status(
+    return RunStatus(
         True, code, f"{words}, by other code" if other else words, metrics, claimed, other
     )

@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from toolkit.run.drive.progress import duration, number
 from toolkit.run.experiment.errors import printable
+from toolkit.run.experiment.words import duration, number
 from toolkit.run.sweep.launch.process import Outcome
-from toolkit.run.sweep.status import Status
+from toolkit.run.sweep.status import RunStatus
 
 COLUMNS = 4  # metrics in the table; all of them are on the page of `toolkit report`
 STATUS_LIMIT = 60  # characters of a status in the table; sweep.json and logs/ have the rest
 
-Show = Callable[[Outcome, Status], None]
+Show = Callable[[Outcome, RunStatus], None]
 
 
-def announce(target: Path, statuses: Mapping[str, Status], missing: int, engine: str) -> None:
+def announce(target: Path, statuses: Mapping[str, RunStatus], missing: int, engine: str) -> None:
     """The first line: how much there is to do; and a warning where old results are of other code."""
     done = len(statuses) - missing
     finished = f", {done} of them finished before" if done else ""
@@ -35,7 +35,7 @@ def progress(count: int) -> Iterator[Show]:
     """Gives the function to call with each run that has ended."""
     began, done = time.monotonic(), 0
 
-    def line(outcome: Outcome, status: Status) -> str:
+    def line(outcome: Outcome, status: RunStatus) -> str:
         nonlocal done
         done += 1
         left = (time.monotonic() - began) / done * (count - done)
@@ -72,7 +72,7 @@ def _bar(count: int) -> Iterator[Callable[[str], None]]:
         yield show
 
 
-def table(statuses: Mapping[str, Status]) -> str:
+def table(statuses: Mapping[str, RunStatus]) -> str:
     """Runs, statuses and the metrics that matter, claimed ones first."""
     names = _shown_metrics(list(statuses.values()))
     rows = [["run", "status", *names]]
@@ -93,14 +93,14 @@ def table(statuses: Mapping[str, Status]) -> str:
     return "\n".join(lines)
 
 
-def _shown_metrics(statuses: Sequence[Status]) -> list[str]:
+def _shown_metrics(statuses: Sequence[RunStatus]) -> list[str]:
     claimed = dict.fromkeys(name for status in statuses for name in status.claimed)
     others = dict.fromkeys(name for status in statuses for name in status.metrics)
     known = [name for name in {**claimed, **others} if name in others]
     return known[: max(COLUMNS, len(claimed))]
 
 
-def _values(status: Status) -> str:
+def _values(status: RunStatus) -> str:
     return "  ".join(
         f"{name} {_number(status.metrics.get(name))}" for name in _shown_metrics([status])[:2]
     )

@@ -17,7 +17,7 @@ from toolkit.run.sweep.launch.window import windowed
 DEFAULT_TIME = "60"  # minutes
 
 
-class Task:
+class SlurmTask:
     """A command as submitit runs it: where the time limit comes first, the job is queued again and continues."""
 
     def __call__(self, command: Command) -> Outcome:
@@ -40,13 +40,15 @@ def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> 
         executor.update_parameters(gpus_per_node=options.devices)
     if cluster == "local":
         jobs = options.jobs or default_jobs()
-        yield from windowed(commands, jobs, lambda c: executor.submit(Task(), c), stop, _withdraw)
+        yield from windowed(
+            commands, jobs, lambda c: executor.submit(SlurmTask(), c), stop, _withdraw
+        )
         return
     executor.update_parameters(slurm_array_parallelism=options.jobs or len(commands))
     if options.partition is not None:
         executor.update_parameters(slurm_partition=options.partition)
     jobs_of = dict(
-        zip((c.name for c in commands), executor.map_array(Task(), commands), strict=True)
+        zip((c.name for c in commands), executor.map_array(SlurmTask(), commands), strict=True)
     )
     yield from windowed(commands, len(commands), lambda c: jobs_of[c.name], stop, _withdraw)
 
