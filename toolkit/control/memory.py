@@ -10,6 +10,7 @@ from jax import Array
 from toolkit.control.policies import Policy, require_policy
 from toolkit.control.prepared import entry, prepare
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.read import evaluate_open
 from toolkit.types import Tree
 
 
@@ -46,7 +47,7 @@ def memory_estimate(
 
         def step(closed: list[Array], carry: Tree, x: Tree) -> tuple[Tree, Tree]:
             leaves = jax.tree.leaves((carry, x))
-            return structure.unflatten(jax.core.eval_jaxpr(traced.jaxpr, closed, *leaves))
+            return structure.unflatten(evaluate_open(traced.jaxpr, closed, *leaves))
 
         found.append(gradient.memory(loop._replace(step=step, closed=traced.consts)))
         return ()

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
 from toolkit import tree
 from toolkit.control.prepared import Prepared
+from toolkit.jaxprs.names import Literal
 from toolkit.types import Tree
 
 

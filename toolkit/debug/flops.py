@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 
 from toolkit.debug.places import NOWHERE, Place, lines
-from toolkit.jaxprs.read import called, opened
+from toolkit.jaxprs.read import called, inner, opened
 
 _FREE = frozenset(
     {"and", "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "clamp", "concatenate"}
@@ -166,13 +165,13 @@ def _counted(computation: Any, around: Place) -> Flops:
 
 def _equation(equation: Any, place: Place) -> Flops:
     name = equation.primitive.name
-    if (inner := called(equation)) is not None:
-        return _counted(inner, place)
+    if (program := called(equation)) is not None:
+        return _counted(program, place)
     if name in _RULES:
         return _RULES[name](equation, place)
     if name in _FREE:
         return Flops()
-    if any(True for _ in jaxprs_in_params(equation.params)):
+    if any(True for _ in inner(equation)):
         return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
     results = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
     read = [v.aval for v in equation.invars if hasattr(v.aval, "dtype")]

@@ -6,9 +6,8 @@ import functools
 import types
 from typing import Any
 
-from jax.extend.core import Literal
-
 from toolkit.debug.places import NOWHERE, Place, lines
+from toolkit.jaxprs.names import Literal
 from toolkit.jaxprs.read import called, opened
 
 

@@ -10,7 +10,6 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import get_opaque_trace_state
 
 from toolkit import tree
 from toolkit.errors.readable import readable
@@ -23,6 +22,7 @@ from toolkit.estimator.estimate import (
     require_sigma,
 )
 from toolkit.estimator.sampling import average, gaussian_like, shifted, split
+from toolkit.jaxprs.tracing import trace_state
 from toolkit.types import Tree
 
 NodeLoss = Callable[[Tree, "Perturb"], Array]  # (theta, perturb) -> [] or [B] real
@@ -143,10 +143,10 @@ _AtNode = Callable[[_Address, Tree], Tree]  # what happens to a node's value
 def _hook(at_node: _AtNode) -> Perturb:
     """A `perturb` for one run of the loss, in which no two nodes may draw the same noise."""
     seen: set[tuple[str, int]] = set()
-    here = get_opaque_trace_state(convention="flax")
+    here = trace_state()
 
     def perturb(name: str, x: Tree, index: int | Array | None = None) -> Tree:
-        inside = get_opaque_trace_state(convention="flax") != here
+        inside = trace_state() != here
         if inside and index is None:
             raise ValueError(
                 f"`perturb({name!r}, ...)` stands in a loop or a transformed function, where every "

@@ -11,25 +11,27 @@ from itertools import islice
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 
-from toolkit.jaxprs.read import evaluated
+from toolkit.jaxprs.loops import scan_parts
+from toolkit.jaxprs.read import evaluate_equation
 
 OPENED = ("jit", "pjit", "scan")
 
 
 def constants(closed: Any) -> list[Any]:
-    """The arrays that a closed jaxpr holds, in the order in which `evaluate` takes them."""
+    """The arrays that a closed jaxpr holds, in the order in which `evaluate_with` takes them."""
     inner = [c for equation in closed.jaxpr.eqns for c in _inner_constants(equation)]
     return [*closed.consts, *inner]
 
 
 def opened(equation: Any) -> bool:
-    """Whether `evaluate` calls the program within this equation with constants of its own."""
+    """Whether `evaluate_with` calls the program within this equation with constants of its own."""
     return bool(_inner_constants(equation))
 
 
-def evaluate(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def evaluate_with(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     """The results of a closed jaxpr whose constants are replaced by `values`."""
     pending = iter(values)
     known: dict[Any, Any] = dict(
@@ -47,28 +49,43 @@ def evaluate(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) -> li
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
+def literals(jaxpr: Any, replaced: bool = True) -> Iterator[Any]:
+    """Numbers written into a program, and arrays in it that `evaluate_with` cannot replace; its text shortens them.
+
+    Args:
+      replaced: whether `evaluate_with` replaces the constants of the `jit`s and `scan`s at this level.
+    """
+    for equation in jaxpr.eqns:
+        yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
+        lifted = replaced and opened(equation)
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(part, "consts") and hasattr(part, "jaxpr"):
+                    yield from () if lifted else part.consts
+                    yield from literals(part.jaxpr, lifted)
+                elif hasattr(part, "eqns"):
+                    yield from literals(part, False)
+                elif isinstance(part, np.ndarray | jax.Array):
+                    yield part
+
+
 def _results(equation: Any, own: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
     if own and equation.primitive.name == "scan":
-        return _scan(equation.params, own, inputs)
+        return _scan(equation, own, inputs)
     if own:
-        return evaluate(equation.params["jaxpr"], own, inputs)
-    return evaluated(equation, inputs)
+        return evaluate_with(equation.params["jaxpr"], own, inputs)
+    return evaluate_equation(equation, inputs)
 
 
-def _scan(parameters: dict[str, Any], own: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    if "num_carry" in parameters:
-        consts, carried = parameters["num_consts"], parameters["num_carry"]
-    else:  # jax 0.12
-        consts, carried = (len(list(part)) for part in parameters["ft_in"].unpack()[:2])
-    closed, fixed = parameters["jaxpr"], inputs[:consts]
+def _scan(equation: Any, own: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    loop = scan_parts(equation)
+    fixed, start, xs = map(list, loop.parted(inputs))
 
     def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = evaluate(closed, own, [*fixed, *carry, *x])
-        return results[:carried], results[carried:]
+        results = evaluate_with(loop.body, own, [*fixed, *carry, *x])
+        return results[: loop.carried], results[loop.carried :]
 
-    start, xs = list(inputs[consts : consts + carried]), list(inputs[consts + carried :])
-    how = {name: parameters[name] for name in ("length", "reverse", "unroll")}
-    carry, ys = jax.lax.scan(body, start, xs, **how)
+    carry, ys = jax.lax.scan(body, start, xs, loop.length, reverse=loop.reverse, unroll=loop.unroll)
     return [*carry, *ys]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import jaxprs_in_params
 
+from toolkit.jaxprs.read import evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
 
 
@@ -49,7 +49,7 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
         consts = [
             next(pending) if lifted else c for c, lifted in zip(constants, is_closed, strict=True)
         ]
-        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(args))
+        flat = evaluate_open(jaxpr.jaxpr, consts, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, flat)
 
     closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
@@ -77,7 +77,7 @@ def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
         jaxpr, shape = known[key]
         if any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts):
             return fun(*args)
-        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *leaves)
+        flat = evaluate(jaxpr, *leaves)
         return jax.tree.unflatten(jax.tree.structure(shape), flat)
 
     return call
@@ -95,6 +95,6 @@ def _has_while(jaxpr: Any) -> bool:
             continue
         if equation.primitive.name == "while":
             return True
-        if any(_has_while(inner) for inner in jaxprs_in_params(equation.params)):
+        if any(map(_has_while, inner(equation))):
             return True
     return False

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, jaxprs_in_params
+
+from toolkit.jaxprs.sources import transformations
 
 # Equations that run a computation once, on their own operands.
 _CALLS = frozenset(
@@ -29,20 +31,35 @@ def called(equation: Any) -> Any:
     if equation.primitive.name not in _CALLS:
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = equation.params.get(name)
-        if inner is not None and len(opened(inner)[0].invars) == len(equation.invars):
-            return inner
+        program = equation.params.get(name)
+        if program is not None and len(opened(program)[0].invars) == len(equation.invars):
+            return program
     return None
 
 
-def evaluated(equation: Any, operands: Sequence[Any]) -> list[Any]:
-    """The results of an equation."""
+def inner(equation: Any) -> Iterator[Any]:
+    """The programs within an equation, without their constants: bodies, branches, what a `jit` calls."""
+    return jaxprs_in_params(equation.params)
+
+
+def evaluate(computation: Any, *operands: Any) -> list[Any]:
+    """The results of a program that brings its constants. Its equations keep the lines they came from."""
+    return evaluate_open(*opened(computation), *operands)
+
+
+def evaluate_open(jaxpr: Any, constants: Sequence[Any], *operands: Any) -> list[Any]:
+    """As `evaluate`, with these constants in place of the program's own."""
+    return jax.core.eval_jaxpr(jaxpr, constants, *operands)
+
+
+def evaluate_equation(equation: Any, operands: Sequence[Any]) -> list[Any]:
+    """The results of one equation."""
     primitive = equation.primitive
-    bound = primitive.get_bind_params(equation.params)
-    # Until jax 0.10.1 functions come apart from the parameters, later among them.
-    functions, params = ((), bound) if isinstance(bound, dict) else bound
+    # A custom derivative rule is kept as programs, and bound as functions: JAX turns one into the other.
+    params = primitive.get_bind_params(equation.params)
+    # Settings that were in force where the equation was made, such as `jax.enable_x64`.
     with equation.ctx.manager:
-        results = primitive.bind(*functions, *operands, **params)
+        results = primitive.bind(*operands, **params)
     return list(results) if primitive.multiple_results else [results]
 
 
@@ -58,17 +75,16 @@ def without_callbacks(equation: Any) -> Any:
     if not equation.effects:
         return equation
     params = {name: _silenced(value) for name, value in equation.params.items()}
-    inner = [value for value in params.values() if isinstance(value, (Jaxpr, ClosedJaxpr))]
-    effects = frozenset[Any]().union(*(opened(one)[0].effects for one in inner))
-    return equation.replace(params=params, effects=effects if inner else equation.effects)
+    programs = [value for value in params.values() if isinstance(value, (Jaxpr, ClosedJaxpr))]
+    effects = frozenset[Any]().union(*(opened(one)[0].effects for one in programs))
+    return equation.replace(params=params, effects=effects if programs else equation.effects)
 
 
 def reverses(computation: Any) -> bool:
     """Whether a backward pass is in it, as `jax.grad` makes it."""
     jaxpr, _ = opened(computation)
     return any(
-        "transpose" in str(equation.source_info.name_stack)
-        or any(map(reverses, jaxprs_in_params(equation.params)))
+        "transpose" in transformations(equation) or any(map(reverses, inner(equation)))
         for equation in jaxpr.eqns
     )
 
@@ -88,7 +104,7 @@ def _is_wide(computation: Any) -> bool:
     jaxpr, _ = opened(computation)
     return any(
         any(getattr(v.aval, "dtype", None) in _WIDE for v in equation.outvars)
-        or any(map(_is_wide, jaxprs_in_params(equation.params)))
+        or any(map(_is_wide, inner(equation)))
         for equation in jaxpr.eqns
     )
 
@@ -109,8 +125,8 @@ def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[s
     for equation in jaxpr.eqns:
         read = nothing.union(*(known.get(id(atom), nothing) for atom in equation.invars))
         made = [read] * len(equation.outvars)
-        if (inner := called(equation)) is not None:
-            made = flow(inner, [known.get(id(atom), nothing) for atom in equation.invars])
+        if (program := called(equation)) is not None:
+            made = flow(program, [known.get(id(atom), nothing) for atom in equation.invars])
         known |= {id(v): one for v, one in zip(equation.outvars, made, strict=True)}
     return [known.get(id(atom), nothing) for atom in jaxpr.outvars]
 

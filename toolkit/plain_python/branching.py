@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python.errors import here, refuse
 from toolkit.plain_python.jumps import RESULT
 from toolkit.plain_python.lists import One, Run
@@ -34,7 +35,6 @@ from toolkit.plain_python.tracing import (
     Traced,
     changed_by_calls,
     encode_entry,
-    evaluate,
     trace,
     with_type,
     zeros,

@@ -7,9 +7,8 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jax.extend import source_info_util
-
 from toolkit.errors.readable import cause, shorten
+from toolkit.jaxprs.sources import exclude
 from toolkit.plain_python import errors, mode, names, runtime, source, tracing
 from toolkit.plain_python.errors import ControlFlowError
 from toolkit.plain_python.lowering import lower_function
@@ -92,4 +91,4 @@ def control_flow(function: _F) -> _F:
 
 
 for _folder in errors.OURS:
-    source_info_util.register_exclusion(_folder)  # JAX then names the user's lines
+    exclude(_folder)  # JAX then names the user's lines

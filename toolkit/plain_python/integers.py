@@ -13,8 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.extend.core import Literal
-from jax.extend.source_info_util import summarize
+
+from toolkit.jaxprs.loops import branches, scan_parts, while_parts
+from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.operations import exponent, name_called, numbered
+from toolkit.jaxprs.read import called, inner, opened
+from toolkit.jaxprs.sources import summary
 
 _DOUBLINGS = 70  # iterations followed where their number is unknown: doubling leaves 64 bits before
 _LOOKOUTS = (2, 16, 128, 1024, 4096)  # iterations after which one looks far ahead, or gives up
@@ -70,7 +74,9 @@ def _grows(jaxpr: Any) -> bool:
     """Whether integers may grow faster than by a constant a step."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if any(map(_grows, _inner(equation))):
+        # The condition of a `while` makes no integer that goes on.
+        inside = [opened(while_parts(equation).body)[0]] if name == "while" else inner(equation)
+        if any(map(_grows, inside)):
             return True
         if not all(_is_integer(variable.aval) for variable in equation.outvars):
             continue
@@ -83,12 +89,6 @@ def _grows(jaxpr: Any) -> bool:
 
 def _is_integer(aval: Any) -> bool:
     return jnp.issubdtype(getattr(aval, "dtype", float), jnp.integer)
-
-
-def _inner(equation: Any) -> list[Any]:
-    params = equation.params
-    closed = [params[k] for k in ("jaxpr", "call_jaxpr", "body_jaxpr") if k in params]
-    return [getattr(one, "jaxpr", one) for one in (*closed, *params.get("branches", ()))]
 
 
 def _follow(
@@ -160,26 +160,24 @@ def _check_fits(equation: Any, dtype: Any, value: Interval) -> None:
     limits = jnp.iinfo(dtype)
     if value.low < limits.min or value.high > limits.max:
         reached = value.low if value.low < limits.min else value.high
-        raise Overflow(
-            reached, dtype, f"{equation.primitive.name} at {summarize(equation.source_info)}"
-        )
+        raise Overflow(reached, dtype, f"{equation.primitive.name} at {summary(equation)}")
 
 
 def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
     nothing: list[Known] = [None] * len(equation.outvars)
     if name == "scan":
         return _scan(equation, inputs)
     if name == "cond":
-        branches = [_evaluate(branch.jaxpr, inputs[1:]) for branch in params["branches"]]
-        return [_together(values) for values in zip(*branches, strict=True)]
+        found = [_evaluate(branch.jaxpr, inputs[1:]) for branch in branches(equation)]
+        return [_together(values) for values in zip(*found, strict=True)]
     if name in ("jit", "pjit"):
-        if params.get("name") == "python_power" and inputs[0] and inputs[1]:
+        if name_called(equation) == "python_power" and inputs[0] and inputs[1]:
             _check_exponent(equation, inputs[1])
             return [_power(inputs[0], inputs[1])]
-        return _evaluate(params["jaxpr"].jaxpr, inputs)
+        return _evaluate(opened(called(equation))[0], inputs)
     if name == "iota":
-        return [Interval(0, max(params["shape"][params["dimension"]] - 1, 0))]
+        return [Interval(0, max(numbered(equation) - 1, 0))]
     if name == "select_n":
         return [_together(tuple(inputs[1:]))]
     if any(one is None for one in inputs) or len(nothing) != 1 or not inputs:
@@ -190,7 +188,7 @@ def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
     if name in _RULES:
         return [_RULES[name](*known)]
     if name == "integer_pow":
-        return [_corners(lambda a: a ** params["y"], known[0])]
+        return [_corners(lambda a: a ** exponent(equation), known[0])]
     return nothing
 
 
@@ -202,17 +200,11 @@ def _together(values: tuple[Known, ...]) -> Known:
 
 
 def _scan(equation: Any, inputs: list[Known]) -> list[Known]:
-    body, length = equation.params["jaxpr"].jaxpr, equation.params["length"]
-    # JAX's releases name the counts differently; what has the loop's axis is an item or an output.
-    carries = sum(map(_same_shape, equation.outvars, body.outvars))
-    consts = sum(map(_same_shape, equation.invars, body.invars)) - carries
-    carry, items = inputs[consts : consts + carries], inputs[consts + carries :]
-    found = _follow(body, inputs[:consts], carry, lambda _: items, range(carries), length)
-    return [*found, *([None] * (len(equation.outvars) - carries))]
-
-
-def _same_shape(a: Any, b: Any) -> bool:
-    return a.aval.shape == b.aval.shape
+    loop = scan_parts(equation)
+    consts, carry, items = loop.parted(inputs)
+    body, outputs = opened(loop.body)[0], range(loop.carried)
+    found = _follow(body, consts, list(carry), lambda _: items, outputs, loop.length)
+    return [*found, *([None] * (len(equation.outvars) - loop.carried))]
 
 
 def _corners(function: Callable[..., int], *inputs: Interval) -> Interval:
@@ -232,7 +224,7 @@ def _remainder(a: Interval, b: Interval) -> Interval:
 
 def _check_exponent(equation: Any, exponent: Interval) -> None:
     if exponent.low < 0:
-        place = summarize(equation.source_info)
+        place = summary(equation)
         raise Overflow(None, "int", f"a negative power, which is a float in Python, at {place}")
 
 

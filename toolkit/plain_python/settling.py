@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
+from toolkit.jaxprs.tracing import varying_axes
 from toolkit.plain_python.errors import here
 from toolkit.plain_python.jumps import RESULT
 from toolkit.plain_python.state import (
@@ -32,7 +33,6 @@ from toolkit.plain_python.tracing import (
     Exit,
     Traced,
     UndefinedRead,
-    axes,
     changed_by_calls,
     encode_entry,
     has_other_width,
@@ -137,9 +137,9 @@ def _next_entry(traced: Traced, one: Encoded, exit: Exit, k: int, name: str) -> 
             leaves[j] = promoted
         elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
-        if not axes(now) <= axes(old):
+        if not varying_axes(now) <= varying_axes(old):
             # In jax.shard_map: what is the same everywhere before the loop differs after it.
-            leaves[j] = tree.vary(with_type(leaves[j], now), axes(now))
+            leaves[j] = tree.vary(with_type(leaves[j], now), varying_axes(now))
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
     return Encoded(one.node, leaves)

@@ -21,6 +21,7 @@ from toolkit.control.loop import loop
 from toolkit.control.policies import store
 from toolkit.control.while_loop import while_loop
 from toolkit.derive.refusal import refuse_reverse_mode
+from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python import integers
 from toolkit.plain_python.branching import branch, data_dependent_length
 from toolkit.plain_python.errors import here, refuse
@@ -43,7 +44,6 @@ from toolkit.plain_python.tracing import (
     UndefinedRead,
     encode_entry,
     entered,
-    evaluate,
     is_input,
     is_traced,
     trace,

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxprs_in_params
 
 from toolkit import tree
 from toolkit.errors.readable import cause
+from toolkit.jaxprs.names import ClosedJaxpr
+from toolkit.jaxprs.read import inner
+from toolkit.jaxprs.tracing import converted, varying_axes
 from toolkit.plain_python import mode
 from toolkit.plain_python.errors import ControlFlowError, Place, here, place_of, refuse
 from toolkit.plain_python.jumps import RESULT
@@ -279,11 +281,6 @@ def changed_by_calls(
     )
 
 
-def evaluate(jaxpr: ClosedJaxpr, *inputs: Any) -> list[Any]:
-    """Run what was traced; its operations keep the user's lines."""
-    return jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *inputs)
-
-
 def is_input(traced: Traced, output: int, position: int) -> bool:
     """Whether a result is the input at `position`, untouched."""
     return traced.jaxpr.jaxpr.outvars[output] is traced.jaxpr.jaxpr.invars[position]
@@ -309,8 +306,7 @@ def _dtypes(jaxpr: Any) -> set[Any]:
     found = {getattr(v.aval, "dtype", None) for v in (*jaxpr.invars, *jaxpr.constvars)}
     for equation in jaxpr.eqns:
         found |= {getattr(v.aval, "dtype", None) for v in equation.outvars}
-        for inner in jaxprs_in_params(equation.params):
-            found |= _dtypes(inner)
+        found = found.union(*map(_dtypes, inner(equation)))
     return {dtype for dtype in found if dtype is not None and not _extended(dtype)}
 
 
@@ -320,7 +316,7 @@ def _extended(dtype: Any) -> bool:
 
 def zeros(aval: Any) -> Any:
     """A value of this type that nothing reads."""
-    return tree.vary(_zeros(aval), axes(aval))
+    return tree.vary(_zeros(aval), varying_axes(aval))
 
 
 def _zeros(aval: Any) -> Any:
@@ -344,15 +340,7 @@ def with_type(leaf: Any, aval: Any, weak: bool | None = None) -> Any:
     leaf = jnp.asarray(leaf, aval.dtype) if not isinstance(leaf, jax.Array) else leaf
     if leaf.dtype == aval.dtype and leaf.weak_type == weak:
         return leaf
-    return jax.lax.convert_element_type_p.bind(
-        leaf, new_dtype=aval.dtype, weak_type=weak, sharding=None
-    )
-
-
-def axes(aval: Any) -> frozenset[str]:
-    """The axes of an enclosing `jax.shard_map` over which a value of this type varies."""
-    manual = getattr(aval, "manual_axis_type", None)
-    return manual.varying if manual else frozenset()
+    return converted(leaf, aval.dtype, weak)
 
 
 def is_traced(value: Any) -> bool:

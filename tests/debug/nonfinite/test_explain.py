@@ -207,7 +207,7 @@ def test_nan_that_a_rule_writes_on_purpose_is_said_to_be_one():
 
     assert (report.operation, report.note) == ("constant", "")
     assert "solve(jnp.zeros(3), theta)" in report.source
-    assert "reversible.py" in report.inside
+    assert "reversible/rule.py" in report.inside
     assert "in place of a wrong number" in report.suggestion
 
 
@@ -227,7 +227,7 @@ def test_failure_of_the_replay_falls_back_to_checkify(monkeypatch):
     def fail(*args):
         raise NotImplementedError("a primitive from elsewhere")
 
-    monkeypatch.setattr(interpret, "evaluated", fail)
+    monkeypatch.setattr(interpret, "evaluate_equation", fail)
 
     report = explain(planted.fractional_power, planted.PARAMS)
 

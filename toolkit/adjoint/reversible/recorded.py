@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Literal
 
 from toolkit import tree
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
+from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.read import evaluate_open
+from toolkit.jaxprs.tracing import varying_axes
 from toolkit.types import Problem, Tree
 
 # Results that cost no more to make again, fused with what reads them, than to keep.
@@ -72,7 +74,7 @@ def record(
     # branch returns as long as it is used: all is used, in both loops.
     values = jax.lax.cond(
         step >= 0,
-        lambda *leaves: jax.core.eval_jaxpr(parts.first, traced.consts, *leaves),
+        lambda *leaves: evaluate_open(parts.first, traced.consts, *leaves),
         lambda *_: [_zeros(out.aval) for out in parts.first.outvars],
         *leaves,
     )
@@ -81,7 +83,7 @@ def record(
     intact = jax.lax.cond(step >= 0, lambda *_: true, _all_zero, *kept)
 
     def pull_back(u: list[Array]) -> tuple[list[Array], Tree, Tree]:
-        residuals = jax.core.eval_jaxpr(parts.second, traced.consts, *leaves, *kept)
+        residuals = evaluate_open(parts.second, traced.consts, *leaves, *kept)
         tangents = jax.tree.unflatten(found["tangents"], residuals)
         y_bar, theta_bar, x_bar = tangents(from_reals(u, at.y))
         return to_reals(tree.conj(y_bar)), theta_bar, x_bar
@@ -148,9 +150,7 @@ def _names(atoms: list[Any]) -> list[Any]:
 
 
 def _zeros(aval: Any) -> Array:
-    zeros = jnp.zeros(aval.shape, aval.dtype)
-    manual = getattr(aval, "manual_axis_type", None)
-    return tree.vary(zeros, manual.varying) if manual else zeros
+    return tree.vary(jnp.zeros(aval.shape, aval.dtype), varying_axes(aval))
 
 
 def _all_zero(*leaves: Array) -> Array:

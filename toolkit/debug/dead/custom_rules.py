@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import DropVar
 
 from toolkit.debug.dead.intervals import ZERO
 from toolkit.debug.dead.kills import Kill, Value, buried
 from toolkit.debug.places import is_jax, module
+from toolkit.jaxprs.names import DropVar
+from toolkit.jaxprs.read import evaluate_open
 
 NAMES = {"custom_jvp_call", "custom_vjp_call"}
 _MOST_APART = 8  # operands of a rule that are traced one by one
@@ -208,6 +209,6 @@ def _as_function(equation: Any) -> tuple[Callable[[list[Any]], list[Any]], list[
     alone = outer.replace(
         constvars=[], invars=fresh, outvars=results, eqns=[equation.replace(invars=fresh)]
     )
-    return lambda operands: jax.core.eval_jaxpr(alone, [], *operands), [
+    return lambda operands: evaluate_open(alone, [], *operands), [
         _shape(atom) for atom in equation.invars
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit.debug.nonfinite import origins
@@ -20,7 +20,7 @@ from toolkit.debug.nonfinite.report import NonFiniteReport, report
 from toolkit.debug.nonfinite.sharded import shard_map
 from toolkit.debug.nonfinite.suggestions import suggest
 from toolkit.errors.readable import readable
-from toolkit.jaxprs.read import reverses, wide
+from toolkit.jaxprs.read import evaluate, reverses, wide
 from toolkit.types import Tree
 
 _NEEDS_PYTHON = (
@@ -74,7 +74,7 @@ def explain(fn: Callable[..., Tree], *args: Any) -> NonFiniteReport | None:
     names = _names(fn, args, [path for path, _ in flat])
     traced, shape, chosen = _traced(fn, leaves, structure)
     arrays = [jax.numpy.asarray(leaves[i]) for i in chosen]
-    results = jax.jit(jaxpr_as_fun(traced))(*arrays)
+    results = jax.jit(functools.partial(evaluate, traced))(*arrays)
     bad = [i for i, result in enumerate(results) if not origins.is_finite(result)]
     if not bad:
         return None

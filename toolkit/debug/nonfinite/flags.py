@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Literal
 
 from toolkit.debug.nonfinite.interpret import Scope
-from toolkit.jaxprs.read import called, evaluated, is_callback, literal, opened
+from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.read import called, evaluate_equation, is_callback, literal, opened
 
 
 def first_bad(
@@ -65,7 +65,7 @@ def _flag(
         if (inner := called(equation)) is not None:
             results = _flag(inner, values, here, scopes, found)
         else:
-            results = evaluated(equation, values)
+            results = evaluate_equation(equation, values)
             scopes.append(here)
             found.append(_is_bad(results) & ~_is_bad(values))
         known |= dict(zip(map(id, equation.outvars), results, strict=True))

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Literal
 
 from toolkit.debug.nonfinite import origins
 from toolkit.debug.nonfinite.origins import Birth, Value
 from toolkit.debug.places import NOWHERE, Place, lines
-from toolkit.jaxprs.read import called, evaluated, first_reader, is_callback, literal, opened
+from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.read import (
+    called,
+    evaluate_equation,
+    first_reader,
+    is_callback,
+    literal,
+    opened,
+)
 
 # Equations whose result is mostly their first operand: what made that one says more.
 _MOVES = frozenset(
@@ -108,7 +115,7 @@ class Replay:
         bear: Callable[[bool], Birth] | None = None,
     ) -> list[Value]:
         """An equation as one step; `bear` as in `origins.attribute`, where it is no usual birth."""
-        results = evaluated(equation, [value.array for value in values])
+        results = evaluate_equation(equation, [value.array for value in values])
         depends_on = frozenset[str]().union(*(value.depends_on for value in values))
         maker = _maker(equation, values)
         primal = is_primal(here.names)
@@ -116,7 +123,7 @@ class Replay:
             return [Value(result, {}, depends_on, maker, primal) for result in results]
         masks = origins.attribute(
             equation.primitive.name,
-            lambda operands: evaluated(equation, operands),
+            lambda operands: evaluate_equation(equation, operands),
             values,
             results,
             bear or (lambda has_nan: self.bear(equation.primitive.name, values, here, has_nan)),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array, lax
 
@@ -20,7 +19,7 @@ from toolkit.debug.nonfinite import origins
 from toolkit.debug.nonfinite.interpret import Replay, Scope, is_differentiated, is_primal
 from toolkit.debug.nonfinite.last_free import runner
 from toolkit.debug.nonfinite.origins import Birth, Masks, Value
-from toolkit.jaxprs.read import evaluated, flow, opened, without_callbacks
+from toolkit.jaxprs.read import evaluate, evaluate_equation, flow, without_callbacks
 
 _LIMIT = np.iinfo(np.int32).max
 _DEEPEST = 40  # iterations that are traced back one from another; each is interpreted
@@ -161,7 +160,7 @@ def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Scope) ->
     counts = _counts(params)
     consts, init, xs = _split(values, counts)
     length, reverse = params["length"], params["reverse"]
-    results = evaluated(equation, [value.array for value in values])
+    results = evaluate_equation(equation, [value.array for value in values])
     if all(map(origins.is_finite, results)):
         return _finite(results, _dependence(params["jaxpr"], consts, init, xs), here)
 
@@ -194,7 +193,7 @@ def while_loop(replay: Replay, equation: Any, values: Sequence[Value], here: Sco
     params = equation.params
     counts = (params["cond_nconsts"], params["body_nconsts"])
     condition, consts, init = _split(values, counts)
-    results = evaluated(equation, [value.array for value in values])
+    results = evaluate_equation(equation, [value.array for value in values])
     if all(map(origins.is_finite, results)):
         return _finite(results, _dependence(params["body_jaxpr"], consts, init, ()), here)
 
@@ -224,8 +223,7 @@ def while_loop(replay: Replay, equation: Any, values: Sequence[Value], here: Sco
 
 
 def _run(computation: Any, operands: Sequence[Any]) -> list[Any]:
-    jaxpr, consts = opened(computation)
-    return jax.core.eval_jaxpr(jaxpr, consts, *operands)
+    return evaluate(computation, *operands)
 
 
 def _counts(params: Any) -> tuple[int, int]:

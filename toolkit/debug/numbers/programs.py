@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
-
+from toolkit.jaxprs.names import ClosedJaxpr, Jaxpr
 from toolkit.jaxprs.read import opened
 
 # Calls of functions that have a name.

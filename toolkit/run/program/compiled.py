@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 
 from toolkit.debug import gradient_report
+from toolkit.jaxprs.read import evaluate
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Gradients, Program
@@ -72,7 +72,7 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
     tree = jax.tree.structure((state, metrics))
 
     def step(state: Any) -> Any:
-        return jax.tree.unflatten(tree, jaxpr_as_fun(jaxpr)(*jax.tree.leaves(state)))
+        return jax.tree.unflatten(tree, evaluate(jaxpr, *jax.tree.leaves(state)))
 
     loops = not slow_in_loops(jaxpr.jaxpr)
     return TracedProgram(program, seed, gradients, template, scalars, step, loops)

@@ -11,7 +11,7 @@ add up in another order, so the numbers agree to rounding.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
-from toolkit.jaxprs.constants import constants, evaluate, opened
+from toolkit.jaxprs.constants import constants, evaluate_with, literals
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.interface import Final, Gradients, Program
@@ -116,7 +116,7 @@ def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) 
     traced = [jax.make_jaxpr(function, return_shape=True)(example) for function in functions]
     first, shape = traced[0]
     texts = [_text(jaxpr) for jaxpr, _ in traced]
-    inner = [[_bytes(value) for value in _values(jaxpr.jaxpr)] for jaxpr, _ in traced]
+    inner = [[_bytes(value) for value in literals(jaxpr.jaxpr)] for jaxpr, _ in traced]
     if any(text != texts[0] for text in texts) or any(values != inner[0] for values in inner):
         expected = "the same program on other data; run the seeds as a sweep instead"
         raise fail(
@@ -131,7 +131,7 @@ def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) 
     def call(own: list[Any], argument: Any) -> Any:
         pending = iter(own)
         consts = [c[0] if same else next(pending) for c, same in zip(columns, alike, strict=True)]
-        flat = evaluate(first, consts, jax.tree.leaves(argument))
+        flat = evaluate_with(first, consts, jax.tree.leaves(argument))
         return jax.tree.unflatten(jax.tree.structure(shape), flat)
 
     own = [jnp.stack(c) for c, same in zip(columns, alike, strict=True) if not same]
@@ -161,26 +161,6 @@ def _vmapped(shared: Shared, seeds: int) -> Callable[[Any], Any]:
 def _text(jaxpr: Any) -> str:
     """The program without its outermost constants, whose values are arguments, and without addresses in memory."""
     return _ADDRESS.sub("", str(jaxpr.jaxpr))
-
-
-def _values(jaxpr: Any, hoisted: bool = True) -> Iterator[Any]:
-    """Numbers written into the program, and arrays in it that cannot become arguments; its text shortens them.
-
-    Args:
-        hoisted: whether the constants of the `jit`s and `scan`s at this level become arguments.
-    """
-    for equation in jaxpr.eqns:
-        yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
-        lifted = hoisted and opened(equation)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(inner, "consts") and hasattr(inner, "jaxpr"):
-                    yield from () if lifted else inner.consts
-                    yield from _values(inner.jaxpr, lifted)
-                elif hasattr(inner, "eqns"):
-                    yield from _values(inner, False)
-                elif isinstance(inner, np.ndarray | jax.Array):
-                    yield inner
 
 
 def _bytes(value: Any) -> tuple[Any, ...]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import jaxprs_in_params
 
 from toolkit.debug import GradientReport
 from toolkit.debug.nonfinite import checks
+from toolkit.jaxprs.read import inner
 
 ROWS = 256  # the most that one call makes
 Reports = dict[str, GradientReport]
@@ -78,7 +78,7 @@ def slow_in_loops(jaxpr: Any) -> bool:
         equation.primitive.name == "conv_general_dilated"
         or (
             equation.primitive.name not in ("scan", "while")
-            and any(map(slow_in_loops, jaxprs_in_params(equation.params)))
+            and any(map(slow_in_loops, inner(equation)))
         )
         for equation in jaxpr.eqns
     )

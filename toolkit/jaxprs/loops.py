@@ -1,0 +1,90 @@
+"""Loops, branches and linear solves by their parts, whatever the JAX release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+class ScanParts(NamedTuple):
+    """What a `scan` equation consists of. Its operands are constants, carry and inputs, in this order."""
+
+    body: Any  # the program (constants, carry, input of a step) -> (carry, output of a step)
+    length: int
+    constants: int  # how many operands are constants
+    carried: int  # and how many the carry has
+    reverse: bool  # whether it runs from the last input to the first
+    unroll: Any  # as `jax.lax.scan` takes it
+
+    def parted(self, operands: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
+        """The constants, the carry and the inputs among values that belong to the operands."""
+        return _in_three(operands, self.constants, self.carried)
+
+
+class WhileParts(NamedTuple):
+    """What a `while` equation consists of. Its operands are two sets of constants, and the carry."""
+
+    condition: Any  # the program (constants of the condition, carry) -> whether to go on
+    body: Any  # the program (constants of the body, carry) -> carry
+    condition_constants: int  # how many operands are constants of the condition
+    body_constants: int  # and of the body
+
+    def parted(self, operands: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
+        """The condition's constants, the body's, and the carry among values that belong to the operands."""
+        return _in_three(operands, self.condition_constants, self.body_constants)
+
+
+class SolveParts(NamedTuple):
+    """What a `custom_linear_solve` equation consists of. Its operands are the constants, then the right-hand side."""
+
+    product: Any  # the program (its constants, x) -> A x
+    solve: Any  # the program (its constants, b) -> (x, what else the solver returns)
+    product_constants: int  # how many operands are constants of the product; they come first
+    solve_start: int  # where the constants of `solve` begin
+    solve_constants: int  # how many they are
+    constants: int  # how many operands come before the right-hand side
+
+    def of_solve(self, operands: Sequence[_T]) -> list[_T]:
+        """The operands of `solve` among values that belong to the operands."""
+        own = operands[self.solve_start : self.solve_start + self.solve_constants]
+        return [*own, *operands[self.constants :]]
+
+
+def scan_parts(equation: Any) -> ScanParts:
+    """The parts of a `scan`."""
+    params = equation.params
+    if "num_carry" in params:  # until jax 0.10.1
+        constants, carried = params["num_consts"], params["num_carry"]
+    else:  # since jax 0.12
+        constants, carried = (len(list(part)) for part in params["ft_in"].unpack()[:2])
+    how = (params["reverse"], params["unroll"])
+    return ScanParts(params["jaxpr"], params["length"], constants, carried, *how)
+
+
+def while_parts(equation: Any) -> WhileParts:
+    """The parts of a `while`."""
+    params = equation.params
+    programs = (params["cond_jaxpr"], params["body_jaxpr"])
+    return WhileParts(*programs, params["cond_nconsts"], params["body_nconsts"])
+
+
+def branches(equation: Any) -> Sequence[Any]:
+    """The programs of a `cond`. Its first operand chooses among them, the others are theirs."""
+    return equation.params["branches"]
+
+
+def solve_parts(equation: Any) -> SolveParts:
+    """The parts of a `custom_linear_solve`."""
+    programs, counts = equation.params["jaxprs"], equation.params["const_lengths"]
+    start = counts.matvec + counts.vecmat
+    return SolveParts(
+        programs.matvec, programs.solve, counts.matvec, start, counts.solve, sum(counts)
+    )
+
+
+def _in_three(
+    values: Sequence[_T], first: int, second: int
+) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
+    return values[:first], values[first : first + second], values[first + second :]

@@ -1,0 +1,59 @@
+"""Which lines an equation was written on, as JAX has recorded them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NamedTuple
+
+from jax.extend import source_info_util
+
+
+class Definition(NamedTuple):
+    """Where the function is defined that a program was traced from."""
+
+    name: str  # its own, without those of what encloses it; "" if not known
+    place: str  # file:line; "" if not known
+
+    @property
+    def file(self) -> str:
+        return self.place.rpartition(":")[0]
+
+
+def frames(equation: Any) -> Iterator[tuple[str, int]]:
+    """File and line of the calls that led to an equation, innermost first; none where JAX kept no record."""
+    return frames_of(equation.source_info.traceback)
+
+
+def frames_of(traceback: Any) -> Iterator[tuple[str, int]]:
+    """As `frames`, of a record of JAX's itself."""
+    for frame in traceback.frames if traceback is not None else ():
+        yield frame.file_name, frame.line_num
+
+
+def codes(equation: Any) -> Iterator[tuple[CodeType, int]]:
+    """As `frames`: the code of each call, and the position of the instruction in it that it was at."""
+    traceback = equation.source_info.traceback
+    return iter(()) if traceback is None else zip(*traceback.raw_frames(), strict=True)
+
+
+def transformations(equation: Any) -> str:
+    """The names of scopes and transformations around an equation: "jvp(loss)/transpose(jvp(mean))"."""
+    return str(equation.source_info.name_stack)
+
+
+def summary(equation: Any) -> str:
+    """The user's line of an equation as JAX prints it: "model.py:12:4 (loss)"."""
+    return source_info_util.summarize(equation.source_info)
+
+
+def exclude(folder: str) -> None:
+    """Have JAX's messages name no line below this folder as the user's."""
+    source_info_util.register_exclusion(folder)
+
+
+def definition(computation: Any) -> Definition:
+    """Of the function that a program was traced from."""
+    info = getattr(getattr(computation, "jaxpr", computation), "debug_info", None)
+    name, _, place = (getattr(info, "func_src_info", None) or "").partition(" at ")
+    return Definition(name.rpartition(".")[2], place)
