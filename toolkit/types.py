@@ -3,7 +3,19 @@
 Shapes: a *tree* is any pytree of arrays. `y` is the inner variable, `theta` everything that the
 solution is differentiated with respect to. Inside the library both hold only floating or complex
 leaves (`None` marks a leaf that is carried untouched), and `theta` also carries the arrays that the
-user's functions close over; `toolkit.solve.maps` does the conversion in one place.
+user's functions close over; `toolkit.solve.preparation` does the conversion in one place.
+
+What is handed to whom in one solve, `tk.argmin(fun, solver, adjoint=adjoint)(y0, theta, xs)`:
+
+| struct | what it is | made by | handed to |
+|---|---|---|---|
+| `InnerProblem` | what is zero, or smallest, at a solution | `solve/preparation.py`, from `fun` | solver, adjoint |
+| `Method` | one step of a solver on that problem | `solver.bind(problem)` | `solve/binding.py` |
+| `SolverSteps` | the loop of such steps | `solver/iterate.py`, from a `Method` | adjoint, as `primal.steps` |
+| `Primal` | the computation whose derivative is wanted | `solve/binding.py` | `adjoint.differentiable` |
+| `SolveCall` | all of these, and the arrays of one call | `solve/preparation.py` | `SolutionMap`, `tk.hypergradient` |
+
+`adjoint.differentiable(problem, primal)` is then called with the arrays and gives `(y, steps made)`.
 """
 
 from __future__ import annotations
@@ -14,6 +26,7 @@ from enum import IntEnum, IntFlag
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 Tree = Any
@@ -65,31 +78,32 @@ class LinearInfo(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a solver computes at an iterate before it moves."""
+    """What a solver computes at an iterate before it moves on."""
 
     needed: Tree  # what `Method.update` needs: a gradient, the value of the map, ...
     residual: Tree  # zero at the solution; None where `Method.residual_norm` knows it
 
 
 class Descent(NamedTuple):
-    """What makes a method `v <- momentum * v - grad; y <- y + step_size * v`, state `(y, v)`."""
+    """The settings of a method `v <- momentum * v - grad; y <- y + step_size * v`, state `(y, v)`."""
 
     schedule: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (theta, t) -> (step_size, momentum)
     momenta: Any  # [num_steps] numpy where they are known before tracing, else None
 
 
 class Proximal(NamedTuple):
-    """What makes a method minimise `fun + g`: the proximal map of g, `s` the step size."""
+    """How a method minimises `fun + g`: by the proximal map of g. `s` is the step size."""
 
     step_size: Callable[[Tree], Array]  # theta -> s, of the last step
     prox: Callable[[Tree, Tree, Array], Tree]  # (z, theta, s) -> argmin_y g(y) + |y - z|^2 / 2s
 
 
 class Method(NamedTuple):
-    """A solver bound to a problem: pure functions of explicit arguments.
+    """One step of a solver on one problem, as pure functions of explicit arguments.
 
     One step is `update(state, evaluate(state, theta, x).needed, theta, t, x)`. Evaluation and
-    update are apart because a derivative rule may give the evaluation a cheaper pullback.
+    update are separate functions because a derivative rule may differentiate the evaluation (a
+    gradient) by a cheaper pullback than that of plain reverse mode, see `derive/curvature.py`.
     """
 
     init: Callable[[Tree, Tree], Tree]  # (y0, theta) -> state
@@ -105,8 +119,8 @@ class Method(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """A solve as the solvers and the adjoints see it.
+class InnerProblem:
+    """What a solve is to find, as solvers and adjoints see it.
 
     `evaluate(y, theta, x)` is the gradient (argmin; for complex leaves its conjugate, along which
     the function ascends), the function (root), or the map (fixed point).
@@ -137,12 +151,16 @@ class Problem:
 class Composite:
     """A minimum of `smooth + g`, which is where `(y - prox(y - s grad)) / s` is zero."""
 
-    smooth: Problem
+    smooth: InnerProblem
     proximal: Proximal
 
 
-class Steps(NamedTuple):
-    """The loop of a solver, one step at a time; a tolerance is the loop's affair, not a rule's."""
+class SolverSteps(NamedTuple):
+    """The loop of a solver, one step at a time.
+
+    With a tolerance the carry also says whether the loop is done; a step after that changes nothing.
+    So an adjoint may run all `num_steps` in a loop of fixed length, and needs to know of no tolerance.
+    """
 
     begin: Callable[[Tree, Tree], Tree]  # (y0, theta) -> carry
     step: Callable[[Tree, Tree, Tree], Tree]  # (carry, theta, (number, x)) -> carry
@@ -157,9 +175,9 @@ class Steps(NamedTuple):
 
 
 class Tilted(NamedTuple):
-    """An argmin of `fun(y, theta) + Re sum(q y)`, by the solver of another.
+    """An argmin of `fun(y, theta) + Re sum(q y)`, by the solver of the argmin of `fun`.
 
-    Or its continuation to complex `y`: a zero of `d fun / dy + q`, neither minimum nor maximum.
+    Continued to complex `y`, it is a zero of `d fun / dy + q`, which is neither minimum nor maximum.
     """
 
     energy: Callable[[Tree, Tree], Array]  # (y, theta) -> fun without the tilt
@@ -171,18 +189,29 @@ class Primal(NamedTuple):
     """The computation whose derivative an adjoint makes."""
 
     run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
-    steps: Steps | None  # where the solver shows them
+    steps: SolverSteps | None  # the same computation step by step; None for a callable solver
     name: str  # of the solver, for messages
     settings: Tree  # like theta, with booleans: what a setting of the solver reads
-    # (y, theta, continued) -> an argmin tilted, traced anew at leaves like those of `y`.
-    tilted: Callable[[Tree, Tree, bool], Tilted]
+    # (y, theta, continued) -> the same argmin tilted, traced anew at leaves like those of `y`;
+    # None where the computation is a tilted one already.
+    tilted: Callable[[Tree, Tree, bool], Tilted] | None = None
 
 
-class Alarm(NamedTuple):
-    """What only a reverse pass knows: it is given zeros, and these are their cotangents."""
+class PullbackReport(NamedTuple):
+    """What only a reverse pass knows about itself.
+
+    Nothing leaves a reverse pass but cotangents. So a rule is handed zeros in this form, and its
+    reverse pass returns what it has to say as their cotangents: who wants to read the report
+    differentiates with respect to these zeros, too.
+    """
 
     issues: Array  # [] floating, a `tk.Issue` bit mask
     gradient_evals: Array  # [] floating, inner gradients that the reverse pass took
+
+    @classmethod
+    def zeros(cls) -> PullbackReport:
+        """What to hand to `differentiable`."""
+        return cls(jnp.zeros(()), jnp.zeros(()))
 
 
 class LinearSolver(Protocol):
@@ -211,11 +240,41 @@ class Preconditioner(Protocol):
 class Solver(Protocol):
     """A solver that shows its steps; any callable `(fun, y0, theta) -> Solution` also serves."""
 
-    def bind(self, problem: Problem) -> Method: ...
+    def bind(self, problem: InnerProblem) -> Method:
+        """One step on `problem`; refuses a kind of problem that the solver does not solve."""
+        ...
 
 
 class Adjoint(Protocol):
-    """A derivative rule of a solve: same value, another derivative."""
+    """A derivative rule of a solve: same value, another derivative.
+
+    A class with these three members is a rule; it need not inherit from anything. This one has the
+    derivative of one gradient step at the solution:
+
+        class GradientStep:
+            presumes_solution = True
+
+            def differentiable(self, problem, primal):
+                def run(y0, theta, xs):
+                    y, steps = primal.run(*jax.lax.stop_gradient((y0, theta, xs)))
+                    slope = problem.evaluate(y, theta, None)
+                    moved = jax.tree.map(lambda a, g: a - 0.1 * g, y, slope)
+                    return toolkit.tree.graft(y, moved), steps  # value of y, derivative of moved
+
+                return run
+
+            def hvp_evals(self, steps, hyperparameters):
+                return 1
+
+    What a rule may have besides; where it is missing, the default holds:
+
+    | member | default | meaning |
+    |---|---|---|
+    | `forward_mode` | True | `jax.jvp` passes through the rule |
+    | `needs_no_run` | False | `primal.run` is called for its value only, which may be handed in ready |
+    | `needs_objective` | False | the rule reads `problem.objective`: it serves no bare equation |
+    | a third argument of `differentiable`, `report=None` | none | a `PullbackReport`, see there |
+    """
 
     @property
     def presumes_solution(self) -> bool:
@@ -223,9 +282,9 @@ class Adjoint(Protocol):
         ...
 
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
-        """`primal.run` with this rule's derivative."""
+        """`primal.run`, `(y0, theta, xs) -> (y, steps made)`, with this rule's derivative."""
         ...
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:

@@ -10,7 +10,7 @@ from jax import Array
 from toolkit.adjoint.requirements import require_steps
 from toolkit.derive.tangents import forward_rule
 from toolkit.errors.readable import readable
-from toolkit.types import Primal, Problem, Tree
+from toolkit.types import InnerProblem, Primal, Tree
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Forward:
         return False
 
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the derivative of its steps, carried forward."""
         require_steps("Forward", primal)

@@ -16,9 +16,9 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.derive.linear_system import linearise, require_linear_solver, solve
+from toolkit.derive.linearised_system import linearise, require_linear_solver, solve
 from toolkit.errors.readable import readable
-from toolkit.types import LinearInfo, LinearSolver, Primal, Problem, Tree
+from toolkit.types import InnerProblem, LinearInfo, LinearSolver, Primal, Tree
 
 
 class Pullback(NamedTuple):
@@ -68,8 +68,13 @@ class Implicit:
         """True: away from a solution this derivative is that of no computation."""
         return True
 
+    @property
+    def needs_no_run(self) -> bool:
+        """True: the derivative depends on the solution alone."""
+        return True
+
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the implicit derivative."""
 
@@ -100,7 +105,7 @@ class Implicit:
         return run
 
     def pullback(
-        self, problem: Problem, y: Tree, theta: Tree, y_bar: Tree, v0: Tree | None = None
+        self, problem: InnerProblem, y: Tree, theta: Tree, y_bar: Tree, v0: Tree | None = None
     ) -> Pullback:
         """`theta_bar = -F_theta' v` with `F_y' v = y_bar`, and how the linear solve went.
 
@@ -127,7 +132,7 @@ class Implicit:
         """One product with `F_theta`; the linear solver's own are in `LinearInfo.steps`."""
         return 0 * steps + 1
 
-    def _tangent(self, problem: Problem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
+    def _tangent(self, problem: InnerProblem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
         """`-F_y^{-1} F_theta theta_dot`."""
         is_zero = jax.tree.map(tree.is_zero_tangent, theta_dot)
         if all(jax.tree.leaves(is_zero)):

@@ -14,10 +14,9 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
-from toolkit.adjoint.watched import Watched
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.errors.readable import readable
-from toolkit.types import Alarm, Issue, Primal, Problem, Tilted, Tree
+from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
 
 Scheme = Literal["one_sided", "centered", "holomorphic"]
 SCHEMES = ("one_sided", "centered", "holomorphic")
@@ -112,20 +111,20 @@ class Nudged:
         """True: the derivative in `b` is taken at a solution."""
         return True
 
+    @property
+    def forward_mode(self) -> bool:
+        """False: a cotangent is what it nudges with."""
+        return False
+
+    @property
+    def needs_no_run(self) -> bool:
+        """True: the nudged solves start from the solution, however that was found."""
+        return True
+
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal, report: PullbackReport | None = None
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
-        """`primal.run` with the pullback from nudged solves."""
-        return self.alarmed(problem, primal, Alarm(jnp.zeros(()), jnp.zeros(())))
-
-    def watched(self, alarm: Alarm) -> Watched:
-        """This rule, which reports on its nudged solves in the cotangent of `alarm`."""
-        return Watched(self, alarm)
-
-    def alarmed(
-        self, problem: Problem, primal: Primal, alarm: Alarm
-    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
-        """`differentiable`, with the report as the cotangent of `alarm`."""
+        """`primal.run` with the pullback from nudged solves, of which `report` tells."""
         if problem.composite is not None:
             raise ValueError(
                 "`solver` must minimise a smooth function under Nudged, which tilts it: got "
@@ -142,11 +141,13 @@ class Nudged:
             constant = tree.stop_gradient((y0, theta, None))
             y, steps = tree.stop_gradient(primal.run(*constant))
             start = _complex(y) if self.scheme == "holomorphic" else y
+            assert primal.tilted is not None  # it is no nudged solve itself
             tilted = primal.tilted(start, theta, self.scheme == "holomorphic")
             theta = refuse_forward_mode(tilted.theta, _NO_FORWARD_MODE)
             # An argument, not a closure: it may be traced.
             beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
-            return _at_solution(self, tilted)(y, theta, beta, alarm), steps
+            zeros = PullbackReport.zeros() if report is None else report
+            return _at_solution(self, tilted)(y, theta, beta, zeros), steps
 
         return run
 
@@ -176,23 +177,25 @@ def _circle(rule: Nudged) -> Circle:
     return Circle(jnp.asarray(nudges), jnp.asarray(counts * nudges.conj() / N), 0.0)
 
 
-def _at_solution(rule: Nudged, tilted: Tilted) -> Callable[[Tree, Tree, Array, Alarm], Tree]:
-    """`(y, theta, beta, alarm) -> y`, with the rule's pullback."""
+def _at_solution(
+    rule: Nudged, tilted: Tilted
+) -> Callable[[Tree, Tree, Array, PullbackReport], Tree]:
+    """`(y, theta, beta, report) -> y`, with the rule's pullback."""
 
     @jax.custom_vjp
-    def at_solution(y: Tree, theta: Tree, beta: Array, alarm: Alarm) -> Tree:
+    def at_solution(y: Tree, theta: Tree, beta: Array, report: PullbackReport) -> Tree:
         return y
 
     def forward(*primals: Any) -> tuple[Tree, Tree]:
-        (y, theta, beta, alarm), (_, wanted, *_) = tree.values_and_wanted(primals)
+        (y, theta, beta, report), (_, wanted, *_) = tree.values_and_wanted(primals)
         y, theta = refuse_derivatives((y, theta), _NO_SECOND_ORDER)
-        return y, (y, tree.select(theta, wanted), beta, alarm)
+        return y, (y, tree.select(theta, wanted), beta, report)
 
-    def backward(residuals: Tree, y_bar: Tree) -> tuple[None, Tree, None, Alarm]:
-        y, (wanted, constant), beta, alarm = residuals
+    def backward(residuals: Tree, y_bar: Tree) -> tuple[None, Tree, None, PullbackReport]:
+        y, (wanted, constant), beta, report = residuals
         q = refuse_derivatives(tree.written_out(y_bar, y), _NO_SECOND_ORDER)
         theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
-        said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, alarm)
+        said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, report)
         return None, theta_bar, None, said
 
     at_solution.defvjp(forward, backward, symbolic_zeros=True)
@@ -201,7 +204,7 @@ def _at_solution(rule: Nudged, tilted: Tilted) -> Callable[[Tree, Tree, Array, A
 
 def _pullback(
     rule: Nudged, tilted: Tilted, y: Tree, wanted: Tree, constant: Tree, beta: Array, q: Tree
-) -> tuple[Tree, Alarm]:
+) -> tuple[Tree, PullbackReport]:
     """The cotangent of the leaves of theta in `wanted`, and what is to be said of it."""
     circle, size = _circle(rule), tree.norm(q)
     landscape = Landscape(tilted, tree.merge(wanted, constant), rule.scheme == "holomorphic")
@@ -238,10 +241,10 @@ def _pullback(
     issues = jnp.where(unanswered <= ANSWERED, 0, int(Issue.INNER_NOT_CONVERGED))
     issues |= jnp.where(jnp.isfinite(unanswered), 0, int(Issue.NOT_FINITE))
     issues |= jnp.where(jnp.any(visits.descends), int(Issue.NEGATIVE_CURVATURE), 0)
-    return theta_bar, Alarm(jnp.where(zero, 0, issues), jnp.sum(visits.gradient_evals) + 1)
+    return theta_bar, PullbackReport(jnp.where(zero, 0, issues), jnp.sum(visits.gradient_evals) + 1)
 
 
-class Place(NamedTuple):
+class EnergyPoint(NamedTuple):
     """A point and the slope of the energy there, without tilt."""
 
     y: Tree
@@ -265,12 +268,12 @@ class Landscape:
     theta: Tree
     continued: bool
 
-    def at(self, y: Tree) -> Place:
+    def at(self, y: Tree) -> EnergyPoint:
         """`y`, with the direction of ascent there; of a continued energy, the derivative."""
         slope = jax.grad(lambda y: jnp.real(self.tilted.energy(y, self.theta)))(y)
-        return Place(y, slope if self.continued else tree.conj(slope))
+        return EnergyPoint(y, slope if self.continued else tree.conj(slope))
 
-    def residual(self, place: Place, tilt: Tree) -> Array:
+    def residual(self, place: EnergyPoint, tilt: Tree) -> Array:
         """2-norm of what is zero at a tilted solution."""
         if not self.continued:
             return tree.norm(jax.tree.map(jnp.add, place.slope, tree.conj(tilt)))
@@ -280,7 +283,7 @@ class Landscape:
         by_imaginary = jax.tree.map(lambda v, q: 1j * v + q, of_imaginary, tilt)
         return jnp.maximum(tree.norm(by_real), tree.norm(by_imaginary))
 
-    def judge(self, free: Place, y: Tree, tilt: Tree, steps: Array) -> Visit:
+    def judge(self, free: EnergyPoint, y: Tree, tilt: Tree, steps: Array) -> Visit:
         """How the nudged solution `y` belongs to the free one."""
         nudged = self.at(y)
         middle = self.at(jax.tree.map(lambda a, b: (a + b) / 2, free.y, y))

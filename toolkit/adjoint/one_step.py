@@ -9,7 +9,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
-from toolkit.types import Primal, Problem, Tree
+from toolkit.types import InnerProblem, Primal, Tree
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class OneStep:
         return True
 
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the derivative of one more step."""
         if primal.steps is not None and primal.steps.loops_on_data:

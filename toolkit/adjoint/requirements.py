@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.types import Primal, Steps, Tree
+from toolkit.types import Primal, SolverSteps, Tree
 
 
 def require_one_objective(rule: str, xs: Tree) -> None:
@@ -14,7 +14,7 @@ def require_one_objective(rule: str, xs: Tree) -> None:
         )
 
 
-def require_steps(rule: str, primal: Primal) -> Steps:
+def require_steps(rule: str, primal: Primal) -> SolverSteps:
     """The solver's steps; refuse a solver that does not show them."""
     if primal.steps is None:
         raise ValueError(
@@ -24,7 +24,7 @@ def require_steps(rule: str, primal: Primal) -> Steps:
     return primal.steps
 
 
-def require_steps_without_data_loops(rule: str, primal: Primal) -> Steps:
+def require_steps_without_data_loops(rule: str, primal: Primal) -> SolverSteps:
     """The solver's steps; refuse those that reverse mode cannot cross."""
     steps = require_steps(rule, primal)
     if steps.loops_on_data:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jax import Array
 
 from toolkit import tree
-from toolkit.types import Primal, Problem, Tree
+from toolkit.types import InnerProblem, Primal, Tree
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,13 @@ class Stopped:
         """False: zero whatever the steps were."""
         return False
 
+    @property
+    def needs_no_run(self) -> bool:
+        """True: there is no derivative to make."""
+        return True
+
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with derivative zero."""
 

@@ -13,7 +13,7 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_steps_without_data_loops
 from toolkit.derive.replay import replayed_scan
 from toolkit.errors.readable import readable
-from toolkit.types import Primal, Problem, Steps, Tree
+from toolkit.types import InnerProblem, Primal, SolverSteps, Tree
 
 _REFUSAL = (
     "Truncated() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
@@ -56,8 +56,13 @@ class Truncated:
         """False: defined by the steps that were made."""
         return False
 
+    @property
+    def forward_mode(self) -> bool:
+        """False: the reverse pass is a rule of its own."""
+        return False
+
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the derivative of its last steps."""
         steps = require_steps_without_data_loops("Truncated", primal)
@@ -88,7 +93,7 @@ class Truncated:
         return jnp.minimum(steps, self.num_steps)
 
 
-def _after(steps: Steps, count: int | Array, y0: Tree, theta: Tree, xs: Tree) -> Tree:
+def _after(steps: SolverSteps, count: int | Array, y0: Tree, theta: Tree, xs: Tree) -> Tree:
     """The carry after the first `count` steps."""
 
     def advance(t: Array, carry: Tree) -> Tree:

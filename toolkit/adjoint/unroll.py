@@ -19,7 +19,7 @@ from toolkit.derive.replay import (
     written_out,
 )
 from toolkit.errors.readable import readable
-from toolkit.types import Primal, Problem, Tree
+from toolkit.types import InnerProblem, Primal, Tree
 
 REFUSAL = (
     "Unroll() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
@@ -75,7 +75,7 @@ class Unroll:
         return False
 
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the derivative of its steps."""
         if self.forward_mode:

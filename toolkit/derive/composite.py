@@ -7,10 +7,10 @@ import dataclasses
 import jax
 
 from toolkit import tree
-from toolkit.types import Composite, Problem, Proximal, Tree
+from toolkit.types import Composite, InnerProblem, Proximal, Tree
 
 
-def composite_problem(smooth: Problem, proximal: Proximal) -> Problem:
+def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
     """`argmin fun + g` as the root of the prox-gradient mapping.
 
     `G(y) = (y - prox(y - s grad fun(y))) / s`, the gradient where there is no g. Its zeros do not

@@ -8,10 +8,10 @@ import jax
 
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
-from toolkit.types import Problem, Tree
+from toolkit.types import InnerProblem, Tree
 
 
-def forward_over_reverse(problem: Problem) -> Problem:
+def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
     """`problem` with a cheaper pullback of its gradient; itself when it has no objective.
 
     `d/d(y, theta) <grad_y f(y, theta), u> = d/de grad_{y, theta} f(y + e u, theta)`: one tangent

@@ -26,7 +26,7 @@ from toolkit.linear.judge import (
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
-class _State(NamedTuple):
+class _BiCGStabState(NamedTuple):
     x: Tree
     r: Tree
     p: Tree
@@ -76,12 +76,12 @@ class BiCGStab:
         shadow, dot = r, optax.tree.vdot
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
         target = self.tol * tree.norm(b)
-        first = _State(x, r, r, dot(shadow, r), *counters(r))
+        first = _BiCGStabState(x, r, r, dot(shadow, r), *counters(r))
 
-        def unfinished(s: _State) -> Array:
+        def unfinished(s: _BiCGStabState) -> Array:
             return (s.steps < self.max_steps) & (tree.norm(s.r) > target) & ~s.broken
 
-        def step(s: _State) -> _State:
+        def step(s: _BiCGStabState) -> _BiCGStabState:
             toward = inverse(s.p)
             ap = matvec(toward)
             denominator = dot(shadow, ap)
@@ -96,7 +96,7 @@ class BiCGStab:
             beta = _divide(rho, s.rho) * _divide(alpha, omega)
             p = add_scaled(r, beta, add_scaled(s.p, -omega, ap))
             broken = (denominator == 0) | (omega == 0)
-            return _State(x, r, p, rho, s.steps + 1, broken)
+            return _BiCGStabState(x, r, p, rho, s.steps + 1, broken)
 
         last = jax.lax.while_loop(unfinished, step, first)
         return judge(matvec, b, last.x, last.steps, self.tol, products=made + 2 * last.steps)

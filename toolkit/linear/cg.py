@@ -26,7 +26,7 @@ from toolkit.linear.judge import (
 from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
-class _State(NamedTuple):
+class _CGState(NamedTuple):
     """Between two products: with a search direction, or with x where the residual is computed anew."""
 
     x: Tree
@@ -93,13 +93,13 @@ class CG:
             r = _difference(b, matvec(x))
             norm = _norm(r)
 
-        def advance(s: _State) -> _State:
+        def advance(s: _CGState) -> _CGState:
             return self._advance(s, matvec, inverse, b, target)
 
         z, (zero, no) = inverse(r), counters(r)
         met = self._met(norm, zero, target)
         v, rz = tree.where(met, x, z), real_dot(r, z)
-        first = _State(x, r, v, norm, rz, norm, zero, zero, met, no, no)
+        first = _CGState(x, r, v, norm, rz, norm, zero, zero, met, no, no)
         last = jax.lax.while_loop(lambda s: ~s.done, advance, first)
         products = made + last.products + (0 if x0 is None else 1)
         dtype = jax.eval_shape(tree.norm, b).dtype
@@ -112,8 +112,8 @@ class CG:
         return ~((steps < self.max_steps) & (norm > target))
 
     def _advance(
-        self, s: _State, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
-    ) -> _State:
+        self, s: _CGState, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
+    ) -> _CGState:
         """A step of the recurrence, or where it has ended the residual; the only product in the program."""
         product = matvec(s.v)
         vav = real_dot(s.v, product)
@@ -129,7 +129,7 @@ class CG:
         before = jnp.where(s.checking, norm, s.before)
         met = ~s.checking & self._met(norm, steps, target)
         p = add_scaled(z, jnp.where(s.checking, 0, rz / s.rz), s.v)
-        return _State(
+        return _CGState(
             x, r, tree.where(met, x, p), norm, rz, before, steps, s.products + 1, met,
             s.negative | (~s.checking & (vav <= 0)),
             s.checking & ~again,

@@ -13,7 +13,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit, Pullback
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.solve.call import Prepared
+from toolkit.solve.call import SolveCall
 from toolkit.types import Tree
 
 # What is left out (directions that were not looked at, how far curvature is overestimated) is of the
@@ -40,7 +40,7 @@ class ErrorEstimate(NamedTuple):
 def estimate_error(
     outer_at: Callable[[Tree, Tree], Array],
     rule: Implicit,
-    prepared: Prepared,
+    call: SolveCall,
     y: Tree,
     pulled: Pullback,
     gradient: Tree,
@@ -59,7 +59,7 @@ def estimate_error(
 
     Cost: one product with `F_y`, one gradient of L.
     """
-    problem, operands = forward_over_reverse(prepared.problem), prepared.operands
+    problem, operands = forward_over_reverse(call.problem), call.operands
     v, g, real = pulled.solution, pulled.residual, tree.as_real(y)
 
     def lagrangian(real: Tree, inexact: Tree) -> Array:

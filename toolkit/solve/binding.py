@@ -1,4 +1,8 @@
-"""A solver bound to a problem: its loop, with what its functions close over as explicit operands."""
+"""The third part of taking a call apart: a solver and a problem become a computation to differentiate.
+
+`bind` serves both kinds of solver: those of `tk.solver`, which show their steps, and callables of the
+user, which return a solution and keep their steps to themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,100 +18,79 @@ from toolkit.derive.composite import composite_problem
 from toolkit.derive.curvature import forward_over_reverse
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.solve.call import Operands, SolveCall, SolverClosures, first
 from toolkit.solver.iterate import as_steps
-from toolkit.types import Descent, Method, Problem, Proximal, Solution, Solver, Steps, Tree
+from toolkit.types import (
+    Descent,
+    InnerProblem,
+    Method,
+    Primal,
+    Proximal,
+    Solution,
+    Solver,
+    Tilted,
+    Tree,
+)
 
-Fun = Callable[..., Any]
-Closed = tuple[Array, ...]  # what a function closes over
-
-
-class Carried(NamedTuple):
-    """Integer, boolean and key leaves: needed, never differentiated."""
-
-    theta: Tree
-    y: Tree
-
-
-class SolverClosures(NamedTuple):
-    """What the solver's own functions close over: traced step sizes, optax hyperparameters."""
-
-    init: Closed = ()
-    update: Closed = ()
-    schedule: Closed = ()
-    step_size: Closed = ()
-    prox: Closed = ()
-
-
-class Operands(NamedTuple):
-    """All that a solution depends on, as one tree of arrays: `theta` to solvers and adjoints."""
-
-    theta: Tree  # the user's floating and complex leaves
-    carried: Carried
-    fun: Closed = ()
-    solver: SolverClosures = SolverClosures()
-    tilt: Tree = None  # q of a tilted objective `fun(y, theta) + Re <q, y>`, where there is one
-
-
-class Bound(NamedTuple):
-    """A solver's computation on one problem."""
-
-    run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, operands, xs) -> (y, steps made)
-    steps: Steps | None  # where the solver shows them
-    closures: SolverClosures  # what `run` expects in `operands.solver`
-    tol: float | None  # absolute, on the residual; None judges against the start
-    name: str
-    settings: Operands  # booleans: what a setting of the solver reads, a schedule for one
-    problem: Problem  # what the run solves: more than was asked, where the solver adds a term
+Tilt = Callable[[Tree, Tree, bool], Tilted] | None
 
 
 def bind(
     solver: Solver | Callable[..., Solution],
-    problem: Problem,
-    y: Tree,
+    problem: InnerProblem,
+    y0: Tree,
     operands: Operands,
     xs: Tree,
-) -> Bound:
-    """The loop of `solver` on `problem`, for leaves like those of the other arguments.
+    tilted: Tilt = None,
+) -> SolveCall:
+    """The call in which `solver` solves `problem`, for leaves like those of the other arguments.
+
+    What the solver's functions close over is added to the operands.
 
     Raises:
+      TypeError: the solver's `bind` returned something else than a `Method`.
       ValueError: the solver does not solve such a problem, or not with such `xs`.
     """
     if not isinstance(solver, Solver):
-        return _opaque(solver, problem, operands)
+        primal = _callable_primal(solver, problem, operands, tilted)
+        return SolveCall(problem, primal, y0, operands._replace(solver=SolverClosures()), xs, None)
     method = solver.bind(problem)
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"`solver` must have bind(problem) -> toolkit.types.Method: that of "
+            f"{type(solver).__name__} returned {type(method).__name__}."
+        )
     _check_xs(xs, method.num_steps)
-    method, closures, settings, loops_on_data = _lift_solver(method, y, operands, first(xs))
+    lifted = _lift_solver(method, y0, operands, first(xs))
+    method = lifted.method
+    # The reverse pass of a step differentiates its gradient by the cheaper product.
     replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
-    steps = as_steps(method, replayed, loops_on_data)
+    steps = as_steps(method, replayed, lifted.loops_on_data)
     if method.proximal is not None:
         problem = composite_problem(problem, method.proximal)
 
     def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
         return steps.finish(steps.run(y0, theta, xs))
 
-    return Bound(run, steps, closures, method.tol, type(solver).__name__, settings, problem)
+    primal = Primal(run, steps, type(solver).__name__, lifted.settings, tilted)
+    operands = operands._replace(solver=lifted.closures)
+    return SolveCall(problem, primal, y0, operands, xs, method.tol)
 
 
-def first(xs: Tree) -> Tree:
-    """What the first step sees of the per-step inputs."""
-    for leaf in jax.tree.leaves(xs):
-        if not getattr(leaf, "shape", ()) or leaf.shape[0] < 1:
-            raise ValueError(
-                "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
-                f"got {tree.describe(xs)}."
-            )
-    return jax.tree.map(lambda leaf: leaf[0], xs)
+class _LiftedSolver(NamedTuple):
+    """A method whose functions close over no array any more."""
+
+    method: Method
+    closures: SolverClosures  # what they closed over, and now read from `operands.solver`
+    settings: Operands  # booleans: what a setting of the solver reads, a schedule for one
+    loops_on_data: bool  # whether an update contains a data-dependent loop
 
 
-def last(xs: Tree) -> Tree:
-    """What the last step sees of the per-step inputs."""
-    return jax.tree.map(lambda leaf: leaf[-1], xs)
+def _lift_solver(method: Method, y0: Tree, operands: Operands, x: Tree) -> _LiftedSolver:
+    """Make the closures of the solver's functions explicit.
 
-
-def _lift_solver(
-    method: Method, y0: Tree, operands: Operands, x: Tree
-) -> tuple[Method, SolverClosures, Operands, bool]:
-    """The method with its closures explicit, them, what settings read, whether a step loops on data."""
+    `evaluate` needs no lifting: it is made of the problem, whose closures are explicit already.
+    """
     number = jnp.asarray(0, jnp.int32)
     begin = lift(method.init, y0, operands)
     needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
@@ -131,17 +114,23 @@ def _lift_solver(
         prox = lift(method.proximal.prox, y0, operands, step_size.shape)
         closures = closures._replace(step_size=step_size.closed, prox=prox.closed)
         method = method._replace(proximal=_lifted_proximal(step_size, prox))
-        # What the update closes over is also the proximal map's, which is no setting.
+        # What the update closes over is also the proximal map's, which is part of the problem and no
+        # setting of the solver. Only the closures of the step size count as settings here.
         settings = _settings(step_size.reads[0], closures)
         others = jax.tree.map(lambda _: False, closures)
         settings = settings._replace(solver=others._replace(step_size=settings.solver.step_size))
     else:
-        settings = _settings(jax.tree.map(lambda _: False, operands), closures)
-    return method, closures, settings, update.loops_on_data
+        settings = _settings(_nowhere(operands), closures)
+    return _LiftedSolver(method, closures, settings, update.loops_on_data)
 
 
 def _settings(reads: Operands, closures: SolverClosures) -> Operands:
+    """Where a setting of the solver comes from: what it `reads`, and all that it closes over."""
     return reads._replace(solver=jax.tree.map(lambda _: True, closures))
+
+
+def _nowhere(operands: Operands) -> Operands:
+    return jax.tree.map(lambda _: False, operands)
 
 
 def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:
@@ -159,10 +148,13 @@ def _lifted_proximal(step_size: Lifted, prox: Lifted) -> Proximal:
 
 
 def _bare(theta: Operands) -> Operands:
+    """The operands in the structure with which the solver's functions were lifted: no closures yet."""
     return theta._replace(solver=SolverClosures())
 
 
-def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operands) -> Bound:
+def _callable_primal(
+    solver: Callable[..., Solution], problem: InnerProblem, operands: Operands, tilted: Tilt
+) -> Primal:
     """A callable solver: it is given the user's trees, and its steps are its own."""
     name = getattr(solver, "__name__", type(solver).__name__)
 
@@ -181,33 +173,38 @@ def _opaque(solver: Callable[..., Solution], problem: Problem, operands: Operand
 
         given = (fun, problem.user_y(y0, operands), problem.user_theta(operands))
         out = call_as("solver", solver, "(fun, y0, theta)", *given)
-        if not isinstance(out, Solution):
-            raise returned_by(
-                solver,
-                ValueError(
-                    f"`solver` must return tk.Solution(value, info): {name} returned "
-                    f"{type(out).__name__}."
-                ),
-            )
-        if not hasattr(out.info, "steps"):
-            raise ValueError(
-                f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "
-                f"residual): the info of {name} is {type(out.info).__name__}."
-            )
-        y = tree.split(out.value).inexact
-        check_same(f"the value of {name}", y, y0, out.value, solver)
-        steps = out.info.steps
-        if not jnp.issubdtype(getattr(steps, "dtype", type(steps)), jnp.integer) or jnp.shape(
-            steps
-        ):
-            raise ValueError(
-                f"`solver` must return tk.SolveInfo with an integer `steps`: {name} returned "
-                f"{tree.describe(steps)}."
-            )
-        return y, jnp.asarray(steps, jnp.int32)
+        return _checked_solution(solver, name, out, y0)
 
-    settings = _settings(jax.tree.map(lambda _: False, operands), SolverClosures())
-    return Bound(run, None, SolverClosures(), None, name, settings, problem)
+    settings = _settings(_nowhere(operands), SolverClosures())
+    return Primal(run, None, name, settings, tilted)
+
+
+def _checked_solution(
+    solver: Callable[..., Solution], name: str, out: Any, y0: Tree
+) -> tuple[Tree, Array]:
+    """(y, steps made) of what a callable solver returned, refused where it is no such solution."""
+    if not isinstance(out, Solution):
+        raise returned_by(
+            solver,
+            ValueError(
+                f"`solver` must return tk.Solution(value, info): {name} returned "
+                f"{type(out).__name__}."
+            ),
+        )
+    if not hasattr(out.info, "steps"):
+        raise ValueError(
+            f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "
+            f"residual): the info of {name} is {type(out.info).__name__}."
+        )
+    y = tree.split(out.value).inexact
+    check_same(f"the value of {name}", y, y0, out.value, solver)
+    steps = out.info.steps
+    if not jnp.issubdtype(getattr(steps, "dtype", type(steps)), jnp.integer) or jnp.shape(steps):
+        raise ValueError(
+            f"`solver` must return tk.SolveInfo with an integer `steps`: {name} returned "
+            f"{tree.describe(steps)}."
+        )
+    return y, jnp.asarray(steps, jnp.int32)
 
 
 def check_same(what: str, got: Tree, expected: Tree, shown: Tree, by: Callable) -> None:

@@ -1,39 +1,66 @@
-"""One call of a solve, taken apart: leaves partitioned, closures explicit, the solver bound.
+"""One call of a solve, taken apart: what do solvers and adjoints work on?
 
-What the user wrote goes in; what solvers and adjoints work on comes out. A problem is known to them
-as functions of `(y, operands, x)`, where `operands` holds everything else that the solution depends
-on, so that a derivative rule sees all of it.
+The user calls `solve(y0, theta, xs)` with trees that hold anything, and with functions that close over
+arrays. JAX differentiates, lifts and transposes functions of explicit arrays. Between the two stands
+this struct. It is filled in three files, to be read in this order:
+
+1. here: `Operands`, all arrays that a solution depends on, and `SolveCall`, the whole call;
+2. `preparation.py`: the user's trees become `y` and `Operands`, the user's `fun` an `InnerProblem`;
+3. `binding.py`: the solver and that problem become a `Primal`, the computation to be differentiated.
+
+`toolkit/types.py` has a table of who hands what to whom.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from toolkit import linear, tree
-from toolkit.errors.readable import call_as, returned_by
-from toolkit.jaxprs.lift import Lifted, lift, traced_once
-from toolkit.solve.binding import Carried, Fun, Operands, bind, check_same, first
-from toolkit.solve.tilting import continue_and_tilt, tilt
-from toolkit.types import Kind, Primal, Problem, Solution, Solver, Tilted, Tree
+from toolkit import tree
+from toolkit.types import InnerProblem, Primal, Tree
 
-_NAMES = inspect.Signature(
-    [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        for name in ("y", "operands", "x")
-    ]
-)
+Fun = Callable[..., Any]
+Closed = tuple[Array, ...]  # what a function closes over
 
 
-class Prepared(NamedTuple):
-    """A solve, ready for an adjoint."""
+class CarriedLeaves(NamedTuple):
+    """Integer, boolean and key leaves: needed, never differentiated."""
 
-    problem: Problem
+    theta: Tree
+    y: Tree
+
+
+class SolverClosures(NamedTuple):
+    """What the solver's own functions close over: traced step sizes, optax hyperparameters."""
+
+    init: Closed = ()
+    update: Closed = ()
+    schedule: Closed = ()
+    step_size: Closed = ()
+    prox: Closed = ()
+
+
+class Operands(NamedTuple):
+    """All that a solution depends on, as one tree of arrays: `theta` to solvers and adjoints.
+
+    A derivative rule has derivatives for its arguments only. An array that is missing here would be
+    a constant to every rule, silently; so what functions close over is lifted into this tree.
+    """
+
+    theta: Tree  # the user's floating and complex leaves
+    carried: CarriedLeaves
+    fun: Closed = ()
+    solver: SolverClosures = SolverClosures()
+    tilt: Tree = None  # q of a tilted objective `fun(y, theta) + Re <q, y>`, where there is one
+
+
+class SolveCall(NamedTuple):
+    """One call of a solve, ready for an adjoint: `differentiable(problem, primal)(y0, operands, xs)`."""
+
+    problem: InnerProblem  # what the solver solves: more than was asked, where it adds a term
     primal: Primal
     y0: Tree  # floating and complex leaves
     operands: Operands
@@ -41,168 +68,17 @@ class Prepared(NamedTuple):
     tol: float | None  # absolute, on the residual; None judges against the start
 
 
-class _Partition(NamedTuple):
-    """The user's trees and the way back to them."""
-
-    y: Tree
-    operands: Operands
-    user_y: Callable[[Tree, Operands], Tree]
-    user_theta: Callable[[Operands], Tree]
-
-
-def prepare(
-    kind: Kind,
-    fun: Fun,
-    solver: Solver | Callable[..., Solution],
-    has_aux: bool,
-    y0: Tree,
-    theta: Tree,
-    xs: Tree,
-) -> Prepared:
-    """Take a call apart. Traces `fun` once.
-
-    Raises:
-      ValueError: `y0`, `xs`, or what `fun` returns is not what the kind of solve needs.
-    """
-    parts = _partition(y0, theta)
-    flat = _flat(kind, fun, has_aux, parts, xs is not None)
-    parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
-    y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
-    evaluate, objective = _evaluations(kind, lifted)
-    default = linear.choose(y, symmetric=kind == "argmin")
-    problem = Problem(kind, evaluate, objective, parts.user_y, parts.user_theta, default)
-    bound = bind(solver, problem, y, operands, xs)
-
-    def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
-        if continued:
-            return continue_and_tilt(flat, solver, problem, y, operands)
-        return tilt(solver, problem, y, operands)
-
-    primal = Primal(bound.run, bound.steps, bound.name, bound.settings, tilted)
-    operands = operands._replace(solver=bound.closures)
-    return Prepared(bound.problem, primal, y, operands, xs, bound.tol)
+def first(xs: Tree) -> Tree:
+    """What the first step sees of the per-step inputs."""
+    for leaf in jax.tree.leaves(xs):
+        if not getattr(leaf, "shape", ()) or leaf.shape[0] < 1:
+            raise ValueError(
+                "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
+                f"got {tree.describe(xs)}."
+            )
+    return jax.tree.map(lambda leaf: leaf[0], xs)
 
 
-def _partition(y0: Tree, theta: Tree) -> _Partition:
-    y, theta = tree.split(y0), tree.split(theta)
-    if not jax.tree.leaves(y.inexact):
-        raise ValueError(
-            "`y0` must have a floating or complex leaf to solve for: got "
-            f"{tree.describe(y0)}; integers are carried, use .astype(float)."
-        )
-
-    def user_y(inexact: Tree, operands: Operands) -> Tree:
-        return tree.merge(inexact, operands.carried.y, y.static)
-
-    def user_theta(operands: Operands) -> Tree:
-        return tree.merge(operands.theta, operands.carried.theta, theta.static)
-
-    operands = Operands(theta.inexact, Carried(theta.arrays, y.arrays))
-    return _Partition(y.inexact, operands, user_y, user_theta)
-
-
-def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
-    """`fun` of partitioned arguments, without its aux."""
-
-    expected = "(y, theta, x)" if takes_x else "(y, theta)"
-
-    def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
-        args = (parts.user_y(y, operands), parts.user_theta(operands))
-        out = call_as("fun", fun, expected, *args, *([x] if takes_x else []))
-        if has_aux:
-            out = _without_aux(fun, out)
-        if kind == "argmin":
-            return _one_array(fun, out)
-        return _like_y(fun, out, args[0], y)
-
-    # JAX's messages then name the user's function, and `y['w']` in place of `args[0]['w']`.
-    flat.__signature__, flat.__wrapped__ = _NAMES, fun  # type: ignore[attr-defined]
-    return flat
-
-
-def _lift_fun(
-    kind: Kind, flat: Fun, parts: _Partition, xs: Tree
-) -> tuple[_Partition, Tree, Lifted]:
-    """`flat` lifted, its result checked; and all of one device's kind."""
-    lifted = lift(flat, parts.y, parts.operands, first(xs), arrange=True)
-    if kind == "argmin":
-        _check_scalar(flat, lifted.shape)
-    axes = tree.varying_axes(lifted.shape)
-    if axes - tree.varying_axes(parts.y):
-        # Inside shard_map each device solves a problem of its own. A start that all devices share
-        # would make JAX sum the gradients of all their problems, silently.
-        y, operands, xs = tree.vary((parts.y, parts.operands, xs), axes)
-        parts = parts._replace(y=y, operands=operands)
-        lifted = lift(flat, y, operands, first(xs), arrange=True)
-        lifted = lifted._replace(closed=tree.vary(lifted.closed, axes))
-    return parts, xs, lifted
-
-
-def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]:
-    """(evaluate, objective) of a problem, from its lifted function."""
-
-    def fun(y: Tree, operands: Operands, x: Tree) -> Any:
-        bare = Operands(operands.theta, operands.carried)
-        return lifted.call(operands.fun, y, bare, x)
-
-    if kind != "argmin":
-        return fun, None
-
-    def objective(y: Tree, operands: Operands, x: Tree) -> Array:
-        value = fun(y, operands, x)
-        if operands.tilt is None:
-            return value
-        return value + jnp.real(tree.pairing(operands.tilt, y)).astype(value.dtype)
-
-    # For complex leaves JAX's gradient is the conjugate of the direction of ascent.
-    gradient = lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x))
-    return traced_once(gradient), objective
-
-
-def _without_aux(fun: Fun, out: Any) -> Any:
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise returned_by(
-            fun,
-            ValueError(
-                "`fun` must return a pair (value, aux) with has_aux=True: got "
-                f"{tree.describe(out)}."
-            ),
-        )
-    return out[0]
-
-
-def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
-    """The floating leaves of what a root or a map returned, checked against `y`."""
-    parts = tree.split(out)
-    if jax.tree.structure(out) != jax.tree.structure(user_y):
-        raise returned_by(
-            fun,
-            ValueError(
-                f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
-                f"{tree.describe(user_y)}."
-            ),
-        )
-    check_same("the result of `fun`", parts.inexact, y, out, fun)
-    return parts.inexact
-
-
-def _one_array(fun: Fun, out: Any) -> Any:
-    if not tree.is_numeric(out):
-        raise _not_scalar(fun, out)
-    return out
-
-
-def _check_scalar(fun: Fun, shape: Any) -> None:
-    # Not where `fun` is called: nudged holomorphically it returns a complex number, and has to.
-    if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise _not_scalar(fun, shape)
-
-
-def _not_scalar(fun: Fun, out: Any) -> ValueError:
-    return returned_by(
-        fun,
-        ValueError(
-            f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
-            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
-        ),
-    )
+def last(xs: Tree) -> Tree:
+    """What the last step sees of the per-step inputs."""
+    return jax.tree.map(lambda leaf: leaf[-1], xs)

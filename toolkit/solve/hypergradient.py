@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.solve.accuracy import ErrorEstimate, estimate_error
-from toolkit.solve.call import Prepared
+from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
-from toolkit.types import Alarm, Issue, LinearInfo, Solution, Status, Tree
+from toolkit.types import Issue, LinearInfo, PullbackReport, Solution, Status, Tree
 
 Outer = Callable[[Tree, Tree], Array]
 
@@ -112,12 +111,12 @@ def require_inexact(theta: Tree) -> None:
 def _by_pullback(
     outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
 ) -> Hypergradient:
-    prepared = solve.prepare(y0, theta)
-    problem, operands = prepared.problem, prepared.operands
-    y, steps = rule.differentiable(problem, prepared.primal)(prepared.y0, operands, None)
+    call = solve.prepare(y0, theta)
+    problem, operands = call.problem, call.operands
+    y, steps = rule.differentiable(problem, call.primal)(call.y0, operands, None)
     wanted = jax.tree.map(lambda _: False, operands)
     wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
-    warn_of_zeros("Implicit", prepared.primal, wanted)
+    warn_of_zeros("Implicit", call.primal, wanted)
 
     def outer_at(y: Tree, inexact: Tree) -> Array:
         moved = operands._replace(theta=inexact)
@@ -126,21 +125,21 @@ def _by_pullback(
     value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
     pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
     gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
-    solution = solve.conclude(prepared, y, steps)
-    estimate = estimate_error(outer_at, rule, prepared, y, pulled, gradient)
+    solution = solve.conclude(call, y, steps)
+    estimate = estimate_error(outer_at, rule, call, y, pulled, gradient)
     report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
-    tolerance = _tolerance(rule, prepared, report.inner_residual)
+    tolerance = _tolerance(rule, call, report.inner_residual)
     issues = _imprecise(estimate, tolerance * tree.norm(gradient))
     # Where a bit is set already, it says why.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
 
 
-def _tolerance(rule: Implicit, prepared: Prepared, like: Array) -> Array | float:
+def _tolerance(rule: Implicit, call: SolveCall, like: Array) -> Array | float:
     """The larger of the two that were asked for, of the solve and of the linear system."""
     default = float(jnp.finfo(like.dtype).eps) ** 0.5
-    linear = getattr(rule.linear_solver or prepared.problem.linear_solver, "tol", default)
-    return jnp.maximum(linear, default if prepared.tol is None else prepared.tol)
+    linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", default)
+    return jnp.maximum(linear, default if call.tol is None else call.tol)
 
 
 def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
@@ -173,30 +172,21 @@ def _by_reverse_mode(
 ) -> Hypergradient:
     parts = tree.split(theta)
 
-    def composed(operands: tuple[Tree, Alarm]) -> tuple[Array, Solution]:
-        inexact, alarm = operands
+    def composed(operands: tuple[Tree, PullbackReport]) -> tuple[Array, Solution]:
+        inexact, pullback_report = operands
         whole = tree.merge(inexact, parts.arrays, parts.static)
-        solution = _watched(solve, alarm)(y0, whole, xs)
+        solution = solve.reporting(pullback_report, y0, whole, xs)
         return outer_value(outer, solution.value, whole), solution
 
-    operands = (parts.inexact, Alarm(jnp.zeros(()), jnp.zeros(())))
-    (value, solution), (gradient, alarm) = _value_and_grad(composed, operands)
+    operands = (parts.inexact, PullbackReport.zeros())
+    (value, solution), (gradient, said) = _value_and_grad(composed, operands)
     report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
-    alarm = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), alarm)
+    said = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), said)
     report = report._replace(
-        status=report.status | alarm.issues,
-        gradient_evals=report.gradient_evals + alarm.gradient_evals,
+        status=report.status | said.issues,
+        gradient_evals=report.gradient_evals + said.gradient_evals,
     )
     return Hypergradient(value, gradient, solution, report)
-
-
-def _watched(solve: SolutionMap, alarm: Alarm) -> SolutionMap:
-    """`solve`, such that the cotangent of `alarm` is what its reverse pass has to say.
-
-    Only the reverse pass knows, and cotangents are all that leaves it.
-    """
-    watched = getattr(solve.adjoint, "watched", None)
-    return solve if watched is None else dataclasses.replace(solve, adjoint=watched(alarm))
 
 
 def _value_and_grad(
@@ -229,7 +219,7 @@ def _report(
     status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
     if rule.presumes_solution:
         status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
-    hvp_evals = rule.hvp_evals(info.steps, tree.size(gradient))
+    hvp_evals = jnp.asarray(rule.hvp_evals(info.steps, tree.size(gradient)))
     if linear is not None:
         # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
         unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.errors.readable import readable
-from toolkit.solve.binding import Fun, last
-from toolkit.solve.call import Prepared, prepare
-from toolkit.types import Adjoint, Kind, Solution, SolveInfo, Solver, Status, Tree
+from toolkit.solve.call import Fun, SolveCall, last
+from toolkit.solve.preparation import prepare
+from toolkit.types import Adjoint, Kind, PullbackReport, Solution, SolveInfo, Solver, Status, Tree
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,33 @@ class SolutionMap:
           theta: hyperparameters, any tree, or None.
           xs: one entry a step along each leaf's leading axis; `fun` then takes `(y, theta, x)`.
         """
-        prepared = self.prepare(y0, theta, xs)
-        run = self.adjoint.differentiable(prepared.problem, prepared.primal)
-        y, steps = run(prepared.y0, prepared.operands, prepared.xs)
-        return self.conclude(prepared, y, steps)
+        return self.reporting(None, y0, theta, xs)
 
-    def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Prepared:
+    def reporting(self, report: PullbackReport | None, y0: Tree, theta: Tree, xs: Tree) -> Solution:
+        """The solution; what its reverse pass reports are the cotangents of `report`, zeros.
+
+        A rule that reports nothing leaves these cotangents zero.
+        """
+        call = self.prepare(y0, theta, xs)
+        takes_report = report is not None and "report" in _parameters(self.adjoint.differentiable)
+        extra: dict[str, Any] = {"report": report} if takes_report else {}
+        run = self.adjoint.differentiable(call.problem, call.primal, **extra)
+        y, steps = run(call.y0, call.operands, call.xs)
+        return self.conclude(call, y, steps)
+
+    def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
         """One call, taken apart; for adjoints that are driven by hand."""
         return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
 
-    def conclude(self, prepared: Prepared, y: Tree, steps: Array) -> Solution:
+    def conclude(self, call: SolveCall, y: Tree, steps: Array) -> Solution:
         """The solution as the user sees it, judged."""
-        problem, operands, xs = prepared.problem, prepared.operands, prepared.xs
+        problem, operands, xs = call.problem, call.operands, call.xs
         value = problem.user_y(y, operands)
         aux = None
         if self.has_aux:
             args = (value, problem.user_theta(operands))
             aux = self.fun(*args)[1] if xs is None else self.fun(*args, last(xs))[1]
-        return Solution(value, _verdict(prepared, y, steps), aux)
+        return Solution(value, _verdict(call, y, steps), aux)
 
 
 @readable
@@ -131,33 +141,73 @@ def _solution_map(
 ) -> SolutionMap:
     if not callable(fun):
         raise TypeError(f"`fun` must be callable: got {type(fun).__name__}.")
-    if isinstance(solver, type) or not (isinstance(solver, Solver) or callable(solver)):
-        raise TypeError(
-            "`solver` must be one of tk.solver, such as GradientDescent(step_size=0.1, "
-            f"num_steps=100), or a callable (fun, y0, theta) -> tk.Solution: got {solver!r}."
-        )
+    _require_solver(solver)
     adjoint = Implicit() if adjoint is None else adjoint
-    if isinstance(adjoint, type) or not hasattr(adjoint, "differentiable"):
-        raise TypeError(
-            f"`adjoint` must be one of tk.adjoint, such as Implicit(): got {adjoint!r}."
-        )
+    _require_adjoint(adjoint)
     return SolutionMap(kind, fun, solver, adjoint, has_aux)
 
 
-def _verdict(prepared: Prepared, y: Tree, steps: Array) -> SolveInfo:
+def _require_solver(solver: Any) -> None:
+    """Refuse what neither shows its steps nor solves by itself."""
+    if isinstance(solver, type) or not (isinstance(solver, Solver) or callable(solver)):
+        raise TypeError(
+            "`solver` must be one of tk.solver, such as GradientDescent(step_size=0.1, "
+            "num_steps=100), an object with bind(problem) -> toolkit.types.Method, or a callable "
+            f"(fun, y0, theta) -> tk.Solution: got {solver!r}."
+        )
+    if isinstance(solver, Solver) and not callable(solver.bind):
+        raise TypeError(
+            f"`solver` must have a method bind(problem): got {type(solver).__name__}, whose `bind` "
+            f"is {solver.bind!r}."
+        )
+
+
+_ADJOINT_MEMBERS = {
+    "presumes_solution": "a bool: whether the derivative is that of an exact solution",
+    "differentiable": "a method (problem, primal) -> run, run(y0, theta, xs) -> (y, steps)",
+    "hvp_evals": "a method (steps, hyperparameters) -> the number of second-derivative products",
+}
+
+
+def _require_adjoint(adjoint: Any) -> None:
+    """Refuse what lacks a member of `toolkit.types.Adjoint`, and name that member."""
+    missing = [name for name in _ADJOINT_MEMBERS if not hasattr(adjoint, name)]
+    if isinstance(adjoint, type) or len(missing) == len(_ADJOINT_MEMBERS):
+        raise TypeError(
+            f"`adjoint` must be one of tk.adjoint, such as Implicit(): got {adjoint!r}."
+        )
+    # A `presumes_solution` that is a method would count as true, whatever it returns.
+    wrong = [
+        name
+        for name in _ADJOINT_MEMBERS
+        if name not in missing and callable(getattr(adjoint, name)) != (name != "presumes_solution")
+    ]
+    for name in (*missing, *wrong):
+        got = "lacks it" if name in missing else f"has {getattr(adjoint, name)!r}"
+        raise TypeError(
+            f"`adjoint` must have `{name}`, {_ADJOINT_MEMBERS[name]}: "
+            f"{type(adjoint).__name__} {got}."
+        )
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _verdict(call: SolveCall, y: Tree, steps: Array) -> SolveInfo:
     """Judge `y` by the residual there, recomputed; no derivative.
 
     Cost: one evaluation, and one more at `y0` without a tolerance; none if `info` is unused in
     compiled code.
     """
-    problem, xs = prepared.problem, last(prepared.xs)
-    y, y0, operands = tree.stop_gradient((y, prepared.y0, prepared.operands))
+    problem, xs = call.problem, last(call.xs)
+    y, y0, operands = tree.stop_gradient((y, call.y0, call.operands))
 
     def residual(y: Tree) -> Array:
         return tree.norm(problem.residual(y, problem.evaluate(y, operands, xs)))
 
     reached = residual(y)
-    tol: Array | float | None = prepared.tol
+    tol: Array | float | None = call.tol
     if tol is None:
         # A start without a finite residual is nothing to measure by.
         first = residual(y0)

@@ -1,7 +1,7 @@
-"""A tilted argmin, `fun(y, theta) + <q, y>`, by the solver of another: what nudging needs.
+"""A tilted argmin, `fun(y, theta) + <q, y>`, by the solver of another argmin: what nudging needs.
 
-The solver is bound and traced anew, because what its functions do with the objective (a line search)
-must see the tilt. Holomorphic nudges also need the function itself traced anew, at complex `y`.
+The solver is bound and traced anew: a line search evaluates the objective, and must see the tilt.
+Holomorphic nudges also need the function itself traced anew, at complex `y`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from jax import Array
 
 from toolkit import linear, tree
 from toolkit.jaxprs.lift import Lifted, lift
-from toolkit.solve.binding import Fun, Operands, SolverClosures, bind
-from toolkit.types import Problem, Solver, Tilted, Tree
+from toolkit.solve.binding import bind
+from toolkit.solve.call import Fun, Operands, SolverClosures
+from toolkit.types import InnerProblem, Solver, Tilted, Tree
 
 
-def tilt(solver: Any, problem: Problem, y: Tree, operands: Operands) -> Tilted:
+def tilt(solver: Any, problem: InnerProblem, y: Tree, operands: Operands) -> Tilted:
     """The argmin `problem`, tilted."""
     objective = problem.objective
     assert objective is not None  # an argmin has one
@@ -31,7 +32,7 @@ def tilt(solver: Any, problem: Problem, y: Tree, operands: Operands) -> Tilted:
 
 
 def continue_and_tilt(
-    flat: Fun, solver: Any, problem: Problem, y: Tree, operands: Operands
+    flat: Fun, solver: Any, problem: InnerProblem, y: Tree, operands: Operands
 ) -> Tilted:
     """The argmin of `flat`, continued to complex leaves `y`, tilted.
 
@@ -42,7 +43,7 @@ def continue_and_tilt(
         raise ValueError(
             "`solver` must be one of tk.solver that follows a gradient (GradientDescent, Optax, "
             f'Newton) under Nudged(scheme="holomorphic"): got the callable '
-            f'{bind(solver, problem, y, operands, None).name}; or use scheme="centered".'
+            f'{bind(solver, problem, y, operands, None).primal.name}; or use scheme="centered".'
         )
     lifted = _lift_continued(flat, y, operands)
 
@@ -50,7 +51,8 @@ def continue_and_tilt(
         return lifted.call(operands.fun, y, Operands(operands.theta, operands.carried), None)
 
     def evaluate(y: Tree, operands: Operands, x: Tree) -> Tree:
-        # Not conjugated, hence no descent of any real function: it is the derivative that vanishes.
+        # Not conjugated, as it would be for descent of a real function: what must vanish here is the
+        # complex derivative itself.
         slope = jax.grad(lambda y: jnp.real(energy(y, operands)))(y)
         return jax.tree.map(jnp.add, slope, operands.tilt)
 
@@ -63,17 +65,19 @@ def continue_and_tilt(
     return _tilted(energy, solver, continued, y, operands._replace(fun=lifted.closed))
 
 
-def _tilted(energy: Any, solver: Any, problem: Problem, y: Tree, operands: Operands) -> Tilted:
+def _tilted(energy: Any, solver: Any, problem: InnerProblem, y: Tree, operands: Operands) -> Tilted:
     operands = operands._replace(solver=SolverClosures(), tilt=jax.tree.map(jnp.zeros_like, y))
-    bound = bind(solver, problem, y, operands, None)
-    if bound.steps is not None:
+    call = bind(solver, problem, y, operands, None)
+    solve = call.primal.run
+    if call.primal.steps is not None:
 
         def run(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
-            return bound.run(y0, operands._replace(tilt=q), None)
+            return solve(y0, operands._replace(tilt=q), None)
 
-        return Tilted(energy, run, operands._replace(solver=bound.closures))
-    # A callable closes over what it likes, and a reverse pass must not meet the forward pass's tracers.
-    lifted = lift(lambda y, operands: bound.run(y, operands, None), y, operands)
+        return Tilted(energy, run, call.operands)
+    # A callable may close over arrays of the forward pass, and this is run in the reverse pass: used
+    # there they would be leaked tracers. Lifting hands them over as operands.
+    lifted = lift(lambda y, operands: solve(y, operands, None), y, operands)
 
     def run_lifted(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
         bare = operands._replace(solver=SolverClosures(), tilt=q)

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
-from toolkit.types import Evaluation, Method, Problem, Tree
+from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 class AndersonState(NamedTuple):
@@ -55,7 +55,7 @@ class Anderson:
         if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
             raise ValueError(f"`history` must be an int of at least 1: got {self.history!r}.")
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, a fixed point."""
         require_kind(self, problem.kind, ("fixed_point",), "tk.solver.Newton")
 

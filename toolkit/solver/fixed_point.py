@@ -11,7 +11,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_steps, require_tol
-from toolkit.types import Evaluation, Method, Problem, Tree
+from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 class IterationState(NamedTuple):
@@ -46,7 +46,7 @@ class FixedPointIteration:
         if isinstance(self.damping, (int, float)) and not 0 <= self.damping < 1:
             raise ValueError(f"`damping` must be in [0, 1): got {self.damping}.")
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, a fixed point."""
         require_kind(self, problem.kind, ("fixed_point",), "tk.solver.Newton")
 

@@ -21,7 +21,7 @@ from toolkit.solver.settings import (
     require_steps,
     require_tol,
 )
-from toolkit.types import Descent, Evaluation, Method, Problem, Tree
+from toolkit.types import Descent, Evaluation, InnerProblem, Method, Tree
 
 
 class DescentState(NamedTuple):
@@ -59,7 +59,7 @@ class GradientDescent:
         require_schedule("momentum", self.momentum, self.num_steps)
         require_tol(self.tol)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
         heavy_ball = not (isinstance(self.momentum, (int, float)) and self.momentum == 0)

@@ -10,7 +10,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.replay import scan
-from toolkit.types import Method, Steps, Tree
+from toolkit.types import Method, SolverSteps, Tree
 
 
 class Progress(NamedTuple):
@@ -21,10 +21,10 @@ class Progress(NamedTuple):
     done: Array  # [] bool: converged, or no longer finite
 
 
-def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> Steps:
+def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> SolverSteps:
     """The loop of `method`; `replayed` is the same method with a cheaper pullback."""
     if method.tol is None:
-        return Steps(
+        return SolverSteps(
             begin=method.init,
             step=lambda state, theta, x: _step(method, state, theta, x),
             replayed=lambda state, theta, x: _step(replayed, state, theta, x),
@@ -36,7 +36,7 @@ def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> Steps:
             loops_on_data=loops_on_data,
             descent=method.descent,
         )
-    return Steps(
+    return SolverSteps(
         begin=lambda y0, theta: _begin(method.init(y0, theta)),
         step=lambda progress, theta, x: _step_unless_done(method, progress, theta, x),
         replayed=lambda progress, theta, x: _step_unless_done(replayed, progress, theta, x),

@@ -13,7 +13,7 @@ from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.solver.optax import OptaxState
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
-from toolkit.types import Evaluation, Method, Problem, Tree
+from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LBFGS:
         require_steps("max_steps", self.max_steps)
         require_tol(self.tol)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin; complex leaves as pairs of real ones."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or Anderson")
         objective, optimizer = require_objective(self, problem), optax.lbfgs()

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from jax import Array
 
 from toolkit import tree
-from toolkit.derive.linear_system import linearise, require_linear_solver, solve
+from toolkit.derive.linearised_system import linearise, require_linear_solver, solve
 from toolkit.errors.readable import readable
 from toolkit.solver.settings import add_scaled, require_steps, require_tol
-from toolkit.types import Evaluation, LinearSolver, Method, Problem, Tree
+from toolkit.types import Evaluation, InnerProblem, LinearSolver, Method, Tree
 
 
 class NewtonState(NamedTuple):
@@ -47,7 +47,7 @@ class Newton:
         require_tol(self.tol)
         require_linear_solver(self.linear_solver)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, of any kind."""
         linear_solver = self.linear_solver or problem.linear_solver
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from toolkit.errors.readable import readable
 from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
-from toolkit.types import Evaluation, Method, Problem, Tree
+from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 class OptaxState(NamedTuple):
@@ -51,7 +51,7 @@ class Optax:
         require_steps("num_steps", self.num_steps)
         require_tol(self.tol)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
         objective, optimizer = problem.objective, self.optimizer

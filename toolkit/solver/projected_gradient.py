@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit.errors.readable import readable
 from toolkit.solver.proximal_gradient import ProximalGradient
 from toolkit.solver.settings import Schedule, require_schedule, require_steps, require_tol
-from toolkit.types import Method, Problem, Tree
+from toolkit.types import InnerProblem, Method, Tree
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ProjectedGradient:
         require_schedule("step_size", self.step_size, self.max_steps)
         require_tol(self.tol)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
 
         def prox(z: Tree, theta: Tree, step_size: Tree) -> Tree:

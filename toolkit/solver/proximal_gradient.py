@@ -22,7 +22,7 @@ from toolkit.solver.settings import (
     require_steps,
     require_tol,
 )
-from toolkit.types import Evaluation, Method, Problem, Proximal, Tree
+from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
 
 
 class ProximalState(NamedTuple):
@@ -78,7 +78,7 @@ class ProximalGradient:
         require_schedule("step_size", self.step_size, self.max_steps)
         require_tol(self.tol)
 
-    def bind(self, problem: Problem) -> Method:
+    def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.FixedPointIteration")
 

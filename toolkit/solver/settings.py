@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
-from toolkit.types import Kind, Problem, Tree
+from toolkit.types import InnerProblem, Kind, Tree
 
 Schedule = float | Array | Callable[[Tree, Array], Array]
 
@@ -25,7 +25,7 @@ def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead:
         )
 
 
-def require_objective(solver: object, problem: Problem) -> Callable:
+def require_objective(solver: object, problem: InnerProblem) -> Callable:
     """The objective; refuse a solver that evaluates it where only its gradient is meaningful."""
     if problem.objective is None:
         raise ValueError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toolkit.adjoint.reversible import grid, momentum
+from toolkit.adjoint.reversible import integer_grid, momentum
 
 UNIT = 2.0**-34  # of a velocity at the scale 1
 
@@ -23,27 +23,30 @@ def test_products_are_undone_to_the_bit(value: float, spread: float) -> None:
     kicks = jnp.asarray(random.normal(size=(steps, width)))
     plan = momentum.known_plan(momenta)
     most = int(max(plan.spills))
-    start = grid.to_grid(jnp.asarray(random.normal(size=width)) / UNIT)
+    start = integer_grid.to_grid(jnp.asarray(random.normal(size=width)) / UNIT)
     rows = momentum.no_rows(int(momentum.rows_used(plan)) + most, start)
 
     def forward(carry: tuple, entry: tuple) -> tuple:
         plan, kick = entry
         w, rows = momentum.spill(*carry, plan, most)
-        product = grid.to_float(w, kick.dtype) * (plan.scale * UNIT)
-        return (grid.add(w, grid.to_grid(kick / (plan.scale * UNIT))), rows), product
+        product = integer_grid.to_float(w, kick.dtype) * (plan.scale * UNIT)
+        return (
+            integer_grid.add(w, integer_grid.to_grid(kick / (plan.scale * UNIT))),
+            rows,
+        ), product
 
     def backward(carry: tuple, entry: tuple) -> tuple:
         plan, kick = entry
         w, rows = carry
-        w = grid.subtract(w, grid.to_grid(kick / (plan.scale * UNIT)))
+        w = integer_grid.subtract(w, integer_grid.to_grid(kick / (plan.scale * UNIT)))
         return (momentum.fetch(w, rows, plan, most), rows), None
 
     entries = (jax.tree.map(jnp.asarray, plan), kicks)
     last, products = jax.jit(lambda c: jax.lax.scan(forward, c, entries))((start, rows))
     first, _ = jax.jit(lambda c: jax.lax.scan(backward, c, entries, reverse=True)[0])(last)
-    assert grid.equal(first, start)
+    assert integer_grid.equal(first, start)
 
-    v = np.asarray(grid.to_float(start, jnp.float64)) * UNIT
+    v = np.asarray(integer_grid.to_float(start, jnp.float64)) * UNIT
     for t in range(steps):
         v = v * max(momenta[t], 2.0**-16)
         # Each earlier product and kick was rounded by a unit at most.

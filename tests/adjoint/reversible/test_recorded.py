@@ -10,8 +10,8 @@ import numpy as np
 
 import toolkit as tk
 from toolkit.adjoint.reversible import recorded
-from toolkit.adjoint.reversible.recorded import Operands, record
-from toolkit.types import Problem
+from toolkit.adjoint.reversible.recorded import ObjectiveArguments, record
+from toolkit.types import InnerProblem
 
 DATA = jax.random.normal(jax.random.key(0), (30, 40))
 Y = {"w": jax.random.normal(jax.random.key(1), (40, 20)), "b": jnp.zeros(20)}
@@ -22,10 +22,10 @@ def objective(y: dict, theta: jax.Array, x: Any) -> jax.Array:
     return jnp.sum(hidden**2 * x) + jnp.exp(theta) * jnp.sum(y["w"] ** 2)
 
 
-PROBLEM = Problem(
+PROBLEM = InnerProblem(
     "argmin", jax.grad(objective), objective, *[lambda y, t: y] * 2, tk.linear.CG(1, 1)
 )
-AT = Operands(Y, jnp.asarray(0.3), jnp.asarray(2.0))
+AT = ObjectiveArguments(Y, jnp.asarray(0.3), jnp.asarray(2.0))
 
 
 def _record(wanted: Any = (True, True)) -> recorded.Recorded:

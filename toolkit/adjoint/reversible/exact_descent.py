@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.adjoint.reversible import grid, momentum
+from toolkit.adjoint.reversible import integer_grid, momentum
 from toolkit.adjoint.reversible.momentum import Plan
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
-from toolkit.adjoint.reversible.recorded import Operands, Recorded, record
-from toolkit.types import Descent, Problem, Tree
+from toolkit.adjoint.reversible.recorded import ObjectiveArguments, Recorded, record
+from toolkit.types import Descent, InnerProblem, Tree
 
 Y_UNIT = 2.0**-40  # 9e-13
 V_UNIT = 2.0**-34  # 6e-11, at the scale 1, which is the coarsest
 
 
-class State(NamedTuple):
+class GridState(NamedTuple):
     """What the loop carries; the lists are those of `reals`."""
 
     y: list[Array]  # int64, in units of Y_UNIT
@@ -41,10 +41,10 @@ class Entry(NamedTuple):
     valid: Array  # bool: the momentum is in [0, 1]
 
 
-class Method(NamedTuple):
+class ReversibleMethod(NamedTuple):
     """The descent, and the memory to undo it."""
 
-    problem: Problem
+    problem: InnerProblem
     descent: Descent
     known: Plan | None  # where the momenta are known
     rows: int  # of memory for discarded bits
@@ -52,10 +52,10 @@ class Method(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Loop:
+class ExactDescent:
     """The steps of momentum gradient descent on the grid, and their inverses."""
 
-    method: Method
+    method: ReversibleMethod
     start: Tree  # (y, velocity), trees; the velocity is None where the solver keeps none
     # Booleans like theta and x: which cotangents are wanted; None where no step is to be undone.
     wanted: tuple[Tree, Tree] | None
@@ -76,78 +76,80 @@ class Loop:
         both = step_sizes.astype(self.dtype), momenta.astype(self.dtype)
         return tree.vary(both, tree.varying_axes(self.start))
 
-    def begin(self) -> State:
+    def begin(self) -> GridState:
         """The start on the grid, nothing discarded yet."""
         y, velocity = self.reals(self.start)
         y, velocity = [leaf / Y_UNIT for leaf in y], [leaf / V_UNIT for leaf in velocity]
-        in_range = _all([jnp.all(grid.fits(leaf)) for leaf in y + velocity])
-        y, velocity = [*map(grid.to_grid, y)], [*map(grid.to_grid, velocity)]
+        in_range = _all([jnp.all(integer_grid.fits(leaf)) for leaf in y + velocity])
+        y, velocity = [*map(integer_grid.to_grid, y)], [*map(integer_grid.to_grid, velocity)]
         count = self.method.rows + self.method.most
         keep = self.wanted is not None
         rows = [momentum.no_rows(count, leaf) if keep else None for leaf in y]
-        return State(y, velocity, rows, in_range)
+        return GridState(y, velocity, rows, in_range)
 
-    def step(self, state: State, theta: Tree, entry: Entry) -> State:
+    def step(self, state: GridState, theta: Tree, entry: Entry) -> GridState:
         """One step."""
         recorded, fits, leaves = self.gradient(state, theta, entry), [], []
         for y, velocity, rows, gradient in zip(*state[:3], recorded.gradient, strict=True):
             push = gradient * entry.push.astype(gradient.dtype)
             velocity, rows = momentum.spill(velocity, rows, entry.plan, self.method.most)
-            velocity = grid.subtract(velocity, grid.to_grid(push))
+            velocity = integer_grid.subtract(velocity, integer_grid.to_grid(push))
             move = _move(velocity, entry, push.dtype)
-            y = grid.add(y, grid.to_grid(move))
-            fit = [grid.fits(x) for x in (push, move, y, velocity)]
+            y = integer_grid.add(y, integer_grid.to_grid(move))
+            fit = [integer_grid.fits(x) for x in (push, move, y, velocity)]
             fits.append(jnp.all(functools.reduce(jnp.logical_and, fit)))
             leaves.append((y, velocity, rows))
         in_range = state.in_range & entry.valid & recorded.intact & _all(fits)
         ys, velocities, memory = ([*column] for column in zip(*leaves, strict=True))
-        return State(ys, velocities, memory, in_range)
+        return GridState(ys, velocities, memory, in_range)
 
-    def unmove(self, state: State, entry: Entry) -> State:
+    def unmove(self, state: GridState, entry: Entry) -> GridState:
         """Undo the second half of a step, the motion of `y`, to the bit."""
         ys = [
-            grid.subtract(y, grid.to_grid(_move(velocity, entry, dtype)))
+            integer_grid.subtract(y, integer_grid.to_grid(_move(velocity, entry, dtype)))
             for y, velocity, dtype in zip(state.y, state.velocity, self.dtypes, strict=True)
         ]
         return state._replace(y=ys)
 
-    def unpush(self, state: State, recorded: Recorded, entry: Entry) -> State:
+    def unpush(self, state: GridState, recorded: Recorded, entry: Entry) -> GridState:
         """Undo the first half of a step, the change of the velocity, to the bit."""
         velocities = []
         leaves = zip(state.velocity, state.rows, recorded.gradient, strict=True)
         for velocity, rows, gradient in leaves:
-            push = grid.to_grid(gradient * entry.push.astype(gradient.dtype))
-            velocity = grid.add(velocity, push)
+            push = integer_grid.to_grid(gradient * entry.push.astype(gradient.dtype))
+            velocity = integer_grid.add(velocity, push)
             velocities.append(momentum.fetch(velocity, rows, entry.plan, self.method.most))
         return state._replace(velocity=velocities, in_range=state.in_range & recorded.intact)
 
-    def is_start(self, state: State) -> Array:
+    def is_start(self, state: GridState) -> Array:
         """Whether `state` is where the loop began, to the bit."""
         first = self.begin()
         pairs = zip(state.y + state.velocity, first.y + first.velocity, strict=True)
-        return _all([grid.equal(*pair) for pair in pairs]) & state.in_range
+        return _all([integer_grid.equal(*pair) for pair in pairs]) & state.in_range
 
-    def gradient(self, state: State, theta: Tree, entry: Entry) -> Recorded:
+    def gradient(self, state: GridState, theta: Tree, entry: Entry) -> Recorded:
         """The gradient at `state`, alike in both passes."""
         number, x = entry.x
-        at = Operands(from_reals(self.y(state), self.start[0]), theta, x)
+        at = ObjectiveArguments(from_reals(self.y(state), self.start[0]), theta, x)
         return record(self.method.problem, at, self.wanted, number)
 
-    def result(self, last: State, entries: Entry) -> Tree:
+    def result(self, last: GridState, entries: Entry) -> Tree:
         """The last state as a pair of trees; NaN if the range was left."""
         scale = jnp.append(1, entries.plan.scale)[-1]
         pair = self.pair(self.y(last), self.velocity(last, scale))
         return tree.nan_unless(last.in_range, pair)
 
-    def y(self, state: State) -> list[Array]:
+    def y(self, state: GridState) -> list[Array]:
         """The iterate."""
         leaves = zip(state.y, self.dtypes, strict=True)
-        return [grid.to_float(y, dtype) * Y_UNIT for y, dtype in leaves]
+        return [integer_grid.to_float(y, dtype) * Y_UNIT for y, dtype in leaves]
 
-    def velocity(self, state: State, scale: Array) -> list[Array]:
+    def velocity(self, state: GridState, scale: Array) -> list[Array]:
         """The velocity, if this is its scale."""
         leaves = zip(state.velocity, self.dtypes, strict=True)
-        return [grid.to_float(v, dtype) * (scale * V_UNIT).astype(dtype) for v, dtype in leaves]
+        return [
+            integer_grid.to_float(v, dtype) * (scale * V_UNIT).astype(dtype) for v, dtype in leaves
+        ]
 
     @functools.cached_property
     def dtypes(self) -> list[Any]:
@@ -174,7 +176,7 @@ class Loop:
 
 
 def _move(velocity: Array, entry: Entry, dtype: Any) -> Array:
-    return grid.to_float(velocity, dtype) * entry.move.astype(dtype)
+    return integer_grid.to_float(velocity, dtype) * entry.move.astype(dtype)
 
 
 def _all(conditions: list[Array]) -> Array:

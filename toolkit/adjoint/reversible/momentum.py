@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from toolkit.adjoint.reversible import grid
+from toolkit.adjoint.reversible import integer_grid
 
 SPILLS = 2  # bytes at most a step
 SMALLEST = 2.0 ** (-8 * SPILLS)  # momentum: a smaller one, 0 too, is replaced by it
@@ -81,17 +81,17 @@ def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, A
     if rows is not None and rows.size:
         # Always written: a row not in use yet is written again by the step that fills it.
         for i in range(most):
-            byte = grid.low_byte(w, i)
+            byte = integer_grid.low_byte(w, i)
             rows = jax.lax.dynamic_update_index_in_dim(rows, byte, step.row + i, 0)
         # Never less than `spills`. XLA, which cannot know, has to write the rows before it makes
         # the new `w`, and so need not keep a copy of the old one.
         spills = jnp.minimum(spills, rows[step.row].ravel()[0].astype(spills.dtype) + most)
-    return grid.drop_bytes(w, spills), rows
+    return integer_grid.drop_bytes(w, spills), rows
 
 
 def fetch(w: Array, rows: Array, step: Plan, most: int) -> Array:
     """Undo `spill`, to the bit."""
     for i in reversed(range(most)):
         byte = jax.lax.dynamic_index_in_dim(rows, step.row + i, 0, keepdims=False)
-        w = jnp.where(i < step.spills, grid.append_byte(w, byte), w)
+        w = jnp.where(i < step.spills, integer_grid.append_byte(w, byte), w)
     return w

@@ -15,7 +15,7 @@ from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.jaxprs.names import Literal
 from toolkit.jaxprs.read import evaluate_open
 from toolkit.jaxprs.tracing import varying_axes
-from toolkit.types import Problem, Tree
+from toolkit.types import InnerProblem, Tree
 
 # Results that cost no more to make again, fused with what reads them, than to keep.
 _CHEAP = frozenset((
@@ -26,7 +26,7 @@ _CHEAP = frozenset((
 ))  # fmt: skip
 
 
-class Operands(NamedTuple):
+class ObjectiveArguments(NamedTuple):
     """What the objective is a function of."""
 
     y: Tree
@@ -44,7 +44,7 @@ class Recorded(NamedTuple):
 
 
 def record(
-    problem: Problem, at: Operands, wanted: tuple[Tree, Tree] | None, step: Array
+    problem: InnerProblem, at: ObjectiveArguments, wanted: tuple[Tree, Tree] | None, step: Array
 ) -> Recorded:
     """The gradient in `at.y`, as step number `step` of a loop.
 
@@ -92,7 +92,7 @@ def record(
 
 
 def _gradients(
-    problem: Problem, theta: Tree, x: Tree, wanted: tuple[Tree, Tree] | None
+    problem: InnerProblem, theta: Tree, x: Tree, wanted: tuple[Tree, Tree] | None
 ) -> Callable[[Tree], Tree]:
     """The map from y to the gradients in y, and in what is wanted of theta and x."""
     objective = problem.objective

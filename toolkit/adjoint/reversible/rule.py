@@ -14,12 +14,16 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.reversible import momentum
-from toolkit.adjoint.reversible.exact_descent import Entry, Loop, Method, State
+from toolkit.adjoint.reversible.exact_descent import (
+    Entry,
+    ExactDescent,
+    GridState,
+    ReversibleMethod,
+)
 from toolkit.adjoint.reversible.momentum import Plan
-from toolkit.adjoint.watched import Watched
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.errors.readable import readable
-from toolkit.types import Alarm, Descent, Issue, Primal, Problem, Steps, Tree
+from toolkit.types import Descent, InnerProblem, Issue, Primal, PullbackReport, SolverSteps, Tree
 
 _NO_FORWARD_MODE = (
     "Reversible() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
@@ -82,20 +86,20 @@ class Reversible:
         """False: exact for the iterate that was computed."""
         return False
 
+    @property
+    def forward_mode(self) -> bool:
+        """False: the reverse pass is a rule of its own."""
+        return False
+
+    @property
+    def needs_objective(self) -> bool:
+        """True: it differentiates the objective to restore states to the bit."""
+        return True
+
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal, report: PullbackReport | None = None
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
-        """The rounded steps, with their derivative."""
-        return self.alarmed(problem, primal, Alarm(jnp.zeros(()), jnp.zeros(())))
-
-    def watched(self, alarm: Alarm) -> Watched:
-        """This rule, which says in the cotangent of `alarm` whether reversal failed."""
-        return Watched(self, alarm)
-
-    def alarmed(
-        self, problem: Problem, primal: Primal, alarm: Alarm
-    ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
-        """`differentiable`, with the report as the cotangent of `alarm`."""
+        """The rounded steps, with their derivative; `report` tells whether reversal failed."""
         steps, descent = _require_descent(primal)
         known = None if descent.momenta is None else momentum.known_plan(descent.momenta)
         rows = self.rows(known, steps.num_steps)
@@ -107,9 +111,12 @@ class Reversible:
             start, theta, numbered = refuse_forward_mode(
                 (steps.begin(y0, theta), theta, numbered), _NO_FORWARD_MODE
             )
-            reported = tree.vary(alarm, tree.varying_axes(start))
-            run = _reversible(Method(problem, descent, known, rows, most))
-            return steps.finish(run(start, theta, numbered, reported))
+            zeros = PullbackReport.zeros() if report is None else report
+            # A cotangent must vary over the same device axes as its primal, and the report of each
+            # device is its own.
+            zeros = tree.vary(zeros, tree.varying_axes(start))
+            run = _reversible(ReversibleMethod(problem, descent, known, rows, most))
+            return steps.finish(run(start, theta, numbered, zeros))
 
         return run
 
@@ -126,7 +133,7 @@ class Reversible:
         return math.floor(num_steps * math.log2(1 / self.mean_momentum) / 8) + 1
 
 
-def _require_descent(primal: Primal) -> tuple[Steps, Descent]:
+def _require_descent(primal: Primal) -> tuple[SolverSteps, Descent]:
     steps = primal.steps
     if steps is None or steps.descent is None or not steps.exact:
         ends = " with a tolerance" if steps is not None and steps.descent is not None else ""
@@ -147,30 +154,30 @@ def _require_scalars(descent: Descent, theta: Tree) -> None:
             )
 
 
-def _reversible(method: Method) -> Callable[[Tree, Tree, Tree, Alarm], Tree]:
+def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, PullbackReport], Tree]:
     """The loop from a pair `(y, velocity)` of trees to another, with its reverse rule."""
 
     @jax.custom_vjp
-    def run(start: Tree, theta: Tree, xs: Tree, alarm: Alarm) -> Tree:
-        loop = Loop(method, start, None)
+    def run(start: Tree, theta: Tree, xs: Tree, report: PullbackReport) -> Tree:
+        loop = ExactDescent(method, start, None)
         return loop.result(*_run(loop, theta, xs))
 
     def forward(*primals: Any) -> tuple[Tree, Tree]:
-        (start, theta, xs, alarm), wanted = tree.values_and_wanted(primals)
+        (start, theta, xs, report), wanted = tree.values_and_wanted(primals)
         start, theta, xs = refuse_derivatives((start, theta, xs), _NO_SECOND_ORDER)
-        loop = Loop(method, start, (wanted[1], wanted[2][1]))
+        loop = ExactDescent(method, start, (wanted[1], wanted[2][1]))
         last, entries = _run(loop, theta, xs)
         parts = tree.select(theta, wanted[1]), tree.select(xs, wanted[2])
-        return loop.result(last, entries), (start, last, entries._replace(x=None), parts, alarm)
+        return loop.result(last, entries), (start, last, entries._replace(x=None), parts, report)
 
-    def backward(residuals: Tree, last_bar: Tree) -> tuple[Tree, Tree, Tree, Alarm]:
-        start, last, entries, ((wanted, constant), (xs_wanted, xs_constant)), alarm = residuals
-        loop = Loop(method, start, (tree.present(wanted), tree.present(xs_wanted[1])))
+    def backward(residuals: Tree, last_bar: Tree) -> tuple[Tree, Tree, Tree, PullbackReport]:
+        start, last, entries, ((wanted, constant), (xs_wanted, xs_constant)), report = residuals
+        loop = ExactDescent(method, start, (tree.present(wanted), tree.present(xs_wanted[1])))
         theta, xs = tree.merge(wanted, constant), tree.merge(xs_wanted, xs_constant)
         # JAX's cotangent of a complex number is the conjugate of its gradient.
         y_bar, velocity_bar = loop.reals(tree.conj(tree.written_out(last_bar, start)))
         velocity_bar = _combined(1, velocity_bar, entries.step_size[-1:].sum(), y_bar)
-        bars = Bars(y_bar, velocity_bar, jax.tree.map(jnp.zeros_like, wanted))
+        bars = Cotangents(y_bar, velocity_bar, jax.tree.map(jnp.zeros_like, wanted))
         earlier = jnp.roll(entries.step_size, 1).at[:1].set(0)
         (first, bars), (schedule_bars, x_bars) = jax.lax.scan(
             _undo(loop, theta), (last, bars), (entries._replace(x=xs), earlier), reverse=True
@@ -183,13 +190,13 @@ def _reversible(method: Method) -> Callable[[Tree, Tree, Tree, Alarm], Tree]:
         bars = tree.nan_unless(returned, (start_bar, theta_bar, (None, x_bars)))
         issues = jnp.where(last.in_range & ~returned, int(Issue.NOT_REVERSED), 0)
         spent = jnp.full_like(issues, len(entries.step_size))  # gradients that restored velocities
-        return (*bars, Alarm(*(x.astype(alarm.issues.dtype) for x in (issues, spent))))
+        return (*bars, PullbackReport(*(x.astype(report.issues.dtype) for x in (issues, spent))))
 
     run.defvjp(forward, backward, symbolic_zeros=True)
     return run
 
 
-class Bars(NamedTuple):
+class Cotangents(NamedTuple):
     """Cotangents in the reverse pass; the lists are those of `reals`."""
 
     y: list[Array]
@@ -197,20 +204,22 @@ class Bars(NamedTuple):
     theta: Tree  # where wanted
 
 
-def _run(loop: Loop, theta: Tree, xs: Tree) -> tuple[State, Entry]:
+def _run(loop: ExactDescent, theta: Tree, xs: Tree) -> tuple[GridState, Entry]:
     """The last state, and what the steps were told."""
     entries = loop.entries(theta, xs)
 
-    def step(state: State, entry: Entry) -> tuple[State, None]:
+    def step(state: GridState, entry: Entry) -> tuple[GridState, None]:
         return loop.step(state, theta, entry), None
 
     return jax.lax.scan(step, loop.begin(), entries)[0], entries
 
 
-def _undo(loop: Loop, theta: Tree) -> Callable:
+def _undo(loop: ExactDescent, theta: Tree) -> Callable:
     """One step backwards, and the cotangents through it: the body of a reversed scan."""
 
-    def undo(carry: tuple[State, Bars], slices: tuple) -> tuple[tuple[State, Bars], Tree]:
+    def undo(
+        carry: tuple[GridState, Cotangents], slices: tuple
+    ) -> tuple[tuple[GridState, Cotangents], Tree]:
         (after, bars), (entry, earlier_step_size) = carry, slices
         state = loop.unmove(after, entry)
         recorded = loop.gradient(state, theta, entry)
@@ -223,7 +232,7 @@ def _undo(loop: Loop, theta: Tree) -> Callable:
         step_size_bar = tree.pairing(bars.y, loop.velocity(after, entry.plan.scale))
         velocity = loop.velocity(before, entry.plan.earlier_scale)
         schedule_bars = step_size_bar, tree.pairing(bars.velocity, velocity)
-        return (before, Bars(y_bar, velocity_bar, theta_bar)), (schedule_bars, x_bar)
+        return (before, Cotangents(y_bar, velocity_bar, theta_bar)), (schedule_bars, x_bar)
 
     return undo
 

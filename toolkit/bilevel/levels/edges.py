@@ -13,48 +13,58 @@ import optax
 from jax import Array
 
 from toolkit import linear, tree
-from toolkit.adjoint import Implicit, Nudged, Reversible, Stopped, Truncated, Unroll
-from toolkit.solve.call import Prepared
+from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
-from toolkit.types import Adjoint, Primal, Problem, Tree
+from toolkit.types import Adjoint, InnerProblem, Primal, Tree
 
 
 def has_forward_mode(rule: Adjoint) -> bool:
     """Whether a tangent can be carried through `rule`."""
-    if isinstance(rule, Unroll):
-        return rule.forward_mode
-    return not isinstance(rule, (Truncated, Reversible, Nudged))
+    return getattr(rule, "forward_mode", True)
+
+
+def needs_objective(rule: Adjoint) -> bool:
+    """Whether `rule` serves gradients of functions only, and no other field."""
+    return getattr(rule, "needs_objective", False)
+
+
+def _needs_no_run(rule: Adjoint) -> bool:
+    """Whether `rule` calls the run for its value only."""
+    return getattr(rule, "needs_no_run", False)
 
 
 @dataclass(frozen=True)
 class Field(SolutionMap):
-    """A solve for a zero of what stands for a gradient, above edges that lead on by different rules.
+    """A solve for a zero of what stands for a gradient, above edges with different rules.
 
-    It is the gradient of no function: its derivative is not symmetric, and no product with it is a
-    derivative along a direction of a gradient in all variables. (One rule for all edges, however
-    rough, is symmetric to any order: its tangents are those of a formal power series.)
+    Where each edge below has its own rule, what stands for the gradient is the gradient of no
+    function. So its derivative is not symmetric: the linear solver must not be one for symmetric
+    systems, and the cheap Hessian-vector product (a derivative of a gradient along a direction) does
+    not apply. With one rule for all edges, however rough, the derivative is symmetric to any order.
     """
 
-    def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Prepared:
+    def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
         """One call, taken apart."""
-        prepared = super().prepare(y0, theta, xs)
+        call = super().prepare(y0, theta, xs)
         problem = replace(
-            prepared.problem,
+            call.problem,
             objective=None,
             composite=None,
-            linear_solver=linear.choose(prepared.y0, symmetric=False),
+            linear_solver=linear.choose(call.y0, symmetric=False),
         )
-        primal, steps = prepared.primal, prepared.primal.steps
+        primal, steps = call.primal, call.primal.steps
         if steps is not None:
             primal = primal._replace(steps=steps._replace(replayed=steps.step))
-        return prepared._replace(problem=problem, primal=primal)
+        return call._replace(problem=problem, primal=primal)
 
 
 @dataclass(frozen=True, eq=False)
 class ByEdge:
     """A rule for the derivative in each variable above, and in all else: `dy = sum_e T_e dtheta_e`.
 
-    No masked sum of solutions would do: the derivative of `T_e` is along all edges.
+    Each `T_e` is the tangent map of edge e's rule. Adding up solutions, each differentiated along its
+    own edge only, would give the same first derivative but a wrong second one: `T_e` depends on all
+    variables, and must be differentiated along all edges.
     """
 
     default: Adjoint
@@ -71,7 +81,7 @@ class ByEdge:
         return functools.reduce(jnp.add, [r.hvp_evals(steps, hyperparameters) for r in rules])
 
     def differentiable(
-        self, problem: Problem, primal: Primal
+        self, problem: InnerProblem, primal: Primal
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with each edge's derivative."""
 
@@ -87,8 +97,8 @@ class ByEdge:
             known = primal._replace(run=lambda *_: solved)
             y_dot = optax.tree.zeros_like(y)
             for edge, rule in ((None, self.default), *self.edges.items()):
-                needs_no_run = isinstance(rule, (Implicit, Nudged, Stopped))
-                run = rule.differentiable(problem, known if needs_no_run else primal)
+                # A rule that reads the value only is given the solution: it costs no other solve.
+                run = rule.differentiable(problem, known if _needs_no_run(rule) else primal)
                 part = _along(run, self._moving(edge, tangents[1:]), primals[1:], tangents[1:])
                 y_dot = y_dot if part is None else jax.tree.map(jnp.add, y_dot, part)
             return y, y_dot

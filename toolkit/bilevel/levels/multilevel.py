@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.adjoint import Implicit, Reversible
-from toolkit.bilevel.levels.edges import ByEdge, Field, has_forward_mode
+from toolkit.adjoint import Implicit
+from toolkit.bilevel.levels.edges import ByEdge, Field, has_forward_mode, needs_objective
 from toolkit.errors.readable import readable, returned_by
 from toolkit.solve.hypergradient import HypergradientReport, hypergradient, real_scalar
 from toolkit.solve.maps import SolutionMap, argmin
@@ -271,9 +271,9 @@ def _solution_map(levels: Sequence[Level], i: int, starts: Values) -> SolutionMa
     ]
     if not (taken and mixed):
         return solve
-    if isinstance(level.adjoint, Reversible):
+    if level.adjoint is not None and needs_objective(level.adjoint):
         raise ValueError(
-            f"`adjoint` of level `{level.name}` must not be Reversible, which needs the gradient of a "
+            f"`adjoint` of level `{level.name}` must not be {type(level.adjoint).__name__}, which needs the gradient of a "
             f"function, above `edges` of level `{mixed[0]}`; use Unroll or Implicit."
         )
     return Field(solve.kind, solve.fun, solve.solver, solve.adjoint)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toolkit.adjoint.reversible import grid
+from toolkit.adjoint.reversible import integer_grid
 
 
 @pytest.fixture(params=[True, False], autouse=True)
@@ -33,7 +33,7 @@ def _to_grid(numbers: np.ndarray) -> jax.Array:
 
 def test_sums_and_differences() -> None:
     a, b = NUMBERS, NUMBERS[::-1]
-    for ours, theirs in ((grid.add, a + b), (grid.subtract, a - b)):
+    for ours, theirs in ((integer_grid.add, a + b), (integer_grid.subtract, a - b)):
         got = jax.jit(ours)(_to_grid(a), _to_grid(b))
         assert got.dtype == jnp.int64
         np.testing.assert_array_equal(got, theirs)
@@ -41,12 +41,12 @@ def test_sums_and_differences() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_dropped_bytes_come_back(count: int) -> None:
-    dropped = jax.jit(grid.drop_bytes)(_to_grid(NUMBERS), jnp.asarray(count))
+    dropped = jax.jit(integer_grid.drop_bytes)(_to_grid(NUMBERS), jnp.asarray(count))
     np.testing.assert_array_equal(dropped, NUMBERS // 256**count)
     for place in reversed(range(count)):
-        byte = grid.low_byte(_to_grid(NUMBERS), place)
+        byte = integer_grid.low_byte(_to_grid(NUMBERS), place)
         np.testing.assert_array_equal(byte, NUMBERS // 256**place % 256)
-        dropped = jax.jit(grid.append_byte)(dropped, byte)
+        dropped = jax.jit(integer_grid.append_byte)(dropped, byte)
     np.testing.assert_array_equal(dropped, NUMBERS)
 
 
@@ -56,16 +56,18 @@ def test_floats_are_rounded_towards_zero_and_come_back(dtype: str) -> None:
         pytest.skip("JAX has no float64 now")
     random = np.random.default_rng(1)
     x = jnp.asarray(random.normal(size=1000) * 10.0 ** random.integers(-1, 18, 1000), dtype)
-    on_grid = jax.jit(grid.to_grid)(x)
+    on_grid = jax.jit(integer_grid.to_grid)(x)
     expected = [int(value) for value in np.asarray(x, np.float64).tolist()]
     np.testing.assert_array_equal(on_grid, expected)
-    back = jax.jit(lambda a: grid.to_float(a, x.dtype))(_to_grid(NUMBERS))
+    back = jax.jit(lambda a: integer_grid.to_float(a, x.dtype))(_to_grid(NUMBERS))
     assert back.dtype == dtype
     np.testing.assert_array_equal(back, NUMBERS.astype(dtype))
 
 
 def test_what_does_not_fit_is_reported() -> None:
     x = jnp.asarray([1.0, jnp.nan, jnp.inf, -jnp.inf, 2.0**62, -(2.0**62), 4e18])
-    np.testing.assert_array_equal(grid.fits(x), [True, False, False, False, False, False, True])
+    np.testing.assert_array_equal(
+        integer_grid.fits(x), [True, False, False, False, False, False, True]
+    )
     numbers = _to_grid(np.asarray([2**62 - 1, 2**62, -(2**62), 1 - 2**62, 0]))
-    np.testing.assert_array_equal(grid.fits(numbers), [True, False, False, True, True])
+    np.testing.assert_array_equal(integer_grid.fits(numbers), [True, False, False, True, True])

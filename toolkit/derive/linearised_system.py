@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
-from toolkit.types import Composite, LinearInfo, LinearSolver, Problem, Tree
+from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Tree
 
 Matvec = Callable[[Tree], Tree]
 
@@ -43,7 +43,7 @@ def require_linear_solver(value: Any) -> None:
 
 
 def linearise(
-    problem: Problem, y: Tree, theta: Tree, damping: Array | float = 0.0, x: Tree = None
+    problem: InnerProblem, y: Tree, theta: Tree, damping: Array | float = 0.0, x: Tree = None
 ) -> tuple[Tree, System]:
     """The condition that is zero at a solution, and its derivative in `y` at `(y, theta)`.
 

@@ -1,0 +1,199 @@
+"""The second part of taking a call apart: the user's trees and function become arrays and a problem.
+
+What the user wrote goes in; what solvers and adjoints work on comes out. A problem is known to them
+as functions of `(y, operands, x)`, where `operands` holds everything else that the solution depends
+on, so that a derivative rule sees all of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import linear, tree
+from toolkit.errors.readable import call_as, returned_by
+from toolkit.jaxprs.lift import Lifted, lift, traced_once
+from toolkit.solve.binding import bind, check_same
+from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
+from toolkit.solve.tilting import continue_and_tilt, tilt
+from toolkit.types import InnerProblem, Kind, Solution, Solver, Tilted, Tree
+
+_NAMES = inspect.Signature(
+    [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name in ("y", "operands", "x")
+    ]
+)
+
+
+class _Partition(NamedTuple):
+    """The user's trees and the way back to them."""
+
+    y: Tree
+    operands: Operands
+    user_y: Callable[[Tree, Operands], Tree]
+    user_theta: Callable[[Operands], Tree]
+
+
+def prepare(
+    kind: Kind,
+    fun: Fun,
+    solver: Solver | Callable[..., Solution],
+    has_aux: bool,
+    y0: Tree,
+    theta: Tree,
+    xs: Tree,
+) -> SolveCall:
+    """Take a call apart. Traces `fun` once.
+
+    Raises:
+      ValueError: `y0`, `xs`, or what `fun` returns is not what the kind of solve needs.
+    """
+    parts = _partition(y0, theta)
+    flat = _flat(kind, fun, has_aux, parts, xs is not None)
+    parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
+    y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
+    evaluate, objective = _evaluations(kind, lifted)
+    default = linear.choose(y, symmetric=kind == "argmin")
+    problem = InnerProblem(kind, evaluate, objective, parts.user_y, parts.user_theta, default)
+
+    def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
+        if continued:
+            return continue_and_tilt(flat, solver, problem, y, operands)
+        return tilt(solver, problem, y, operands)
+
+    return bind(solver, problem, y, operands, xs, tilted)
+
+
+def _partition(y0: Tree, theta: Tree) -> _Partition:
+    y, theta = tree.split(y0), tree.split(theta)
+    if not jax.tree.leaves(y.inexact):
+        raise ValueError(
+            "`y0` must have a floating or complex leaf to solve for: got "
+            f"{tree.describe(y0)}; integers are carried, use .astype(float)."
+        )
+
+    def user_y(inexact: Tree, operands: Operands) -> Tree:
+        return tree.merge(inexact, operands.carried.y, y.static)
+
+    def user_theta(operands: Operands) -> Tree:
+        return tree.merge(operands.theta, operands.carried.theta, theta.static)
+
+    operands = Operands(theta.inexact, CarriedLeaves(theta.arrays, y.arrays))
+    return _Partition(y.inexact, operands, user_y, user_theta)
+
+
+def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
+    """`fun` of partitioned arguments, without its aux."""
+
+    expected = "(y, theta, x)" if takes_x else "(y, theta)"
+
+    def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
+        args = (parts.user_y(y, operands), parts.user_theta(operands))
+        out = call_as("fun", fun, expected, *args, *([x] if takes_x else []))
+        if has_aux:
+            out = _without_aux(fun, out)
+        if kind == "argmin":
+            return _one_array(fun, out)
+        return _like_y(fun, out, args[0], y)
+
+    # Without these two JAX's messages would name `flat` and `args[0]['w']`. With them they name the
+    # user's function and `y['w']`.
+    flat.__signature__, flat.__wrapped__ = _NAMES, fun  # type: ignore[attr-defined]
+    return flat
+
+
+def _lift_fun(
+    kind: Kind, flat: Fun, parts: _Partition, xs: Tree
+) -> tuple[_Partition, Tree, Lifted]:
+    """`flat` lifted, its result checked; and the leaves, all varying over the same device axes."""
+    lifted = lift(flat, parts.y, parts.operands, first(xs), arrange=True)
+    if kind == "argmin":
+        _check_scalar(flat, lifted.shape)
+    axes = tree.varying_axes(lifted.shape)
+    if axes - tree.varying_axes(parts.y):
+        # Inside shard_map each device solves a problem of its own. If all devices shared the start,
+        # JAX would sum the gradients of all their problems, silently. So everything is marked as
+        # differing between devices, and `fun` is traced again in these types.
+        y, operands, xs = tree.vary((parts.y, parts.operands, xs), axes)
+        parts = parts._replace(y=y, operands=operands)
+        lifted = lift(flat, y, operands, first(xs), arrange=True)
+        lifted = lifted._replace(closed=tree.vary(lifted.closed, axes))
+    return parts, xs, lifted
+
+
+def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]:
+    """(evaluate, objective) of a problem, from its lifted function."""
+
+    def fun(y: Tree, operands: Operands, x: Tree) -> Any:
+        bare = Operands(operands.theta, operands.carried)
+        return lifted.call(operands.fun, y, bare, x)
+
+    if kind != "argmin":
+        return fun, None
+
+    def objective(y: Tree, operands: Operands, x: Tree) -> Array:
+        value = fun(y, operands, x)
+        if operands.tilt is None:
+            return value
+        return value + jnp.real(tree.pairing(operands.tilt, y)).astype(value.dtype)
+
+    # For complex leaves JAX's gradient is the conjugate of the direction of ascent: conjugate it, so
+    # that descent goes along `-evaluate`.
+    gradient = lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x))
+    return traced_once(gradient), objective
+
+
+def _without_aux(fun: Fun, out: Any) -> Any:
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise returned_by(
+            fun,
+            ValueError(
+                "`fun` must return a pair (value, aux) with has_aux=True: got "
+                f"{tree.describe(out)}."
+            ),
+        )
+    return out[0]
+
+
+def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
+    """The floating leaves of what a root or a map returned, checked against `y`."""
+    parts = tree.split(out)
+    if jax.tree.structure(out) != jax.tree.structure(user_y):
+        raise returned_by(
+            fun,
+            ValueError(
+                f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
+                f"{tree.describe(user_y)}."
+            ),
+        )
+    check_same("the result of `fun`", parts.inexact, y, out, fun)
+    return parts.inexact
+
+
+def _one_array(fun: Fun, out: Any) -> Any:
+    if not tree.is_numeric(out):
+        raise _not_scalar(fun, out)
+    return out
+
+
+def _check_scalar(fun: Fun, shape: Any) -> None:
+    # Checked on the traced shape, not inside `flat`: holomorphic nudging calls `flat` at complex `y`,
+    # where it has to return a complex number.
+    if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise _not_scalar(fun, shape)
+
+
+def _not_scalar(fun: Fun, out: Any) -> ValueError:
+    return returned_by(
+        fun,
+        ValueError(
+            f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
+            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
+        ),
+    )
