@@ -23,7 +23,7 @@ from toolkit.control import prepared
 from toolkit.errors import readable
 from toolkit.solve import call, maps
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """
 import jax
 import jax.numpy as jnp

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from toolkit.debug.numbers.audit import Constant, constants
-from toolkit.debug.places import NOWHERE, Place, installed_name
+from toolkit.debug.source_lines import NOWHERE, SourceLine, installed_name
 from toolkit.run.drive.prepare import PreparedRun, build, prepare
 from toolkit.run.experiment import load
 from toolkit.run.experiment.errors import Exit, RunError, printable
@@ -39,7 +39,7 @@ def report(prepared: PreparedRun) -> list[str]:
             f"{one.value:.7g}",
             _where(one),
             one.operation,
-            printable(Place(one.file, one.line).source)[:_WIDEST],
+            printable(SourceLine(one.file, one.line).source)[:_WIDEST],
         )
         for one in found
     ]
@@ -109,7 +109,7 @@ def _functions(prepared: PreparedRun) -> Iterator[tuple[str, Callable[..., Any],
 
 
 def _where(one: Constant) -> str:
-    place = str(Place(one.file, one.line))
+    place = str(SourceLine(one.file, one.line))
     return place if one.inside == NOWHERE else f"{place} in {installed_name(one.inside)}"
 
 

@@ -15,7 +15,7 @@ from toolkit.run.experiment.errors import Exit, printable
 from toolkit.run.store import environment
 
 if TYPE_CHECKING:
-    from toolkit.debug.places import Place
+    from toolkit.debug.source_lines import SourceLine
     from toolkit.run.experiment.interface import Loss
     from toolkit.run.program.compiled import TracedProgram
 
@@ -108,13 +108,13 @@ def _cost(name: str, fn: Callable[..., Any], arguments: Sequence[Any], source: P
 
     from toolkit.debug.flops import count
     from toolkit.debug.makers import code_of
-    from toolkit.debug.places import NOWHERE, Place
+    from toolkit.debug.source_lines import NOWHERE, SourceLine
     from toolkit.run.experiment.experiments import reported
 
     with reported(source, f"{name} failed"):
         flops = count(jax.make_jaxpr(fn)(*arguments))
     code = code_of(fn)
-    place = Place(code.co_filename, code.co_firstlineno) if code else NOWHERE
+    place = SourceLine(code.co_filename, code.co_firstlineno) if code else NOWHERE
     # Of the experiment's own lines the number says enough, in 80 columns.
     return Cost(name, _shown(place, source), str(flops).replace(f"{source}:", "line "))
 
@@ -127,7 +127,7 @@ def _bytes(leaf: Any) -> int:
     return leaf.size * leaf.dtype.itemsize
 
 
-def _shown(place: Place, source: Path) -> str:
+def _shown(place: SourceLine, source: Path) -> str:
     """A line of the experiment by its number, another with its file, "" of an unknown one."""
     if place.file is None:
         return ""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.control.prepared import Prepared
-from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.classes import Literal
 from toolkit.types import Tree
 
 

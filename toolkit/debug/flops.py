@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from toolkit.debug.places import NOWHERE, Place, lines
+from toolkit.debug.source_lines import NOWHERE, SourceLine, lines
+from toolkit.jaxprs.loops import branches, scan_parts, solve_parts, while_parts
+from toolkit.jaxprs.operations import contracted_axes, convolved_channels, window_size
 from toolkit.jaxprs.read import called, inner, opened
 
 _FREE = frozenset(
@@ -154,7 +156,7 @@ def count(computation: Any) -> Flops:
     return _counted(computation, NOWHERE)
 
 
-def _counted(computation: Any, around: Place) -> Flops:
+def _counted(computation: Any, around: SourceLine) -> Flops:
     jaxpr, _ = opened(computation)
     total = Flops()
     for equation in jaxpr.eqns:
@@ -163,7 +165,7 @@ def _counted(computation: Any, around: Place) -> Flops:
     return total
 
 
-def _equation(equation: Any, place: Place) -> Flops:
+def _equation(equation: Any, place: SourceLine) -> Flops:
     name = equation.primitive.name
     if (program := called(equation)) is not None:
         return _counted(program, place)
@@ -191,17 +193,16 @@ def _exactly(number: int) -> Flops:
     return Flops(number, number)
 
 
-def _dot(equation: Any, _: Place) -> Flops:
-    (contracted, _right), _batch = equation.params["dimension_numbers"]
+def _dot(equation: Any, _: SourceLine) -> Flops:
     left, result = equation.invars[0].aval, equation.outvars[0].aval
-    terms = math.prod(left.shape[axis] for axis in contracted)
+    terms = math.prod(left.shape[axis] for axis in contracted_axes(equation))
     return _exactly(_product(result, terms))
 
 
-def _convolution(equation: Any, _: Place) -> Flops:
+def _convolution(equation: Any, _: SourceLine) -> Flops:
     kernel, result = equation.invars[1].aval, equation.outvars[0].aval
-    out = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-    return _exactly(_product(result, math.prod(kernel.shape) // max(out, 1)))
+    terms = math.prod(kernel.shape) // max(convolved_channels(equation), 1)
+    return _exactly(_product(result, terms))
 
 
 def _product(result: Any, terms: int) -> int:
@@ -211,7 +212,7 @@ def _product(result: Any, terms: int) -> int:
     return each * math.prod(result.shape) * terms
 
 
-def _added_into(equation: Any, _: Place) -> Flops:
+def _added_into(equation: Any, _: SourceLine) -> Flops:
     update = equation.invars[2].aval
     each = 2 if jnp.issubdtype(update.dtype, jnp.complexfloating) else 1
     return (
@@ -221,50 +222,49 @@ def _added_into(equation: Any, _: Place) -> Flops:
     )
 
 
-def _windowed(equation: Any, _: Place) -> Flops:
-    window = math.prod(equation.params["window_dimensions"])
-    return _exactly(window * math.prod(equation.outvars[0].aval.shape))
+def _windowed(equation: Any, _: SourceLine) -> Flops:
+    return _exactly(window_size(equation) * math.prod(equation.outvars[0].aval.shape))
 
 
-def _one_minus_square(equation: Any, _: Place) -> Flops:
+def _one_minus_square(equation: Any, _: SourceLine) -> Flops:
     return _exactly(2 * math.prod(equation.outvars[0].aval.shape))
 
 
-def _scan(equation: Any, place: Place) -> Flops:
-    return _counted(equation.params["jaxpr"], place).times(equation.params["length"])
+def _scan(equation: Any, place: SourceLine) -> Flops:
+    loop = scan_parts(equation)
+    return _counted(loop.body, place).times(loop.length)
 
 
-def _while(equation: Any, place: Place) -> Flops:
-    one = _counted(equation.params["cond_jaxpr"], place) + _counted(
-        equation.params["body_jaxpr"], place
-    )
+def _while(equation: Any, place: SourceLine) -> Flops:
+    loop = while_parts(equation)
+    one = _counted(loop.condition, place) + _counted(loop.body, place)
     if not one.high and not one.unknown:
         return Flops()
     loops = Unknown(f"while loops at {place}", one.low, one.high)
     return Flops(unknown=_joined([loops, *one.unknown]))
 
 
-def _solve(equation: Any, place: Place) -> Flops:
-    return _counted(equation.params["jaxprs"].solve, place)
+def _solve(equation: Any, place: SourceLine) -> Flops:
+    return _counted(solve_parts(equation).solve, place)
 
 
-def _cond(equation: Any, place: Place) -> Flops:
-    branches = [_counted(one, place) for one in equation.params["branches"]]
-    unknown = _joined([reason for one in branches for reason in one.unknown])
-    return Flops(min(one.low for one in branches), max(one.high for one in branches), unknown)
+def _cond(equation: Any, place: SourceLine) -> Flops:
+    counts = [_counted(one, place) for one in branches(equation)]
+    unknown = _joined([reason for one in counts for reason in one.unknown])
+    return Flops(min(one.low for one in counts), max(one.high for one in counts), unknown)
 
 
-def _cholesky(equation: Any, _: Place) -> Flops:
+def _cholesky(equation: Any, _: SourceLine) -> Flops:
     shape = equation.invars[0].aval.shape
     return _exactly(math.prod(shape[:-2]) * shape[-1] ** 3 // 3)
 
 
-def _triangular_solve(equation: Any, _: Place) -> Flops:
+def _triangular_solve(equation: Any, _: SourceLine) -> Flops:
     matrix, right = equation.invars[0].aval, equation.invars[1].aval
     return _exactly(math.prod(right.shape) * matrix.shape[-1])
 
 
-_RULES: Mapping[str, Callable[[Any, Place], Flops]] = {
+_RULES: Mapping[str, Callable[[Any, SourceLine], Flops]] = {
     "cholesky": _cholesky,
     "cond": _cond,
     "conv_general_dilated": _convolution,

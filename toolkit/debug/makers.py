@@ -6,12 +6,12 @@ import functools
 import types
 from typing import Any
 
-from toolkit.debug.places import NOWHERE, Place, lines
-from toolkit.jaxprs.names import Literal
+from toolkit.debug.source_lines import NOWHERE, SourceLine, lines
+from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.read import called, opened
 
 
-def made_at(computation: Any) -> list[Place]:
+def made_at(computation: Any) -> list[SourceLine]:
     """The user's line behind each result; `NOWHERE` of inputs, constants and numbers."""
     jaxpr, _ = opened(computation)
     return [_maker(jaxpr, atom, NOWHERE) for atom in jaxpr.outvars]
@@ -34,7 +34,7 @@ def code_of(fn: Any) -> types.CodeType | None:
             fn = type(fn).__call__
 
 
-def _maker(jaxpr: Any, atom: Any, around: Place) -> Place:
+def _maker(jaxpr: Any, atom: Any, around: SourceLine) -> SourceLine:
     if isinstance(atom, Literal):
         return NOWHERE
     for equation in jaxpr.eqns:

@@ -13,10 +13,8 @@ import dis
 import functools
 import inspect
 import linecache
-import os
 import re
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -25,18 +23,13 @@ from typing import Any, TypeVar
 import jax
 
 from toolkit.errors import expressions
+from toolkit.errors.frames import JAX, OURS, SITE, STDLIB, WRAPPERS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _E = TypeVar("_E", bound=Exception)
 
-# As frames name their files: links are not resolved.
-_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_JAX = os.path.dirname(jax.__file__) + os.sep
-_BETWEEN = (_JAX, contextlib.__file__, functools.__file__)
+_BETWEEN = (JAX, *WRAPPERS)
 _SEEN = "_shortened_by_toolkit"
-_INSTALLED = tuple(
-    sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "purelib", "platlib")
-)
 _LINES = 12  # of a message, where one line calls the public function
 _REMEDIES = {
     jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond, or decorate it with @tk.control_flow",
@@ -85,11 +78,11 @@ def _shorten(error: Exception) -> None:
     if not meant:
         return
     last, leak, seen = meant[-1], _is_leak(error), hasattr(error, _SEEN)
-    refused = _file(last).startswith(_OURS)
+    refused = _file(last).startswith(OURS)
     if refused and len(meant) > 1 and not (seen or leak or _is_refusal(error, last)):
         return
     setattr(error, _SEEN, True)
-    users = [step for step in meant if not _file(step).startswith(_OURS)]
+    users = [step for step in meant if not _file(step).startswith(OURS)]
     # Of a long way through the user's functions both ends are shown, and the rest is named.
     shown = users if refused else _ends(users)
     error.__traceback__ = _chain(shown)
@@ -161,13 +154,13 @@ def _shows_all() -> bool:
 
 def _is_leak(error: Exception) -> bool:
     """Whether a traced value of the user's, of an earlier trace, was met; wherever that was."""
-    return isinstance(error, jax.errors.UnexpectedTracerError) and _OURS not in str(error)
+    return isinstance(error, jax.errors.UnexpectedTracerError) and OURS not in str(error)
 
 
 def _inside_jax() -> bool:
     """Whether a function of JAX's is waiting for the public call to return."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not frame.f_code.co_filename.startswith(_JAX):
+    while frame is not None and not frame.f_code.co_filename.startswith(JAX):
         frame = frame.f_back
     return frame is not None
 
@@ -183,7 +176,7 @@ def _file(step: TracebackType) -> str:
 
 
 def _hidden(step: TracebackType) -> bool:
-    return _file(step).startswith((_OURS, *_BETWEEN))
+    return _file(step).startswith((OURS, *_BETWEEN))
 
 
 def _is_refusal(error: Exception, last: TracebackType) -> bool:
@@ -194,7 +187,7 @@ def _is_refusal(error: Exception, last: TracebackType) -> bool:
 
 def _ends(users: list[TracebackType]) -> list[TracebackType]:
     """The first of the user's frames, and the last one outside installed packages."""
-    own = [step for step in users if not _file(step).startswith(_INSTALLED)] or users
+    own = [step for step in users if not _file(step).startswith((STDLIB, *SITE))] or users
     return own if len(own) == 1 else [own[0], own[-1]]
 
 

@@ -22,7 +22,7 @@ from toolkit.estimator.estimate import (
     require_sigma,
 )
 from toolkit.estimator.sampling import average, gaussian_like, shifted, split
-from toolkit.jaxprs.tracing import trace_state
+from toolkit.jaxprs.hidden import trace_state
 from toolkit.types import Tree
 
 NodeLoss = Callable[[Tree, "Perturb"], Array]  # (theta, perturb) -> [] or [B] real

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Literal
 
+from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import scan_parts
 from toolkit.jaxprs.read import evaluate_equation
 
-OPENED = ("jit", "pjit", "scan")
+OPENED = ("jit", "scan")
 
 
 def constants(closed: Any) -> list[Any]:

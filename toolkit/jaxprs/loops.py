@@ -1,4 +1,4 @@
-"""Loops, branches and linear solves by their parts, whatever the JAX release."""
+"""Loops, branches, linear solves and maps over devices by their parts, whatever the JAX release."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class WhileParts(NamedTuple):
     def parted(self, operands: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
         """The condition's constants, the body's, and the carry among values that belong to the operands."""
         return _in_three(operands, self.condition_constants, self.body_constants)
+
+
+class ShardParts(NamedTuple):
+    """What a `shard_map` equation consists of."""
+
+    body: Any  # the program of one device
+    mesh: Any
+    in_specs: tuple[Any, ...]
+    axes: frozenset[str]  # of the mesh, over which the program is spread
+    check_vma: bool  # as `jax.shard_map` takes it
 
 
 class SolveParts(NamedTuple):
@@ -73,6 +83,15 @@ def while_parts(equation: Any) -> WhileParts:
 def branches(equation: Any) -> Sequence[Any]:
     """The programs of a `cond`. Its first operand chooses among them, the others are theirs."""
     return equation.params["branches"]
+
+
+def shard_parts(equation: Any) -> ShardParts:
+    """The parts of a `shard_map`."""
+    params = equation.params
+    # The second name is that of jax 0.10, the first that of jax 0.12.
+    axes = params.get("newly_manual_axes", params.get("manual_axes"))
+    how = (params["mesh"], tuple(params["in_specs"]), frozenset(axes), params["check_vma"])
+    return ShardParts(params["jaxpr"], *how)
 
 
 def solve_parts(equation: Any) -> SolveParts:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, jaxprs_in_params
 
+from toolkit.jaxprs.classes import ClosedJaxpr, DropVar, Jaxpr
 from toolkit.jaxprs.sources import transformations
 
-# Equations that run a computation once, on their own operands.
-_CALLS = frozenset(
-    {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call"}
-    | {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin"}
-)
+# Equations that run one program on their own operands, and the name of the parameter that holds it.
+_CALLS = {
+    "call": "call_jaxpr",  # until jax 0.10.1; this and the next are `eval_jaxpr` since jax 0.12
+    "closed_call": "call_jaxpr",
+    "composite": "call_jaxpr",  # `jaxpr` until jax 0.10.1
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "eval_jaxpr": "call_jaxpr",
+    "jit": "jaxpr",
+    "remat2": "jaxpr",
+}
 
 _WIDE = tuple(map(np.dtype, ("int64", "uint64", "float64", "complex128")))
 
@@ -27,19 +34,14 @@ def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
 
 
 def called(equation: Any) -> Any:
-    """The computation that an equation runs on its own operands, or None."""
-    if equation.primitive.name not in _CALLS:
-        return None
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        program = equation.params.get(name)
-        if program is not None and len(opened(program)[0].invars) == len(equation.invars):
-            return program
-    return None
+    """The program that an equation runs on its own operands, or None."""
+    params, name = equation.params, _CALLS.get(equation.primitive.name, "")
+    return params.get(name, params.get("jaxpr")) if name else None
 
 
 def inner(equation: Any) -> Iterator[Any]:
-    """The programs within an equation, without their constants: bodies, branches, what a `jit` calls."""
-    return jaxprs_in_params(equation.params)
+    """The programs within an equation: bodies, branches, what a `jit` calls."""
+    return _programs(equation.params.values())
 
 
 def evaluate(computation: Any, *operands: Any) -> list[Any]:
@@ -129,6 +131,14 @@ def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[s
             made = flow(program, [known.get(id(atom), nothing) for atom in equation.invars])
         known |= {id(v): one for v, one in zip(equation.outvars, made, strict=True)}
     return [known.get(id(atom), nothing) for atom in jaxpr.outvars]
+
+
+def _programs(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (Jaxpr, ClosedJaxpr)):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _programs(value)
 
 
 def _silenced(value: Any) -> Any:

@@ -15,20 +15,15 @@ class Definition(NamedTuple):
     name: str  # its own, without those of what encloses it; "" if not known
     place: str  # file:line; "" if not known
 
-    @property
-    def file(self) -> str:
-        return self.place.rpartition(":")[0]
-
 
 def frames(equation: Any) -> Iterator[tuple[str, int]]:
     """File and line of the calls that led to an equation, innermost first; none where JAX kept no record."""
-    return frames_of(equation.source_info.traceback)
+    return _recorded(equation.source_info.traceback)
 
 
-def frames_of(traceback: Any) -> Iterator[tuple[str, int]]:
-    """As `frames`, of a record of JAX's itself."""
-    for frame in traceback.frames if traceback is not None else ():
-        yield frame.file_name, frame.line_num
+def frames_of_check(raised: Any) -> Iterator[tuple[str, int]]:
+    """As `frames`, of the exception that `jax.experimental.checkify` makes of a failed check."""
+    return _recorded(getattr(raised, "traceback_info", None))
 
 
 def codes(equation: Any) -> Iterator[tuple[CodeType, int]]:
@@ -57,3 +52,8 @@ def definition(computation: Any) -> Definition:
     info = getattr(getattr(computation, "jaxpr", computation), "debug_info", None)
     name, _, place = (getattr(info, "func_src_info", None) or "").partition(" at ")
     return Definition(name.rpartition(".")[2], place)
+
+
+def _recorded(traceback: Any) -> Iterator[tuple[str, int]]:
+    for frame in traceback.frames if traceback is not None else ():
+        yield frame.file_name, frame.line_num

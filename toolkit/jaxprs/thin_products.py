@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal, Var
 
-CALLS = ("jit", "pjit")
+from toolkit.jaxprs.classes import ClosedJaxpr, Literal, Var
+
 # Of w's columns; below, the products are as fast, or it takes as long to transpose w as is won.
 LEAST_COLUMNS = 2
 LEAST_ROWS_A_COLUMN = 2  # of w
@@ -49,7 +49,7 @@ def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
 
 
 def _arranged(equation: Any, moves: Sequence[bool]) -> list[Any]:
-    if equation.primitive.name in CALLS and any(moves):
+    if equation.primitive.name == "jit" and any(moves):
         inner = equation.params["jaxpr"]
         new = arranged(inner, moves)
         return [

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import linecache
-import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-import jax
+from toolkit.errors.frames import JAX, WRAPPERS, rooms
 
-_TOOLKIT = Path(__file__).resolve().parent.parent
 # The loops that statements become lie in `control`, so their frames are not the user's either.
-OURS = tuple(str(_TOOLKIT / room) + os.sep for room in ("plain_python", "control"))
-_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
-
-
-_SKIPPED = (*OURS, _JAX, contextlib.__file__, functools.__file__)
+OURS = rooms("plain_python", "control")
+_SKIPPED = (*OURS, JAX, *WRAPPERS)
 
 
 class ControlFlowError(TypeError):

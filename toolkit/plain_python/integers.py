@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
-from toolkit.jaxprs.names import Literal
 from toolkit.jaxprs.operations import exponent, name_called, numbered
 from toolkit.jaxprs.read import called, inner, opened
 from toolkit.jaxprs.sources import summary
@@ -171,7 +171,7 @@ def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
     if name == "cond":
         found = [_evaluate(branch.jaxpr, inputs[1:]) for branch in branches(equation)]
         return [_together(values) for values in zip(*found, strict=True)]
-    if name in ("jit", "pjit"):
+    if name == "jit":
         if name_called(equation) == "python_power" and inputs[0] and inputs[1]:
             _check_exponent(equation, inputs[1])
             return [_power(inputs[0], inputs[1])]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
-from toolkit.jaxprs.tracing import varying_axes
+from toolkit.jaxprs.hidden import varying_axes
 from toolkit.plain_python.errors import here
 from toolkit.plain_python.jumps import RESULT
 from toolkit.plain_python.state import (

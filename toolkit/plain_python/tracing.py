@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.errors.readable import cause
-from toolkit.jaxprs.names import ClosedJaxpr
-from toolkit.jaxprs.read import inner
-from toolkit.jaxprs.tracing import converted, varying_axes
+from toolkit.jaxprs.classes import ClosedJaxpr
+from toolkit.jaxprs.hidden import converted, varying_axes
+from toolkit.jaxprs.read import inner, opened
 from toolkit.plain_python import mode
 from toolkit.plain_python.errors import ControlFlowError, Place, here, place_of, refuse
 from toolkit.plain_python.jumps import RESULT
@@ -302,7 +302,8 @@ def has_other_width(traced: Traced, dtype: Any) -> bool:
     return any(jnp.issubdtype(d, kind) and d != dtype for d in _dtypes(traced.jaxpr.jaxpr))
 
 
-def _dtypes(jaxpr: Any) -> set[Any]:
+def _dtypes(computation: Any) -> set[Any]:
+    jaxpr, _ = opened(computation)
     found = {getattr(v.aval, "dtype", None) for v in (*jaxpr.invars, *jaxpr.constvars)}
     for equation in jaxpr.eqns:
         found |= {getattr(v.aval, "dtype", None) for v in equation.outvars}

@@ -20,7 +20,7 @@ from jax.scipy.special import log_ndtr
 
 import toolkit as tk
 from toolkit.debug import Constant, audit
-from toolkit.debug.numbers.numbers import Supplied
+from toolkit.debug.numbers.structural import Supplied
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
 MATRIX = jax.ShapeDtypeStruct((5, 5), jnp.float32)

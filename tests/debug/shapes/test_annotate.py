@@ -21,7 +21,7 @@ from tests.debug.nonfinite import odd_programs
 from tests.debug.shapes import annotated
 from tests.debug.shapes.annotated import KEY, PROGRAMS, ROW, W, X, spec
 from toolkit.debug import annotate
-from toolkit.debug.shapes.constructs import Around
+from toolkit.debug.shapes.enclosing import Enclosing
 
 EXPECTED = re.compile(r"# => (?:HELPER |METHOD )?(.*)$")
 HERE = str(Path(__file__))
@@ -99,7 +99,7 @@ def test_lines_are_structured():
     assert found.lines[0].shapes == () == found.lines[0].inside
     nested = annotate(annotated.nested_loops, X)
     inside = next(line for line in nested.lines if "term =" in line.text).inside
-    assert inside == ((Around("scan", 32), Around("fori_loop", 8)),)
+    assert inside == ((Enclosing("scan", 32), Enclosing("fori_loop", 8)),)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.blocks = ()
 

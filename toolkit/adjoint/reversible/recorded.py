@@ -12,9 +12,9 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
-from toolkit.jaxprs.names import Literal
+from toolkit.jaxprs.classes import Literal
+from toolkit.jaxprs.hidden import varying_axes
 from toolkit.jaxprs.read import evaluate_open
-from toolkit.jaxprs.tracing import varying_axes
 from toolkit.types import InnerProblem, Tree
 
 # Results that cost no more to make again, fused with what reads them, than to keep.

@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.debug.dead.intervals import ZERO
-from toolkit.debug.dead.kills import Kill, Value, buried
-from toolkit.debug.places import is_jax, module
-from toolkit.jaxprs.names import DropVar
-from toolkit.jaxprs.read import evaluate_open
+from toolkit.debug.dead.bounds import ZERO
+from toolkit.debug.dead.kills import Dependence, Kill, buried
+from toolkit.errors.frames import is_jax, is_ours
+from toolkit.jaxprs.classes import DropVar
+from toolkit.jaxprs.read import called, evaluate_equation
+from toolkit.jaxprs.sources import definition
 
 NAMES = {"custom_jvp_call", "custom_vjp_call"}
 _MOST_APART = 8  # operands of a rule that are traced one by one
-Analyse = Callable[[Any, Sequence[Value], Any], list[Value]]
+Analyse = Callable[[Any, Sequence[Dependence], Any], list[Dependence]]
 
 
 class Owner(NamedTuple):
@@ -31,19 +32,21 @@ class Owner(NamedTuple):
     jax: bool
 
 
-def transfer(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> list[Value]:
+def transfer(
+    equation: Any, values: list[Dependence], at: Any, analyse: Analyse
+) -> list[Dependence]:
     """The results of a function with its own derivative rule.
 
     Live is what the rule lets through, whatever the function itself does: a straight-through `round`
     is alive, and a backward pass that returns zeros is not.
     """
-    body_jaxpr = equation.params["call_jaxpr"]
+    body_jaxpr = called(equation)
     if at.in_rule:  # a rule's program is not differentiated again: `odeint` calls itself there
         return analyse(body_jaxpr, values, at)
     owner = _owner(body_jaxpr)
     reached = _reached(equation, values, at, analyse)
     trusted = owner.ours or owner.jax  # of the user's rules the body says nothing
-    body = analyse(body_jaxpr, values, at) if trusted else [Value() for _ in equation.outvars]
+    body = analyse(body_jaxpr, values, at) if trusted else [Dependence() for _ in equation.outvars]
     what = f"the derivative rule of `{owner.name}` ({owner.place})"
     kill = Kill(what, "it gives zero for this operand", at.place, 2 if trusted else 0, at.in_loop)
     results = []
@@ -53,19 +56,18 @@ def transfer(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> l
             live |= {label for label in inside.live if label < 0}
         lost = frozenset().union(*(value.live for value in values)) - live
         found = {label: cause for label, cause in inside.dead.items() if label in lost}
-        dead = buried(*values, Value(dead=found), Value(dead=dict.fromkeys(lost, kill)))
-        results.append(Value(live, dead, inside.interval if owner.jax else Value().interval))
+        dead = buried(*values, Dependence(dead=found), Dependence(dead=dict.fromkeys(lost, kill)))
+        results.append(Dependence(live, dead, inside.bounds if owner.jax else Dependence().bounds))
     return results
 
 
 def _owner(jaxpr: Any) -> Owner:
-    info = getattr(getattr(jaxpr, "jaxpr", jaxpr), "debug_info", None)
-    name, _, place = (getattr(info, "func_src_info", None) or "it").partition(" at ")
+    name, place = definition(jaxpr)
     file = place.rpartition(":")[0]
-    return Owner(name.rpartition(".")[2], place, bool(module(file)), is_jax(file))
+    return Owner(name or "it", place, is_ours(file), is_jax(file))
 
 
-def _reached(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> list[set[int]]:
+def _reached(equation: Any, values: list[Dependence], at: Any, analyse: Analyse) -> list[set[int]]:
     """Of each result, the operands (by position) that it moves with by the rule."""
     moving = tuple(
         position
@@ -81,7 +83,7 @@ def _reached(equation: Any, values: list[Value], at: Any, analyse: Analyse) -> l
 
 
 def _of_group(
-    equation: Any, moving: tuple[int, ...], values: list[Value], at: Any, analyse: Analyse
+    equation: Any, moving: tuple[int, ...], values: list[Dependence], at: Any, analyse: Analyse
 ) -> list[set[int]]:
     key = (id(equation), moving)
     if key not in at.traced:
@@ -92,11 +94,11 @@ def _of_group(
     if traced is None:  # it refuses to be traced: no alarm
         at.refused.update(label for position in moving for label in values[position].live)
         return [set(moving) for _ in equation.outvars]
-    intervals = [Value(interval=value.interval) for value in values]
+    bounds = [Dependence(bounds=value.bounds) for value in values]
     scope = replace(at, stops={}, refused=set(), in_rule=True)
     if isinstance(traced, _Forward):
-        return _along(traced, equation, moving, intervals, scope, analyse)
-    return _against(traced, equation, moving, intervals, scope, analyse)
+        return _along(traced, equation, moving, bounds, scope, analyse)
+    return _against(traced, equation, moving, bounds, scope, analyse)
 
 
 class _Forward(NamedTuple):
@@ -111,11 +113,11 @@ def _along(
     traced: _Forward,
     equation: Any,
     moving: Sequence[int],
-    values: list[Value],
+    values: list[Dependence],
     scope: Any,
     analyse: Analyse,
 ) -> list[set[int]]:
-    tangents = [Value(frozenset([position])) for position in moving]
+    tangents = [Dependence(frozenset([position])) for position in moving]
     moved = iter(analyse(traced.jaxpr, [*values, *tangents], scope))
     return [
         _alive(next(moved)) if not isinstance(variable, DropVar) else set()
@@ -127,16 +129,16 @@ def _against(
     traced: _Reverse,
     equation: Any,
     moving: Sequence[int],
-    values: list[Value],
+    values: list[Dependence],
     scope: Any,
     analyse: Analyse,
 ) -> list[set[int]]:
     numbers = [i for i, variable in enumerate(equation.outvars) if _is_inexact(variable)]
-    cotangents = [Value(frozenset([number])) for number in numbers]
+    cotangents = [Dependence(frozenset([number])) for number in numbers]
     reached: list[set[int]] = [set() for _ in equation.outvars]
     pulled = analyse(traced.jaxpr, [*values, *cotangents], scope)
     for position, value in zip(moving, pulled, strict=True):
-        if value.interval == ZERO:
+        if value.bounds == ZERO:
             continue
         # A rule need not use the cotangent (it may estimate): what is not zero is alive.
         for number in _alive(value) or numbers:
@@ -144,8 +146,8 @@ def _against(
     return reached
 
 
-def _alive(value: Value) -> set[int]:
-    return set() if value.interval == ZERO else {label for label in value.live if label >= 0}
+def _alive(value: Dependence) -> set[int]:
+    return set() if value.bounds == ZERO else {label for label in value.live if label >= 0}
 
 
 def _is_inexact(variable: Any) -> bool:
@@ -203,12 +205,10 @@ def _shape(atom: Any) -> jax.ShapeDtypeStruct:
 
 def _as_function(equation: Any) -> tuple[Callable[[list[Any]], list[Any]], list[Any]]:
     """One equation as a function of all its operands, literals too, and their shapes."""
-    outer = getattr(equation.params["call_jaxpr"], "jaxpr", equation.params["call_jaxpr"])
-    fresh = list(outer.invars)
-    results = [variable for variable in equation.outvars if not isinstance(variable, DropVar)]
-    alone = outer.replace(
-        constvars=[], invars=fresh, outvars=results, eqns=[equation.replace(invars=fresh)]
-    )
-    return lambda operands: evaluate_open(alone, [], *operands), [
-        _shape(atom) for atom in equation.invars
-    ]
+
+    def run(operands: list[Any]) -> list[Any]:
+        results = evaluate_equation(equation, operands)
+        read = [not isinstance(variable, DropVar) for variable in equation.outvars]
+        return [result for result, is_read in zip(results, read, strict=True) if is_read]
+
+    return run, [_shape(atom) for atom in equation.invars]

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit import tree
-from toolkit.debug.dead.flow import Scope, analyse
-from toolkit.debug.dead.kills import Kill, Value, buried
-from toolkit.debug.places import NOWHERE, Place
+from toolkit.debug.dead.flow import FlowScope, analyse
+from toolkit.debug.dead.kills import Dependence, Kill, buried
+from toolkit.debug.source_lines import NOWHERE, SourceLine
 from toolkit.errors.readable import readable
 
 
@@ -78,9 +78,10 @@ def dead_gradients(
 
     inputs = [entry for entry, a in zip(leaves, is_array, strict=True) if a]
     jaxpr = jax.make_jaxpr(flat)(*(leaf for _, leaf in inputs))
-    scope = Scope(place=_definition(fn))
+    scope = FlowScope(place=_definition(fn))
     values = [
-        Value(frozenset([i])) if _moves(aval) else Value() for i, aval in enumerate(jaxpr.in_avals)
+        Dependence(frozenset([i])) if _moves(aval) else Dependence()
+        for i, aval in enumerate(jaxpr.in_avals)
     ]
     results = analyse(jaxpr, values, scope)
     _require_floating(jaxpr)
@@ -95,7 +96,7 @@ def _moves(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
-def _is_dead(number: int, aval: Any, results: Sequence[Value], scope: Scope) -> bool:
+def _is_dead(number: int, aval: Any, results: Sequence[Dependence], scope: FlowScope) -> bool:
     if not aval.size or any(number in value.live for value in results):
         return False
     # What this package stops and also refuses to differentiate is an error there, not a zero.
@@ -104,7 +105,7 @@ def _is_dead(number: int, aval: Any, results: Sequence[Value], scope: Scope) -> 
 
 
 def _report(
-    number: int, path: str, aval: Any, results: Sequence[Value], scope: Scope
+    number: int, path: str, aval: Any, results: Sequence[Dependence], scope: FlowScope
 ) -> DeadGradient:
     place = scope.place
     if not _moves(aval):
@@ -117,7 +118,7 @@ def _report(
     return DeadGradient(path, *kill.place, kill.reason())
 
 
-def _worst(number: int, results: Sequence[Value], scope: Scope) -> Kill | None:
+def _worst(number: int, results: Sequence[Dependence], scope: FlowScope) -> Kill | None:
     """The kill that is named: this package's own where nothing else was in the way."""
     if any(~number in value.live for value in results):
         return scope.stops[number]
@@ -156,6 +157,6 @@ def _names(fn: Callable[..., Any], count: int) -> list[str]:
     return [*names[:count], *(f"args[{i}]" for i in range(len(names), count))]
 
 
-def _definition(fn: Callable[..., Any]) -> Place:
+def _definition(fn: Callable[..., Any]) -> SourceLine:
     code = getattr(inspect.unwrap(fn), "__code__", None)
-    return NOWHERE if code is None else Place(code.co_filename, code.co_firstlineno)
+    return NOWHERE if code is None else SourceLine(code.co_filename, code.co_firstlineno)

@@ -10,29 +10,22 @@ from typing import Any
 import jax.numpy as jnp
 
 from toolkit.debug.dead import custom_rules
-from toolkit.debug.dead.intervals import ANY, ZERO, join, of_constant, of_equation, widened
-from toolkit.debug.dead.kills import Cause, Kill, Value, buried, causes, integer_cause
-from toolkit.debug.places import NOWHERE, Origin, Place, origin
+from toolkit.debug.dead.bounds import ANY, ZERO, join, of_constant, of_equation, widened
+from toolkit.debug.dead.kills import Cause, Dependence, Kill, buried, causes, integer_cause
+from toolkit.debug.source_lines import NOWHERE, Origin, SourceLine, origin
+from toolkit.jaxprs.loops import branches, scan_parts, shard_parts, solve_parts, while_parts
+from toolkit.jaxprs.operations import name_called
+from toolkit.jaxprs.read import called, opened
 
-_CALLS = {
-    "call": "call_jaxpr",
-    "closed_call": "call_jaxpr",
-    "composite": "jaxpr",
-    "custom_vmap_call": "call",
-    "eval_jaxpr": "call_jaxpr",  # JAX 0.12, for both of the first
-    "jit": "jaxpr",
-    "remat2": "jaxpr",
-    "shard_map": "jaxpr",
-}
 _POSITIONAL = {"optimization_barrier", "sort", "psum", "psum_invariant"}  # result i is of operand i
 _PATIENCE = 3  # passes over a loop before bounds that still move are given up
 
 
 @dataclass(frozen=True)
-class Scope:
+class FlowScope:
     """What surrounds an equation."""
 
-    place: Place = NOWHERE
+    place: SourceLine = NOWHERE
     call: str = ""  # name of the innermost jitted wrapper without lines of its own
     in_loop: bool = False
     in_rule: bool = False  # in the program of a derivative, of which only the values count
@@ -42,17 +35,17 @@ class Scope:
     refused: set[int] = field(default_factory=set)  # inputs that met a rule which cannot be traced
 
 
-def analyse(jaxpr: Any, arguments: Sequence[Value], scope: Scope) -> list[Value]:
+def analyse(jaxpr: Any, arguments: Sequence[Dependence], scope: FlowScope) -> list[Dependence]:
     """The values of the results of `jaxpr` (closed or open), from those of its arguments."""
-    inner, constants = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-    known: dict[Any, Value] = dict(zip(inner.invars, arguments, strict=True))
+    inner, constants = opened(jaxpr)
+    known: dict[Any, Dependence] = dict(zip(inner.invars, arguments, strict=True))
     for variable, constant in zip(inner.constvars, constants, strict=False):
-        known[variable] = Value(interval=of_constant(constant))
+        known[variable] = Dependence(bounds=of_constant(constant))
 
-    def read(atom: Any) -> Value:
+    def read(atom: Any) -> Dependence:
         if hasattr(atom, "val"):
-            return Value(interval=of_constant(atom.val))
-        return known.get(atom) or Value()
+            return Dependence(bounds=of_constant(atom.val))
+        return known.get(atom) or Dependence()
 
     for equation in inner.eqns:
         values = [read(atom) for atom in equation.invars]
@@ -60,24 +53,24 @@ def analyse(jaxpr: Any, arguments: Sequence[Value], scope: Scope) -> list[Value]
     return [read(atom) for atom in inner.outvars]
 
 
-def _transfer(equation: Any, values: list[Value], scope: Scope) -> list[Value]:
-    name, params = equation.primitive.name, equation.params
-    source = origin(equation)
-    if name in _CALLS:
-        return analyse(params[_CALLS[name]], values, _entered(equation, source, scope))
+def _transfer(equation: Any, values: list[Dependence], scope: FlowScope) -> list[Dependence]:
+    name, source = equation.primitive.name, origin(equation)
+    program = shard_parts(equation).body if name == "shard_map" else called(equation)
+    if program is not None and name not in custom_rules.NAMES:
+        return analyse(program, values, _entered(equation, source, scope))
     at = scope if not source.known else replace(scope, place=source.place, call="")
     if name == "scan":
         return _scan(equation, values, at)
     if name == "while":
         return _while(equation, values, at)
     if name == "cond":
-        return _cond(params["branches"], values, at)
+        return _cond(branches(equation), values, at)
     if name == "custom_linear_solve":
         return _linear_solve(equation, values, at)
     if name in custom_rules.NAMES:
         return custom_rules.transfer(equation, values, at, analyse)
     if name in _POSITIONAL and len(values) == len(equation.outvars):
-        return [Value(value.live, value.dead, value.interval) for value in values]
+        return [Dependence(value.live, value.dead, value.bounds) for value in values]
     if name == "select_n":
         condition = _deciding(values[0], "`where`/`select`", at)
         # Last, so that a kill in a case is named before one in the condition.
@@ -85,14 +78,16 @@ def _transfer(equation: Any, values: list[Value], scope: Scope) -> list[Value]:
     return _elementary(equation, values, source, at)
 
 
-def _entered(equation: Any, source: Origin, scope: Scope) -> Scope:
+def _entered(equation: Any, source: Origin, scope: FlowScope) -> FlowScope:
     """The scope inside a call: the wrappers of `jax.numpy` have no lines, so that theirs is the caller's."""
     if source.known:
         scope = replace(scope, place=source.place, call="")
-    return replace(scope, call=scope.call or str(equation.params.get("name", "")).lstrip("_"))
+    return replace(scope, call=scope.call or name_called(equation).lstrip("_"))
 
 
-def _elementary(equation: Any, values: list[Value], source: Origin, at: Scope) -> list[Value]:
+def _elementary(
+    equation: Any, values: list[Dependence], source: Origin, at: FlowScope
+) -> list[Dependence]:
     """An equation without programs in it; one that is not known moves with all its operands."""
     operands = values[: len(equation.invars)]
     ends = causes(equation, operands)
@@ -110,21 +105,23 @@ def _elementary(equation: Any, values: list[Value], source: Origin, at: Scope) -
                 live |= _stopped(value, source, at)
             else:
                 kill = _kill(equation, ends[position], source, at)
-                dead = buried(Value(dead=dead), Value(dead=dict.fromkeys(value.live, kill)))
+                dead = buried(
+                    Dependence(dead=dead), Dependence(dead=dict.fromkeys(value.live, kill))
+                )
         first = number == 0
-        interval = of_equation(equation, [v.interval for v in operands]) if first else ANY
-        results.append(Value(frozenset(live), dead, interval))
+        bounds = of_equation(equation, [v.bounds for v in operands]) if first else ANY
+        results.append(Dependence(frozenset(live), dead, bounds))
     return results
 
 
-def _kill(equation: Any, cause: Cause, source: Origin, at: Scope) -> Kill:
+def _kill(equation: Any, cause: Cause, source: Origin, at: FlowScope) -> Kill:
     rank = 1 if source.ours or (at.call and not cause.flat) else 0
     # `trunc`, say, of which `ceil` is only a part.
     what = f"`{at.call}`" if at.call else cause.what
     return Kill(what, cause.why, at.place, rank, at.in_loop, order=next(at.clock))
 
 
-def _stopped(value: Value, source: Origin, at: Scope) -> set[int]:
+def _stopped(value: Dependence, source: Origin, at: FlowScope) -> set[int]:
     why = "by this rule no gradient passes there"
     for label in value.live:
         kill = Kill(f"`stop_gradient` of {source.ours}", why, at.place, 1, at.in_loop)
@@ -132,22 +129,24 @@ def _stopped(value: Value, source: Origin, at: Scope) -> set[int]:
     return {label if label < 0 else ~label for label in value.live}
 
 
-def _deciding(value: Value, user: str, at: Scope) -> Value:
+def _deciding(value: Dependence, user: str, at: FlowScope) -> Dependence:
     """What a condition adds to a result: inputs that only decide."""
-    return Value(dead={label: kill.deciding(user, at.place) for label, kill in value.dead.items()})
+    return Dependence(
+        dead={label: kill.deciding(user, at.place) for label, kill in value.dead.items()}
+    )
 
 
-def _joined(values: Sequence[Value]) -> Value:
+def _joined(values: Sequence[Dependence]) -> Dependence:
     """What holds of whichever of these is taken."""
     live = frozenset().union(*(value.live for value in values))
-    return Value(live, buried(*values), join(*(value.interval for value in values)))
+    return Dependence(live, buried(*values), join(*(value.bounds for value in values)))
 
 
-def _same(a: Value, b: Value) -> bool:
-    return a.live == b.live and a.interval == b.interval and a.dead.keys() == b.dead.keys()
+def _same(a: Dependence, b: Dependence) -> bool:
+    return a.live == b.live and a.bounds == b.bounds and a.dead.keys() == b.dead.keys()
 
 
-def _settled(step: Any, start: list[Value]) -> tuple[list[Value], list[Value]]:
+def _settled(step: Any, start: list[Dependence]) -> tuple[list[Dependence], list[Dependence]]:
     """The carry before any iteration of a loop, and what its last one returned."""
     carry, passes = [replace(value) for value in start], 0
     while True:
@@ -155,7 +154,7 @@ def _settled(step: Any, start: list[Value]) -> tuple[list[Value], list[Value]]:
         new = [_joined(pair) for pair in zip(carry, result[: len(carry)], strict=True)]
         if passes >= _PATIENCE:
             new = [
-                replace(after, interval=widened(before.interval, after.interval))
+                replace(after, bounds=widened(before.bounds, after.bounds))
                 for before, after in zip(carry, new, strict=True)
             ]
         if all(_same(a, b) for a, b in zip(carry, new, strict=True)):
@@ -163,61 +162,56 @@ def _settled(step: Any, start: list[Value]) -> tuple[list[Value], list[Value]]:
         carry, passes = new, passes + 1
 
 
-def _scan(equation: Any, values: list[Value], at: Scope) -> list[Value]:
-    params, body = equation.params, replace(at, in_loop=True)
-    if "ft_in" in params:  # JAX 0.12
-        consts_count, carry_count = (len(part) for part in params["ft_in"].unpack()[:2])
-    else:
-        consts_count, carry_count = params["num_consts"], params["num_carry"]
-    consts, rest = values[:consts_count], values[consts_count:]
-    start, xs = rest[:carry_count], [replace(value) for value in rest[carry_count:]]
+def _scan(equation: Any, values: list[Dependence], at: FlowScope) -> list[Dependence]:
+    loop, body = scan_parts(equation), replace(at, in_loop=True)
+    consts, start, items = loop.parted(values)
+    xs = [replace(value) for value in items]
 
-    def step(carry: list[Value]) -> list[Value]:
-        return analyse(params["jaxpr"], [*consts, *carry, *xs], body)
+    def step(carry: list[Dependence]) -> list[Dependence]:
+        return analyse(loop.body, [*consts, *carry, *xs], body)
 
-    _, result = _settled(step, start)
-    if params["length"] == 0:
-        return [*start, *(Value() for _ in result[carry_count:])]
+    _, result = _settled(step, list(start))
+    if loop.length == 0:
+        return [*start, *(Dependence() for _ in result[loop.carried :])]
     # At least one iteration: what only the start had, the last iteration has lost.
     return [replace(value) for value in result]
 
 
-def _while(equation: Any, values: list[Value], at: Scope) -> list[Value]:
-    params, body = equation.params, replace(at, in_loop=True)
-    split = params["cond_nconsts"]
-    cond_consts, values = values[:split], values[split:]
-    body_consts, start = values[: params["body_nconsts"]], values[params["body_nconsts"] :]
-    carry, _ = _settled(lambda c: analyse(params["body_jaxpr"], [*body_consts, *c], body), start)
-    goes_on = analyse(params["cond_jaxpr"], [*cond_consts, *carry], body)[0]
+def _while(equation: Any, values: list[Dependence], at: FlowScope) -> list[Dependence]:
+    loop, body = while_parts(equation), replace(at, in_loop=True)
+    of_condition, of_body, start = loop.parted(values)
+    carry, _ = _settled(lambda c: analyse(loop.body, [*of_body, *c], body), list(start))
+    goes_on = analyse(loop.condition, [*of_condition, *carry], body)[0]
     condition = _deciding(goes_on, "the loop", at)
     return [replace(value, dead=buried(value, condition)) for value in carry]
 
 
-def _cond(branches: Sequence[Any], values: list[Value], at: Scope) -> list[Value]:
+def _cond(programs: Sequence[Any], values: list[Dependence], at: FlowScope) -> list[Dependence]:
     index, operands = values[0], values[1:]
     condition = _deciding(index, "`cond`", at)
-    low, high = index.interval
+    low, high = index.bounds
     # Python's truth values are constants; indices out of range are clipped.
-    first, last = max(0, int(max(low, 0))), int(min(high, len(branches) - 1))
-    taken = [analyse(branch, operands, at) for branch in branches[first : max(last, first) + 1]]
+    first, last = max(0, int(max(low, 0))), int(min(high, len(programs) - 1))
+    taken = [analyse(branch, operands, at) for branch in programs[first : max(last, first) + 1]]
     if not taken:
-        taken = [analyse(branches[-1], operands, at)]
+        taken = [analyse(programs[-1], operands, at)]
     results = [_joined(choices) for choices in zip(*taken, strict=True)]
     return [replace(value, dead=buried(value, condition)) for value in results]
 
 
-def _linear_solve(equation: Any, values: list[Value], at: Scope) -> list[Value]:
+def _linear_solve(equation: Any, values: list[Dependence], at: FlowScope) -> list[Dependence]:
     """`A x = b` moves with b and with what the product with A moves with: dx = A^-1 (db - dA x)."""
-    counts, programs = equation.params["const_lengths"], equation.params["jaxprs"]
-    matrix, settings = values[: counts.matvec], values[counts.matvec : sum(counts)]
-    right = values[sum(counts) :]
-    product = analyse(programs.matvec, [*matrix, *(Value() for _ in right)], at)
+    parts = solve_parts(equation)
+    matrix = values[: parts.product_constants]
+    settings = values[parts.product_constants : parts.constants]
+    right = values[parts.constants :]
+    product = analyse(parts.product, [*matrix, *(Dependence() for _ in right)], at)
     moving = _joined([*product, *right])
-    zero = all(value.interval == ZERO for value in right)
-    x = replace(moving, interval=ZERO if zero else ANY)
+    zero = all(value.bounds == ZERO for value in right)
+    x = replace(moving, bounds=ZERO if zero else ANY)
     kill = Kill("the report of a linear solve", "it has no derivative", at.place, 1, at.in_loop)
     lost = frozenset().union(moving.live, *(value.live for value in settings))
-    aux = Value(dead=buried(moving, *settings, Value(dead=dict.fromkeys(lost, kill))))
-    x = replace(x, dead=buried(x, *settings, Value(dead=dict.fromkeys(lost - x.live, kill))))
+    aux = Dependence(dead=buried(moving, *settings, Dependence(dead=dict.fromkeys(lost, kill))))
+    x = replace(x, dead=buried(x, *settings, Dependence(dead=dict.fromkeys(lost - x.live, kill))))
     solutions = [replace(x) for _ in right]
     return [*solutions, *(aux for _ in equation.outvars[len(right) :])]

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from toolkit.debug.dead.intervals import ANY, NAN, ZERO, Interval, is_point
-from toolkit.debug.places import NOWHERE, Place
+from toolkit.debug.dead.bounds import ANY, NAN, ZERO, Bounds, is_point
+from toolkit.debug.source_lines import NOWHERE, SourceLine
+from toolkit.jaxprs.operations import exponent
 
 _COMPARISON = "the comparison"
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -26,12 +27,12 @@ class Kill(NamedTuple):
 
     what: str  # the operation in words
     why: str
-    place: Place
+    place: SourceLine
     rank: int = (
         0  # 0: a line of the user's; 1: inside a wrapper, or this package's; 2: a consequence
     )
     in_loop: bool = False
-    condition: tuple[str, Place] | None = None  # what the dead value then decides, if it does
+    condition: tuple[str, SourceLine] | None = None  # what the dead value then decides, if it does
     order: int = 0  # in the program
 
     @property
@@ -40,7 +41,7 @@ class Kill(NamedTuple):
         decides = self.condition is not None or self.what.startswith((_COMPARISON, "`is_finite`"))
         return self.rank, decides, -self.order
 
-    def deciding(self, user: str, place: Place) -> Kill:
+    def deciding(self, user: str, place: SourceLine) -> Kill:
         """This kill, if it is a comparison's, once its result serves as the condition of `user`."""
         compares = self.what.startswith(_COMPARISON) and self.condition is None
         return self._replace(condition=(user, place)) if compares else self
@@ -57,7 +58,7 @@ class Kill(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # two values are the same only if they are one object
-class Value:
+class Dependence:
     """What is known of an array: which inputs it moves with, which it does not any more, its bounds.
 
     Inputs are numbered from 0. `~i` is input `i` where this package has stopped its gradient: of no
@@ -66,10 +67,10 @@ class Value:
 
     live: frozenset[int] = frozenset()
     dead: dict[int, Kill] = field(default_factory=dict)  # never changed
-    interval: Interval = ANY
+    bounds: Bounds = ANY
 
 
-def buried(*values: Value) -> dict[int, Kill]:
+def buried(*values: Dependence) -> dict[int, Kill]:
     """The kills behind several values, of each input the one most worth naming."""
     kills: dict[int, Kill] = {}
     for value in values:
@@ -91,17 +92,17 @@ class Cause(NamedTuple):
         return not self.what.startswith(_COMPARISON) and self.why in (_FLAT, _STOPPED)
 
 
-def causes(equation: Any, values: Sequence[Value]) -> dict[int, Cause]:
+def causes(equation: Any, values: Sequence[Dependence]) -> dict[int, Cause]:
     """The operands, by position, that the floating results of `equation` do not move with."""
     name = equation.primitive.name
-    if any(value.interval == NAN for value in values) and name != "select_n":
+    if any(value.bounds == NAN for value in values) and name != "select_n":
         return {}
     if name in _FLAT_OPERATIONS:
         return dict.fromkeys(range(len(values)), Cause(f"`{name}`", _FLAT))
     if name == "stop_gradient":
         return {0: Cause("`stop_gradient`", _STOPPED)}
     if name == "integer_pow":
-        flat = equation.params["y"] == 0
+        flat = exponent(equation) == 0
         return {0: Cause("`x ** 0`", "it is one everywhere")} if flat else {}
     rule = _RULES.get(name)
     return {} if rule is None else rule(values)
@@ -120,33 +121,33 @@ def integer_cause(equation: Any, dtype: Any) -> Cause:
     return Cause(f"`{name}`", f"its result is {dtype}, which has no gradient")
 
 
-def _product(values: Sequence[Value]) -> dict[int, Cause]:
+def _product(values: Sequence[Dependence]) -> dict[int, Cause]:
     cause = Cause("the multiplication by zero", "the product is zero everywhere")
-    a, b = (value.interval == ZERO for value in values[:2])
+    a, b = (value.bounds == ZERO for value in values[:2])
     return {**({0: cause} if b else {}), **({1: cause} if a else {})}
 
 
-def _difference(values: Sequence[Value]) -> dict[int, Cause]:
+def _difference(values: Sequence[Dependence]) -> dict[int, Cause]:
     same = values[0] is values[1]
     cause = Cause("`x - x`", "the difference is zero everywhere")
     return dict.fromkeys((0, 1), cause) if same else {}
 
 
-def _quotient(values: Sequence[Value]) -> dict[int, Cause]:
+def _quotient(values: Sequence[Dependence]) -> dict[int, Cause]:
     if values[0] is values[1]:
         return dict.fromkeys((0, 1), Cause("`x / x`", "the quotient is one everywhere"))
     cause = Cause("the division of zero", "the quotient is zero everywhere")
-    return {1: cause} if values[0].interval == ZERO else {}
+    return {1: cause} if values[0].bounds == ZERO else {}
 
 
-def _power(values: Sequence[Value]) -> dict[int, Cause]:
+def _power(values: Sequence[Dependence]) -> dict[int, Cause]:
     cause = Cause("`x ** 0`", "it is one everywhere")
-    return {0: cause} if values[1].interval == ZERO else {}
+    return {0: cause} if values[1].bounds == ZERO else {}
 
 
-def _extreme(name: str, better: Callable[[Interval, Interval], bool]) -> Callable[..., Any]:
-    def rule(values: Sequence[Value]) -> dict[int, Cause]:
-        a, b = (value.interval for value in values)
+def _extreme(name: str, better: Callable[[Bounds, Bounds], bool]) -> Callable[..., Any]:
+    def rule(values: Sequence[Dependence]) -> dict[int, Cause]:
+        a, b = (value.bounds for value in values)
         if is_point(a) and a == b:
             return {}
         # At a tie JAX halves the gradient; but an operand that can only tie is flat where it does.
@@ -156,14 +157,14 @@ def _extreme(name: str, better: Callable[[Interval, Interval], bool]) -> Callabl
     return rule
 
 
-def _clamp(values: Sequence[Value]) -> dict[int, Cause]:
-    low, x, high = (value.interval for value in values)
+def _clamp(values: Sequence[Dependence]) -> dict[int, Cause]:
+    low, x, high = (value.bounds for value in values)
     clipped = x.high <= low.low or x.low >= high.high
     return {1: Cause("`clip`", "it is always clipped")} if clipped else {}
 
 
-def _select(values: Sequence[Value]) -> dict[int, Cause]:
-    condition = values[0].interval
+def _select(values: Sequence[Dependence]) -> dict[int, Cause]:
+    condition = values[0].bounds
     if not is_point(condition):
         return {}
     cause = Cause("`where`/`select`", "the condition never chooses it")
@@ -171,7 +172,7 @@ def _select(values: Sequence[Value]) -> dict[int, Cause]:
     return {i: cause for i in range(1, len(values)) if i != chosen}
 
 
-_RULES: dict[str, Callable[[Sequence[Value]], dict[int, Cause]]] = {
+_RULES: dict[str, Callable[[Sequence[Dependence]], dict[int, Cause]]] = {
     "clamp": _clamp,
     "conv_general_dilated": _product,
     "div": _quotient,

@@ -12,9 +12,9 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit.debug.nonfinite import origins
+from toolkit.debug.nonfinite.bad_loops import scan, while_loop
 from toolkit.debug.nonfinite.fallbacks import first_flagged, from_checkify
-from toolkit.debug.nonfinite.interpret import Replay, Scope, is_differentiated
-from toolkit.debug.nonfinite.loops import scan, while_loop
+from toolkit.debug.nonfinite.interpret import Position, Replay, is_differentiated
 from toolkit.debug.nonfinite.origins import Birth, Value
 from toolkit.debug.nonfinite.report import NonFiniteReport, report
 from toolkit.debug.nonfinite.sharded import shard_map
@@ -97,7 +97,7 @@ def _replayed(
         {"scan": scan, "while": while_loop, "shard_map": shard_map}, is_reverse=reverses(traced)
     )
     given = {birth for value in inputs for birth in value.masks}
-    values = replay.run(traced, inputs, Scope())
+    values = replay.run(traced, inputs, Position())
     replay.note_ends(values)
     reaching = {birth for i in bad for birth in values[i].masks}
     if not reaching:

@@ -11,7 +11,8 @@ from toolkit.debug.nonfinite.flags import first_bad
 from toolkit.debug.nonfinite.interpret import placed
 from toolkit.debug.nonfinite.origins import Birth
 from toolkit.debug.nonfinite.report import NonFiniteReport, in_words
-from toolkit.debug.places import NOWHERE, lines_of
+from toolkit.debug.source_lines import NOWHERE, lines_of
+from toolkit.jaxprs.sources import frames_of_check
 
 _FUSED = (
     "Equation by equation the computation stays finite: compiled, XLA reorders or fuses it. "
@@ -40,7 +41,7 @@ def from_checkify(
         raised = checked.get_exception()
         message = str(raised or "")
         operation = message.rpartition("primitive: ")[2].strip(". ") or operation
-        place = lines_of(getattr(raised, "traceback_info", None))[0]
+        place = lines_of(frames_of_check(raised))[0]
     except Exception as second:
         note = f"The replay failed ({type(error).__name__}: {_first_line(error)}) and so did checkify ({type(second).__name__})."
     return NonFiniteReport(

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from toolkit.debug.nonfinite.interpret import Scope
-from toolkit.jaxprs.names import Literal
+from toolkit.debug.nonfinite.interpret import Position
+from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.read import called, evaluate_equation, is_callback, literal, opened
 
 
@@ -23,15 +23,15 @@ def first_bad(
     computation: Any,
     placed: Callable[[Callable[..., Array]], Callable[..., Array]],
     operands: Sequence[Any],
-    scope: Scope = Scope(),
-) -> Scope | None:
+    scope: Position = Position(),
+) -> Position | None:
     """The first equation whose result is bad while its operands are not; loops count as one.
 
     Args:
       placed: puts the function that computes the flags, `[1, equations]`, where it has to run.
       scope: that of the computation.
     """
-    scopes: list[Scope] = []
+    scopes: list[Position] = []
 
     def flags(*operands: Any) -> Array:
         scopes.clear()
@@ -46,8 +46,8 @@ def first_bad(
 def _flag(
     computation: Any,
     operands: Sequence[Any],
-    scope: Scope,
-    scopes: list[Scope],
+    scope: Position,
+    scopes: list[Position],
     found: list[Array],
 ) -> list[Any]:
     jaxpr, consts = opened(computation)

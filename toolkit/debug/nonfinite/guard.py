@@ -30,7 +30,7 @@ class NonFiniteError(FloatingPointError):
         self.report = report  # None where a second run stayed finite
 
 
-class _Call(NamedTuple):
+class _RecordedCall(NamedTuple):
     """The arguments of one call, as far as the result of the call before does not hold them."""
 
     leaves: Sequence[Any]
@@ -74,7 +74,7 @@ class Guarded:
         self._forget()
 
     def _forget(self) -> None:
-        self._calls: list[_Call] = []  # since the last look
+        self._calls: list[_RecordedCall] = []  # since the last look
         self._found: Any = False  # bool; of what does not come back
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -117,7 +117,7 @@ class Guarded:
         chosen = layout.chosen(self._results)
         self._found = checks.any_spoilt(self._found, chosen, layout.infinite)
 
-    def _recorded(self, leaves: Sequence[Any], structure: Any) -> _Call:
+    def _recorded(self, leaves: Sequence[Any], structure: Any) -> _RecordedCall:
         """What a replay needs of this call. The first since the last look is kept whole."""
         carried: Mapping[int, int] = {}
         if self._calls:
@@ -125,7 +125,7 @@ class Guarded:
             before = {id(leaf): i for i, leaf in enumerate(results) if isinstance(leaf, jax.Array)}
             carried = {i: before[id(leaf)] for i, leaf in enumerate(leaves) if id(leaf) in before}
         kept = [None if i in carried else self._safe(i, leaf) for i, leaf in enumerate(leaves)]
-        return _Call(kept, carried, structure)
+        return _RecordedCall(kept, carried, structure)
 
     def _safe(self, position: int, leaf: Any) -> Any:
         """The leaf, as it is now: the step may overwrite a donated one, the caller a NumPy array."""
@@ -148,7 +148,7 @@ class Guarded:
             self._layouts[key] = _layout(results, self._start or {}, left_out)
         return self._layouts[key]
 
-    def _error(self, calls: Sequence[_Call]) -> NonFiniteError:
+    def _error(self, calls: Sequence[_RecordedCall]) -> NonFiniteError:
         """The calls made again up to the first bad one, and that one explained."""
         name = getattr(self._step, "__name__", type(self._step).__name__)
         results: Any = ()

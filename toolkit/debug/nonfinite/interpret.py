@@ -10,8 +10,9 @@ import numpy as np
 
 from toolkit.debug.nonfinite import origins
 from toolkit.debug.nonfinite.origins import Birth, Value
-from toolkit.debug.places import NOWHERE, Place, lines
-from toolkit.jaxprs.names import Literal
+from toolkit.debug.source_lines import NOWHERE, SourceLine, lines
+from toolkit.jaxprs.classes import Literal
+from toolkit.jaxprs.loops import branches, solve_parts
 from toolkit.jaxprs.read import (
     called,
     evaluate_equation,
@@ -20,6 +21,7 @@ from toolkit.jaxprs.read import (
     literal,
     opened,
 )
+from toolkit.jaxprs.sources import transformations
 
 # Equations whose result is mostly their first operand: what made that one says more.
 _MOVES = frozenset(
@@ -32,27 +34,27 @@ _SLOPES = frozenset({"add_any", "div", "integer_pow", "mul", "pow", "rsqrt"})
 
 
 @dataclass(frozen=True)
-class Scope:
+class Position:
     """Where in the computation an equation stands."""
 
     order: tuple[int, ...] = ()
     equations: tuple[Any, ...] = ()  # the enclosing ones, outermost first, and itself
     iterations: tuple[tuple[str, int], ...] = ()  # of the enclosing loops
 
-    def at(self, index: int, equation: Any) -> Scope:
+    def at(self, index: int, equation: Any) -> Position:
         return replace(self, order=(*self.order, index), equations=(*self.equations, equation))
 
-    def iteration(self, loop: str, step: int, index: int) -> Scope:
+    def iteration(self, loop: str, step: int, index: int) -> Position:
         """`step` is when it runs, `index` the position that the user knows it by."""
         iterations = (*self.iterations, (loop, index))
         return replace(self, order=(*self.order, step), iterations=iterations)
 
     @property
     def names(self) -> str:
-        return "/".join(str(equation.source_info.name_stack) for equation in self.equations)
+        return "/".join(transformations(equation) for equation in self.equations)
 
 
-Rule = Callable[["Replay", Any, Sequence[Value], Scope], list[Value]]
+Rule = Callable[["Replay", Any, Sequence[Value], Position], list[Value]]
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Replay:
     ends: list[frozenset[Birth]] = field(default_factory=list)  # of what leaves a differentiation
     dropped: list[frozenset[Birth]] = field(default_factory=list)  # of what nothing reads there
 
-    def run(self, computation: Any, inputs: Sequence[Value], scope: Scope) -> list[Value]:
+    def run(self, computation: Any, inputs: Sequence[Value], scope: Position) -> list[Value]:
         """Evaluate a jaxpr; each result with its origins."""
         jaxpr, consts = opened(computation)
         last_read = {
@@ -77,7 +79,7 @@ class Replay:
             known[id(variable)] = self._constant(const, scope, *first_reader(jaxpr, variable))
         known |= {id(v): value for v, value in zip(jaxpr.invars, inputs, strict=True)}
 
-        def read(atom: Any, where: Scope) -> Value:
+        def read(atom: Any, where: Position) -> Value:
             if isinstance(atom, Literal):
                 return self._constant(literal(atom), where)
             return known[id(atom)]
@@ -111,7 +113,7 @@ class Replay:
         self,
         equation: Any,
         values: Sequence[Value],
-        here: Scope,
+        here: Position,
         bear: Callable[[bool], Birth] | None = None,
     ) -> list[Value]:
         """An equation as one step; `bear` as in `origins.attribute`, where it is no usual birth."""
@@ -158,7 +160,7 @@ class Replay:
         return frozenset(birth for birth in found if birth.operation not in _SLOPES)
 
     def bear(
-        self, operation: str, values: Sequence[Value], here: Scope, has_nan: bool, note: str = ""
+        self, operation: str, values: Sequence[Value], here: Position, has_nan: bool, note: str = ""
     ) -> Birth:
         """Record that the equation of `here` makes something non-finite."""
         place, inside = placed(here)
@@ -179,21 +181,22 @@ class Replay:
         self.births.append(birth)
         return birth
 
-    def _equation(self, equation: Any, values: Sequence[Value], here: Scope) -> list[Value]:
+    def _equation(self, equation: Any, values: Sequence[Value], here: Position) -> list[Value]:
         name = equation.primitive.name
         if (inner := called(equation)) is not None:
             return self.run(inner, values, here)
         if name == "cond":
-            branches = equation.params["branches"]
-            taken = int(np.clip(int(values[0].array), 0, len(branches) - 1))
-            return self.run(branches[taken], values[1:], here)
+            programs = branches(equation)
+            taken = int(np.clip(int(values[0].array), 0, len(programs) - 1))
+            return self.run(programs[taken], values[1:], here)
         if name == "custom_linear_solve":
-            return self.run(equation.params["jaxprs"].solve, _solved(equation, values), here)
+            parts = solve_parts(equation)
+            return self.run(parts.solve, parts.of_solve(values), here)
         if name in self.rules:
             return self.rules[name](self, equation, values, here)
         return self.evaluate(equation, values, here)
 
-    def _constant(self, array: Any, where: Scope, index: int = 0, reader: Any = None) -> Value:
+    def _constant(self, array: Any, where: Position, index: int = 0, reader: Any = None) -> Value:
         """A literal or an array that the function closes over."""
         if origins.is_finite(array):
             return Value(array)
@@ -227,7 +230,7 @@ def is_primal(names: str) -> bool:
     return "jvp" in names and "transpose" not in names
 
 
-def placed(here: Scope) -> tuple[Place, Place]:
+def placed(here: Position) -> tuple[SourceLine, SourceLine]:
     """The user's line of an equation, and the line of an installed package below it.
 
     Equations inside the wrappers of `jax.numpy` have none: the line of the enclosing call stands.
@@ -245,11 +248,3 @@ def _maker(equation: Any, values: Sequence[Value]) -> str:
     name = equation.primitive.name
     made = [value.maker for value in values if value.maker]
     return made[0] if name in _MOVES and len(set(made)) == 1 else name
-
-
-def _solved(equation: Any, values: Sequence[Value]) -> list[Value]:
-    """The operands of a linear solve's own computation: its constants, and the right-hand side."""
-    lengths = equation.params["const_lengths"]
-    start = lengths.matvec + lengths.vecmat
-    constants = start + lengths.solve + lengths.transpose_solve
-    return [*values[start : start + lengths.solve], *values[constants:]]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.debug.places import NOWHERE, Place
+from toolkit.debug.source_lines import NOWHERE, SourceLine
 
 # A cleaned entry, where most functions are finite (`acosh` starts at 1). Not an integer, so that it
 # rarely cancels a neighbour.
@@ -63,8 +63,8 @@ class Birth:
 
     order: tuple[int, ...]  # position in the computation; earlier ones compare smaller
     operation: str  # the primitive's name, or "input", "constant"
-    place: Place = NOWHERE
-    inside: Place = NOWHERE  # where an installed package is at work below `place`
+    place: SourceLine = NOWHERE
+    inside: SourceLine = NOWHERE  # where an installed package is at work below `place`
     names: str = ""  # the name stack, which tells the transformations
     iterations: tuple[tuple[str, int], ...] = ()
     operands: tuple[Operand, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from toolkit.debug.nonfinite.origins import Birth, Operand
-from toolkit.debug.places import NOWHERE, Place
+from toolkit.debug.source_lines import NOWHERE, SourceLine
 
 # Primitives whose name is no word; each keeps the name, which is what JAX's own messages say.
 _WORDS = {
@@ -54,7 +54,7 @@ class Masked(NamedTuple):
     def __str__(self) -> str:
         if self.path:
             return f"{self.operation} {self.path}"
-        return f"{self.operation} at {Place(self.file, self.line)}{_printed(self.iterations)}"
+        return f"{self.operation} at {SourceLine(self.file, self.line)}{_printed(self.iterations)}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class NonFiniteReport:
     note: str = ""  # how the answer was found, where that was not by replaying
 
     def __str__(self) -> str:
-        place = Place(self.file, self.line)
+        place = SourceLine(self.file, self.line)
         at = (
             f" in {self.operation}"
             if self.operation == "input"
@@ -135,7 +135,7 @@ def report(
 
 def _first_each(births: tuple[Birth, ...]) -> tuple[Masked, ...]:
     """One of each place and operation."""
-    listed: dict[tuple[Place, str, str], Masked] = {}
+    listed: dict[tuple[SourceLine, str, str], Masked] = {}
     for birth in births:
         path = next(iter(birth.depends_on), "") if birth.operation == "input" else ""
         place, words = birth.place, in_words(birth.operation)

@@ -11,32 +11,34 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from toolkit.debug.nonfinite.flags import first_bad
-from toolkit.debug.nonfinite.interpret import Replay, Scope
+from toolkit.debug.nonfinite.interpret import Position, Replay
 from toolkit.debug.nonfinite.origins import Birth, Value
+from toolkit.jaxprs.loops import shard_parts
 from toolkit.jaxprs.read import without_callbacks
 
 _NOTE = "Inside shard_map the operands of the equation are not kept: those of the whole are shown."
 
 
-def shard_map(replay: Replay, equation: Any, values: Sequence[Value], here: Scope) -> list[Value]:
+def shard_map(
+    replay: Replay, equation: Any, values: Sequence[Value], here: Position
+) -> list[Value]:
     """The results of a `shard_map`."""
     equation = without_callbacks(equation)
-    params = equation.params
+    parts = shard_parts(equation)
 
     def placed(flags: Callable[..., Array]) -> Callable[..., Array]:
-        axes = params.get("newly_manual_axes", params.get("manual_axes"))  # since jax 0.12, before
         return jax.shard_map(
             flags,
-            mesh=params["mesh"],
-            in_specs=tuple(params["in_specs"]),
-            out_specs=PartitionSpec(tuple(axes)),
-            axis_names=set(axes),
-            check_vma=params["check_vma"],
+            mesh=parts.mesh,
+            in_specs=parts.in_specs,
+            out_specs=PartitionSpec(tuple(parts.axes)),
+            axis_names=set(parts.axes),
+            check_vma=parts.check_vma,
         )
 
     def bear(has_nan: bool) -> Birth:
         arrays = [value.array for value in values]
-        found = first_bad(params["jaxpr"], placed, arrays, here)
+        found = first_bad(parts.body, placed, arrays, here)
         if found is None:
             return replay.bear("shard_map", values, here, has_nan)
         name = found.equations[-1].primitive.name

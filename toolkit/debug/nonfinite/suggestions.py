@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolkit.debug.nonfinite.origins import Birth, Operand
-from toolkit.debug.places import is_ours
+from toolkit.errors.frames import is_ours
 
 _WHERE = (
     "If jnp.where masks the value afterwards, mask the operand too, `f(jnp.where(ok, x, 1.0))`: the "
@@ -41,7 +41,7 @@ def _remedy(birth: Birth, phase: str) -> str | None:
     operation, operands = birth.operation, birth.operands
     if operation == "input":
         return "look where this argument is made: the computation gets it non-finite."
-    if operation == "constant" and is_ours(birth.inside):
+    if operation == "constant" and is_ours(birth.inside.file):
         return _ON_PURPOSE
     if operation == "constant":
         return (

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from toolkit import tree
-from toolkit.debug.numbers.numbers import Supplied, is_close
+from toolkit.debug.numbers.structural import Supplied, is_close
 from toolkit.debug.numbers.walk import Found, Walk
-from toolkit.debug.places import NOWHERE, Place, installed_name
+from toolkit.debug.source_lines import NOWHERE, SourceLine, installed_name
 from toolkit.errors.readable import readable
 
 
@@ -24,10 +24,10 @@ class Constant:
     file: str | None  # of the user's line that it comes from, or that calls what it is a default of
     line: int | None
     operation: str  # what reads it: a primitive, a function of JAX, "loop length", "initial value"
-    inside: Place = NOWHERE  # the line of another package, where the number enters there
+    inside: SourceLine = NOWHERE  # the line of another package, where the number enters there
 
     def __str__(self) -> str:
-        place = Place(self.file, self.line)
+        place = SourceLine(self.file, self.line)
         inside = f" (inside {installed_name(self.inside)})" if self.inside != NOWHERE else ""
         return f"{self.value:g} in `{self.operation}` at {place}{inside}: {place.source}"
 
@@ -71,7 +71,7 @@ def constants(
         raise TypeError(f"`fn` must be callable: got {type(fn).__name__}.")
     jaxpr, static = _traced(fn, specs)
     visible = Supplied([*static, *supplied])
-    found = Walk(Place(*_definition(fn))).of(jaxpr)
+    found = Walk(SourceLine(*_definition(fn))).of(jaxpr)
     kept = [one for one in found if not visible.explains(one.value)]
     return tuple(
         dict.fromkeys(
@@ -115,6 +115,6 @@ def _is_complement(one: Found, others: Sequence[Found]) -> bool:
     )
 
 
-def _definition(fn: Callable[..., Any]) -> Place:
+def _definition(fn: Callable[..., Any]) -> SourceLine:
     code = getattr(inspect.unwrap(fn), "__code__", None)
-    return NOWHERE if code is None else Place(code.co_filename, code.co_firstlineno)
+    return NOWHERE if code is None else SourceLine(code.co_filename, code.co_firstlineno)

@@ -15,60 +15,19 @@ import io
 import itertools
 import linecache
 import sys
-import sysconfig
 import tokenize
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
 import jax.scipy.special
 
-from toolkit.debug.numbers.numbers import is_close, is_guard
-from toolkit.debug.places import INSTALLED, NOWHERE, TRACING, Place, is_jax
-
-_SOURCE = f"{Path(jax.__file__).parent}/_src/"
-_STDLIB = f"{sysconfig.get_paths()['stdlib']}/"
-_SITE = tuple(f"{sysconfig.get_paths()[name]}/" for name in ("purelib", "platlib"))
-# Files of JAX that trace and differentiate: they are between all calls and add no numbers.
-_MACHINERY = (
-    tuple(
-        _SOURCE + name
-        for name in ("interpreters/", "ad_checkpoint.py", "api.py", "api_util.py", "core.py")
-    )
-    + tuple(
-        _SOURCE + name
-        for name in ("custom_batching.py", "custom_derivatives.py", "linear_util.py", "pjit.py")
-    )
-    + tuple(
-        _SOURCE + name
-        for name in (
-            "source_info_util.py",
-            "traceback_util.py",
-            "tree.py",
-            "tree_util.py",
-            "util.py",
-        )
-    )
-)
-# Files of JAX whose functions are one operation, or a loop: their numbers are their callers'.
-_HAND_ON = tuple(
-    _SOURCE + name
-    for name in (
-        "lax/control_flow/",
-        "lax/lax.py",
-        "lax/parallel.py",
-        "nn/functions.py",
-        "nn/initializers.py",
-        "numpy/array",
-        "numpy/ufunc",
-        "ops/scatter.py",
-    )
-)
-_SEEDED = frozenset({"PRNGKey", "_key", "key", "random_seed", "seed_with_impl"})
-_RULES = _SOURCE + "custom_derivatives.py"
-_DIFFERENTIATES = _SOURCE + "interpreters/ad.py"
+from toolkit.debug.numbers.structural import is_close, is_guard
+from toolkit.debug.source_lines import ASKED, NOWHERE, SourceLine
+from toolkit.errors.frames import SITE, STDLIB, is_installed, is_jax
+from toolkit.jaxprs import files
+from toolkit.jaxprs.sources import codes, definition
 
 
 class Frame(NamedTuple):
@@ -82,8 +41,8 @@ class Frame(NamedTuple):
         return self.code.co_filename
 
     @property
-    def place(self) -> Place:
-        return Place(self.file, self._positions[0])
+    def place(self) -> SourceLine:
+        return SourceLine(self.file, self._positions[0])
 
     @property
     def segment(self) -> str:
@@ -112,30 +71,30 @@ class Calls(NamedTuple):
     rule: bool  # whether the user called a function with a derivative rule, which it may belong to
 
     @property
-    def place(self) -> Place:
+    def place(self) -> SourceLine:
         return self.user.place if self.user else NOWHERE
 
     @property
-    def inside(self) -> Place:
+    def inside(self) -> SourceLine:
         return self.packages[0].place if self.packages else NOWHERE
 
 
 def calls(equation: Any) -> Calls:
     """The calls that led to `equation`."""
-    frames = _frames(equation.source_info.traceback)
+    frames = _frames(equation)
     inner = list(itertools.takewhile(lambda frame: is_jax(frame.file), frames))
     # Of a derivative, what its rule called is no part of the user's call.
-    rules = [i for i, frame in enumerate(inner) if frame.file == _DIFFERENTIATES]
+    rules = [i for i, frame in enumerate(inner) if frame.file == files.DIFFERENTIATION]
     cut = rules[-1] + 1 if rules else 0
     key = tuple((id(frame.code), frame.at) for frame in frames[cut:] if not _is_between(frame))
     kept = [frame for frame in frames if not _is_between(frame)]
     of_jax = tuple(itertools.takewhile(lambda frame: is_jax(frame.file), kept))
     rest = kept[len(of_jax) :]
-    others = tuple(itertools.takewhile(lambda frame: frame.file.startswith(INSTALLED), rest))
-    users = [frame for frame in rest if not frame.file.startswith(INSTALLED)]
+    others = tuple(itertools.takewhile(lambda frame: is_installed(frame.file), rest))
+    users = [frame for frame in rest if not is_installed(frame.file)]
     user = users[0] if users else None
     direct = bool(user) and not others and not of_jax
-    ruled = direct and any(frame.file == _RULES for frame in inner[cut:])
+    ruled = direct and any(frame.file == files.CUSTOM_RULES for frame in inner[cut:])
     rule = ruled and _callee(users[0]) not in _names_in_jax()
     return Calls(of_jax, others, user, key, rule)
 
@@ -172,9 +131,9 @@ def _hands_on(frame: Frame, called: str) -> bool:
     name = frame.code.co_name
     if name == "switch":  # it knows the count of the branches
         return False
-    if name in _SEEDED:
+    if name in files.SEEDED:
         return True
-    return frame.file.startswith(_HAND_ON) or (bool(called) and name.lstrip("_") == called)
+    return frame.file.startswith(files.HAND_ON) or (bool(called) and name.lstrip("_") == called)
 
 
 def is_written(value: Any, frame: Frame | None) -> bool:
@@ -218,9 +177,7 @@ def _is_number(node: ast.expr) -> bool:
 
 def is_of_jax(computation: Any) -> bool:
     """Whether a jitted or custom function is one of JAX."""
-    info = getattr(getattr(computation, "jaxpr", computation), "debug_info", None)
-    source = getattr(info, "func_src_info", None) or ""
-    return is_jax(source.partition(" at ")[2])
+    return is_jax(definition(computation).place)
 
 
 @functools.cache
@@ -234,7 +191,7 @@ def literals(code: CodeType) -> frozenset[float]:
 @functools.cache
 def defaults(code: CodeType) -> frozenset[float]:
     """The fractional defaults of the parameters of a public function, given its code."""
-    if code.co_filename.startswith(_SOURCE + "random"):  # a fair coin is no choice
+    if code.co_filename.startswith(files.RANDOM):  # a fair coin is no choice
         return frozenset()
     function = getattr(_module(code), code.co_name, None)
     try:
@@ -277,13 +234,11 @@ def _numbers(source: str) -> list[float]:
 
 def _is_between(frame: Frame) -> bool:
     file = frame.file
-    if file.startswith(_MACHINERY) or file.startswith("<frozen"):
+    if file.startswith(files.MACHINERY) or file.startswith("<frozen"):
         return True
-    return file.startswith(_STDLIB) and not file.startswith(_SITE)
+    return file.startswith(STDLIB) and not file.startswith(SITE)
 
 
-def _frames(traceback: Any) -> Sequence[Frame]:
-    if traceback is None:
-        return ()
-    frames = [Frame(code, at) for code, at in zip(*traceback.raw_frames(), strict=True)]
-    return list(itertools.takewhile(lambda frame: not frame.file.startswith(TRACING), frames))
+def _frames(equation: Any) -> Sequence[Frame]:
+    frames = [Frame(*one) for one in codes(equation)]
+    return list(itertools.takewhile(lambda frame: not frame.file.startswith(ASKED), frames))

@@ -5,48 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from toolkit.jaxprs.names import ClosedJaxpr, Jaxpr
-from toolkit.jaxprs.read import opened
+from toolkit.jaxprs.loops import scan_parts, while_parts
+from toolkit.jaxprs.operations import name_called
+from toolkit.jaxprs.read import called, inner, opened
+from toolkit.jaxprs.sources import definition
 
 # Calls of functions that have a name.
-CALLS = frozenset({"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call"})
+CALLS = frozenset({"jit", "custom_jvp_call", "custom_vjp_call", "closed_call"})
 
 
 def inner_programs(equation: Any, numbers: Sequence[Any]) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """The programs in an equation, with the numbers that they are given."""
-    name, params = equation.primitive.name, equation.params
+    """The programs in an equation, with the numbers that they are given.
+
+    A loop's carry changes from step to step, so its first value is no number inside.
+    """
+    name = equation.primitive.name
     if name == "while":
-        split, rest = params["cond_nconsts"], params["body_nconsts"]
-        carry = [None] * (len(numbers) - split - rest)
-        yield params["cond_jaxpr"], [*numbers[:split], *carry]
-        yield params["body_jaxpr"], [*numbers[split : split + rest], *carry]
+        loop = while_parts(equation)
+        of_condition, of_body, carry = loop.parted(numbers)
+        unknown = [None] * len(carry)
+        yield loop.condition, [*of_condition, *unknown]
+        yield loop.body, [*of_body, *unknown]
         return
     if name == "scan":
-        consts, _ = scan_counts(equation)
-        yield params["jaxpr"], [*numbers[:consts], *[None] * (len(numbers) - consts)]
+        consts, carry, xs = scan_parts(equation).parted(numbers)
+        yield scan_parts(equation).body, [*consts, *[None] * (len(carry) + len(xs))]
         return
-    for inner in programs(params.values()):
-        count = len(opened(inner)[0].invars)
+    for program in inner(equation):
+        count = len(opened(program)[0].invars)
         given = list(numbers[1:] if name == "cond" else numbers)
-        yield inner, given if len(given) == count else [None] * count
-
-
-def programs(values: Any) -> Iterator[Any]:
-    """The programs among an equation's parameters."""
-    for value in values:
-        if isinstance(value, (Jaxpr, ClosedJaxpr)):
-            yield value
-        elif isinstance(value, tuple):
-            yield from programs(value)
-
-
-def scan_counts(equation: Any) -> tuple[int, int]:
-    """How many constants and carried values a scan has."""
-    params = equation.params
-    if "ft_in" in params:  # JAX 0.12
-        consts, carry = (len(part) for part in params["ft_in"].unpack()[:2])
-        return consts, carry
-    return params["num_consts"], params["num_carry"]
+        yield program, given if len(given) == count else [None] * count
 
 
 def name_of(equation: Any) -> str:
@@ -54,9 +42,4 @@ def name_of(equation: Any) -> str:
     name = equation.primitive.name
     if name not in CALLS:
         return str(name)
-    called = equation.params.get("name") or ""
-    if not called:
-        jaxpr, _ = opened(equation.params.get("call_jaxpr"))
-        source = getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None) or name
-        called = source.partition(" at ")[0].rpartition(".")[2]
-    return str(called).lstrip("_")
+    return (name_called(equation) or definition(called(equation)).name or name).lstrip("_")

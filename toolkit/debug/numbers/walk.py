@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from toolkit.debug.numbers.numbers import is_close, is_structure, of_shapes, scalar
 from toolkit.debug.numbers.owners import Calls, Frame, calls, is_formula, is_of_jax, is_written
-from toolkit.debug.numbers.programs import CALLS, inner_programs, name_of, programs, scan_counts
-from toolkit.debug.places import NOWHERE, Place
-from toolkit.jaxprs.read import opened
+from toolkit.debug.numbers.programs import CALLS, inner_programs, name_of
+from toolkit.debug.numbers.structural import is_close, is_structure, of_shapes, scalar
+from toolkit.debug.source_lines import NOWHERE, SourceLine
+from toolkit.jaxprs.loops import scan_parts, while_parts
+from toolkit.jaxprs.read import inner, opened
+from toolkit.jaxprs.sources import transformations
 
 # Where a number names a position, or is an exponent: operands from there on.
 _STRUCTURAL = {
@@ -41,9 +43,9 @@ class Found(NamedTuple):
     """A number, and what reads it where."""
 
     value: Any
-    place: Place
+    place: SourceLine
     operation: str
-    inside: Place
+    inside: SourceLine
 
 
 @dataclass
@@ -56,11 +58,11 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Scope:
+class SearchScope:
     """What surrounds an equation."""
 
-    place: Place
-    inside: Place = NOWHERE
+    place: SourceLine
+    inside: SourceLine = NOWHERE
     key: tuple[Any, ...] = ()
     differentiated: bool = False
     shapes: frozenset[float] = frozenset()  # what is made of those of arguments
@@ -72,16 +74,16 @@ class Scope:
 class Walk:
     """What one search has found so far."""
 
-    definition: Place
+    definition: SourceLine
     found: list[Found] = field(default_factory=list)
     seen: set[tuple[Any, ...]] = field(default_factory=set)  # operations that were searched
 
     def of(self, closed: Any) -> list[Found]:
         """All numbers in a traced function."""
-        self.search(closed, [None] * len(closed.in_avals), Scope(self.definition))
+        self.search(closed, [None] * len(closed.in_avals), SearchScope(self.definition))
         return self.found
 
-    def search(self, computation: Any, arguments: Sequence[Any], scope: Scope) -> None:
+    def search(self, computation: Any, arguments: Sequence[Any], scope: SearchScope) -> None:
         """Look through a jaxpr (closed or open) whose arguments are numbers or None."""
         jaxpr, consts = opened(computation)
         shapes = tuple(v.aval.shape for v in (*jaxpr.invars, *jaxpr.constvars))
@@ -110,7 +112,7 @@ class Walk:
         known: dict[Any, Any],
         moves: dict[Any, Move],
         counters: set[Any],
-        scope: Scope,
+        scope: SearchScope,
     ) -> None:
         made_by = calls(equation)
         differentiated = scope.differentiated or _is_derivative(equation)
@@ -154,10 +156,10 @@ class Walk:
             None if (atom in moves if _is_variable(atom) else is_call) else number
             for atom, number in zip(equation.invars, numbers, strict=True)
         ]
-        for inner, arguments in inner_programs(equation, handed):
-            self.search(inner, arguments, at)
+        for program, arguments in inner_programs(equation, handed):
+            self.search(program, arguments, at)
 
-    def _result(self, atom: Any, scope: Scope) -> None:
+    def _result(self, atom: Any, scope: SearchScope) -> None:
         """A number that a branch or a function returns."""
         value = _scalar(atom.val)
         if value is None or is_structure(value, atom.aval.dtype) or _is_length(value, scope.shapes):
@@ -166,7 +168,7 @@ class Walk:
             self.found.append(Found(value, scope.place, "result", scope.inside))
 
 
-def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: Scope) -> bool:
+def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: SearchScope) -> bool:
     dtype = np.dtype(int) if atom is None else atom.aval.dtype
     called = one.operation if equation.primitive.name in CALLS else ""
     if is_structure(one.value, dtype) or is_formula(
@@ -193,14 +195,15 @@ def _read(
     name = equation.primitive.name
     operation = name_of(equation)
     if name == "scan":
-        consts, carry = scan_counts(equation)
-        if all(atom in counters for atom in equation.invars[consts + carry :]):
-            yield LENGTH, equation.params["length"], None
-        for i in range(consts, consts + carry):
+        loop = scan_parts(equation)
+        first = loop.constants + loop.carried
+        if all(atom in counters for atom in equation.invars[first:]):
+            yield LENGTH, loop.length, None
+        for i in range(loop.constants, first):
             if numbers[i] is not None:
                 yield INITIAL, numbers[i], i
     elif name == "while":
-        first = equation.params["cond_nconsts"] + equation.params["body_nconsts"]
+        first = len(numbers) - len(while_parts(equation).parted(numbers)[2])
         bound = any(frame.code.co_name == "fori_loop" for frame in made_by.jax)
         for i in range(first, len(numbers)):
             if numbers[i] is not None:
@@ -227,11 +230,11 @@ def _counts(equation: Any, counters: set[Any]) -> bool:
 
 
 def _is_of_jax(equation: Any) -> bool:
-    return any(map(is_of_jax, programs(equation.params.values())))
+    return any(map(is_of_jax, inner(equation)))
 
 
 def _is_derivative(equation: Any) -> bool:
-    names = str(equation.source_info.name_stack)
+    names = transformations(equation)
     return "jvp" in names or "transpose" in names
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from toolkit.jaxprs.jitted import static_arguments
+
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -67,7 +69,7 @@ def signature_of(
     method: Any = jitted
     if isinstance(jitted, types.MethodType):
         jitted, args = method.__func__, (method.__self__, *args)
-    statics = _statics(jitted)
+    statics = static_arguments(jitted)
     names = _names(jitted, len(args))
     arguments = {
         name: _argument(arg, False, statics, {i, i - len(args)} | {name})
@@ -87,14 +89,6 @@ def differences(new: Signature, old: Signature) -> list[str]:
         if value != old.settings[name]:
             found.append(f"{name}: {_change(value, old.settings[name])}")
     return found or list(_in_numbers(new, old))
-
-
-def _statics(jitted: Any) -> set[int | str] | None:
-    """Numbers and names of the static arguments; None where `jitted` does not tell."""
-    info = getattr(jitted, "_jit_info", None)
-    numbers = getattr(info, "static_argnums", None)
-    names = getattr(info, "static_argnames", None)
-    return None if numbers is None or names is None else {*numbers, *names}
 
 
 def _names(jitted: Callable[..., Any], count: int) -> list[str]:

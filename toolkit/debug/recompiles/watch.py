@@ -13,8 +13,8 @@ import jax
 
 from toolkit.debug.recompiles.signature import Signature, differences, signature_of
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.jitted import COMPILED, cache_size
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 _PROBE = "/toolkit/debug/watch"
 
 
@@ -53,7 +53,7 @@ class Watched:
         self.reasons = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        size, heard = _cache_size(self._jitted), _heard.compilations
+        size, heard = cache_size(self._jitted), _heard.compilations
         result = self._jitted(*args, **kwargs)
         if _compiled(self._jitted, size, heard):
             self._account(signature_of(self._jitted, args, kwargs))
@@ -127,18 +127,13 @@ def watch(jitted: Callable[..., Any], limit: int | None = None) -> Watched:
     return Watched(jitted, limit)
 
 
-def _cache_size(jitted: Any) -> int | None:
-    count = getattr(jitted, "_cache_size", None)
-    return None if count is None else count()
-
-
 def _compiled(jitted: Any, size: int | None, heard: int) -> bool:
     """Whether a call before which the cache had `size` entries has compiled `jitted`.
 
     Neither sign is enough: the cache also grows where a NumPy array takes the place of a JAX one,
     and what was compiled may be another function that `jitted` calls while it is traced.
     """
-    if size is not None and _cache_size(jitted) == size:
+    if size is not None and cache_size(jitted) == size:
         return False
     return _heard.compilations > heard or (size is not None and not _listening())
 
@@ -155,7 +150,7 @@ def _listening() -> bool:
 
 
 def _listen(event: str, duration_secs: float, **_: Any) -> None:
-    if event == _COMPILED:
+    if event == COMPILED:
         _heard.compilations += 1
     elif event == _PROBE:
         _heard.probes += 1

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 
 from toolkit.debug.makers import code_of
-from toolkit.debug.places import Place, is_installed
 from toolkit.debug.shapes import syntax
-from toolkit.debug.shapes.constructs import Around
-from toolkit.debug.shapes.frames import Seen, Watch
+from toolkit.debug.shapes.enclosing import Enclosing
+from toolkit.debug.shapes.following import Assigned, FollowedCalls
 from toolkit.debug.shapes.syntax import Function, Source
 from toolkit.debug.shapes.values import Shape, is_array
+from toolkit.debug.source_lines import SourceLine
+from toolkit.errors.frames import is_installed
 from toolkit.errors.readable import readable
 
 _COLUMN = 60  # comments are aligned up to here; behind a longer line one stands by itself
@@ -33,7 +34,7 @@ class Line:
     comment: str = ""  # shapes, dtypes and loops, as printed
     shapes: tuple[Shape, ...] = ()  # of all arrays that it binds or returns: name, shape, dtype
     inside: tuple[
-        tuple[Around, ...], ...
+        tuple[Enclosing, ...], ...
     ] = ()  # the loops around it, outermost first, by execution
 
 
@@ -74,7 +75,9 @@ class Annotated:
 
     def _others(self) -> list[str]:
         """The blocks elsewhere, named."""
-        named = [f"{one.name} ({Place(one.file, one.lines[0].line)})" for one in self.elsewhere]
+        named = [
+            f"{one.name} ({SourceLine(one.file, one.lines[0].line)})" for one in self.elsewhere
+        ]
         return [f"# calls in other files, in .elsewhere: {', '.join(named)}"] if named else []
 
 
@@ -119,7 +122,7 @@ def annotate(fn: Callable[..., Any], *specs: Any) -> Annotated:
         )
     code = _code(fn)
     source, function = _source(fn, code)
-    watch = Watch(code)
+    watch = FollowedCalls(code)
     try:
         with watch.watching():
             _trace(fn, specs)
@@ -167,7 +170,7 @@ def _sourceless(fn: Any, why: str) -> TypeError:
     )
 
 
-def _annotated(watch: Watch, source: Source, function: Function) -> Annotated:
+def _annotated(watch: FollowedCalls, source: Source, function: Function) -> Annotated:
     seen = watch.seen()
     ran: dict[tuple[str, Function], Source] = {(source.file, function): source}
     for code in watch.codes:
@@ -178,7 +181,7 @@ def _annotated(watch: Watch, source: Source, function: Function) -> Annotated:
         for key, one in ran.items()
         if not any(other != key and _within(key, other) for other in ran)
     }
-    by_line: dict[tuple[str, int], list[Seen]] = {}
+    by_line: dict[tuple[str, int], list[Assigned]] = {}
     for one in seen:
         by_line.setdefault((one.file, one.line), []).append(one)
     blocks = {key: _block(key[1], one, by_line) for key, one in outermost.items()}
@@ -205,7 +208,9 @@ def _within(inner: tuple[str, Function], outer: tuple[str, Function]) -> bool:
     return file == other and b.first <= a.first and a.last <= b.last
 
 
-def _block(function: Function, source: Source, seen: dict[tuple[str, int], list[Seen]]) -> Block:
+def _block(
+    function: Function, source: Source, seen: dict[tuple[str, int], list[Assigned]]
+) -> Block:
     lines = []
     for number in range(function.first, function.last + 1):
         found = seen.get((source.file, number), [])
@@ -218,7 +223,7 @@ def _block(function: Function, source: Source, seen: dict[tuple[str, int], list[
     return Block(function.name, source.file, tuple(lines))
 
 
-def _comment(found: Sequence[Seen]) -> str:
+def _comment(found: Sequence[Assigned]) -> str:
     """`float32[3], x5 inside scan`; different values one after the other."""
     where: dict[str, list[str]] = {}
     for one in found:
@@ -251,7 +256,7 @@ def _laid_out(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def _heading(block: Block) -> str:
-    return f"# {Place(block.file, block.lines[0].line)}"
+    return f"# {SourceLine(block.file, block.lines[0].line)}"
 
 
 def _printed(block: Block) -> Iterator[str]:

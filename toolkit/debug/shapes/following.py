@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from toolkit.debug.places import is_installed
 from toolkit.debug.shapes import syntax
-from toolkit.debug.shapes.constructs import Around, Construct, construct, reduced
+from toolkit.debug.shapes.enclosing import Construct, Enclosing, construct, reduced
 from toolkit.debug.shapes.syntax import RESULT, Function, Source, Statement
 from toolkit.debug.shapes.values import Shape, shapes, text
+from toolkit.errors.frames import is_installed
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _WRITES = "_tk_new_"  # parameters of the functions with which @control_flow writes variables back
@@ -34,7 +34,7 @@ _contexts = itertools.count()
 Tries = tuple[tuple[int, int, int], ...]  # (construct, code, which call of the code by it)
 
 
-class Seen(NamedTuple):
+class Assigned(NamedTuple):
     """What one execution of a line assigned."""
 
     file: str
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
     what: str  # "assigned", "parameters", "lambda"
     text: str
     shapes: tuple[Shape, ...]
-    around: tuple[Around, ...]  # outermost first
+    around: tuple[Enclosing, ...]  # outermost first
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Code:
 
 
 @dataclass
-class _Call:
+class _RunningCall:
     """A running call: of a function of the user's, or of a construct that calls such."""
 
     frame: types.FrameType
     code: Code | None = None
-    construct: tuple[int, Construct, Around] | None = None  # with a number of its own
+    construct: tuple[int, Construct, Enclosing] | None = None  # with a number of its own
     context: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of a construct
-    around: tuple[Around, ...] = ()
+    around: tuple[Enclosing, ...] = ()
     tries: Tries = ()
     statement: Statement | None = None  # that runs
     returned: Statement | None = None  # the last `return` that was come to
@@ -71,17 +71,17 @@ class _Call:
 
 
 @dataclass
-class Watch:
+class FollowedCalls:
     """The calls that are followed, and what they have assigned."""
 
     own: types.CodeType  # the function asked for, wherever it stands
     codes: list[Code] = field(default_factory=list)  # that have run
-    _calls: list[_Call] = field(default_factory=list)
+    _calls: list[_RunningCall] = field(default_factory=list)
     _known: dict[int, tuple[types.CodeType, Code | Construct | None]] = field(default_factory=dict)
     _sources: dict[str, Source | None] = field(default_factory=dict)
     _constructs: int = 0
     _tries: Counter[tuple[int, int]] = field(default_factory=Counter)
-    _found: dict[tuple[Seen, Tries], None] = field(default_factory=dict)
+    _found: dict[tuple[Assigned, Tries], None] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ class Watch:
                 while self._calls:
                     self._calls.pop().context.close()
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[Assigned]:
         """What was assigned, without the calls that JAX made only to find types."""
         last = (
             one
@@ -116,7 +116,7 @@ class Watch:
             frame.f_trace_lines = False
             self._constructs += 1
             made = (self._constructs, kind, kind.around(frame.f_locals))
-            call = _Call(frame, construct=made)
+            call = _RunningCall(frame, construct=made)
             outer = self._calls[-1].construct if self._calls else None
             if outer is None or not outer[1].ours:  # what is inside ours is told apart no further
                 call.context.enter_context(_unmet_context())
@@ -148,10 +148,10 @@ class Watch:
             self.codes.append(made)
         return made
 
-    def _entered(self, frame: types.FrameType, code: Code) -> _Call:
+    def _entered(self, frame: types.FrameType, code: Code) -> _RunningCall:
         """A new call with what is around it, as the calls that are running tell."""
         between = []
-        parent: _Call | None = None
+        parent: _RunningCall | None = None
         for one in reversed(self._calls):
             if one.construct is None:
                 parent = one
@@ -169,14 +169,14 @@ class Watch:
                     self._tries[number, id(frame.f_code)] += 1
                     count = self._tries[number, id(frame.f_code)]
                     tries += ((number, id(frame.f_code), count),)
-        return _Call(frame, code, around=around, tries=tries)
+        return _RunningCall(frame, code, around=around, tries=tries)
 
     def _in_construct(self, frame: types.FrameType, event: str, _: Any) -> Any:
         if event == "return":
             self._left(frame)
         return self._in_construct
 
-    def _in_function(self, call: _Call, code: Code, event: str, value: Any) -> Any:
+    def _in_function(self, call: _RunningCall, code: Code, event: str, value: Any) -> Any:
         if event == "exception":
             call.failed = True
         elif event == "line":
@@ -202,7 +202,7 @@ class Watch:
                 call.context.close()
                 last = call.frame
 
-    def _note_parameters(self, call: _Call, code: Code, function: Function) -> None:
+    def _note_parameters(self, call: _RunningCall, code: Code, function: Function) -> None:
         variables = call.frame.f_locals
         by_line: dict[int, list[tuple[str, Any]]] = {}
         for name, line in function.parameters:
@@ -211,7 +211,7 @@ class Watch:
             for line, named in by_line.items():
                 self._note(call, code, line, "parameters", named, always_named=True)
 
-    def _note_targets(self, call: _Call, code: Code) -> None:
+    def _note_targets(self, call: _RunningCall, code: Code) -> None:
         """What the statement that has just ended has assigned."""
         statement = call.statement
         if statement is None or call.failed:
@@ -226,7 +226,7 @@ class Watch:
             named = [("return", variables.get(RESULT))]
         self._note(call, code, statement.first, "assigned", named)
 
-    def _note_result(self, call: _Call, code: Code, value: Any) -> None:
+    def _note_result(self, call: _RunningCall, code: Code, value: Any) -> None:
         if code.function is None:
             return
         if code.function.name == "<lambda>":
@@ -236,7 +236,7 @@ class Watch:
 
     def _note(
         self,
-        call: _Call,
+        call: _RunningCall,
         code: Code,
         line: int,
         what: str,
@@ -250,9 +250,9 @@ class Watch:
         bare = len(texts) == 1 and not always_named
         joined = texts[0][1] if bare else ", ".join(f"{name}: {one}" for name, one in texts)
         found = tuple(shape for name, value in named for shape in shapes(name, value))
-        self._found[Seen(code.source.file, line, what, joined, found, call.around), call.tries] = (
-            None
-        )
+        self._found[
+            Assigned(code.source.file, line, what, joined, found, call.around), call.tries
+        ] = None
 
 
 def _unmet_context() -> contextlib.AbstractContextManager[Any]:

@@ -1,6 +1,6 @@
 """Bounds that hold for every value an equation can produce: what is always positive, always zero, never chosen.
 
-An interval bounds all entries of an array; of a complex array it is `ZERO` or `ANY`. Rounding is ignored.
+Bounds hold for all entries of an array; those of a complex array are `ZERO` or `ANY`. Rounding is ignored.
 """
 
 from __future__ import annotations
@@ -13,37 +13,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toolkit.jaxprs.operations import exponent, filling
+
 _LARGEST_CONSTANT = 1 << 20  # entries of a constant that are looked at
 
 
-class Interval(NamedTuple):
+class Bounds(NamedTuple):
     """All entries lie in `[low, high]`."""
 
     low: float
     high: float
 
 
-ANY = Interval(-math.inf, math.inf)
-ZERO = Interval(0.0, 0.0)
-NAN = Interval(math.inf, -math.inf)  # no number: joined with others it adds nothing
-BOOLEAN = Interval(0.0, 1.0)
-_POSITIVE = Interval(0.0, math.inf)
+ANY = Bounds(-math.inf, math.inf)
+ZERO = Bounds(0.0, 0.0)
+NAN = Bounds(math.inf, -math.inf)  # no number: joined with others it adds nothing
+BOOLEAN = Bounds(0.0, 1.0)
+_POSITIVE = Bounds(0.0, math.inf)
 
 
-def join(*intervals: Interval) -> Interval:
-    """The smallest interval that holds all of them."""
-    return Interval(min(i.low for i in intervals), max(i.high for i in intervals))
+def join(*bounds: Bounds) -> Bounds:
+    """The narrowest bounds that hold all of them."""
+    return Bounds(min(i.low for i in bounds), max(i.high for i in bounds))
 
 
-def widened(old: Interval, new: Interval) -> Interval:
+def widened(old: Bounds, new: Bounds) -> Bounds:
     """`new`, where a bound that has moved since `old` goes all the way: loops then come to an end."""
     low = old.low if new.low >= old.low else -math.inf
     high = old.high if new.high <= old.high else math.inf
-    return Interval(low, high)
+    return Bounds(low, high)
 
 
-def of_constant(value: Any) -> Interval:
-    """The interval of an array that stands in the program."""
+def of_constant(value: Any) -> Bounds:
+    """Bounds of an array that stands in the program."""
     if isinstance(value, jax.core.Tracer) or np.size(value) > _LARGEST_CONSTANT:
         return ANY
     if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended) or not np.size(value):
@@ -56,11 +58,11 @@ def of_constant(value: Any) -> Interval:
     if np.iscomplexobj(array):
         return ANY if np.any(array) else ZERO
     low, high = float(np.min(array)), float(np.max(array))
-    return ANY if math.isnan(low) or math.isnan(high) else Interval(low, high)
+    return ANY if math.isnan(low) or math.isnan(high) else Bounds(low, high)
 
 
-def of_equation(equation: Any, operands: Sequence[Interval]) -> Interval:
-    """The interval of the (first) result, from those of the operands."""
+def of_equation(equation: Any, operands: Sequence[Bounds]) -> Bounds:
+    """Bounds of the (first) result, from those of the operands."""
     name, dtype = equation.primitive.name, equation.outvars[0].aval.dtype
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return ANY
@@ -70,15 +72,15 @@ def of_equation(equation: Any, operands: Sequence[Interval]) -> Interval:
     if any(jnp.issubdtype(atom.aval.dtype, jnp.complexfloating) for atom in atoms):
         return _of_complex(name, operands)
     if name == "integer_pow":
-        interval = _integer_power(operands[0], equation.params["y"])
-    elif name == "gather" and equation.params["fill_value"] is not None:
-        interval = join(operands[0], of_constant(equation.params["fill_value"]))
+        bounds = _integer_power(operands[0], exponent(equation))
+    elif name == "gather" and filling(equation) is not None:
+        bounds = join(operands[0], of_constant(filling(equation)))
     else:
-        interval = _RULES.get(name, lambda *_: ANY)(*operands)
-    return _as_dtype(interval, dtype)
+        bounds = _RULES.get(name, lambda *_: ANY)(*operands)
+    return _as_dtype(bounds, dtype)
 
 
-def _as_dtype(a: Interval, dtype: Any) -> Interval:
+def _as_dtype(a: Bounds, dtype: Any) -> Bounds:
     """`a` for results of a type: truth values, and integers, which may have wrapped around."""
     if math.isnan(a.low) or math.isnan(a.high):
         a = ANY
@@ -86,12 +88,12 @@ def _as_dtype(a: Interval, dtype: Any) -> Interval:
         return _not(_equal(a, ZERO))
     if jnp.issubdtype(dtype, jnp.integer):
         limits = jnp.iinfo(dtype)
-        whole = Interval(*(_whole(x, math.trunc) for x in a))
+        whole = Bounds(*(_whole(x, math.trunc) for x in a))
         return whole if limits.min <= whole.low and whole.high <= limits.max else ANY
     return a
 
 
-def _of_complex(name: str, operands: Sequence[Interval]) -> Interval:
+def _of_complex(name: str, operands: Sequence[Bounds]) -> Bounds:
     zeros = [operand == ZERO for operand in operands]
     if name in ("mul", "dot_general"):
         return ZERO if any(zeros) else ANY
@@ -106,37 +108,37 @@ def _times(a: float, b: float) -> float:
     return 0.0 if a == 0 or b == 0 else a * b
 
 
-def _product(a: Interval, b: Interval) -> Interval:
+def _product(a: Bounds, b: Bounds) -> Bounds:
     corners = [_times(x, y) for x in a for y in b]
-    return Interval(min(corners), max(corners))
+    return Bounds(min(corners), max(corners))
 
 
-def _quotient(a: Interval, b: Interval) -> Interval:
+def _quotient(a: Bounds, b: Bounds) -> Bounds:
     if a == ZERO:
         return ZERO
     if b.low < 0 < b.high:
         return ANY
     sign = -1.0 if b.low < 0 else 1.0
     reciprocals = [sign * math.inf if bound == 0 else 1 / bound for bound in b]
-    return _product(a, Interval(min(reciprocals), max(reciprocals)))
+    return _product(a, Bounds(min(reciprocals), max(reciprocals)))
 
 
-def _sum(*parts: Interval) -> Interval:
-    return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+def _sum(*parts: Bounds) -> Bounds:
+    return Bounds(sum(p.low for p in parts), sum(p.high for p in parts))
 
 
-def _negative(a: Interval) -> Interval:
-    return Interval(-a.high, -a.low)
+def _negative(a: Bounds) -> Bounds:
+    return Bounds(-a.high, -a.low)
 
 
-def _magnitude(a: Interval) -> Interval:
+def _magnitude(a: Bounds) -> Bounds:
     low = 0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high))
-    return Interval(low, max(abs(a.low), abs(a.high)))
+    return Bounds(low, max(abs(a.low), abs(a.high)))
 
 
-def _integer_power(a: Interval, exponent: int) -> Interval:
+def _integer_power(a: Bounds, exponent: int) -> Bounds:
     if exponent == 0:
-        return Interval(1.0, 1.0)
+        return Bounds(1.0, 1.0)
     if exponent < 0:
         return _POSITIVE if exponent % 2 == 0 or a.low >= 0 else ANY
     if exponent % 2 == 0:
@@ -144,18 +146,18 @@ def _integer_power(a: Interval, exponent: int) -> Interval:
     return _monotone(lambda x: x**exponent)(a)
 
 
-def _monotone(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
+def _monotone(function: Callable[[float], float]) -> Callable[[Bounds], Bounds]:
     def bound(x: float, otherwise: float) -> float:
         try:
             return function(x)
         except (OverflowError, ValueError):
             return otherwise
 
-    return lambda a: Interval(bound(a.low, -math.inf), bound(a.high, math.inf))
+    return lambda a: Bounds(bound(a.low, -math.inf), bound(a.high, math.inf))
 
 
-def _logarithm(a: Interval) -> Interval:
-    return Interval(*(math.log(x) if x > 0 else -math.inf for x in a))
+def _logarithm(a: Bounds) -> Bounds:
+    return Bounds(*(math.log(x) if x > 0 else -math.inf for x in a))
 
 
 def _sigmoid(x: float) -> float:
@@ -166,57 +168,57 @@ def _whole(x: float, rounded: Callable[[float], float]) -> float:
     return rounded(x) if math.isfinite(x) else x
 
 
-def _many(a: Interval) -> Interval:
+def _many(a: Bounds) -> Bounds:
     """A sum of any number of entries."""
-    return Interval(_times(math.inf, min(a.low, 0)), _times(math.inf, max(a.high, 0)))
+    return Bounds(_times(math.inf, min(a.low, 0)), _times(math.inf, max(a.high, 0)))
 
 
-def _maximum(a: Interval, b: Interval) -> Interval:
-    return Interval(max(a.low, b.low), max(a.high, b.high))
+def _maximum(a: Bounds, b: Bounds) -> Bounds:
+    return Bounds(max(a.low, b.low), max(a.high, b.high))
 
 
-def _minimum(a: Interval, b: Interval) -> Interval:
-    return Interval(min(a.low, b.low), min(a.high, b.high))
+def _minimum(a: Bounds, b: Bounds) -> Bounds:
+    return Bounds(min(a.low, b.low), min(a.high, b.high))
 
 
-def _choice(condition: Interval, *cases: Interval) -> Interval:
+def _choice(condition: Bounds, *cases: Bounds) -> Bounds:
     return cases[int(condition.low)] if is_point(condition) else join(*cases)
 
 
-def is_point(a: Interval) -> bool:
+def is_point(a: Bounds) -> bool:
     """Whether only one value is possible."""
     return a.low == a.high and math.isfinite(a.low)
 
 
-def _decided(yes: bool, no: bool) -> Interval:
-    return Interval(1.0, 1.0) if yes else ZERO if no else BOOLEAN
+def _decided(yes: bool, no: bool) -> Bounds:
+    return Bounds(1.0, 1.0) if yes else ZERO if no else BOOLEAN
 
 
-def _less(a: Interval, b: Interval) -> Interval:
+def _less(a: Bounds, b: Bounds) -> Bounds:
     return _decided(a.high < b.low, a.low >= b.high)
 
 
-def _less_or_equal(a: Interval, b: Interval) -> Interval:
+def _less_or_equal(a: Bounds, b: Bounds) -> Bounds:
     return _decided(a.high <= b.low, a.low > b.high)
 
 
-def _equal(a: Interval, b: Interval) -> Interval:
+def _equal(a: Bounds, b: Bounds) -> Bounds:
     return _decided(is_point(a) and a == b, a.high < b.low or b.high < a.low)
 
 
-def _not(a: Interval) -> Interval:
-    return Interval(1 - a.high, 1 - a.low) if _is_boolean(a) else ANY
+def _not(a: Bounds) -> Bounds:
+    return Bounds(1 - a.high, 1 - a.low) if _is_boolean(a) else ANY
 
 
-def _and(a: Interval, b: Interval) -> Interval:
+def _and(a: Bounds, b: Bounds) -> Bounds:
     return _minimum(a, b) if _is_boolean(a) and _is_boolean(b) else ANY
 
 
-def _or(a: Interval, b: Interval) -> Interval:
+def _or(a: Bounds, b: Bounds) -> Bounds:
     return _maximum(a, b) if _is_boolean(a) and _is_boolean(b) else ANY
 
 
-def _is_boolean(a: Interval) -> bool:
+def _is_boolean(a: Bounds) -> bool:
     return a.low >= 0 and a.high <= 1
 
 
@@ -250,9 +252,9 @@ _SHAPES = (
     "transpose",
 )
 _ODD = {name: _monotone(getattr(math, name)) for name in ("tanh", "erf", "atan", "asinh", "sinh")}
-_RULES: dict[str, Callable[..., Interval]] = {
+_RULES: dict[str, Callable[..., Bounds]] = {
     **dict.fromkeys(_SHAPES, lambda a, *_: a),
-    **dict.fromkeys(("sin", "cos"), lambda a: Interval(-1.0, 1.0)),
+    **dict.fromkeys(("sin", "cos"), lambda a: Bounds(-1.0, 1.0)),
     **dict.fromkeys(("reduce_sum", "cumsum"), _many),
     **dict.fromkeys(("concatenate", "pad"), join),
     **dict.fromkeys(("dynamic_update_slice", "scatter"), lambda a, b, *rest: join(a, b, *rest)),
@@ -260,21 +262,21 @@ _RULES: dict[str, Callable[..., Interval]] = {
     **_ODD,
     "abs": _magnitude,
     "and": _and,
-    "ceil": lambda a: Interval(*(_whole(x, math.ceil) for x in a)),
+    "ceil": lambda a: Bounds(*(_whole(x, math.ceil) for x in a)),
     "clamp": lambda low, x, high: _minimum(_maximum(x, low), high),
-    "cosh": lambda a: Interval(1.0, math.inf),
+    "cosh": lambda a: Bounds(1.0, math.inf),
     "div": _quotient,
     **dict.fromkeys(("dot_general", "conv_general_dilated"), lambda a, b: _many(_product(a, b))),
     "eq": _equal,
     "exp": _monotone(math.exp),
     "expm1": _monotone(math.expm1),
-    "floor": lambda a: Interval(*(_whole(x, math.floor) for x in a)),
+    "floor": lambda a: Bounds(*(_whole(x, math.floor) for x in a)),
     "ge": lambda a, b: _less_or_equal(b, a),
     "gt": lambda a, b: _less(b, a),
     "le": _less_or_equal,
     "iota": lambda: _POSITIVE,
     "log": _logarithm,
-    "log1p": lambda a: _logarithm(_sum(a, Interval(1.0, 1.0))),
+    "log1p": lambda a: _logarithm(_sum(a, Bounds(1.0, 1.0))),
     "logistic": _monotone(_sigmoid),
     "lt": _less,
     "max": _maximum,
@@ -285,12 +287,12 @@ _RULES: dict[str, Callable[..., Interval]] = {
     "not": _not,
     "or": _or,
     "pow": lambda a, b: _POSITIVE if a.low >= 0 else ANY,
-    "round": lambda a: Interval(*(_whole(x, round) for x in a)),
+    "round": lambda a: Bounds(*(_whole(x, round) for x in a)),
     "rsqrt": lambda a: _POSITIVE,
     "scatter-add": lambda a, _, b: _sum(a, _many(b)),
     "select_n": _choice,
-    "sign": lambda a: Interval(*(float(np.sign(x)) for x in a)),
-    "sqrt": lambda a: Interval(max(a.low, 0.0) ** 0.5, max(a.high, 0.0) ** 0.5),
+    "sign": lambda a: Bounds(*(float(np.sign(x)) for x in a)),
+    "sqrt": lambda a: Bounds(max(a.low, 0.0) ** 0.5, max(a.high, 0.0) ** 0.5),
     "square": lambda a: _integer_power(a, 2),
     "sub": lambda a, b: _sum(a, _negative(b)),
 }

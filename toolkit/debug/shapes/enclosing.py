@@ -12,14 +12,15 @@ import jax
 
 from toolkit.control.loop import loop
 from toolkit.control.while_loop import while_loop
-from toolkit.debug.places import is_jax
+from toolkit.errors.frames import is_jax
+from toolkit.jaxprs import files
 from toolkit.plain_python import branching, staging
 from toolkit.solve.maps import SolutionMap
 
 Variables = Mapping[str, Any]
 
 
-class Around(NamedTuple):
+class Enclosing(NamedTuple):
     """A loop, a condition or a batch around a line."""
 
     name: str
@@ -35,7 +36,7 @@ class Around(NamedTuple):
 class Construct(NamedTuple):
     """A function that calls the user's."""
 
-    around: Callable[[Variables], Around]  # from its arguments
+    around: Callable[[Variables], Enclosing]  # from its arguments
     retraces: bool = False  # a function that it calls again stands for the earlier call
     ours: bool = False  # what it calls in turn is its own affair
 
@@ -45,16 +46,16 @@ def construct(code: types.CodeType) -> Construct | None:
     known = _known().get(code)
     if known is not None or not is_jax(code.co_filename):
         return known
-    if code.co_name == "vmap_f":
+    if code.co_name == files.VMAP:
         return Construct(_vmap)
-    if code.co_qualname == "_shard_map.<locals>.wrapped":
+    if code.co_qualname == files.SHARD_MAP:
         return Construct(_fixed("shard_map"))
     return None
 
 
-def reduced(found: Sequence[tuple[Construct, Around]]) -> tuple[Around, ...]:
+def reduced(found: Sequence[tuple[Construct, Enclosing]]) -> tuple[Enclosing, ...]:
     """What lies between two functions of the user's, without that which only implements another."""
-    kept: list[tuple[Construct, Around]] = []
+    kept: list[tuple[Construct, Enclosing]] = []
     for one in found:
         if kept and kept[-1][0].ours:
             break
@@ -80,10 +81,10 @@ def _known() -> Mapping[types.CodeType, Construct]:
     }
     ours = {
         loop: lambda v: _scan(v)._replace(name="loop"),
-        while_loop: lambda v: Around("while_loop", v.get("max_steps"), True),
+        while_loop: lambda v: Enclosing("while_loop", v.get("max_steps"), True),
         SolutionMap.__call__: _solve,
-        staging.for_static: lambda v: Around("for", v["items"].length),
-        staging.for_traced: lambda v: Around("for", v.get("max_steps"), True),
+        staging.for_static: lambda v: Enclosing("for", v["items"].length),
+        staging.for_traced: lambda v: Enclosing("for", v.get("max_steps"), True),
         staging.while_from_the_start: _fixed("while"),
         staging.while_traced: _fixed("while"),
         branching.branch: _fixed("if"),
@@ -101,29 +102,29 @@ def _code(fn: Any) -> types.CodeType:
     return inspect.unwrap(fn).__code__
 
 
-def _fixed(name: str) -> Callable[[Variables], Around]:
-    return lambda _: Around(name)
+def _fixed(name: str) -> Callable[[Variables], Enclosing]:
+    return lambda _: Enclosing(name)
 
 
-def _scan(variables: Variables) -> Around:
+def _scan(variables: Variables) -> Enclosing:
     leaves = jax.tree.leaves(variables.get("xs"))
     length = variables.get("length")
     if length is None and leaves:
         length = _size(leaves[0], 0)
-    return Around("scan", _whole(length))
+    return Enclosing("scan", _whole(length))
 
 
-def _map(variables: Variables) -> Around:
+def _map(variables: Variables) -> Enclosing:
     return _scan({"xs": variables["xs"]})._replace(name="map")
 
 
-def _fori(variables: Variables) -> Around:
+def _fori(variables: Variables) -> Enclosing:
     lower, upper = _whole(variables["lower"]), _whole(variables["upper"])
     count = None if lower is None or upper is None else max(upper - lower, 0)
-    return Around("fori_loop", count)
+    return Enclosing("fori_loop", count)
 
 
-def _vmap(variables: Variables) -> Around:
+def _vmap(variables: Variables) -> Enclosing:
     """The size of the batch, where the axes are plain numbers."""
     args, axes = variables["args"], variables.get("in_axes")
     axes = axes if isinstance(axes, (tuple, list)) else [axes] * len(args)
@@ -133,14 +134,14 @@ def _vmap(variables: Variables) -> Around:
         if isinstance(axis, int)
         for leaf in jax.tree.leaves(arg)[:1]
     ]
-    return Around("vmap", variables.get("axis_size") or (sizes[0] if sizes else None))
+    return Enclosing("vmap", variables.get("axis_size") or (sizes[0] if sizes else None))
 
 
-def _solve(variables: Variables) -> Around:
+def _solve(variables: Variables) -> Enclosing:
     """Exactly `num_steps` gradients are taken where no tolerance ends the solve."""
     solve = variables["self"]
     exact = getattr(solve.solver, "tol", 0.0) is None
-    return Around(solve.kind, getattr(solve.solver, "num_steps", None) if exact else None)
+    return Enclosing(solve.kind, getattr(solve.solver, "num_steps", None) if exact else None)
 
 
 def _size(leaf: Any, axis: int) -> int | None:

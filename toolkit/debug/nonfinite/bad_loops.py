@@ -16,9 +16,10 @@ import numpy as np
 from jax import Array, lax
 
 from toolkit.debug.nonfinite import origins
-from toolkit.debug.nonfinite.interpret import Replay, Scope, is_differentiated, is_primal
+from toolkit.debug.nonfinite.interpret import Position, Replay, is_differentiated, is_primal
 from toolkit.debug.nonfinite.last_free import runner
 from toolkit.debug.nonfinite.origins import Birth, Masks, Value
+from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.read import evaluate, evaluate_equation, flow, without_callbacks
 
 _LIMIT = np.iinfo(np.int32).max
@@ -27,11 +28,11 @@ _RUNS = 8  # of bad steps in a stacked result; the first of each is interpreted
 
 
 @dataclass
-class Loop:
+class BadLoop:
     """A loop that made something bad. Steps count in the order in which they run."""
 
     replay: Replay
-    here: Scope
+    here: Position
     name: str
     body: Any  # (consts, carry, x) -> (carry, y)
     consts: Sequence[Value]
@@ -153,29 +154,26 @@ class Loop:
         return Value(array, masks, self.depends_on[position], "", primal, spoilt)
 
 
-def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Scope) -> list[Value]:
+def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Position) -> list[Value]:
     """The results of a `scan`."""
     equation = without_callbacks(equation)
-    params = equation.params
-    counts = _counts(params)
-    consts, init, xs = _split(values, counts)
-    length, reverse = params["length"], params["reverse"]
+    parts = scan_parts(equation)
+    body, length, reverse = parts.body, parts.length, parts.reverse
+    consts, init, xs = parts.parted(values)
     results = evaluate_equation(equation, [value.array for value in values])
     if all(map(origins.is_finite, results)):
-        return _finite(results, _dependence(params["jaxpr"], consts, init, xs), here)
+        return _finite(results, _dependence(body, consts, init, xs), here)
 
     def index(step: Any) -> Any:
         return length - 1 - step if reverse else step
 
     def advance(step: Any, carry: Sequence[Any]) -> Sequence[Any]:
         sliced = [lax.dynamic_index_in_dim(x.array, index(step), 0, False) for x in xs]
-        return _run(params["jaxpr"], [*_arrays(consts), *carry, *sliced])[: len(init)]
+        return evaluate(body, *_arrays(consts), *carry, *sliced)[: len(init)]
 
     run_to = runner(advance, lambda carry: True, init)
-    depends_on = _dependence(params["jaxpr"], consts, init, xs)
-    loop = Loop(
-        replay, here, "scan", params["jaxpr"], consts, init, xs, index, run_to, reverse, depends_on
-    )
+    depends_on = _dependence(body, consts, init, xs)
+    loop = BadLoop(replay, here, "scan", body, consts, init, xs, index, run_to, reverse, depends_on)
     stacked = [
         loop.stacked(position, array, length)
         for position, array in enumerate(results[len(init) :], len(init))
@@ -187,29 +185,30 @@ def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Scope) ->
     return [*carried, *stacked]
 
 
-def while_loop(replay: Replay, equation: Any, values: Sequence[Value], here: Scope) -> list[Value]:
+def while_loop(
+    replay: Replay, equation: Any, values: Sequence[Value], here: Position
+) -> list[Value]:
     """The results of a `while`."""
     equation = without_callbacks(equation)
-    params = equation.params
-    counts = (params["cond_nconsts"], params["body_nconsts"])
-    condition, consts, init = _split(values, counts)
+    parts = while_parts(equation)
+    condition, consts, init = parts.parted(values)
     results = evaluate_equation(equation, [value.array for value in values])
     if all(map(origins.is_finite, results)):
-        return _finite(results, _dependence(params["body_jaxpr"], consts, init, ()), here)
+        return _finite(results, _dependence(parts.body, consts, init, ()), here)
 
     def goes_on(carry: Sequence[Any]) -> Any:
-        return _run(params["cond_jaxpr"], [*_arrays(condition), *carry])[0].any()
+        return evaluate(parts.condition, *_arrays(condition), *carry)[0].any()
 
     def advance(step: Any, carry: Sequence[Any]) -> Sequence[Any]:
-        return _run(params["body_jaxpr"], [*_arrays(consts), *carry])
+        return evaluate(parts.body, *_arrays(consts), *carry)
 
     run_to = runner(advance, goes_on, init)
-    depends_on = _dependence(params["body_jaxpr"], consts, init, ())
-    loop = Loop(
+    depends_on = _dependence(parts.body, consts, init, ())
+    loop = BadLoop(
         replay,
         here,
         "while",
-        params["body_jaxpr"],
+        parts.body,
         consts,
         init,
         (),
@@ -222,29 +221,12 @@ def while_loop(replay: Replay, equation: Any, values: Sequence[Value], here: Sco
     return [replace(v, array=r) for v, r in zip(loop.result(steps), results, strict=True)]
 
 
-def _run(computation: Any, operands: Sequence[Any]) -> list[Any]:
-    return evaluate(computation, *operands)
-
-
-def _counts(params: Any) -> tuple[int, int]:
-    """How many constants and carried leaves a scan has."""
-    if "num_carry" in params:  # before jax 0.12
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(list(consts)), len(list(carry))
-
-
-def _split(values: Sequence[Value], counts: tuple[int, int]) -> tuple[Sequence[Value], ...]:
-    first, second = counts[0], counts[0] + counts[1]
-    return values[:first], values[first:second], values[second:]
-
-
 def _arrays(values: Sequence[Value]) -> list[Any]:
     return [value.array for value in values]
 
 
 def _finite(
-    results: Sequence[Any], depends_on: Sequence[frozenset[str]], here: Scope
+    results: Sequence[Any], depends_on: Sequence[frozenset[str]], here: Position
 ) -> list[Value]:
     primal = is_primal(here.names)
     return [Value(r, {}, one, "", primal) for r, one in zip(results, depends_on, strict=True)]
