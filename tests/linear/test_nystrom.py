@@ -28,9 +28,12 @@ def _flat(tree) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+LOW_RANK = {"nystrom": Nystrom(6, 0.1)}  # solvers that invert a matrix of low rank, plus damping
+
+
 def test_a_matrix_of_low_rank_is_inverted_exactly_with_its_damping() -> None:
     matrix = BASIS[:, :6] @ np.diag([5.0, 4, 3, 2, 1, 0.5]) @ BASIS[:, :6].T
-    x, info = jax.jit(Nystrom(6, 0.1).__call__, static_argnums=0)(_matvec(matrix), RIGHT)
+    x, info = jax.jit(LOW_RANK["nystrom"].__call__, static_argnums=0)(_matvec(matrix), RIGHT)
     expected = np.linalg.solve(matrix + 0.1 * np.eye(30), FLAT)
     np.testing.assert_allclose(_flat(x), expected, rtol=1e-6)
     residual = np.linalg.norm(matrix @ expected - FLAT) / np.linalg.norm(FLAT)

@@ -21,6 +21,15 @@ DECAYING = BASIS @ np.diag(np.logspace(3, -5, N) + 1e-2) @ BASIS.T
 RIGHT = {"a": jnp.asarray(_random.normal(size=(3, 10))), "b": jnp.asarray(_random.normal(size=10))}
 KRYLOV = [CG, GMRES, BiCGStab]
 
+# A preconditioner near the inverse, and the matrix that it is for.
+PRECONDITIONERS = {
+    "diagonal": (
+        Diagonal(jax.flatten_util.ravel_pytree(RIGHT)[1](jnp.asarray(SCALES))),
+        SCALED,
+    ),
+    "nystrom": (Nystrom(30, 1e-2), DECAYING),
+}
+
 
 def _solve(solver: Any, matrix: np.ndarray, b: Any = RIGHT) -> tuple:
     def product(tree: Any) -> Any:
@@ -35,13 +44,9 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("solver", KRYLOV)
-@pytest.mark.parametrize("name", ["diagonal", "nystrom"])
+@pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_few_steps_to_the_same_solution(solver: Any, name: str) -> None:
-    matrix = {"diagonal": SCALED, "nystrom": DECAYING}[name]
-    unravel = jax.flatten_util.ravel_pytree(RIGHT)[1]
-    inverse = {"diagonal": Diagonal(unravel(jnp.asarray(SCALES))), "nystrom": Nystrom(30, 1e-2)}[
-        name
-    ]
+    inverse, matrix = PRECONDITIONERS[name]
     _, plain = _solve(solver(20, 1e-9), matrix)
     x, info = _solve(solver(20, 1e-9, preconditioner=inverse), matrix)
     assert plain.status == tk.Status.STEP_LIMIT and info.status == tk.Status.CONVERGED

@@ -14,7 +14,14 @@ import pytest
 
 import toolkit as tk
 from toolkit.adjoint import Stopped, Unroll
-from toolkit.solver import LBFGS, GradientDescent, Newton, Optax
+from toolkit.solver import (
+    LBFGS,
+    GradientDescent,
+    Newton,
+    Optax,
+    ProjectedGradient,
+    ProximalGradient,
+)
 
 H = np.asarray([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])  # eigenvalues 0.7, 1.5, 3.8
 THETA = np.asarray([1.0, -2.0, 0.5])
@@ -228,6 +235,10 @@ SOLVERS = {
     "optax_tol": Optax(optax.adam(0.1), 5, tol=1e-6),
     "lbfgs": LBFGS(5, 1e-6),
     "newton": Newton(5, 1e-6),
+    "proximal": ProximalGradient(lambda y, theta, s: tk.prox.lasso(y, 0.1, s), 0.2, 5, 1e-6),
+    "projected": ProjectedGradient(
+        lambda y, theta: optax.projections.projection_l2_ball(y, 1.0), 0.2, 5, 1e-6
+    ),
 }
 
 

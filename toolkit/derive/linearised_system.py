@@ -1,4 +1,7 @@
-"""A linear system that differentiates: one place where `custom_linear_solve` is called."""
+"""The linear system of a condition that is linearised at a solution, and its differentiable solve.
+
+This is the one place where `jax.lax.custom_linear_solve` is called.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
+from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Tree
 
 Matvec = Callable[[Tree], Tree]
@@ -100,16 +104,18 @@ def solve(
         forward, backward = backward, forward
     start = tree.stop_gradient(x0)
     if len(jax.tree.leaves(b)) > 1:
-        # JAX cannot transpose a solve of which some leaves of `b` are constants: make them one.
+        # JAX cannot transpose a solve where some leaves of `b` are differentiated and others are
+        # constants. Passing `b` through one vector makes all leaves differentiated, or none.
         flat, unravel = ravel_pytree(b)
         b = unravel(flat)
 
     def solve_one_way(transposed: bool, x0: Tree | None) -> Callable[[Matvec, Tree], Any]:
         def solve(matvec: Matvec, b: Tree) -> tuple[Tree, LinearInfo]:
-            # A solver for symmetric systems gets one; others get A as it is, which is regular.
+            # `A = (I - P M) / s` of a composite problem is not symmetric. A solver that needs symmetry
+            # is given an equivalent symmetric system; the others can solve A as it is.
             if system.factors is not None and getattr(solver, "symmetric_only", False):
                 return _solve_factors(solver, system.factors, b, transposed, x0)
-            return solver(matvec, b) if x0 is None else solver(matvec, b, x0)
+            return _called(solver, matvec, b, x0)
 
         return solve
 
@@ -133,9 +139,11 @@ def _solve_factors(
         A q = P M c,  x = c + P q  =>  x - P M x = c + (P - P M P) q - P M c = c      (c = s b)
         A q = P c,    x = c + M P q  =>  x - M P x = c + M (P q - P c - P M P q) = c
 
-    The right-hand sides lie in the range of P and so do the iterates of a Krylov method: what the
-    proximal map holds fixed costs nothing, and need not be curved. A solution x of either system is
-    a solution q up to what P ignores: of the first after one M.
+    The right-hand sides lie in the range of P, and so do the iterates of a Krylov method. So variables
+    that the proximal map holds fixed cost nothing, and the Hessian need not be curved along them.
+
+    A start x0 for x also serves for q, of which only `P q` matters: in the transposed system q = x
+    solves `A q = P c` (put `x = c + M P x` in), in the other one q = M x solves `A q = P M c`.
     """
     P, M, s = factors
     c = jax.tree.map(lambda leaf: (s * leaf).astype(leaf.dtype), b)
@@ -145,12 +153,38 @@ def _solve_factors(
         return jax.tree.map(lambda a, d: a - d, Pq, P(M(Pq)))
 
     if transposed:
-        q, info = solver(reduced, P(c), x0)
+        q, info = _called(solver, reduced, P(c), x0)
         correction = M(P(q))
     else:
-        q, info = solver(reduced, P(M(c)), None if x0 is None else M(x0))
+        q, info = _called(solver, reduced, P(M(c)), None if x0 is None else M(x0))
         correction = P(q)
     return jax.tree.map(jnp.add, c, correction), info
+
+
+def _called(
+    solver: LinearSolver, matvec: Matvec, b: Tree, x0: Tree | None
+) -> tuple[Tree, LinearInfo]:
+    """`solver(matvec, b, x0)`, refused by name where it returns no solution with its info."""
+    if x0 is None:
+        out = call_as("linear_solver", solver, "(matvec, b, x0=None)", matvec, b)
+    else:
+        out = call_as("linear_solver", solver, "(matvec, b, x0=None)", matvec, b, x0)
+    if not (isinstance(out, tuple) and len(out) == 2):
+        wrong = f"returned {tree.describe(out)}"
+    elif missing := [name for name in LinearInfo._fields if not hasattr(out[1], name)]:
+        wrong = f"has an info without `{missing[0]}`"
+    elif jax.tree.map(jnp.shape, out[0]) != jax.tree.map(jnp.shape, b):
+        wrong = f"returned an x of {tree.describe(out[0])} for a b of {tree.describe(b)}"
+    else:
+        return out
+    name = getattr(solver, "__name__", type(solver).__name__)
+    raise returned_by(
+        solver,
+        TypeError(
+            f"`linear_solver` must return (x like b, tk.linear.LinearInfo(status, steps, residual)): "
+            f"{name} {wrong}."
+        ),
+    )
 
 
 def _damped(product: Matvec, damping: Array | float) -> Matvec:
