@@ -1,11 +1,15 @@
 """`list`, `schema`, `doctor`, usage errors, and a bug of ours."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from tests.run.conftest import ROOT
 from toolkit import catalogue
 from toolkit.commands import cli, doctor
+from toolkit.commands import list as list_command
 
 
 def test_list_names_kinds_with_fields_and_experiments(toolkit):
@@ -34,6 +38,27 @@ def test_schema(toolkit):
     assert {"seed", "rate", "adjoint"} <= set(fields)
 
 
+def test_each_command_has_a_file_of_its_name_that_loads_nothing_slow():
+    """`--help` and a usage error of a command import its module, and may not import jax or pydantic."""
+    code = """
+import sys
+from importlib import import_module
+from toolkit.commands.cli import COMMANDS
+for name in COMMANDS:
+    import_module(f"toolkit.commands.{name}")
+print(*sorted({"jax", "numpy", "pydantic", "yaml", "rich", "matplotlib"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_command_has_help(toolkit, command):
+    code, out, err = toolkit(command, "--help")
+    assert (code, err) == (0, [])
+    assert out[0].startswith(f"usage: toolkit {command} [-h]")
+
+
 @pytest.mark.parametrize(
     "words", [["rn"], ["run"], ["resume"], ["run", "--nonsense"], ["report", "nowhere"], []]
 )
@@ -54,7 +79,7 @@ def test_doctor(toolkit, monkeypatch):
 
 
 def test_a_bug_of_ours_is_one_line(toolkit, monkeypatch):
-    monkeypatch.setattr(cli, "_list", lambda _: {}["missing"])
+    monkeypatch.setattr(list_command, "run", lambda _: {}["missing"])
     code, _, err = toolkit("list")
     assert (code, len(err)) == (1, 1)
     assert "internal error, got KeyError: 'missing'" in err[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from toolkit.commands import cli
+from toolkit.run.drive.signals import HANDLED
 from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.report import claims
 from toolkit.run.store import arrays, directory, environment
@@ -40,6 +42,7 @@ class Config(run.Settings):
     sizes: tuple[int, ...] = (1, 2)
     label: str = "plain"
     nan_at: int = -1
+    broken: bool = False
 
 
 class State(NamedTuple):
@@ -78,7 +81,8 @@ def figures(config, params, metrics, rows):
     def broken(figure):
         raise ValueError("no <b>data</b>")
 
-    return run.Figure("<script>alert(1)</script>", "a & b", draw, wide=True), run.Figure("Broken", "", broken)
+    whole = run.Figure("<script>alert(1)</script>", "a & b", draw, wide=True)
+    return (whole, run.Figure("Broken", "", broken)) if config.broken else (whole,)
 '''
 
 CONFIG = """\
@@ -91,6 +95,17 @@ adjoint:
   kind: implicit
   damping: 1e-3
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_reach_children():
+    """Signals that this process ignores, as one in the background or under `nohup` does, end the runs that it starts.
+
+    A child inherits that a signal is ignored. It does not inherit a handler, so one that does nothing is as good here.
+    """
+    for number in HANDLED:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture

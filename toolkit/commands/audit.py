@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-
-from toolkit.debug.numbers.audit import Constant, constants
-from toolkit.debug.source_lines import NOWHERE, SourceLine, installed_name
-from toolkit.run.drive.prepare import PreparedRun, build, prepare
-from toolkit.run.experiment import load
+from toolkit.commands.arguments import add_config
 from toolkit.run.experiment.errors import Exit, RunError, printable
-from toolkit.run.experiment.experiments import reported
-from toolkit.run.program.losses import declared
+from toolkit.run.store import environment
+
+if TYPE_CHECKING:
+    from toolkit.debug.numbers.audit import Constant
+    from toolkit.run.drive.prepare import PreparedRun
 
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
@@ -25,14 +23,24 @@ _MOVE = 1e-3  # relative: far above rounding, within most bounds
 _WIDEST = 100  # characters of source shown
 
 
-def command(path: Path, words: Sequence[str]) -> int:
+def add(parser: ArgumentParser) -> None:
+    add_config(parser)
+
+
+def run(arguments: Namespace) -> int:
     """Prints the numbers in the program that the config does not supply; runs and writes nothing."""
-    print("\n".join(report(prepare(load.load(path, words)))))
+    from toolkit.run.drive.prepare import prepare
+    from toolkit.run.experiment import load
+
+    environment.pin_threads()
+    print("\n".join(report(prepare(load.load(arguments.config, arguments.overrides)))))
     return Exit.DONE
 
 
 def report(prepared: PreparedRun) -> list[str]:
     """A table of the numbers, a line each, and how many there are."""
+    from toolkit.debug.source_lines import SourceLine
+
     found = hidden_numbers(prepared)
     rows = [
         (
@@ -51,6 +59,8 @@ def report(prepared: PreparedRun) -> list[str]:
 
 def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
     """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
+    from toolkit.run.drive.prepare import build
+
     supplied = list(numbers(_seen(prepared.loaded.resolved)))
     found = _found(prepared, supplied)
     if not found:
@@ -67,6 +77,9 @@ def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
 
 
 def _found(prepared: PreparedRun, supplied: Sequence[int | float]) -> tuple[Constant, ...]:
+    from toolkit.debug.numbers.audit import constants
+    from toolkit.run.experiment.experiments import reported
+
     found: list[Constant] = []
     for name, fn, arguments in _functions(prepared):
         with reported(prepared.loaded.experiment, f"{name} failed"):
@@ -101,6 +114,10 @@ def numbers(tree: Any) -> Iterator[int | float]:
 
 
 def _functions(prepared: PreparedRun) -> Iterator[tuple[str, Callable[..., Any], Sequence[Any]]]:
+    import jax
+
+    from toolkit.run.program.losses import declared
+
     program, template = prepared.traced.program, prepared.traced.template
     yield "init", program.init, (jax.eval_shape(jax.random.key, prepared.traced.seed),)
     yield "step", program.step, (template,)
@@ -109,6 +126,8 @@ def _functions(prepared: PreparedRun) -> Iterator[tuple[str, Callable[..., Any],
 
 
 def _where(one: Constant) -> str:
+    from toolkit.debug.source_lines import NOWHERE, SourceLine, installed_name
+
     place = str(SourceLine(one.file, one.line))
     return place if one.inside == NOWHERE else f"{place} in {installed_name(one.inside)}"
 

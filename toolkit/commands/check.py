@@ -1,39 +1,51 @@
-"""`toolkit check`: the config, the program, and two steps, a save and a load of it, in a folder that is removed."""
+"""`toolkit check`: a rehearsal of a run from its config to its page, in a folder that is removed."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from toolkit.run.drive.prepare import PreparedRun, prepare
-from toolkit.run.experiment import experiments, load, plain_yaml
-from toolkit.run.experiment.errors import Exit, fail, printable
+from toolkit.commands.arguments import add_config
+from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, printable, shown
 from toolkit.run.experiment.output import warn
-from toolkit.run.program.budget import Pace, Paced, with_fractions
 from toolkit.run.store import environment
+
+if TYPE_CHECKING:
+    from toolkit.run.drive.prepare import PreparedRun
+    from toolkit.run.program.compiled import CompiledProgram
+    from toolkit.run.store.directory import RunDirectory
 
 STEPS = 2
 
 
-def check(path: Path, words: Sequence[str]) -> int:
-    """Validates a config, runs two steps, saves and loads the state; prints the resolved config.
+def add(parser: ArgumentParser) -> None:
+    add_config(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Validates a config, runs two steps, saves and loads the state, finishes, draws; prints the resolved config.
 
     Warns of each input of the program's losses whose gradient is always zero.
 
-    Raises: RunError: exit 2 for a config or a program that is wrong, exit 3 for a state that a load changes, exit 6
-        for numbers that are not finite.
+    Raises: RunError: exit 2 for a config, a program, a `finish` or a figure that is wrong, exit 3 for a state that a
+        load changes, exit 6 for numbers that are not finite.
     """
+    from toolkit.run.drive.prepare import prepare
+    from toolkit.run.experiment import load, plain_yaml
+
     environment.pin_threads()
-    prepared = prepare(load.load(path, words))
+    prepared = prepare(load.load(arguments.config, arguments.overrides))
     from toolkit.run.program.losses import dead_inputs
     from toolkit.run.store.arrays import named_leaves
 
-    dead = dead_inputs(prepared.traced, prepared.loaded.experiment)
+    source = prepared.loaded.experiment
+    dead = dead_inputs(prepared.traced, source)
     for name, inputs in dead.items():
         for found in inputs:
-            warn(printable(f"{prepared.loaded.experiment}: losses: {name}: {found}"))
-    size = _try(prepared)
+            warn(printable(f"{source}: losses: {name}: {found}"))
+    size = _rehearsed(prepared, plain_yaml.dump(prepared.loaded.resolved))
     leaves = named_leaves(prepared.traced.template).values()
     count = sum(leaf.size for leaf in leaves)
     print(plain_yaml.dump(prepared.loaded.resolved), end="")
@@ -41,46 +53,107 @@ def check(path: Path, words: Sequence[str]) -> int:
     if dead:
         number = sum(map(len, dead.values())) or "none"
         print(f"# inputs without gradient in the losses {', '.join(dead)}: {number}")
-    print(f"# tried {STEPS} steps, a save and a load of {size:,} bytes")
+    print(f"# tried {STEPS} steps, a save and a load of {size:,} bytes, finish and the figures")
     print(
-        f"# ok: {prepared.loaded.experiment}, state of {len(leaves)} arrays with {count:,} numbers, metrics: {metrics}"
+        f"# ok: {source}, state of {len(leaves)} arrays with {count:,} numbers, metrics: {metrics}"
     )
     return Exit.DONE
 
 
-def _try(prepared: PreparedRun) -> int:
-    """Returns the bytes of a checkpoint."""
+def _rehearsed(prepared: PreparedRun, config: str) -> int:
+    """Makes a run of two steps. Returns the bytes of a checkpoint."""
+    from toolkit.run.program.seeds_on_cores import compile_program
+    from toolkit.run.store import birth, directory
+
+    compiled = compile_program(prepared.traced, prepared.loaded.experiment)
+    with tempfile.TemporaryDirectory(prefix="toolkit-check-") as name:
+        record = {
+            "status": "running",
+            "step": STEPS,
+            "steps": prepared.settings.steps,
+            "environment": prepared.environment,
+        }
+        with directory.held(birth.create(Path(name) / "run", config, record)) as place:
+            state = _stepped(prepared, compiled, place)
+            size = _saved(prepared, compiled, state, place)
+            _finished(prepared, state, place)
+            return size
+
+
+def _stepped(prepared: PreparedRun, compiled: CompiledProgram, place: RunDirectory) -> Any:
+    """The state after two steps, whose rows are logged. Raises: RunError (exit 6) if one is not finite."""
     import numpy as np
 
+    from toolkit.run.experiment.experiments import reported
     from toolkit.run.program import finite
-    from toolkit.run.program.seeds_on_cores import compile_program
-    from toolkit.run.store import arrays, checkpoint, metrics
+    from toolkit.run.program.budget import Pace, Paced, with_fractions
+    from toolkit.run.program.gradients import by_leaf
+    from toolkit.run.store import directory, metrics
 
     source = prepared.loaded.experiment
-    compiled = compile_program(prepared.traced, source)
     if issubclass(type(compiled.template), Paced):
         compiled = with_fractions(compiled, Pace(STEPS, None, 0.0), 0, 1)
-    with experiments.reported(source, "init failed"):
+    with reported(source, "init failed"):
         state = compiled.init()
     watch = finite.watch(state, finite.held(state))
-    for step in range(1, STEPS + 1):
-        with experiments.reported(source, f"step {step} failed"):
-            made = compiled.advance(state, np.int32(1), np.int32(1))
-        state, bad = made.state, watch.bad(np.asarray(made.found[0]))
-        if step % prepared.settings.log_every == 0:
-            bad |= finite.bad_metrics({name: made.values[name][0].item() for name in made.values})
-        if bad:
-            what = f"step {step}: {', '.join(bad)} not finite"
-            remedy = "finite numbers; `toolkit run` says which line made it"
-            raise fail(Exit.NOT_FINITE, source, what, ", ".join(bad.values()), remedy)
-    with tempfile.TemporaryDirectory(prefix="toolkit-check-") as name:
-        folder, log = Path(name), Path(name) / "metrics.jsonl"
-        log.touch()
-        size = checkpoint.save(folder, STEPS, state, 0.0, metrics.EMPTY, "")
-        room = arrays.size(compiled.template)
-        found = checkpoint.load_newest(folder, "", log, room, warn)
-        assert found is not None  # or it raises
-        again = checkpoint.restore(found, compiled.template, folder)
+    with metrics.open_log(place.path / directory.METRICS, metrics.EMPTY) as log:
+        for step in range(1, STEPS + 1):
+            # The last step reports its gradients, where the config asks for that.
+            call = (step == STEPS and compiled.reporting) or compiled.advance
+            with reported(source, f"step {step} failed"):
+                made = call(state, np.int32(1), np.int32(1))
+            state, bad = made.state, watch.bad(np.asarray(made.found[0]))
+            values = {name: column[0].item() for name, column in made.values.items()}
+            metrics.append(log, metrics.row(step, values, 0.0, False, by_leaf(made.reports)))
+            if step % prepared.settings.log_every == 0:
+                bad |= finite.bad_metrics(values)
+            if bad:
+                what = f"step {step}: {', '.join(bad)} not finite"
+                remedy = "finite numbers; `toolkit run` says which line made it"
+                raise fail(Exit.NOT_FINITE, source, what, ", ".join(bad.values()), remedy)
+    return state
+
+
+def _saved(
+    prepared: PreparedRun, compiled: CompiledProgram, state: Any, place: RunDirectory
+) -> int:
+    """The bytes of a checkpoint. Raises: RunError (exit 3) if the state that is loaded is another one."""
+    from toolkit.run.store import arrays, checkpoint, directory, metrics
+
+    folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
+    size = checkpoint.save(folder, STEPS, state, 0.0, metrics.EMPTY, "")
+    found = checkpoint.load_newest(folder, "", log, arrays.size(compiled.template), warn)
+    assert found is not None  # or it raises
+    again = checkpoint.restore(found, compiled.template, folder)
     if arrays.encode(again) != arrays.encode(state):
+        source = prepared.loaded.experiment
         raise fail(Exit.CHECKPOINT, source, "a load changes the state", "other bits", "the same")
     return size
+
+
+def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
+    """Calls `finish` and draws the experiment's own figures.
+
+    In a run, a figure that fails is a gap in the page and a warning. Here it is an error, because whoever checks wants
+    to know of it before the steps are made.
+
+    Raises: RunError: exit 2 that names `finish` or each figure that fails, exit 6 for a final metric that is not finite.
+    """
+    from toolkit.run.experiment.experiments import reported
+    from toolkit.run.store import directory, files, final
+
+    source = prepared.loaded.experiment
+    with reported(source, "finish failed"):
+        result = prepared.traced.program.finish(state)
+    files.write_folder(place.path / directory.FINAL, final.files(result, 0.0, source, source))
+    from toolkit.run.report import plots, story
+
+    problems: list[Problem] = []
+    for index, figure in enumerate(story.own_figures(story.read(place.path))):
+        try:
+            with reported(source, f"figure {shown(figure.title)} failed"):
+                plots.svg(figure, index)
+        except RunError as error:
+            problems += error.problems
+    if problems:
+        raise RunError(Exit.CONFIG, *problems)

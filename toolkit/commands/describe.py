@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run.drive.prepare import PreparedRun, prepare
-from toolkit.run.experiment import load
+from toolkit.commands.arguments import add_config
 from toolkit.run.experiment.errors import Exit, printable
 from toolkit.run.store import environment
 
 if TYPE_CHECKING:
     from toolkit.debug.source_lines import SourceLine
+    from toolkit.run.drive.prepare import PreparedRun
     from toolkit.run.experiment.interface import Loss
     from toolkit.run.program.compiled import TracedProgram
 
@@ -49,16 +50,23 @@ class Description(NamedTuple):
     has_losses: bool
 
 
-def command(path: Path, words: Sequence[str]) -> int:
-    """Prints the parts of a config's experiment and what they cost. Returns the exit code."""
+def add(parser: ArgumentParser) -> None:
+    add_config(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Prints the parts of a config's experiment and what they cost."""
+    from toolkit.run.drive.prepare import prepare
+    from toolkit.run.experiment import load
+
     environment.pin_threads()
-    prepared = prepare(load.load(path, words))
-    for line in _printed(_parts(prepared)):
+    prepared = prepare(load.load(arguments.config, arguments.overrides))
+    for line in _printed(_description(prepared)):
         print(line)
     return Exit.DONE
 
 
-def _parts(prepared: PreparedRun) -> Description:
+def _description(prepared: PreparedRun) -> Description:
     from toolkit.run.program.losses import declared  # jax, from here on
 
     traced, source = prepared.traced, prepared.loaded.experiment

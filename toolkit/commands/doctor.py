@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from toolkit.run.experiment.errors import Exit, fail
@@ -18,7 +19,11 @@ PINS = (
 ROWS = 40_000  # the miscompiled loop needs this many to show
 
 
-def command() -> int:
+def add(_: ArgumentParser) -> None:
+    """Takes no words."""
+
+
+def run(_: Namespace) -> int:
     """Prints the environment and runs the canary. Raises: RunError (exit 7) if numbers come out wrong."""
     environment.pin_threads()
     import jax

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import CONFIG, EXPERIMENT, outcome, rows, spawn
-from toolkit.run import report
+from toolkit.run.report import draw
 from toolkit.run.store import birth, checkpoint, directory, environment, files, metrics
 
 
@@ -34,7 +34,7 @@ def killed_at(monkeypatch, module, name, count):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leaves out the report, most of a small run's time; test_report.py looks at it."""
-    monkeypatch.setattr(report, "write", lambda *_: [])
+    monkeypatch.setattr(draw, "write", lambda *_: [])
     # A source file saved while the tests run is no drift of theirs.
     monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
 
@@ -130,7 +130,7 @@ def test_signals(toolkit, work, number, code):
     process = spawn("run", "toy.yaml", *LONG, "--out", "x")
     wait_for("x", '"step": 10000', process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code
     assert not err
     if number == signal.SIGTERM:
@@ -139,7 +139,7 @@ def test_signals(toolkit, work, number, code):
     whole = spawn("run", "toy.yaml", *LONG, "--out", "y")
     again = spawn("resume", "x")
     for process in (again, whole):
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert (
             process.returncode,
             [e for e in err.splitlines() if not e.startswith("warning")],
@@ -153,7 +153,7 @@ def test_other_signals(work, number, code):
     process = spawn("run", "toy.yaml", *LONG, "--out", "x")
     wait_for("x", '"step": 10000', process)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == code
 
 
@@ -163,7 +163,7 @@ def test_a_signal_during_the_start_leaves_no_traceback(work, delay):
     process = spawn("run", "toy.yaml", *LONG, "--out", "x")
     time.sleep(delay)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=300)
     assert process.returncode in (143, -15)
     assert "Traceback" not in err
     assert spawn("run", "toy.yaml", "--out", "x", "steps=10").wait() in (0, 4)

@@ -42,7 +42,8 @@ def parsed(path):
 @pytest.fixture
 def run(toolkit, work):
     (work / "toy.yaml").write_text(
-        CONFIG + "label: '<b onload=x>'\nclaims: {error: {at_most: 1e-9}, count: {at_least: 5}}\n"
+        CONFIG
+        + "label: '<b onload=x>'\nbroken: true\nclaims: {error: {at_most: 1e-9}, count: {at_least: 5}}\n"
     )
     toolkit("run", "toy.yaml")
     return Path("runs/toy-1")

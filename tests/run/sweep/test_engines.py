@@ -73,7 +73,7 @@ def test_a_scheduler_by_address(work):
         process = spawn("sweep", "toy.yaml", "seed=0:2", *words, "--out", "d")
         assert process.wait(200) == 0, process.stderr.read()
     process = spawn("sweep", "toy.yaml", "seed=0:3", *words, "--out", "d")
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "error: --address: no scheduler at" in err
 
@@ -81,7 +81,7 @@ def test_a_scheduler_by_address(work):
 def test_slurm_without_slurm_says_so(work):
     pytest.importorskip("submitit")
     process = spawn("sweep", "toy.yaml", "seed=0:2", "--engine", "slurm", "--partition", "p")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "no SLURM here" in err and "--cluster local" in err
     assert not Path("runs").exists()

@@ -16,8 +16,7 @@ import pytest
 from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
 from toolkit.run.drive.signals import StopRequest
 from toolkit.run.store import sweeps
-from toolkit.run.sweep import launch
-from toolkit.run.sweep.launch import options, process, window
+from toolkit.run.sweep.launch import engines, options, process, window
 from toolkit.run.sweep.launch.process import Command, Outcome
 
 SWEEP = ("sweep", "toy.yaml", "seed=0:2", "rate=0.1,0.2")
@@ -34,7 +33,7 @@ def tried(monkeypatch):
             names.append(command.name)
             yield Outcome(command.name, *pretend(command.words), 0.1)
 
-    monkeypatch.setattr(launch, "engine", lambda name: in_this_process)
+    monkeypatch.setattr(engines, "engine", lambda name: in_this_process)
     return names
 
 
@@ -198,7 +197,7 @@ def test_results_of_other_code_are_kept_with_a_warning(toolkit, tried, work):
 
 
 def test_a_config_that_changes_under_way_is_noticed(toolkit, tried, work, monkeypatch):
-    changing = launch.engine("local")
+    changing = engines.engine("local")
 
     def engine(commands, options, stop):
         for number, found in enumerate(changing(commands, options, stop)):
@@ -206,7 +205,7 @@ def test_a_config_that_changes_under_way_is_noticed(toolkit, tried, work, monkey
                 (work / "toy.yaml").write_text((work / "toy.yaml").read_text() + "width: 3\n")
             yield found
 
-    monkeypatch.setattr(launch, "engine", lambda name: engine)
+    monkeypatch.setattr(engines, "engine", lambda name: engine)
     code, out, _ = toolkit("sweep", "toy.yaml", "seed=0:2", "--out", "d")
     assert code == 4
     assert "finished, with another config" in out[-1]
@@ -304,7 +303,7 @@ def test_a_run_is_asked_once_when_its_sweep_is_killed(tmp_path, work):
     assert Path("seen").read_text() == "1"
 
 
-def awaited(path, seconds=60):
+def awaited(path, seconds=300):
     """Waits for a file that a process writes at once."""
     deadline = time.monotonic() + seconds
     while not path.exists() or (path.name == "seen" and not path.read_text()):
@@ -358,7 +357,7 @@ def test_after_a_signal_nothing_more_starts(tmp_path):
 
 def test_processes_of_this_machine(work):
     process = spawn("sweep", "toy.yaml", "nan_at=4,-1", "--jobs", "2", "--out", "d")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 6
     assert "1 of 2 runs failed" in err
     assert "nan_at=-1  finished" in out

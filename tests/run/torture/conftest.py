@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.run.torture import kit
-from toolkit.run import report
 from toolkit.run.drive import runs
 from toolkit.run.program import seeds_on_cores
+from toolkit.run.report import draw
 from toolkit.run.store import checkpoint, environment
 
 
@@ -55,7 +55,7 @@ def compile_once(traced, source, compile_program=seeds_on_cores.compile_program)
 @pytest.fixture
 def quick(monkeypatch):
     """Leaves out the report, and the second tracing and compiling of a program: nearly all of a small run's time."""
-    monkeypatch.setattr(report, "write", lambda *_: [])
+    monkeypatch.setattr(draw, "write", lambda *_: [])
     monkeypatch.setattr(environment, "_package_hash", lambda: "constant")
     monkeypatch.setattr(runs, "prepare", prepare_once)
     monkeypatch.setattr(seeds_on_cores, "compile_program", compile_once)

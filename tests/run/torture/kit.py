@@ -92,7 +92,7 @@ def start(*words, **options):
     return subprocess.Popen(command, env=environment, **{**pipes, **options})
 
 
-def finish(*words, seconds=120, **options):
+def finish(*words, seconds=300, **options):
     """(exit code, stdout, stderr) of a command in a process of its own; one that hangs fails the test."""
     process = start(*words, **options)
     try:
@@ -105,7 +105,7 @@ def finish(*words, seconds=120, **options):
     return process.returncode, out, err
 
 
-def wait_until(met, process, seconds=60.0):
+def wait_until(met, process, seconds=300.0):
     """Waits, without a pause that a save could slip through, until `met()` or the process has ended."""
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:

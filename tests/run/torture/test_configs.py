@@ -18,7 +18,7 @@ from toolkit.run.experiment.errors import RunError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
-SECONDS = 1.0  # for the slowest refusal, and more on a busy machine
+SECONDS = 1.0  # of this process's own CPU time for the slowest refusal; other work on the machine does not count
 
 
 class Mutant(NamedTuple):
@@ -215,9 +215,9 @@ def test_mutated_configs_are_refused_by_name(tmp_path, at_home, count):
     for _ in range(count):
         kind, made = mutant(draw)
         path.write_bytes(made.text.encode())
-        began = time.perf_counter()
+        began = time.process_time()
         lines = refusal(path)
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
         tally["refused"].append(lines is not None)
         if lines is None:
             continue
@@ -238,7 +238,7 @@ def test_mutated_configs_are_refused_by_name(tmp_path, at_home, count):
         assert sum(met) >= 0.95 * len(met), "\n".join(map(str, failed[:10]))
     print(f"refused {sum(tally['refused'])} of {count}, the slowest in {slowest * 1000:.0f} ms")
     assert sum(tally["refused"]) > count / 2
-    assert slowest < SECONDS * max(1.0, os.getloadavg()[0] / 2)
+    assert slowest < SECONDS
 
 
 @pytest.mark.parametrize("count", [2, kit.full(100)])
@@ -290,9 +290,9 @@ def deep(path):
 def test_files_that_are_no_config_are_refused_at_once(toolkit, make, words):
     path = Path("other.yaml")
     make(path)
-    began = time.monotonic()
+    began = time.process_time()
     code, _, err = toolkit("run", path, "--out", "x")
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert (code, len(err)) == (2, 1)
     assert words in err[0]
     assert not Path("x").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -13,48 +12,33 @@ import pytest
 
 from tests.run.torture import kit
 
-QUICK = 2.0  # seconds for a refusal, of a process that has a core to itself
-
 
 def run_together(words, count):
-    """[(exit code, stderr, seconds)] of simultaneous processes, in the order in which they end."""
-    began, processes, ended = time.monotonic(), [kit.start(*words) for _ in range(count)], []
+    """[(exit code, stderr)] of simultaneous processes, in the order in which they end."""
+    processes, ended = [kit.start(*words) for _ in range(count)], []
     pids = [process.pid for process in processes]
     while len(ended) < count:
         for process in [p for p in processes if p.poll() is not None]:
             processes.remove(process)
-            ended.append((process.returncode, process.communicate()[1], time.monotonic() - began))
+            ended.append((process.returncode, process.communicate()[1]))
         time.sleep(0.01)
     return pids, ended
 
 
 @pytest.mark.parametrize("times", [1, kit.full(10)])
 def test_of_simultaneous_starts_one_wins(work, times):
-    slowest = 0.0
     for number in range(times):
         out = f"fresh{number}/x"
-        words = (
-            "run",
-            "stream.yaml",
-            "steps=2000",
-            "checkpoint_every=500",
-            "log_every=100",
-            "--out",
-            out,
-        )
-        pids, ended = run_together(words, 4)
-        assert sorted(code for code, *_ in ended) == [0, 4, 4, 4], ended
-        for code, err, seconds in ended:
+        words = ("run", "stream.yaml", "steps=2000", "checkpoint_every=500", "log_every=100")
+        pids, ended = run_together((*words, "--out", out), 4)
+        assert sorted(code for code, _ in ended) == [0, 4, 4, 4], ended
+        assert ended[-1][0] == 0  # the others are refused before they load jax, so they end first
+        for code, err in ended:
             if code == 4:
-                slowest = max(slowest, seconds)
                 named = re.search(r"in use, got process (\d+) on (\S+?),", err)
                 assert int(named[1]) in pids and named[2] == socket.gethostname(), err
                 assert len(err.splitlines()) == 1
         assert not kit.temporaries(".")
-    print(
-        f"slowest refusal {slowest:.2f} s after four processes started, load {os.getloadavg()[0]:.0f}"
-    )
-    assert slowest < QUICK * max(1.0, os.getloadavg()[0] / 2)
 
 
 @pytest.mark.slow

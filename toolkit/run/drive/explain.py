@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.debug import explain
+from toolkit.debug.nonfinite.explain import explain as explain_step
 from toolkit.run.drive import loop
 from toolkit.run.drive.chunks import Chunk, reports
 from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watch
@@ -27,8 +27,8 @@ from toolkit.run.store import directory, environment
 from toolkit.run.store.arrays import named_leaves
 
 
-def command(path: Path) -> int:
-    """`toolkit explain`: repeats, in this process, which line made a run not finite. Returns the exit code."""
+def explain(path: Path) -> int:
+    """Repeats, in this process, which line made a run not finite. Returns the exit code."""
     directory.existing(path)
     record = directory.read_record(path)
     found = record.get("nonfinite")
@@ -91,7 +91,10 @@ def _explained(
             state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))
             if step == found.step:
                 bad |= found.leaves.keys()
-            if bad and (report := explain(_only(prepared.traced.program, bad), kept)) is not None:
+            if (
+                bad
+                and (report := explain_step(_only(prepared.traced.program, bad), kept)) is not None
+            ):
                 return f"step {step}, {report}"
     return (
         f"from the checkpoint of step {at.step}, step {found.step} is finite here: the step reads "

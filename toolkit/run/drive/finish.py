@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -> int:
     """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
-    from toolkit.run import report
-    from toolkit.run.report import claims
+    from toolkit.run.report import claims, draw
 
     result, metrics = _final(place, prepared, at)
     settings = prepared.settings
@@ -35,7 +34,7 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -
         "step": at.step,
         "seconds": metrics["seconds"],
     }
-    for warning in report.write(place.path, {**place.record(), **ending}):
+    for warning in draw.write(place.path, {**place.record(), **ending}):
         place.warn(warning)
     place.event("finish", step=at.step, by=ending["ended_by"])
     place.update(**ending)

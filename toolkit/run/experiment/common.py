@@ -93,9 +93,11 @@ class Settings(BaseModel):
     )
     steps: Annotated[int, Field(ge=1)] = Field(description="outer steps of the whole run")
     log_every: Annotated[int, Field(ge=1)] = Field(
-        description="steps between rows of metrics.jsonl"
+        default=10, description="steps between rows of metrics.jsonl"
     )
-    checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="steps between checkpoints")
+    checkpoint_every: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="steps between checkpoints"
+    )
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(
         default=3, description="newest checkpoints kept"
     )

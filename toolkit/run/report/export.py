@@ -1,4 +1,4 @@
-"""`toolkit export`: the rows of runs as other programs read them. Only run directories are read; nothing in them changes."""
+"""The rows of runs as other programs read them: CSV and TensorBoard. Only run directories are read; nothing in them changes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.experiment.errors import Exit, fail, nearest, shown
-from toolkit.run.report import runs_in
 from toolkit.run.report.comparison import labels
 from toolkit.run.report.groups import differing
 from toolkit.run.report.story import Story, read
 from toolkit.run.store import files
 from toolkit.run.store.metrics import RESERVED
+from toolkit.run.store.sweeps import runs_in
 
 FORMATS = ("csv", "tensorboard")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins so
 
 
-def command(paths: Sequence[Path], kind: str, out: Path | None) -> int:
+def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
     """Writes the rows of the runs, or of a sweep's runs, in one format. Returns the exit code.
 
     Raises: RunError: exit 2 for an unknown format, something that is no run, or a missing extra; exit 3 for a damaged

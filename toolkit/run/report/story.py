@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.run.experiment import experiments, load
-from toolkit.run.experiment.errors import RunError
+from toolkit.run.experiment.errors import Exit, RunError, fail
 from toolkit.run.experiment.interface import Figure
 from toolkit.run.report import claims
 from toolkit.run.store import directory, environment, final
@@ -83,24 +83,35 @@ def changed(story: Story) -> list[str]:
 
 def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
-    if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
-        return (), []
     try:
-        source = experiments.find(story.config["experiment"], str(story.path / directory.CONFIG))
-        module = experiments.whole(source)
-        if not hasattr(module, "figures"):
-            return (), []
-        settings = load.validate(
-            experiments.config_class(module), story.config, {(): str(story.path)}
-        )
-        with experiments.reported(source, "figures failed"):
-            found = tuple(
-                module.figures(settings, story.durable.params, story.durable.metrics, story.rows)
-            )
+        found = own_figures(story)
     except RunError as error:
         return (), [str(error)]
+    source = Path(experiments.FOLDER) / f"{story.config['experiment']}.py"
     then = story.record.get("environment", {}).get("experiment_sha256")
-    changed = then is not None and then != environment.file_hash(source)
-    return found, [
-        f"{source}: changed since the run; the figures are of the newer file"
-    ] if changed else []
+    if not found or then is None or then == environment.file_hash(source):
+        return found, []
+    return found, [f"{source}: changed since the run; the figures are of the newer file"]
+
+
+def own_figures(story: Story) -> tuple[Figure, ...]:
+    """What the experiment's `figures` returns; none before the end.
+
+    Raises: RunError (exit 2) where it fails, or returns something else.
+    """
+    if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
+        return ()
+    source = experiments.find(story.config["experiment"], str(story.path / directory.CONFIG))
+    module = experiments.whole(source)
+    if not hasattr(module, "figures"):
+        return ()
+    settings = load.validate(experiments.config_class(module), story.config, {(): str(story.path)})
+    with experiments.reported(source, "figures failed"):
+        found = tuple(
+            module.figures(settings, story.durable.params, story.durable.metrics, story.rows)
+        )
+    for figure in found:
+        if not isinstance(figure, Figure):
+            got, expected = type(figure).__name__, "toolkit.run.Figure"
+            raise fail(Exit.CONFIG, source, "figures: wrong type", got, expected)
+    return found

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.store import directory, files
 
 RECORD = "sweep.json"
@@ -25,6 +26,17 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def run_paths(path: Path) -> list[Path]:
     """The runs of a sweep directory that exist, in the order of the sweep; nothing outside the directory."""
     return [run for run in _listed(path) if directory.is_run(run)]
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
+    if not (path / RECORD).is_file():
+        return [directory.existing(path)]
+    runs = run_paths(path)
+    if not runs:
+        got, expected = "a sweep without runs", "at least one run"
+        raise fail(Exit.CONFIG, path, "nothing to report", got, expected)
+    return runs
 
 
 def not_started(path: Path) -> int:

@@ -1,0 +1,19 @@
+"""`toolkit export`: the rows of runs or sweeps for other programs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("--format", required=True, metavar="csv|tensorboard")
+    default = "default: the terminal, or the folder tensorboard"
+    parser.add_argument("--out", type=Path, metavar="PATH", help=default)
+
+
+def run(arguments: Namespace) -> int:
+    from toolkit.run.report import export
+
+    return export.export(arguments.directories, arguments.format, arguments.out)

@@ -1,0 +1,18 @@
+"""`toolkit report`: draw the page of a run again, or of several or a sweep side by side."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("directories", type=Path, nargs="+", metavar="RUN_DIR")
+    default = "default: report.html in the run directory"
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help=default)
+
+
+def run(arguments: Namespace) -> int:
+    from toolkit.run.report import redraw
+
+    return redraw.redraw(arguments.directories, arguments.out)

@@ -1,0 +1,20 @@
+"""`toolkit run`: start a run, or continue the unfinished one."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from toolkit.commands.arguments import add_config
+
+
+def add(parser: ArgumentParser) -> None:
+    add_config(parser)
+    default = "run directory (default: runs/<config name>-<number>)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=default)
+
+
+def run(arguments: Namespace) -> int:
+    from toolkit.run.drive import runs
+
+    return runs.run(arguments.config, arguments.overrides, arguments.out, arguments.line)

@@ -1,0 +1,31 @@
+"""`report.html` and `README.md` of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.run.report.card import card
+from toolkit.run.report.page import page
+from toolkit.run.report.story import Story, changed, figures, read
+from toolkit.run.store import directory, files
+
+
+def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
+    """Draws both into the run directory. Returns warnings.
+
+    Args:
+        record: stands in for a run.json that is about to be written.
+    """
+    story = read(path, record)
+    html, warnings = page_of(story)
+    files.write_file(path / directory.REPORT, html.encode())
+    files.write_file(path / directory.CARD, card(story).encode())
+    return warnings
+
+
+def page_of(story: Story) -> tuple[str, list[str]]:
+    """The page of one run, and warnings."""
+    drawn, warnings = figures(story)
+    html, failures = page(story, drawn)
+    return html, changed(story) + warnings + failures

@@ -1,0 +1,68 @@
+"""Pages of finished or unfinished runs, drawn again: of one, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.run.experiment.errors import Exit, RunError
+from toolkit.run.experiment.output import warn
+from toolkit.run.report import across_seeds, draw
+from toolkit.run.report.comparison import comparison
+from toolkit.run.report.story import Story, changed, read
+from toolkit.run.store import directory, files, sweeps
+
+
+def redraw(paths: Sequence[Path], out: Path | None) -> int:
+    """Redraws one run's page and card, or draws several runs, or a sweep, side by side. Returns the exit code.
+
+    Raises: RunError: exit 8 where the runs miss a claim over several seeds.
+    """
+    runs = list(dict.fromkeys(run for path in paths for run in sweeps.runs_in(path)))
+    if len(paths) > 1 or runs != list(paths):
+        stories = _readable(runs)
+        target = _several(stories, paths, out)
+        _warn([text for story in stories for text in changed(story)])
+    elif out is not None:
+        stories, target = [read(paths[0])], out
+        html, warnings = draw.page_of(stories[0])
+        files.write_file(target, html.encode())
+        _warn(warnings)
+    else:
+        stories, target = [read(paths[0])], paths[0] / directory.REPORT
+        _warn(draw.write(paths[0]))
+    print(target)
+    across_seeds.tell(stories)
+    return Exit.DONE
+
+
+def _readable(runs: Sequence[Path]) -> list[Story]:
+    """The stories of the runs; a damaged one is left out with a warning. Raises: RunError if all are."""
+    stories: list[Story] = []
+    errors: list[RunError] = []
+    for run in runs:
+        try:
+            stories.append(read(run))
+        except RunError as error:
+            errors.append(error)
+    _warn([f"left out: {error}" for error in errors])
+    if not stories:
+        raise errors[0]
+    return stories
+
+
+def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) -> Path:
+    """Draws the page that compares runs; of a single sweep it lies in the sweep's directory."""
+    record = sweeps.read_record(given[0]) if len(given) == 1 else None
+    target = out or (given[0] / directory.REPORT if record else Path("comparison.html"))
+    command = str((record or {}).get("command", ""))
+    absent = sweeps.not_started(given[0]) if record else 0
+    text, warnings = comparison(stories, target.parent, command, absent)
+    files.write_file(target, text.encode())
+    _warn(warnings)
+    return target
+
+
+def _warn(warnings: list[str]) -> None:
+    for text in warnings:
+        warn(text)
