@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from toolkit.control.policies import Policy, require_policy, store
+from toolkit.control.policies.policy import Policy, require_policy
+from toolkit.control.policies.store import store
 from toolkit.control.prepared import prepare
 from toolkit.control.progress import printer
 from toolkit.errors.readable import readable

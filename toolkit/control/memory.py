@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jax import Array
 
-from toolkit.control.policies import Policy, require_policy
+from toolkit.control.policies.policy import Policy, require_policy
 from toolkit.control.prepared import entry, prepare
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.read import evaluate_open

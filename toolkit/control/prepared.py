@@ -17,7 +17,7 @@ from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.types import Tree
 
 
-class Prepared(NamedTuple):
+class PreparedLoop(NamedTuple):
     """What a policy needs to know of a loop; `step` closes over no tracer."""
 
     step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]  # (closed, carry, x) -> (carry, y)
@@ -52,7 +52,7 @@ class Counted(NamedTuple):
     steps: Array  # [] int32, steps made
 
 
-def prepare(body: Callable, init: Tree, xs: Tree, length: int | None) -> Prepared:
+def prepare(body: Callable, init: Tree, xs: Tree, length: int | None) -> PreparedLoop:
     """Trace `body` at the types of `init` and of an entry of `xs`."""
     require_callable("body", body)
     init, xs = as_arrays("init", init), as_arrays("xs", xs)
@@ -60,7 +60,7 @@ def prepare(body: Callable, init: Tree, xs: Tree, length: int | None) -> Prepare
     x = jax.tree.map(entry, xs)
     init, lifted = _traced(_checked_body(body), init, x)
     step = lambda closed, carry, x: lifted.call(closed, carry, x)
-    return Prepared(step, lifted.closed, init, xs, length, lifted.shape[1])
+    return PreparedLoop(step, lifted.closed, init, xs, length, lifted.shape[1])
 
 
 def prepare_while(

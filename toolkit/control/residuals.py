@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from toolkit import tree
-from toolkit.control.prepared import Prepared
+from toolkit.control.prepared import PreparedLoop
 from toolkit.jaxprs.classes import Literal
 from toolkit.types import Tree
 
@@ -19,23 +19,23 @@ def size(shapes: Tree) -> int:
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(shapes))
 
 
-def cotangents(loop: Prepared) -> int:
+def cotangents(loop: PreparedLoop) -> int:
     """Bytes of one cotangent of all that the steps close over."""
     return size([leaf for leaf in loop.closed if _is_inexact(leaf)])
 
 
-def moving(loop: Prepared) -> list:
+def moving(loop: PreparedLoop) -> list:
     """The floating arrays of a loop: what it closes over, its start and its inputs."""
     leaves = jax.tree.leaves((loop.closed, loop.init, loop.xs))
     return [leaf for leaf in leaves if _is_inexact(leaf)]
 
 
-def outputs(loop: Prepared) -> int:
+def outputs(loop: PreparedLoop) -> int:
     """Bytes of the floating outputs of all steps."""
     return loop.length * size([leaf for leaf in jax.tree.leaves(loop.y) if _is_inexact(leaf)])
 
 
-def left_by(loop: Prepared, steps: int) -> int:
+def left_by(loop: PreparedLoop, steps: int) -> int:
     """Bytes that `steps` steps of a plain scan leave for their derivative, its inputs apart."""
 
     def left(*operands: Tree) -> list:

@@ -9,12 +9,18 @@ from typing import Any, TypeVar
 
 from toolkit.errors.readable import cause, shorten
 from toolkit.jaxprs.sources import exclude
-from toolkit.plain_python import errors, mode, names, runtime, source, tracing
+from toolkit.plain_python import errors, mode
 from toolkit.plain_python.errors import ControlFlowError
-from toolkit.plain_python.lowering import lower_function
-from toolkit.plain_python.nodes import FLOW
+from toolkit.plain_python.reserved import FLOW
+from toolkit.plain_python.rewriting import names, source
+from toolkit.plain_python.rewriting.lowering import lower_function
+from toolkit.plain_python.rewriting.unsupported import check_supported
+from toolkit.plain_python.runtime import calls
+from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
 _CONVERTED = "__control_flow__"
 
 
@@ -66,9 +72,9 @@ def control_flow(function: _F) -> _F:
         return function  # inside a decorated function, and converted with it
     definition = source.syntax_tree(function)
     names.mark_walruses(definition)
-    source.check_supported(function, definition)
+    check_supported(function, definition)
     lower_function(definition, free=function.__code__.co_freevars)
-    converted = source.rebuild(function, definition, runtime)
+    converted = source.rebuild(function, definition, calls)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -81,8 +87,8 @@ def control_flow(function: _F) -> _F:
                 "condition are traced. Where the depth depends on data write a `while`."
             ) from cause(error)
         except Exception as error:
-            if tracing.needs_python(error) and not mode.runs_as_python():
-                raise tracing.explained(error) from cause(error)
+            if needs_python(error) and not mode.runs_as_python():
+                raise explained(error) from cause(error)
             shorten(error)
             raise
 

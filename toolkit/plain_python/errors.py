@@ -61,7 +61,7 @@ def user_frame() -> FrameType:
     return frame or sys._getframe(1)
 
 
-class Place(NamedTuple):
+class UserLine(NamedTuple):
     """A line of the user's code."""
 
     filename: str
@@ -79,13 +79,13 @@ class Place(NamedTuple):
         return f'File "{self.filename}", line {self.line}, in {self.function}{shown}\n{message}'
 
 
-def here() -> Place:
+def here() -> UserLine:
     """Where the user's code stands now."""
     frame = user_frame()
-    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return UserLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def place_of(error: BaseException) -> tuple[Place, str]:
+def place_of(error: BaseException) -> tuple[UserLine, str]:
     """The last line of the user's code that an error passed, and the expression there."""
     frames = [
         frame
@@ -100,7 +100,7 @@ def place_of(error: BaseException) -> tuple[Place, str]:
     wide = last.colno is not None and (last.end_colno or 0) > last.colno + 1
     one_line = last.lineno == last.end_lineno and wide
     shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""
-    return Place(last.filename, last.lineno or 0, last.name), shown
+    return UserLine(last.filename, last.lineno or 0, last.name), shown
 
 
 def refuse(message: str) -> ControlFlowError:

@@ -9,7 +9,11 @@ from contextvars import ContextVar
 import jax
 
 _as_python: ContextVar[bool] = ContextVar("as_python", default=False)
+
+
 _staged: ContextVar[int] = ContextVar("staged", default=0)
+
+
 _conditional: ContextVar[int] = ContextVar("conditional", default=0)
 
 

@@ -28,7 +28,10 @@ ALLOWED = {
         "toolkit/faces.py",
         "import_module",
     ),  # of our own rooms, by the constant tables of their faces
-    ("toolkit/plain_python/source.py", "compile"),  # a decorated function's own source, rewritten
+    (
+        "toolkit/plain_python/rewriting/source.py",
+        "compile",
+    ),  # a decorated function's own source, rewritten
 }
 
 

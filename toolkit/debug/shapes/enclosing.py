@@ -14,7 +14,9 @@ from toolkit.control.loop import loop
 from toolkit.control.while_loop import while_loop
 from toolkit.errors.frames import is_jax
 from toolkit.jaxprs import files
-from toolkit.plain_python import branching, staging
+from toolkit.plain_python.staging.branching import branch
+from toolkit.plain_python.staging.for_loop import for_static, for_traced
+from toolkit.plain_python.staging.while_loop import while_from_the_start, while_traced
 from toolkit.solve.maps import SolutionMap
 
 Variables = Mapping[str, Any]
@@ -83,11 +85,11 @@ def _known() -> Mapping[types.CodeType, Construct]:
         loop: lambda v: _scan(v)._replace(name="loop"),
         while_loop: lambda v: Enclosing("while_loop", v.get("max_steps"), True),
         SolutionMap.__call__: _solve,
-        staging.for_static: lambda v: Enclosing("for", v["items"].length),
-        staging.for_traced: lambda v: Enclosing("for", v.get("max_steps"), True),
-        staging.while_from_the_start: _fixed("while"),
-        staging.while_traced: _fixed("while"),
-        branching.branch: _fixed("if"),
+        for_static: lambda v: Enclosing("for", v["items"].length),
+        for_traced: lambda v: Enclosing("for", v.get("max_steps"), True),
+        while_from_the_start: _fixed("while"),
+        while_traced: _fixed("while"),
+        branch: _fixed("if"),
     }
     return {
         **{_code(fn): one for fn, one in lax.items()},

@@ -1,0 +1,81 @@
+"""`forward()`: carry tangents along with the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.control import bounded, residuals
+from toolkit.control.policies.policy import require_positive, with_operands
+from toolkit.control.policies.store import store
+from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
+from toolkit.derive.refusal import refuse_reverse_mode
+from toolkit.derive.tangents import forward_rule
+from toolkit.errors.readable import readable
+from toolkit.types import Tree
+
+
+@dataclass(frozen=True)
+class forward:
+    """Carry tangents along with the steps: the memory does not depend on their number.
+
+    Args:
+      max_tangents: refuse more differentiated scalars than this, in `init`, `xs` and what the loop
+        closes over together; each costs a run of the loop.
+
+    Differentiation: forward and reverse mode; higher orders by forward mode over either.
+
+    Cost: with `P` scalars `P + 1` runs of the loop in time, `P` carries and outputs in memory; the
+    same in forward mode, where `store()` needs one run.
+
+    Source: Wengert 1964; Williams & Zipser 1989 (real-time recurrent learning).
+    """
+
+    max_tangents: int = 1000
+
+    @readable
+    def __post_init__(self) -> None:
+        require_positive("max_tangents", self.max_tangents)
+
+    def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        """A plain scan, with a rule of its own."""
+
+        def under(ticker: Any) -> Callable[..., Any]:
+            return lambda *operands: store().run(
+                with_operands(loop, operands)._replace(ticker=ticker)
+            )
+
+        solve = forward_rule(under(loop.ticker), under(None), self._require)
+        return solve(loop.closed, loop.init, loop.xs)
+
+    def run_while(self, loop: PreparedWhile) -> Counted:
+        """A plain `while_loop`, with a rule of its own."""
+
+        def run(closed: Tree, init: Tree) -> Counted:
+            return bounded.plain(loop, closed, init)
+
+        def push(closed: Tree, init: Tree) -> Counted:
+            return refuse_reverse_mode(run(closed, init), _NO_REVERSE_OVER_FORWARD)
+
+        return forward_rule(run, push, self._require)(loop.closed, loop.init)
+
+    def memory(self, loop: PreparedLoop) -> int:
+        """For each scalar its direction, and twice the tangents of carry and outputs."""
+        moving = residuals.moving(loop)
+        each = residuals.size(moving) + 2 * residuals.size(loop.init) + residuals.outputs(loop)
+        return sum(leaf.size for leaf in moving) * each
+
+    def _require(self, scalars: int) -> None:
+        if scalars > self.max_tangents:
+            raise ValueError(
+                f"`gradient=forward(max_tangents={self.max_tangents})` must have at most that many "
+                f"differentiated scalars: got {scalars}, and each costs a run of the loop; use "
+                "tk.control.checkpoint(), or raise max_tangents."
+            )
+
+
+_NO_REVERSE_OVER_FORWARD = (
+    "gradient=forward() has no reverse mode over its derivative in tk.while_loop: use forward mode "
+    "over it (jax.hessian, or jax.jvp of jax.grad)."
+)

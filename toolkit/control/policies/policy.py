@@ -1,0 +1,65 @@
+"""What every gradient policy offers, and what several of them use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
+from toolkit.types import Tree
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What `gradient=` accepts."""
+
+    def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        """The last carry and the outputs of a loop of known length."""
+        ...
+
+    def run_while(self, loop: PreparedWhile) -> Counted:
+        """The last carry of a loop that ends on a condition, and the steps that it made."""
+        ...
+
+    def memory(self, loop: PreparedLoop) -> int:
+        """Bytes that a gradient of `run` keeps."""
+        ...
+
+
+def require_policy(gradient: Any) -> None:
+    """Refuse what is no policy, and a policy's class in place of a policy."""
+    if isinstance(gradient, type) or not isinstance(gradient, Policy):
+        got = f"the class {gradient.__name__}" if isinstance(gradient, type) else repr(gradient)
+        raise TypeError(
+            f"`gradient` must be a policy of tk.control, such as checkpoint() or truncate(100): "
+            f"got {got}."
+        )
+
+
+def step_of(loop: PreparedLoop) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
+    return lambda carry, x: loop.step(loop.closed, carry, x)
+
+
+def with_operands(loop: PreparedLoop, operands: tuple[Tree, Tree, Tree]) -> PreparedLoop:
+    closed, init, xs = operands
+    return loop._replace(closed=closed, init=init, xs=xs)
+
+
+def has_floats(shapes: Tree) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+
+
+def cut(xs: Tree, at: int) -> tuple[Tree, Tree]:
+    return jax.tree.map(lambda leaf: leaf[:at], xs), jax.tree.map(lambda leaf: leaf[at:], xs)
+
+
+def joined(first: Tree, last: Tree) -> Tree:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)
+
+
+def require_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive int: got {value!r}.")

@@ -1,0 +1,295 @@
+"""The reverse pass of a loop that is run backwards instead of being stored.
+
+Inverting a step that contracts amplifies rounding without bound, and the gradient at a wrong carry
+is wrong. So every carry that is recovered is compared with what the forward pass knew of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from toolkit import tree
+from toolkit.control import residuals
+from toolkit.control.prepared import (
+    Counted,
+    PreparedLoop,
+    PreparedWhile,
+    entry,
+    prepare,
+    require_callable,
+    require_same_types,
+)
+from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.replay import ticked_scan
+from toolkit.errors.readable import readable
+from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.types import Tree
+
+_NO_FORWARD_MODE = (
+    "gradient=reversible() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its "
+    "own: use tk.control.store() or tk.control.forward()."
+)
+
+
+_NO_SECOND_ORDER = (
+    "gradient=reversible() has first derivatives only: use tk.control.store() or "
+    "tk.control.checkpoint()."
+)
+
+
+@dataclass(frozen=True)
+class reversible:
+    """Keep the last carry, and recover the others by running the loop backwards.
+
+    The reverse pass makes one inverse step and one pullback a step. It compares `body` of each
+    recovered carry with the carry before, a random projection of each recovered carry with the one
+    that the forward pass noted, and at the end the first with `init`; integers, booleans and keys
+    must be equal. If any relative error exceeds `tol`, every derivative is NaN, and outside `jit` a
+    warning tells the error. A loop that contracts cannot be reversed, whatever the inverse is;
+    `tk.control.reconstruction_error` tells beforehand.
+
+    Args:
+      inverse: `inverse(carry, x)` -> the carry before the step that saw `x`; it may close over
+        arrays, without derivative. `tk.while_loop` refuses the rule.
+      tol: the relative error admitted, in 2-norm over all leaves; None: sqrt(eps) of the coarsest
+        floating leaf, 3.5e-4 in float32.
+
+    Differentiation: reverse mode, first order; `init`, `xs` and what `body` closes over.
+
+    Cost: memory of four carries and of one number a step, whatever the length; a reverse pass of
+    an inverse and a pullback a step.
+
+    Source: Gomez, Ren, Urtasun & Grosse 2017 (RevNet); why to check: Behrmann et al. 2021.
+    """
+
+    inverse: Callable[..., Tree]
+    tol: float | None = None
+
+    @readable
+    def __post_init__(self) -> None:
+        require_callable("inverse", self.inverse)
+        if self.tol is not None and not (isinstance(self.tol, (int, float)) and self.tol > 0):
+            raise ValueError(f"`tol` must be None or a positive number: got {self.tol!r}.")
+
+    def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        """A scan, and its reverse."""
+        back = _lifted_inverse(self.inverse, loop)
+        run = _reversible(loop, back, self.tol)
+        operands = refuse_forward_mode((loop.closed, loop.init, loop.xs), _NO_FORWARD_MODE)
+        return run(*operands, tree.stop_gradient(back.closed))
+
+    def run_while(self, loop: PreparedWhile) -> Counted:
+        """Refused: how many numbers to note is not known."""
+        raise ValueError(
+            "`gradient` must not be reversible() in tk.while_loop: use tk.control.checkpoint() "
+            "with `max_steps`, or tk.loop, whose length is known."
+        )
+
+    def memory(self, loop: PreparedLoop) -> int:
+        """Four carries, a number a step, and what one step leaves."""
+        marks = loop.length * _no_error(loop.init).dtype.itemsize
+        return (
+            4 * residuals.size(loop.init)
+            + marks
+            + residuals.left_by(loop, 1)
+            + residuals.cotangents(loop)
+            + residuals.outputs(loop)
+        )
+
+
+def reconstruction_error(
+    body: Callable[[Tree, Tree], tuple[Tree, Tree]],
+    inverse: Callable[[Tree, Tree], Tree],
+    init: Tree,
+    xs: Tree = None,
+    length: int | None = None,
+) -> Array:
+    """How far `inverse` misses the carries of `tk.loop`, as `reversible` measures it.
+
+    Args:
+      body, init, xs, length: as for `tk.loop`.
+      inverse: `inverse(carry, x)` -> the carry before.
+
+    Returns: a scalar, the largest relative error in 2-norm; infinite where an integer differs.
+
+    Differentiation: none.
+
+    Cost: the loop, and as many steps of `inverse` and `body`.
+    """
+    require_callable("inverse", inverse)
+    loop = prepare(body, init, xs, length)
+    back = _lifted_inverse(inverse, loop)
+    closed, init, xs = tree.stop_gradient((loop.closed, loop.init, loop.xs))
+    weights = _weights(init)
+    last, (_, marks) = _run(loop, (closed, init, xs), weights)
+
+    def undo(state: tuple[Tree, Array], slices: tuple[Tree, Array]) -> tuple[Any, None]:
+        (later, worst), (x, mark) = state, slices
+        carry = back.call(tree.stop_gradient(back.closed), later, x)
+        again, _ = loop.step(closed, carry, x)
+        error = jnp.maximum(_error(again, later), _drift(carry, mark, weights))
+        return (carry, jnp.maximum(worst, error)), None
+
+    (first, worst), _ = jax.lax.scan(undo, (last, _no_error(init)), (xs, marks), loop.length, True)
+    return jnp.maximum(worst, _error(first, init))
+
+
+class ReverseState(NamedTuple):
+    """Cotangents in the reverse pass."""
+
+    carry: Tree
+    closed: Tree  # where wanted
+
+
+def _lifted_inverse(inverse: Callable[..., Tree], loop: PreparedLoop) -> Lifted:
+    back = lift(inverse, loop.init, jax.tree.map(entry, loop.xs))
+    require_same_types("inverse", loop.init, back.shape, inverse)
+    return back
+
+
+def _reversible(
+    loop: PreparedLoop, back: Lifted, tol: float | None
+) -> Callable[..., tuple[Tree, Tree]]:
+    @jax.custom_vjp
+    def run(closed: Tree, init: Tree, xs: Tree, back_closed: Tree) -> tuple[Tree, Tree]:
+        last, (ys, _) = _run(loop, (closed, init, xs), _weights(init))
+        return last, ys
+
+    def forward(*primals: Tree) -> tuple[tuple[Tree, Tree], Tree]:
+        values, wanted = tree.values_and_wanted(primals)
+        closed, init, xs, back_closed = refuse_derivatives(values, _NO_SECOND_ORDER)
+        last, (ys, marks) = _run(loop, (closed, init, xs), _weights(init))
+        parts = tree.select(closed, wanted[0]), tree.select(xs, wanted[2])
+        return (last, ys), (last, init, marks, parts, back_closed)
+
+    def backward(residuals: Tree, cotangents: Tree) -> tuple[Tree, Tree, Tree, None]:
+        last, init, marks, ((wanted, constant), (xs_wanted, xs_constant)), back_closed = residuals
+        weights = _weights(init)
+
+        def undo(state: tuple[Tree, ReverseState, Array], slices: tuple) -> tuple[Any, Tree]:
+            (later, bars, worst), (x_wanted, x_constant, y_bar, mark) = state, slices
+            carry = back.call(back_closed, later, tree.merge(x_wanted, x_constant))
+            moving, fixed, _ = tree.split(carry)
+
+            def step(moving: Tree, wanted: Tree, x_wanted: Tree) -> tuple[Tree, Tree]:
+                closed, x = tree.merge(wanted, constant), tree.merge(x_wanted, x_constant)
+                after, y = loop.step(closed, tree.merge(moving, fixed), x)
+                return (tree.split(after).inexact, tree.split(y).inexact), after
+
+            _, pullback, again = jax.vjp(step, moving, wanted, x_wanted, has_aux=True)
+            carry_bar, closed_bar, x_bar = pullback((bars.carry, y_bar))
+            error = jnp.maximum(_error(again, later), _drift(carry, mark, weights))
+            bars = ReverseState(carry_bar, jax.tree.map(jnp.add, bars.closed, closed_bar))
+            return (carry, bars, jnp.maximum(worst, error)), x_bar
+
+        last_bar, ys_bar = cotangents
+        ys_bar = tree.vary(_output_bars(ys_bar, loop.y), tree.varying_axes(last))
+        bars = ReverseState(tree.written_out(last_bar, last), jax.tree.map(jnp.zeros_like, wanted))
+        slices = xs_wanted, xs_constant, ys_bar, marks
+        state = last, bars, _no_error(init)
+        (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
+        worst = jnp.maximum(worst, _error(first, init))
+        if axes := tuple(sorted(tree.varying_axes(worst))):
+            worst = jax.lax.pmax(worst, axes)  # all devices share the cotangents of what they share
+        admitted = _admitted(init) if tol is None else tol
+        _warn(worst, admitted)
+        bars, xs_bar = tree.nan_unless(worst <= admitted, (bars, xs_bar))
+        return bars.closed, bars.carry, xs_bar, None
+
+    run.defvjp(forward, backward, symbolic_zeros=True)
+    return run
+
+
+def _run(
+    loop: PreparedLoop, operands: tuple[Tree, Tree, Tree], weights: Tree
+) -> tuple[Tree, tuple]:
+    """The loop, with a note of each carry that a step is given."""
+    closed, init, xs = operands
+
+    def step(carry: Tree, x: Tree) -> tuple[Tree, tuple[Tree, Array]]:
+        after, y = loop.step(closed, carry, x)
+        return after, (y, _mark(carry, weights))
+
+    return ticked_scan(step, init, xs, loop.length, loop.ticker)
+
+
+def _output_bars(bars: Tree, like: Tree) -> Tree:
+    def one(bar: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return None
+        return jnp.zeros(bar.shape, bar.dtype) if isinstance(bar, SymbolicZero) else bar
+
+    return jax.tree.map(one, bars, like, is_leaf=lambda bar: isinstance(bar, SymbolicZero))
+
+
+def _weights(carry: Tree) -> list[Array]:
+    """Random signs like the floating leaves: by them a carry is noted as one number."""
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    signs = [
+        jax.random.rademacher(key, leaf.shape, leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return tree.vary(signs, tree.varying_axes(carry))
+
+
+def _mark(carry: Tree, weights: list[Array]) -> Array:
+    """A random projection: an error moves it by about its own size, whatever its direction."""
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    total = _no_error(carry)
+    for leaf, signs in zip(leaves, weights, strict=True):
+        total += jnp.sum((leaf * signs).astype(total.dtype))
+    return total
+
+
+def _drift(carry: Tree, mark: Array, weights: list[Array]) -> Array:
+    distance = jnp.abs(_mark(carry, weights) - mark)
+    return _relative(distance, tree.split(carry).inexact)
+
+
+def _error(got: Tree, expected: Tree) -> Array:
+    """The relative distance of two carries; infinite where anything but a float differs."""
+    moving, fixed, _ = tree.split(got)
+    expected_moving, expected_fixed, _ = tree.split(expected)
+    difference = jax.tree.map(jnp.subtract, moving, expected_moving)
+    error = _relative(tree.norm(difference).astype(_no_error(got).dtype), expected_moving)
+    pairs = zip(jax.tree.leaves(fixed), jax.tree.leaves(expected_fixed), strict=True)
+    for a, b in pairs:
+        error = jnp.where(jnp.all(a == b), error, jnp.inf)
+    return error
+
+
+def _relative(distance: Array, like: Tree) -> Array:
+    return jnp.where(distance == 0, 0, distance / tree.norm(like).astype(distance.dtype))
+
+
+def _no_error(carry: Tree) -> Array:
+    """Zero, in the precision in which carries are compared."""
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    zero = jnp.zeros((), jnp.result_type(jnp.float32, *leaves))
+    return tree.vary(zero, tree.varying_axes(carry))
+
+
+def _admitted(carry: Tree) -> float:
+    leaves = jax.tree.leaves(tree.split(carry).inexact)
+    return max((float(jnp.finfo(leaf.dtype).eps) for leaf in leaves), default=0.0) ** 0.5
+
+
+def _warn(worst: Array, admitted: float) -> None:
+    """Say it in numbers, where there are numbers."""
+    if isinstance(worst, jax.core.Tracer) or worst <= admitted:
+        return
+    warnings.warn(
+        f"reversible(): the inverse missed a carry by {worst:.1e} relative, {admitted:.1e} is "
+        "admitted; all derivatives are NaN. Use tk.control.checkpoint(), or correct the inverse.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

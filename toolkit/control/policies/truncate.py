@@ -1,0 +1,102 @@
+"""`truncate(k)`: differentiate through windows of `k` steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from toolkit import tree
+from toolkit.control import bounded, residuals
+from toolkit.control.policies.policy import cut, has_floats, joined, require_positive, step_of
+from toolkit.control.policies.store import store
+from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
+from toolkit.derive.replay import after, ticked_scan
+from toolkit.errors.readable import readable
+from toolkit.types import Tree
+
+
+@dataclass(frozen=True)
+class truncate:
+    """Differentiate through windows of `k` steps, counted from the end.
+
+    Each window starts from a carry that is held constant, the first one from `init` itself. So the
+    last carry is differentiated through the last `k` steps, and what a step puts out through the
+    steps of its window: truncated backpropagation through time. Biased: what lies before a window
+    counts for nothing. With `k` at least the length it is `store()`.
+
+    Args:
+      k: steps in a window, at least 1.
+
+    Differentiation: forward and reverse mode, any order.
+
+    Cost: memory and reverse pass of `k` steps where the body puts out no floating `y`; else of
+    `length / k` carries and what `k` steps leave, and one more run of the steps. In
+    `tk.while_loop` the loop runs twice, because where it will stop is not known before.
+
+    Source: Williams & Peng 1990; Shaban et al. 2019 (K-RMD).
+    """
+
+    k: int
+
+    @readable
+    def __post_init__(self) -> None:
+        require_positive("k", self.k)
+
+    def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        """A constant head and a differentiated tail, or windows."""
+        if self.k >= loop.length:
+            return store().run(loop)
+        if has_floats(loop.y):
+            return self._windows(loop)
+        head = loop.length - self.k
+        first, last = cut(loop.xs, head)
+        # Outside jit, what the head leaves for a derivative would be made, and kept.
+        constant = loop._replace(
+            closed=tree.stop_gradient(loop.closed),
+            init=tree.stop_gradient(loop.init),
+            xs=tree.stop_gradient(first),
+            length=head,
+        )
+        carry, ys = store().run(constant)
+        tail = loop._replace(
+            init=tree.stop_gradient(carry), xs=last, length=self.k, ticker=after(loop.ticker, head)
+        )
+        carry, last_ys = store().run(tail)
+        return carry, joined(ys, last_ys)
+
+    def run_while(self, loop: PreparedWhile) -> Counted:
+        """The loop on constants, and its last steps once more."""
+        return bounded.last_steps(loop, self.k)
+
+    def memory(self, loop: PreparedLoop) -> int:
+        """What a window leaves, and the carries before the others."""
+        if self.k >= loop.length:
+            return store().memory(loop)
+        if not has_floats(loop.y):
+            return store().memory(loop._replace(length=self.k))
+        head = (loop.length - 1) % self.k + 1
+        return (
+            (loop.length // self.k + 2) * residuals.size(loop.init)
+            + residuals.left_by(loop, head)
+            + residuals.left_by(loop, self.k)
+            + 3 * residuals.cotangents(loop)
+            + 2 * residuals.outputs(loop)  # in windows, and joined
+        )
+
+    def _windows(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        step = step_of(loop)
+        head = (loop.length - 1) % self.k + 1
+        count = (loop.length - head) // self.k
+        first, last = cut(loop.xs, head)
+
+        def window(carry: Tree, xs: Tree) -> tuple[Tree, Tree]:
+            return jax.lax.scan(step, tree.stop_gradient(carry), xs, self.k)
+
+        carry, ys = ticked_scan(step, loop.init, first, head, loop.ticker)
+        folded = jax.tree.map(lambda leaf: leaf.reshape(count, self.k, *leaf.shape[1:]), last)
+        again = jax.checkpoint(window, prevent_cse=False)
+        ticker = after(loop.ticker, head, self.k)
+        carry, last_ys = ticked_scan(again, carry, folded, count, ticker)
+        last_ys = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), last_ys)
+        return carry, joined(ys, last_ys)

@@ -1,0 +1,60 @@
+"""Arrays and Python numbers of a given type, weakly typed or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit import tree
+from toolkit.jaxprs.hidden import converted, varying_axes
+
+
+def is_extended(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def zeros(aval: Any) -> Any:
+    """A value of this type that nothing reads."""
+    return tree.vary(_zeros(aval), varying_axes(aval))
+
+
+def _zeros(aval: Any) -> Any:
+    if not is_extended(aval.dtype):
+        return jnp.zeros(aval.shape, aval.dtype)
+    return jnp.broadcast_to(jax.random.key(0, impl=_key_type(aval)), aval.shape)
+
+
+def _key_type(aval: Any) -> Any:
+    found: list[Any] = []
+    example = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), example)
+    return found[0]
+
+
+def with_type(leaf: Any, aval: Any, weak: bool | None = None) -> Any:
+    """`leaf` as an array of the type `aval`, weakly typed or not."""
+    weak = aval.weak_type if weak is None else weak
+    if is_extended(aval.dtype):
+        return leaf
+    leaf = jnp.asarray(leaf, aval.dtype) if not isinstance(leaf, jax.Array) else leaf
+    if leaf.dtype == aval.dtype and leaf.weak_type == weak:
+        return leaf
+    return converted(leaf, aval.dtype, weak)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` is known only when the compiled program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def type_text(aval: Any) -> str:
+    """`float32[3,4]`."""
+    return f"{aval.dtype}[{','.join(map(str, aval.shape))}]"
+
+
+def is_python_number(leaf: Any) -> bool:
+    """Whether `leaf` is a number of Python's own, known before anything runs."""
+    return isinstance(leaf, (bool, int, float, complex)) and not isinstance(leaf, np.generic)

@@ -1,0 +1,211 @@
+"""A block's variables as arrays and structure, and back; identity of lists and dicts is kept.
+
+A variable's value is a tree whose leaves are arrays and Python numbers (what may change inside a
+staged loop) and constants (what may not). Python's own lists and dicts are mutable: a block gets
+fresh ones, and what it does to them is done to the originals afterwards, so that every other name
+of the same list sees it, as in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import FunctionType, MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from toolkit import tree
+from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_item
+from toolkit.plain_python.carried.structure import (
+    LIST,
+    MUTABLE,
+    Absent,
+    ConstantLeaf,
+    Container,
+    GrowingList,
+    MetBefore,
+    MutableKind,
+    Node,
+    Slot,
+    constants,
+    kind_of,
+)
+from toolkit.plain_python.carried.undefined import Undefined
+from toolkit.plain_python.errors import refuse
+
+
+class EncodedVariable(NamedTuple):
+    """One variable."""
+
+    node: Node
+    leaves: list[Any]  # of its slots, in order
+
+
+class Encoder:
+    """Encodes the values of several variables, which may share containers."""
+
+    def __init__(self, origins: dict[int, Any] | None, known: Iterable[Node] = ()) -> None:
+        # `None` outside a block: every container is its own origin.
+        self.origins = origins
+        self.met: dict[int, int] = {}  # containers in variables that are changed in place
+        self.count = 0
+        self.mutated = False
+        self.known = {id(leaf) for node in known for leaf in constants(node)}
+        self.kept: list[Any] = []  # what `met` knows by id must live
+
+    def encode(self, value: Any, mutated: bool = False) -> EncodedVariable:
+        leaves: list[Any] = []
+        self.mutated = mutated
+        return EncodedVariable(self._node(value, leaves), leaves)
+
+    def encode_watched(self, value: Any) -> EncodedVariable:
+        """A variable that is expected to stay: every leaf is a constant."""
+        if isinstance(value, (Undefined, Iterator)):
+            return self.encode(value)
+        if not _holds_mutable(value):
+            return EncodedVariable(ConstantLeaf(value), [])
+        self.mutated = False
+        return EncodedVariable(self._node(value, None), [])
+
+    def _node(self, value: Any, leaves: list[Any] | None) -> Node:
+        if isinstance(value, Undefined):
+            return Absent(value)
+        if isinstance(value, StackedList):
+            value = value.as_list()
+        if value is None or isinstance(value, (str, bytes)):
+            return ConstantLeaf(value)
+        if isinstance(value, Iterator):
+            return Absent(Undefined("", _ITERATOR))
+        if tree.is_numeric(value):
+            if leaves is None:
+                return ConstantLeaf(value)
+            leaves.append(value)
+            return Slot()
+        mutable = type(value) in MUTABLE
+        if mutable and id(value) in self.met:
+            return MetBefore(self.met[id(value)])
+        number = self.count
+        self.count += 1
+        kind: Any
+        keys: tuple[Any, ...]
+        if type(value) is list:
+            kind, keys, children = LIST, (), value
+        elif mutable:
+            kind, keys, children = kind_of(value), tuple(value), list(value.values())
+        else:
+            children, kind = jax.tree.flatten(value, is_leaf=_not_this(value))
+            keys = ()
+            if jax.tree_util.treedef_is_leaf(kind):
+                new = self.origins is not None and id(value) not in self.known
+                if new and holds_tracer(value):
+                    return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
+                return ConstantLeaf(value)
+        if self.mutated:
+            self.met[id(value)] = number
+            self.kept.append(value)
+        origin = value if self.origins is None else self.origins.get(id(value))
+        nodes = tuple(self._node(child, leaves) for child in children)
+        return Container(kind, keys, nodes, number, origin if mutable else None)
+
+
+def encode_growing(value: Any) -> EncodedVariable:
+    """A list that the block may append to."""
+    last = last_item(value)
+    if last is None or not all(map(tree.is_numeric, jax.tree.leaves(last[0]))):
+        return EncodedVariable(GrowingList(None), [])
+    leaves, structure = jax.tree.flatten(last[0])
+    return EncodedVariable(GrowingList(structure), leaves)
+
+
+def _holds_mutable(value: Any) -> bool:
+    if type(value) in MUTABLE:
+        return True
+    return isinstance(value, tuple) and any(map(_holds_mutable, value))
+
+
+def _not_this(whole: Any) -> Callable[[Any], bool]:
+    return lambda part: part is not whole
+
+
+class Decoder:
+    """Makes values from nodes; `fresh` containers for a block, or the originals after it."""
+
+    def __init__(self, fresh: bool, mutated: tuple[str, ...]) -> None:
+        self.fresh = fresh
+        self.mutated = mutated  # the variables whose containers are changed in place
+        self.origins: dict[int, Any] = {}  # by the id of a fresh container: what it stands for
+        self.made: dict[int, Any] = {}
+        self.kept: list[Any] = []
+
+    def decode(self, name: str, node: Node, leaves: Iterable[Any]) -> Any:
+        return self._value(name, node, iter(leaves))
+
+    def _value(self, name: str, node: Node, leaves: Iterator[Any]) -> Any:
+        if isinstance(node, Slot):
+            return next(leaves)
+        if isinstance(node, ConstantLeaf):
+            return node.value
+        if isinstance(node, Absent):
+            return node.undefined
+        if isinstance(node, GrowingList):
+            known = node.last is not None
+            return ListRecorder(
+                name, [jax.tree.unflatten(node.last, list(leaves))] if known else []
+            )
+        if isinstance(node, MetBefore):
+            if node.number not in self.made:
+                raise refuse(
+                    f"`{name}` is another name of a list or dict that changes its structure in this "
+                    "block: give it one name there."
+                )
+            return self.made[node.number]
+        return self._container(name, node, leaves)
+
+    def _container(self, name: str, node: Container, leaves: Iterator[Any]) -> Any:
+        mutable = isinstance(node.kind, MutableKind)
+        changed = mutable and not self.fresh and name in self.mutated
+        reused = changed and node.origin is not None
+        made: Any = node.origin if reused else node.kind.empty() if mutable else None
+        if mutable:
+            self.made[node.number] = made
+        children = [self._value(name, child, leaves) for child in node.children]
+        if node.kind == LIST:
+            made[:] = children
+        elif mutable:
+            made.clear()
+            made.update(zip(node.keys, children, strict=True))
+        else:
+            made = jax.tree.unflatten(node.kind, children)
+        if mutable and self.fresh:
+            self.kept.append(made)
+            self.origins[id(made)] = node.origin
+        return made
+
+
+_ITERATOR = "it is an iterator, which would move on once, at trace time: use a list or an array, and index it"
+
+
+_OBJECT = (
+    "it is a {} made inside the block that holds a traced value and is no pytree: register it "
+    "(jax.tree_util.register_dataclass), keep its parts in variables, or make it after the block"
+)
+
+
+def holds_tracer(value: Any, depth: int = 3) -> bool:
+    """Whether an object that JAX cannot see into holds a traced value."""
+    if isinstance(value, jax.core.Tracer):
+        return True
+    if depth == 0 or value is None or isinstance(value, (str, bytes, int, float, np.ndarray)):
+        return False
+    if isinstance(value, (list, tuple, set)):
+        return any(holds_tracer(part, depth - 1) for part in value)
+    if isinstance(value, dict):
+        return any(holds_tracer(part, depth - 1) for part in value.values())
+    if isinstance(value, FunctionType):
+        return holds_tracer((value.__defaults__, value.__kwdefaults__), depth)
+    if isinstance(value, partial):
+        return holds_tracer((value.args, value.keywords), depth)
+    inside = getattr(value, "__dict__", None)
+    return isinstance(inside, (dict, MappingProxyType)) and holds_tracer(dict(inside), depth - 1)

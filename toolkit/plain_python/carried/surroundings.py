@@ -1,0 +1,118 @@
+"""Lists, dicts and objects that a block must leave alone: a trace would change them once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from toolkit.plain_python.errors import refuse
+
+_LARGE = 100_000  # entries of a NumPy array up to which a copy is kept
+
+
+_MOST = 20_000  # entries of lists, dicts and objects that are looked at
+
+
+_OPAQUE = (FunctionType, MethodType, ModuleType, type, jax.Array, np.generic)
+
+
+class Surroundings(NamedTuple):
+    """Every variable that a function can see, its own and those of the functions around it."""
+
+    names: tuple[str, ...]
+    reads: tuple[Callable[[], Any], ...]
+
+    def remember(self) -> list[Remembered]:
+        """What can change in place among what the variables hold now."""
+        seen: dict[int, Remembered] = {}
+        left = _MOST
+        for name, read in zip(self.names, self.reads, strict=True):
+            try:
+                value = read()
+            except NameError:
+                continue
+            for container, attributes in _containers(value, set(), 2):
+                left -= 0 if isinstance(container, np.ndarray) else len(container)
+                if left < 0:
+                    return list(seen.values())
+                seen.setdefault(
+                    id(container), Remembered(name, container, _items(container), attributes)
+                )
+        return list(seen.values())
+
+
+class Remembered(NamedTuple):
+    """Something that can change in place, and what it held."""
+
+    name: str
+    container: Any
+    items: list[Any]
+    attributes: bool  # it holds the attributes of an object
+
+    def is_plain(self) -> bool:
+        """Whether it is a list or a dict that a variable may hold."""
+        return isinstance(self.container, (list, dict)) and not self.attributes
+
+    def check(self) -> None:
+        """Put back what a trace has changed, and refuse it."""
+        now = _items(self.container)
+        if self.attributes and len(now) > len(self.items):
+            # What an object computes once and keeps (`cached_property`) may be computed now.
+            known = {key for key, _ in self.items}
+            now = [pair for pair in now if pair[0] in known or isinstance(pair[1], jax.core.Tracer)]
+        if len(now) == len(self.items) and all(map(_is, now, self.items)):
+            return
+        _put_back(self.container, self.items)
+        raise refuse(
+            f"`{self.name}` is changed in place, inside a staged loop or condition, by what is called "
+            "there or through another name: it would change once, at trace time. Change it in this "
+            "function, by its name, or return the new value."
+        )
+
+
+def _put_back(container: Any, items: list[Any]) -> None:
+    if isinstance(container, np.ndarray):
+        container[...] = np.asarray(items).reshape(container.shape)
+        return
+    container.clear()
+    (container.update if isinstance(container, (dict, set)) else container.extend)(items)
+
+
+def _is(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2:
+        return a[0] is b[0] and a[1] is b[1]
+    return a is b or (isinstance(a, (int, float, complex)) and repr(a) == repr(b))
+
+
+def _items(container: Any) -> list[Any]:
+    if isinstance(container, np.ndarray):
+        return container.ravel().tolist()
+    return list(container.items() if isinstance(container, dict) else container)
+
+
+def _containers(value: Any, met: set[int], depth: int) -> Iterator[tuple[Any, bool]]:
+    """What can change in place inside `value`; whether it is an object's attributes."""
+    if id(value) in met or isinstance(value, _OPAQUE):
+        return
+    met.add(id(value))
+    if isinstance(value, np.ndarray):
+        if value.flags.writeable and value.size <= _LARGE and value.dtype.kind in "biufc":
+            yield value, False
+        return
+    if isinstance(value, (list, dict, set, deque)):
+        yield value, False
+    if isinstance(value, (list, dict, tuple, set, deque)):
+        if len(value) <= _MOST:
+            for child in value.values() if isinstance(value, dict) else value:
+                yield from _containers(child, met, depth)
+        return
+    inside = getattr(value, "__dict__", None)
+    if depth and type(inside) is dict:
+        yield inside, True
+        for child in inside.values():
+            yield from _containers(child, met, depth - 1)

@@ -1,0 +1,191 @@
+"""Expressions: `and`, `or`, `not`, comparisons, conditional expressions, and calls that need care."""
+
+from __future__ import annotations
+
+import ast
+
+from toolkit.plain_python.reserved import AROUND, INNER, PREFIX
+from toolkit.plain_python.rewriting import names
+from toolkit.plain_python.rewriting.nodes import at, call, lambda_of_operator, load, thunk
+from toolkit.plain_python.rewriting.scope import FunctionScope
+
+_ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
+
+
+_BUILTINS = {
+    "all": "all_of", "any": "any_of", "format": "text", "isinstance": "isinstance_",
+    "max": "extreme", "min": "extreme", "next": "next_", "repr": "text", "str": "text",
+}  # fmt: skip
+
+
+# What has to be evaluated in place: in a function of its own it would mean something else.
+_IN_PLACE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+
+
+class Expressions(ast.NodeTransformer):
+    """Rewrites the expressions of one function."""
+
+    def __init__(self, scope: FunctionScope) -> None:
+        self.scope = scope
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
+        self.defaults(node.args)
+        node.body = self.visit(node.body)
+        return node
+
+    def defaults(self, arguments: ast.arguments) -> None:
+        arguments.defaults = [self.visit(one) for one in arguments.defaults]
+        arguments.kw_defaults = [self.visit(one) if one else None for one in arguments.kw_defaults]
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if not isinstance(node.ctx, ast.Load) or node.id not in self.scope.tracked:
+            return node
+        if node.id.startswith(PREFIX):
+            return node
+        return at(call("read", [node, ast.Constant(node.id)]), node)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if names.is_mutation(node):
+            assert isinstance(node.func, ast.Attribute)
+            place = node.func.value
+            own = names.root(place) in self.scope.own
+            shown = ast.Constant(ast.unparse(place))
+            target = place if isinstance(place, ast.Name) and own else self.visit(place)
+            node.args = [self.visit(one) for one in node.args]
+            node.keywords = [self.visit(one) for one in node.keywords]
+            method = [target, ast.Constant(node.func.attr), shown, ast.Constant(own)]
+            node.func = at(call("mutator", method), node.func)
+            return node
+        grown = node.args and isinstance(node.args[0], ast.Name)
+        if grown and node.args[0].id in self.scope.grown:  # type: ignore[attr-defined]
+            grown_list = node.args.pop(0)
+            shown = ast.Constant(grown_list.id)  # type: ignore[attr-defined]
+            rest = self.generic_visit(node)
+            assert isinstance(rest, ast.Call)
+            on_list = call("call_on_list", [rest.func, grown_list, shown, *rest.args])
+            on_list.keywords = rest.keywords
+            return at(on_list, node)
+        if getattr(node.func, "id", "") == "print":
+            # What it prints of a traced value is that it is traced: nothing depends on it.
+            return Reads(self.scope.tracked).visit(node)
+        builtin = _BUILTINS.get(getattr(node.func, "id", ""))
+        if builtin:
+            node.args = [node.func, *node.args]
+            node.func = at(call(builtin, []).func, node.func)
+        first = self.scope.first_parameter
+        if first and isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
+            # Inside a generated function it would look at that function's arguments.
+            node.args = [load("__class__"), load(first)]
+            return at(node, node)
+        return self._generic(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        place = node.value
+        if (
+            isinstance(node.ctx, ast.Load)
+            and isinstance(place, ast.Name)
+            and place.id in self.scope.grown
+        ):
+            shown = ast.Constant(place.id)
+            return at(call("item_of_list", [place, self.visit(node.slice), shown]), node)
+        visited = self.generic_visit(node)
+        assert isinstance(visited, ast.expr)
+        return visited
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        if _in_place(node):
+            return self._generic(node)
+        kind = "and_" if isinstance(node.op, ast.And) else "or_"
+        first, *rest = (self.visit(value) for value in node.values)
+        return self._on_thunks(kind, [first, *map(thunk, rest)], node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        if not isinstance(node.op, ast.Not):
+            return self._generic(node)
+        return at(call("not_", [self.test(node.operand)]), node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(node.ops) == 1:
+            sides = [self.visit(node.left), self.visit(node.comparators[0])]
+            found = at(call("contains", sides), node)
+            return found if isinstance(node.ops[0], ast.In) else at(call("not_", [found]), node)
+        if len(node.ops) == 1 or _in_place(node):
+            return self._generic(node)
+        operators = ast.Tuple([lambda_of_operator(op) for op in node.ops], ast.Load())
+        left = self.visit(node.left)
+        rest = [thunk(self.visit(one)) for one in node.comparators]
+        return self._on_thunks("compare", [operators, left, *rest], node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if not isinstance(node.op, ast.Pow):
+            return self._generic(node)
+        return at(call("power", [self.visit(node.left), self.visit(node.right)]), node)
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
+        visited = self._generic(node)
+        assert isinstance(visited, ast.FormattedValue)
+        visited.value = at(call("shown", [visited.value]), node)
+        return visited
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        if _in_place(node):
+            return self._generic(node)
+        sides = [thunk(self.visit(node.body)), thunk(self.visit(node.orelse))]
+        return self._on_thunks("either", [self.test(node.test), *sides], node)
+
+    def _on_thunks(self, function: str, arguments: list[ast.expr], like: ast.expr) -> ast.expr:
+        """A call whose operands are evaluated or not; functions in them may assign variables."""
+        evaluated = call(function, arguments)
+        if self.scope.inner and any(isinstance(inner, ast.Call) for inner in ast.walk(like)):
+            evaluated.keywords = [ast.keyword("state", load(INNER))]
+        if function == "either":
+            evaluated.keywords.append(ast.keyword("around", load(AROUND)))
+        return at(evaluated, like)
+
+    def _generic(self, node: ast.expr) -> ast.expr:
+        visited = self.generic_visit(node)
+        assert isinstance(visited, ast.expr)
+        return visited
+
+    def test(self, node: ast.expr) -> ast.expr:
+        """`node` where only its truth matters: what `and` and `or` return need not be one type."""
+        if isinstance(node, ast.BoolOp) and not _in_place(node):
+            kind = "all_" if isinstance(node.op, ast.And) else "any_"
+            first, *rest = (self.test(value) for value in node.values)
+            return self._on_thunks(kind, [first, *map(thunk, rest)], node)
+        return self.visit(node)
+
+    def iterable(self, node: ast.expr) -> ast.expr:
+        """What a `for` goes over: `range` and its like may hold traced values."""
+        if isinstance(node, ast.Starred):
+            return self.visit(node)
+        if not isinstance(node, ast.Call):
+            if isinstance(node, ast.Name) and node.id in self.scope.grown:
+                return at(call("iterated_list", [node, ast.Constant(node.id)]), node)
+            return at(call("iterated", [self.visit(node), ast.Constant(ast.unparse(node))]), node)
+        if isinstance(node.func, ast.Name) and node.func.id in _ITERABLES:
+            args = [self.iterable(one) for one in node.args]
+            made = call(_ITERABLES[node.func.id], [self.visit(node.func), *args])
+            made.keywords = [self.visit(one) for one in node.keywords]
+            return at(made, node)
+        first = [self.iterable(one) for one in node.args[:1]]
+        node.func = self.visit(node.func)
+        node.args = [*first, *(self.visit(one) for one in node.args[1:])]
+        node.keywords = [self.visit(one) for one in node.keywords]
+        return node
+
+
+class Reads(ast.NodeTransformer):
+    """Checks the reading of some names, and changes nothing else."""
+
+    def __init__(self, tracked: set[str]) -> None:
+        self.tracked = tracked
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if isinstance(node.ctx, ast.Load) and node.id in self.tracked:
+            return at(call("read", [node, ast.Constant(node.id)]), node)
+        return node
+
+
+def _in_place(node: ast.expr) -> bool:
+    return any(isinstance(inner, _IN_PLACE) for inner in ast.walk(node))

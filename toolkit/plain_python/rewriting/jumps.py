@@ -1,0 +1,213 @@
+"""`break`, `continue` and early `return`, rewritten as flags and conditions.
+
+After this every block runs to its end: a jump sets flags, and what would be skipped stands under
+`if not flag:`. Where one branch of an `if` jumps for certain, the statements after it move into the
+other branch: no flag is asked, and a value that is returned in both branches is defined in both.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from toolkit.plain_python.reserved import PREFIX, RESULT, RETURNED
+from toolkit.plain_python.rewriting import names
+
+
+class Flags(NamedTuple):
+    """The flags that leave a loop; the outermost "loop" is the function."""
+
+    leave: str  # set by what leaves the loop: break and return
+    skip: str | None  # set by continue
+    outer: Flags | None
+
+    def enclosing(self) -> list[Flags]:
+        return [self, *(self.outer.enclosing() if self.outer else [])]
+
+
+FUNCTION = Flags(RETURNED, None, None)
+
+
+def has_early_return(body: Sequence[ast.stmt]) -> bool:
+    """Whether a `return` stands anywhere but at the end."""
+    early = body[:-1] if body and isinstance(body[-1], ast.Return) else body
+    return names.contains(early, ast.Return)
+
+
+def lower_jumps(body: Sequence[ast.stmt], flags: Flags = FUNCTION) -> list[ast.stmt]:
+    """`body` without jumps."""
+    lowered: list[ast.stmt] = []
+    for position, statement in enumerate(body):
+        rest = body[position + 1 :]
+        if isinstance(statement, (ast.Return, ast.Break, ast.Continue)):
+            return lowered + _jump(statement, flags)  # what follows is never reached
+        asked = _asked(statement, flags)
+        if isinstance(statement, ast.If) and always_jumps(statement.body):
+            return [*lowered, _if(statement, statement.body, [*statement.orelse, *rest], flags)]
+        if isinstance(statement, ast.If) and always_jumps(statement.orelse):
+            return [*lowered, _if(statement, [*statement.body, *rest], statement.orelse, flags)]
+        lowered += _inside(statement, flags)
+        if rest and asked:
+            guarded = ast.If(_all_down(asked, statement), lower_jumps(rest, flags), [])
+            return [*lowered, ast.copy_location(guarded, rest[0])]
+    return lowered
+
+
+def _jump(statement: ast.stmt, flags: Flags) -> list[ast.stmt]:
+    if isinstance(statement, ast.Continue):
+        assert flags.skip is not None
+        return [_set(flags.skip, ast.Constant(True), statement)]
+    if isinstance(statement, ast.Break):
+        return [_set(flags.leave, ast.Constant(True), statement)]
+    assert isinstance(statement, ast.Return)
+    value = statement.value or ast.Constant(None)
+    leaves = [_set(one.leave, ast.Constant(True), statement) for one in flags.enclosing()]
+    return [_set(RESULT, value, statement), *leaves]
+
+
+def _if(
+    like: ast.If, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt], flags: Flags
+) -> ast.stmt:
+    lowered = lower_jumps(body, flags) or [ast.copy_location(ast.Pass(), like)]
+    return ast.copy_location(ast.If(like.test, lowered, lower_jumps(orelse, flags)), like)
+
+
+def _inside(statement: ast.stmt, flags: Flags) -> list[ast.stmt]:
+    """A statement with its bodies lowered."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [statement]
+    if isinstance(statement, ast.If):
+        return [_if(statement, statement.body, statement.orelse, flags)]
+    if isinstance(statement, (ast.For, ast.While)):
+        return _loop(statement, flags)
+    for field in ("body", "orelse", "finalbody"):
+        if isinstance(getattr(statement, field, None), list):
+            setattr(statement, field, lower_jumps(getattr(statement, field), flags))
+    for case in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+        case.body = lower_jumps(case.body, flags)
+    return [statement]
+
+
+def _loop(loop: ast.For | ast.While, flags: Flags) -> list[ast.stmt]:
+    """The loop with flags for its jumps, and its `else` after it."""
+    breaks, continues = _own_jumps(loop.body)
+    leaves = breaks or names.contains(loop.body, ast.Return)
+    suffix = f"{loop.lineno}_{loop.col_offset}"
+    inner = Flags(PREFIX + "break_" + suffix, PREFIX + "continue_" + suffix, flags)
+    body = lower_jumps(loop.body, inner)
+    if continues:
+        assert inner.skip is not None
+        body = _with_skip(inner.skip, body)
+    orelse = lower_jumps(loop.orelse, flags)
+    if not leaves:
+        loop.body, loop.orelse = body, []
+        return [loop, *orelse]
+    if isinstance(loop, ast.While):
+        # After a break the test is not evaluated again.
+        test = ast.BoolOp(ast.And(), [_not(inner.leave, loop), loop.test])
+        loop.test = ast.copy_location(test, loop.test)
+    else:
+        loop.leave = inner.leave  # type: ignore[attr-defined]  # the runtime asks for it
+    loop.body, loop.orelse = body, []
+    after: list[ast.stmt] = []
+    if orelse:
+        after = [ast.copy_location(ast.If(_not(inner.leave, loop), orelse, []), orelse[0])]
+    return [_set(inner.leave, ast.Constant(False), loop), loop, *after]
+
+
+def _with_skip(flag: str, body: list[ast.stmt]) -> list[ast.stmt]:
+    """`body` with its flag for `continue` put down first; without it where nothing asks for it."""
+    asked = any(
+        isinstance(node, ast.Name) and node.id == flag and isinstance(node.ctx, ast.Load)
+        for statement in body
+        for node in ast.walk(statement)
+    )
+    if asked:
+        return [_set(flag, ast.Constant(False), body[0]), *body]
+    return [_Without(flag).visit(statement) for statement in body]
+
+
+class _Without(ast.NodeTransformer):
+    """Drops the assignments to a flag."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = flag
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        if getattr(node.targets[0], "id", None) == self.flag:
+            return ast.copy_location(ast.Pass(), node)
+        return node
+
+
+def _asked(after: ast.stmt, flags: Flags) -> list[str]:
+    """The flags that may be up after a statement, so that the rest of its body is skipped."""
+    breaks, continues = _own_jumps([after])
+    asked = [flags.leave] if breaks or names.contains([after], ast.Return) else []
+    return [*asked, flags.skip] if continues and flags.skip else asked
+
+
+def _all_down(flags: list[str], like: ast.AST) -> ast.expr:
+    tests = [_not(flag, like) for flag in flags]
+    test = tests[0] if len(tests) == 1 else ast.BoolOp(ast.And(), tests)
+    return ast.copy_location(test, like)
+
+
+def _not(flag: str, like: ast.AST) -> ast.expr:
+    test = ast.UnaryOp(ast.Not(), ast.copy_location(ast.Name(flag, ast.Load()), like))
+    return ast.copy_location(test, like)
+
+
+def _set(flag: str, value: ast.expr, like: ast.stmt) -> ast.stmt:
+    target = ast.copy_location(ast.Name(flag, ast.Store()), like)
+    if not hasattr(value, "lineno"):
+        value = ast.copy_location(value, like)
+    return ast.copy_location(ast.Assign([target], value), like)
+
+
+def _own_jumps(body: Sequence[ast.stmt]) -> tuple[bool, bool]:
+    """Whether the loop around `body` is left, or continued, from inside it."""
+    found = [False, False]
+    for statement in body:
+        found[0] |= isinstance(statement, ast.Break)
+        found[1] |= isinstance(statement, ast.Continue)
+        blocks = (
+            [statement.orelse]
+            if isinstance(statement, (ast.For, ast.While))
+            else _blocks(statement)
+        )
+        for block in blocks:
+            inner = _own_jumps(block)
+            found = [found[0] or inner[0], found[1] or inner[1]]
+    return found[0], found[1]
+
+
+def _blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return []
+    fields = [getattr(statement, field, []) for field in ("body", "orelse", "finalbody")]
+    inner = [*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())]
+    return [*fields, *(one.body for one in inner)]
+
+
+def always_jumps(body: Sequence[ast.stmt]) -> bool:
+    """Whether the end of `body` is never reached."""
+    for statement in body:
+        if isinstance(statement, (ast.Return, ast.Break, ast.Continue)):
+            return True
+        if (
+            isinstance(statement, ast.If)
+            and statement.orelse
+            and always_jumps(statement.body)
+            and always_jumps(statement.orelse)
+        ):
+            return True
+        if isinstance(statement, (ast.For, ast.While)) and not _own_jumps(statement.body)[0]:
+            endless = isinstance(statement, ast.While) and _is_true(statement.test)
+            if endless or always_jumps(statement.orelse):
+                return True
+    return False
+
+
+def _is_true(test: ast.expr) -> bool:
+    return isinstance(test, ast.Constant) and bool(test.value)

@@ -1,0 +1,73 @@
+"""Pieces of syntax: how generated code is put together."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import TypeVar
+
+from toolkit.plain_python.reserved import FLOW
+
+_Node = TypeVar("_Node", bound=ast.AST)
+
+
+def has_places(target: ast.expr) -> bool:
+    """Whether a target has a place in it that is not a plain name."""
+    return any(isinstance(node, (ast.Subscript, ast.Attribute)) for node in ast.walk(target))
+
+
+def load(name: str) -> ast.expr:
+    return ast.Name(name, ast.Load())
+
+
+def texts(words: Sequence[str]) -> ast.expr:
+    return ast.Tuple([ast.Constant(word) for word in words], ast.Load())
+
+
+def call(function: str, arguments: Sequence[ast.expr]) -> ast.Call:
+    return ast.Call(ast.Attribute(load(FLOW), function, ast.Load()), list(arguments), [])
+
+
+def thunk(body: ast.expr) -> ast.expr:
+    return ast.Lambda(_arguments([]), body)
+
+
+def lambda_of_operator(operator: ast.cmpop) -> ast.expr:
+    return ast.Lambda(_arguments(["a", "b"]), ast.Compare(load("a"), [operator], [load("b")]))
+
+
+def _arguments(given: list[str]) -> ast.arguments:
+    args = [ast.arg(name) for name in given]
+    return ast.arguments(
+        posonlyargs=[],
+        args=args,
+        vararg=None,
+        kwonlyargs=[],
+        kw_defaults=[],
+        kwarg=None,
+        defaults=[],
+    )
+
+
+def define(name: str, arguments: list[str], body: list[ast.stmt]) -> ast.stmt:
+    definition = ast.FunctionDef(
+        name=name, args=_arguments(arguments), body=body, decorator_list=[], returns=None
+    )
+    if "type_params" in ast.FunctionDef._fields:
+        definition.type_params = []  # type: ignore[attr-defined]
+    return definition
+
+
+def assign(name: str, value: ast.expr, like: ast.AST) -> ast.stmt:
+    return at(ast.Assign([ast.Name(name, ast.Store())], value), like)
+
+
+def at(node: _Node, like: ast.AST) -> _Node:
+    """`node` at the place of `like`, with those of its parts that have no place yet."""
+    if "lineno" in node._attributes and not hasattr(node, "lineno"):
+        ast.copy_location(node, like)
+        # Python takes a call of a method to stand where the method's name ends.
+        node.end_lineno, node.end_col_offset = node.lineno, node.col_offset + 1  # type: ignore[attr-defined]
+    for child in ast.iter_child_nodes(node):
+        at(child, like)
+    return node

@@ -1,0 +1,71 @@
+"""What is known of a function before its body is lowered."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.rewriting import names
+
+
+@dataclass
+class FunctionScope:
+    """What is known of the function whose body is lowered."""
+
+    own: set[str]  # its variables, parameters included, and what it declares nonlocal
+    changed: set[str]  # those that some block assigns
+    tracked: set[str]  # what may be undefined, or disagree: these, and those of functions around
+    grown: set[str]  # those that some block appends to
+    mutated: set[str]  # those that are changed in place, anywhere
+    inner: set[str]  # those that functions inside it assign
+    first_parameter: str | None
+    given: set[str]  # parameters of an inner function that it does not return
+    loads: Counter[str]  # how often each name is read
+    count: int = 0  # of generated names
+
+
+def scope_of(
+    function: ast.FunctionDef, body: Sequence[ast.stmt], outer: FunctionScope | None
+) -> FunctionScope:
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    blocks = [node for node in names.walk(body) if isinstance(node, (ast.For, ast.While, ast.If))]
+    inside = [inner for block in blocks for inner in _parts(block)]
+    nonlocals = names.declared(body, ast.Nonlocal)
+    local = (names.assigned(body) | names.parameters(arguments)) - nonlocals
+    own = local | nonlocals
+    inner = names.set_by_inner_functions(body) & own
+    changed = (names.assigned(inside) | names.mutated(inside) | names.handed_on(inside)) & own
+    changed |= inner
+    returned = {
+        name.id
+        for node in names.walk(body)
+        if isinstance(node, ast.Return) or _is_result(node)
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name)
+    }
+    return FunctionScope(
+        own=own,
+        changed=changed,
+        tracked=changed | ((outer.tracked - local) if outer else set()),
+        grown=(names.appended(inside) & own) | ((outer.grown - local) if outer else set()),
+        mutated=names.mutated(body) & own,
+        inner=inner,
+        first_parameter=positional[0].arg if positional else None,
+        loads=names.loads(body),
+        given=(names.parameters(arguments) - returned) if outer else set(),
+    )
+
+
+def _is_result(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == RESULT
+
+
+def _parts(block: ast.stmt) -> list[ast.AST]:
+    """What of a block runs inside it."""
+    assert isinstance(block, (ast.For, ast.While, ast.If))
+    target = [block.target] if isinstance(block, ast.For) else []
+    return [*target, *block.body, *block.orelse]

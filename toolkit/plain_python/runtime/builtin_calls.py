@@ -1,0 +1,109 @@
+"""Python's builtins on traced values: `max`, `any`, `in`, `isinstance`, `str`, `**`."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.plain_python import mode
+from toolkit.plain_python.carried.arrays import is_traced
+from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.staging.truth import truth
+
+
+def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """`max` and `min` of scalars: Python compares them two by two."""
+    if function not in (builtins.max, builtins.min) or kwargs:
+        return function(*args, **kwargs)
+    scalars = args if len(args) > 1 else args[0]
+    traced = isinstance(scalars, (list, tuple)) and any(map(is_traced, scalars))
+    if not traced or any(np.shape(scalar) != () for scalar in scalars):
+        return function(*args)
+    best, *others = scalars
+    for other in others:
+        better = other > best if function is builtins.max else other < best
+        best = jnp.where(better, other, best)
+    return best
+
+
+def any_of(function: Any, *args: Any) -> Any:
+    """`any` of an iterable that Python goes through."""
+    return _of(function, builtins.any, True, *args)
+
+
+def all_of(function: Any, *args: Any) -> Any:
+    """`all` of an iterable that Python goes through."""
+    return _of(function, builtins.all, False, *args)
+
+
+def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
+    if function is not ours or len(args) != 1:
+        return function(*args)
+    if is_traced(args[0]) and args[0].ndim == 1:
+        return jnp.any(args[0]) if stop_at else jnp.all(args[0])
+    result: Any = not stop_at
+    for value in args[0]:
+        known = truth(value)
+        if known is stop_at:
+            return stop_at
+        if is_traced(known):
+            both = result | known if stop_at else result & known
+            result = both if is_traced(result) else known
+    return result
+
+
+def contains(left: Any, right: Any) -> Any:
+    """`left in right`: of a tuple or a list the comparison with each element."""
+    if not isinstance(right, (tuple, list)):
+        return left in right
+    if not (is_traced(left) or any(map(is_traced, right))):
+        return left in right
+    return any_of(builtins.any, [one is left or one == left for one in right])
+
+
+def isinstance_(function: Any, value: Any, kinds: Any) -> Any:
+    """`isinstance`, where a traced number may stand for a number of Python's."""
+    if function is builtins.isinstance and is_traced(value) and mode.is_staged():
+        asked = kinds if isinstance(kinds, tuple) else (kinds,)
+        if value.weak_type and any(kind in (int, float, complex, bool) for kind in asked):
+            raise refuse(
+                f"`isinstance(..., {kinds})` of a Python number that became a traced value in this "
+                "staged block: ask before the loop, or run it as Python with tk.control.unroll."
+            )
+    return function(value, kinds)
+
+
+def text(function: Any, *args: Any) -> Any:
+    """`str`, `repr` and `format`."""
+    return function(*map(shown, args))
+
+
+def shown(value: Any) -> Any:
+    """A value that becomes text."""
+    if is_traced(value) and mode.is_staged():
+        raise refuse(
+            "a traced value has no text: to print it use jax.debug.print; for a key such as "
+            'params[f"w{i}"] run the loop as Python, `for i in tk.control.unroll(range(n))`.'
+        )
+    return value
+
+
+def power(base: Any, exponent: Any) -> Any:
+    """`base ** exponent`."""
+    if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
+        return (1.0 * base) ** exponent  # of an integer, too, Python makes a float
+    if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
+        return base**exponent
+    if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
+        return base**exponent
+    return python_power(base, exponent)
+
+
+@jax.jit
+def python_power(base: Any, exponent: Any) -> Any:
+    """Of integers of Python's: under a name by which `integers` knows it."""
+    return base**exponent

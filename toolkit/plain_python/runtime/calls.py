@@ -1,0 +1,53 @@
+"""What generated code calls: each function is a construct of Python, on values that may be traced."""
+
+from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python.carried.undefined import Undefined
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.runtime.builtin_calls import (
+    all_of,
+    any_of,
+    contains,
+    extreme,
+    isinstance_,
+    power,
+    shown,
+    text,
+)
+from toolkit.plain_python.runtime.growing import (
+    call_on_list,
+    item_of_list,
+    iterated,
+    iterated_list,
+    mutator,
+    next_,
+)
+from toolkit.plain_python.runtime.iterables import enumerate_, range_, reversed_, zip_
+from toolkit.plain_python.runtime.logic import all_, and_, any_, compare, either, not_, or_
+from toolkit.plain_python.runtime.places import (
+    augmentable,
+    item_at,
+    read,
+    set_item,
+    set_item_elsewhere,
+    slice_,
+)
+from toolkit.plain_python.runtime.statements import (
+    caught,
+    for_,
+    forbid_attribute,
+    forbid_delete,
+    forbid_raise,
+    if_,
+    matchable,
+    returned,
+    while_,
+)
+
+__all__ = [
+    "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "augmentable",
+    "call_on_list", "caught", "compare", "contains", "either", "enumerate_", "extreme", "for_",
+    "forbid_attribute", "forbid_delete", "forbid_raise", "if_", "isinstance_", "item_at",
+    "item_of_list", "iterated", "iterated_list", "matchable", "mutator", "next_", "not_", "or_",
+    "power", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere", "shown",
+    "slice_", "text", "while_", "zip_",
+]  # fmt: skip

@@ -1,0 +1,109 @@
+"""Lists in and after staged loops: what is called on them, and what goes over them."""
+
+from __future__ import annotations
+
+import builtins
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.control.loop import loop
+from toolkit.plain_python import mode
+from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_item
+from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
+from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.runtime.places import read
+
+
+def mutator(value: Any, method: str, name: str, own: bool) -> Any:
+    """The method of `value` by which Python's containers change."""
+    if isinstance(value, Undefined):
+        raise UndefinedRead.of(value, name)
+    if isinstance(value, ListRecorder):
+        if method not in ("append", "extend"):
+            raise refuse(
+                f"`{name}.{method}` inside a staged loop that appends to `{name}`: only append and "
+                "extend are possible there."
+            )
+        return getattr(value, method)
+    if isinstance(value, StackedList):
+        value = value.as_list()
+    if not own and mode.is_staged() and isinstance(value, (list, dict, set, deque)):
+        raise refuse(
+            f"`{name}.{method}` inside a staged loop or condition changes what belongs elsewhere, "
+            "once, at trace time: use a local variable of this function."
+        )
+    if own and mode.is_staged() and isinstance(value, (set, deque)):
+        raise refuse(
+            f"`{name}.{method}`: a {type(value).__name__} cannot change inside a staged loop or "
+            "condition: use a list or an array."
+        )
+    return getattr(value, method)
+
+
+_STACKS = (jnp.stack, jnp.array, jnp.asarray, np.stack, np.array, np.asarray)
+
+
+def call_on_list(function: Any, value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    """`function(value, ...)` where `value` may be a list that a staged loop has grown."""
+    if not isinstance(value, StackedList):
+        return function(read(value, name), *args, **kwargs)
+    if function is builtins.len:
+        return len(value)
+    arrays = value.arrays()
+    if arrays is not None and isinstance(arrays, jax.Array) and not args and not kwargs:
+        if any(function is one for one in _STACKS):
+            return arrays
+        if function is builtins.sum:
+            return loop(lambda total, x: (total + x, None), *_sum_start(arrays))[0]
+    return function(value.as_list(), *args, **kwargs)
+
+
+def _sum_start(arrays: Any) -> tuple[Any, Any]:
+    # `sum` begins with 0 and adds from the left.
+    return 0 + arrays[0], arrays[1:]
+
+
+def item_of_list(value: Any, index: Any, name: str) -> Any:
+    """`value[index]`."""
+    if isinstance(value, StackedList) and isinstance(index, int):
+        return value.item(index)
+    if isinstance(value, ListRecorder) and isinstance(index, int) and index == -1:
+        last = last_item(value)
+        if last:
+            return last[0]
+    return read(value, name)[index]
+
+
+def iterated_list(value: Any, name: str) -> Any:
+    """A list that a `for` goes over."""
+    return (
+        value
+        if isinstance(value, StackedList) and value.arrays() is not None
+        else read(value, name)
+    )
+
+
+def iterated(value: Any, name: str) -> Any:
+    """What a `for` goes over, where it was made before."""
+    if mode.is_staged() and isinstance(value, Iterator):
+        raise _refuse_iterator(name)
+    return value
+
+
+def next_(function: Any, *args: Any) -> Any:
+    """`next`."""
+    if function is builtins.next and mode.is_staged():
+        raise _refuse_iterator("next(...)")
+    return function(*args)
+
+
+def _refuse_iterator(name: str) -> Exception:
+    return refuse(
+        f"`{name}`: an iterator inside a staged loop or condition would move on once, at trace time: "
+        "go over a list or an array, or index an array with the loop variable."
+    )

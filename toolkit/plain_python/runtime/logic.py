@@ -1,0 +1,116 @@
+"""The truth of values that may be traced: `not`, `and`, `or`, comparisons, conditional expressions."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.plain_python.carried.arrays import is_traced
+from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python.carried.undefined import Undefined
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.runtime.places import read
+from toolkit.plain_python.staging.branching import branch
+from toolkit.plain_python.staging.truth import truth
+
+
+def not_(value: Any) -> Any:
+    """`not value`."""
+    known = truth(value)
+    return jnp.logical_not(known) if is_traced(known) else not known
+
+
+def and_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+    """`first and rest[0]() and ...`: the first operand that is false, or the last.
+
+    `state`: variables that functions called in the operands may assign.
+    """
+    return _chain(first, rest, False, state)
+
+
+def or_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+    """`first or rest[0]() or ...`: the first operand that is true, or the last."""
+    return _chain(first, rest, True, state)
+
+
+def _chain(
+    value: Any, rest: tuple[Callable[[], Any], ...], stop_at: bool, state: Variables | None
+) -> Any:
+    if not rest:
+        return value
+    known = truth(value)
+    others = lambda: _chain(rest[0](), rest[1:], stop_at, state)
+    if not is_traced(known):
+        return value if known is stop_at else others()
+    if value.dtype == jnp.bool_ and state is None:
+        other = others()  # no short circuit: nothing in it can raise when it runs
+        if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
+            return (value | other) if stop_at else (value & other)
+        others = lambda: other
+    keep = lambda: value
+    return either(known, *((keep, others) if stop_at else (others, keep)), state=state)
+
+
+def all_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+    """The truth of `first and rest[0]() and ...`."""
+    return and_(truth(first), *(lambda one=one: truth(one()) for one in rest), state=state)
+
+
+def any_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+    """The truth of `first or rest[0]() or ...`."""
+    return or_(truth(first), *(lambda one=one: truth(one()) for one in rest), state=state)
+
+
+def compare(
+    operators: tuple[Any, ...],
+    left: Any,
+    operand: Callable[[], Any],
+    *rest: Callable[[], Any],
+    state: Variables | None = None,
+) -> Any:
+    """`left < operand() < rest[0]() ...`, each evaluated once, as far as Python would."""
+    right = operand()
+    result = operators[0](left, right)
+    if not rest:
+        return result
+    return and_(result, lambda: compare(operators[1:], right, *rest, state=state), state=state)
+
+
+def either(
+    test: Any,
+    then: Callable[[], Any],
+    orelse: Callable[[], Any],
+    state: Variables | None = None,
+    name: str = "the conditional expression",
+    changing: bool = False,
+    around: Surroundings = Surroundings((), ()),
+) -> Any:
+    """`then() if test else orelse()`.
+
+    `name`: the variable that it is assigned to; `changing`: whether that is changed in place;
+    `around`: what the function can see.
+    """
+    condition = truth(test)
+    if condition is True:
+        return then()
+    if condition is False:
+        return orelse()
+    box: list[Any] = [Undefined(name)]
+
+    def write(value: Any, *values: Any) -> None:
+        box[0] = value
+        if state is not None:
+            state.write(*values)
+
+    def into_box(compute: Callable[[], Any]) -> Callable[[], None]:
+        return lambda: operator.setitem(box, 0, compute())
+
+    reads, names = (state.reads, state.names) if state else ((), ())
+    mutated = ((name,) if changing else ()) + (state.mutated if state else ())
+    both = Variables((lambda: box[0], *reads), write, (name, *names), (), (), around, mutated)
+    branch(both, condition, into_box(then), into_box(orelse))
+    return read(box[0], name)

@@ -1,0 +1,162 @@
+"""What a staged loop carries from one iteration to the next, and the variables after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from toolkit import tree
+from toolkit.plain_python.carried.arrays import is_python_number, with_type, zeros
+from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
+from toolkit.plain_python.carried.structure import Absent, GrowingList
+from toolkit.plain_python.carried.undefined import Undefined
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.tracing import integers
+from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock
+from toolkit.plain_python.tracing.intervals import IntegerInterval, Overflow
+from toolkit.plain_python.tracing.reading import is_input
+from toolkit.plain_python.tracing.settling import SettledBlock, first_assigned
+
+
+class CarriedArray(NamedTuple):
+    """One array that a loop carries."""
+
+    position: int | None  # among the inputs; None where nothing reads it before it is written
+    output: int
+    init: Any
+
+
+def inputs_of(settled: SettledBlock) -> list[Any]:
+    """The variables before the loop, as arrays of the types that were traced."""
+    return [
+        with_type(leaf, aval, weak=False)
+        for one, types in zip(settled.entry, settled.traced.entry_types, strict=True)
+        for leaf, aval in zip(one.leaves, types, strict=True)
+    ]
+
+
+def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
+    """What changes from one iteration to the next."""
+    carried, position = [], 0
+    for one, exit in zip(settled.entry, settled.traced.exits, strict=True):
+        if isinstance(one.node, Absent):
+            carried += [
+                CarriedArray(None, output, zeros(aval))
+                for output, aval, leaf in zip(exit.outputs, exit.types, exit.leaves, strict=True)
+                if not is_python_number(leaf)
+            ]
+            continue
+        for k, _ in enumerate(one.leaves):
+            if not _stays(settled.traced, one, exit, k, position):
+                carried.append(CarriedArray(position, exit.outputs[k], inputs[position]))
+            position += 1
+    return carried
+
+
+def _stays(
+    traced: TracedBlock, one: EncodedVariable, exit: ExitValue, k: int, position: int
+) -> bool:
+    """Whether the k-th leaf of a variable is after an iteration what it was before."""
+    if is_input(traced, exit.outputs[k], position):
+        return True
+    return _same_number(one.leaves[k], exit.leaves[k])
+
+
+def _same_number(a: Any, b: Any) -> bool:
+    both = is_python_number(a) and is_python_number(b)
+    return both and type(a) is type(b) and repr(a) == repr(b)  # -0.0 is not 0.0
+
+
+def check_integers(
+    settled: SettledBlock,
+    carried: list[CarriedArray],
+    known: Callable[[int], Any] | None,
+    length: int | None,
+) -> None:
+    """Refuse a loop in which an integer of Python's would wrap."""
+    entry = [_interval(leaf, leaf) for one in settled.entry for leaf in one.leaves]
+    outputs: list[int | None] = [None] * len(entry)
+    for one in carried:
+        if one.position is not None:
+            outputs[one.position] = one.output
+    count = len(settled.traced.jaxpr.in_avals) - len(entry)  # the leaves of an item
+
+    def items(k: int | None) -> list[Any]:
+        if known is None or length is None:
+            return [None] * count
+        ends = (0, length - 1) if k is None else (k, k)
+        return list(map(_interval, *(jax.tree.leaves(known(end)) for end in ends)))
+
+    try:
+        integers.check(settled.traced.jaxpr.jaxpr, entry, items, outputs, length)
+    except Overflow as overflow:
+        grows = (
+            "without a known bound" if overflow.reached is None else f"to {overflow.reached:.3g}"
+        )
+        raise refuse(
+            f"a Python integer grows {grows} in this staged loop "
+            f"({overflow.operation}), where {overflow.dtype} would wrap and Python would not: use "
+            "floats, begin with jnp.int32(...) to take JAX's integers on purpose, or enable "
+            "jax_enable_x64."
+        ) from None
+
+
+def _interval(a: Any, b: Any) -> Any:
+    if type(a) is not int or type(b) is not int:
+        return None
+    return IntegerInterval(min(a, b), max(a, b))
+
+
+def position_of(settled: SettledBlock, variable: int) -> int:
+    return sum(len(one.leaves) for one in settled.entry[:variable])
+
+
+def filled(inputs: list[Any], carried: list[CarriedArray], carry: list[Any]) -> list[Any]:
+    filled = list(inputs)
+    for one, value in zip(carried, carry, strict=True):
+        if one.position is not None:
+            filled[one.position] = value
+    return filled
+
+
+def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any]) -> list[Any]:
+    # A loop's carry keeps its type; what is weak is said again after the loop.
+    avals = traced.jaxpr.out_avals
+    return [
+        tree.vary(
+            with_type(results[one.output], avals[one.output], weak=False),
+            tree.varying_axes(one.init),
+        )
+        for one in carried
+    ]
+
+
+def variables_after(
+    variables: Variables, settled: SettledBlock, finals: dict[int, Any], may_not_run: bool
+) -> list[Any]:
+    """The variables after a loop."""
+    decoder = Decoder(fresh=False, mutated=settled.mutated)
+    values = variables.values()
+    for k in variables._replace(mutated=settled.mutated).order():
+        name, one, exit = variables.names[k], settled.entry[k], settled.traced.exits[k]
+        if isinstance(exit.node, GrowingList) or name in settled.watched:
+            continue
+        if may_not_run and isinstance(one.node, Absent):
+            values[k] = _maybe_never(name, one.node.undefined, exit)
+        else:
+            unchanged = exit.leaves if isinstance(one.node, Absent) else one.leaves
+            leaves = [
+                with_type(finals[output], aval) if output in finals else leaf
+                for output, aval, leaf in zip(exit.outputs, exit.types, unchanged, strict=True)
+            ]
+            values[k] = decoder.decode(name, exit.node, leaves)
+    return values
+
+
+def _maybe_never(name: str, before: Undefined, exit: ExitValue) -> Undefined:
+    if before.reason or isinstance(exit.node, Absent):
+        return before
+    return Undefined(name, first_assigned())

@@ -1,0 +1,163 @@
+"""Staged loops and conditions: from blocks to `tk.loop`, `tk.while_loop` and `jax.lax.cond`.
+
+A loop needs types that one iteration does not change. A Python number that becomes a float is
+promoted and the block traced again; a variable that every iteration assigns before reading it needs
+no first value; for anything else the first iteration of a `for` is run apart, which is exactly what
+Python does, and the rest is staged. What is still not stable is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.control.loop import loop
+from toolkit.jaxprs.read import evaluate
+from toolkit.plain_python.carried.lists import grow, stack_chunks
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.staging.branching import branch
+from toolkit.plain_python.staging.carry import (
+    carried_by,
+    check_integers,
+    filled,
+    inputs_of,
+    position_of,
+    strong,
+    variables_after,
+)
+from toolkit.plain_python.staging.items import ScanItems, TracedRange
+from toolkit.plain_python.staging.unstable import settle_or_refuse, unstable
+from toolkit.plain_python.staging.while_loop import run_while
+from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
+
+_PEELS = 2  # `a, b = b, a + x` with `a = b = 0` settles after two iterations
+
+
+class UserFor(NamedTuple):
+    """A `for` as the user wrote it."""
+
+    variables: Variables
+    body: Callable[[Any], None]
+    leave: str | None  # the variable that says whether the loop was left
+
+    def run(self, item: Any) -> None:
+        """One iteration, unless the loop was left."""
+        if self.leave is None:
+            return self.body(item)
+        left = self.left()
+        if not isinstance(left, jax.core.Tracer):
+            return self.body(item)
+        going = jnp.logical_not(left)
+        return branch(self.variables, going, lambda: self.body(item), lambda: None, self.leave)
+
+    def left(self) -> Any:
+        """Whether the loop was left."""
+        assert self.leave is not None
+        return self.variables.reads[self.variables.names.index(self.leave)]()
+
+
+def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -> None:
+    """Run a `for` over `items`; afterwards the variables are what Python would have left."""
+    first_changes: list[str] = []
+    for start in range(items.length):
+        aliased = _aliased(user.variables)
+        try:
+            settled = settle(
+                user.variables, lambda x: user.run(items.item(x)), items.examples, may_not_run=False
+            )
+        except UnsettledTypes as unsettled:
+            first_changes = first_changes or unsettled.changes
+            if start == _PEELS:
+                raise refuse(unstable(first_changes)) from None
+            user.run(items.known(start))
+            if user.leave and user.left() is True:
+                return
+            continue
+        if user.leave and _leaves_at_once(settled, user):
+            return user.run(items.known(start))
+        rest = jax.tree.map(lambda leaf: leaf[start:], items.xs) if start else items.xs  # noqa: B023
+        known = lambda k, start=start: items.known(start + k)
+        return _scan(user, settled, rest, known, items.length - start, gradient, progress, aliased)
+
+
+def _leaves_at_once(settled: SettledBlock, user: UserFor) -> bool:
+    """Whether the first iteration leaves the loop, whatever the data are."""
+    assert user.leave is not None
+    k = user.variables.names.index(user.leave)
+    exit = settled.traced.exits[k]
+    return user.left() is False and exit.leaves[0] is True
+
+
+def _scan(
+    user: UserFor,
+    settled: SettledBlock,
+    xs: Any,
+    known: Callable[[int], Any],
+    length: int,
+    gradient: Any,
+    progress: bool,
+    aliased: list[bool],
+) -> None:
+    variables, traced = user.variables, settled.traced
+    inputs = inputs_of(settled)
+    carried = carried_by(settled, inputs)
+    kept = [k for one in traced.appended for outputs in one.outputs for k in outputs]
+
+    check_integers(settled, carried, known, length)
+    flag = position_of(settled, variables.names.index(user.leave)) if user.leave else None
+
+    def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
+        seen = filled(inputs, carried, carry)
+        results = evaluate(traced.jaxpr, *seen, *jax.tree.leaves(x))
+        after = strong(traced, carried, results)
+        if flag is not None:
+            # After a break what the body would have assigned stays what it was.
+            after = [
+                jax.lax.select(seen[flag], old, new) if one.position is None else new
+                for one, old, new in zip(carried, carry, after, strict=True)
+            ]
+        return after, [results[k] for k in kept]
+
+    init = [one.init for one in carried]
+    final, stacked = loop(step, init, xs, length=length, gradient=gradient, progress=progress)
+    finals = {one.output: value for one, value in zip(carried, final, strict=True)}
+    values = variables_after(variables, settled, finals, may_not_run=False)
+    ys = dict(zip(kept, stacked, strict=True))
+    before = variables.values()
+    for one in traced.appended:
+        columns = [
+            jax.tree.unflatten(structure, [ys[k] for k in outputs])
+            for structure, outputs in zip(one.structures, one.outputs, strict=True)
+        ]
+        runs = stack_chunks(one.counts, columns, length)
+        values[one.variable] = grow(before[one.variable], runs, aliased[one.variable])
+    variables.write(*values)
+
+
+def _aliased(variables: Variables) -> list[bool]:
+    """Whether another name may hold the list that a variable holds."""
+    # One reference is the variable's cell, one the argument of `getrefcount`.
+    return [sys.getrefcount(read()) > 2 if _is_list(read) else False for read in variables.reads]
+
+
+def _is_list(read: Callable[[], Any]) -> bool:
+    try:
+        return type(read()) is list
+    except NameError:
+        return False
+
+
+def for_traced(user: UserFor, bounds: TracedRange, gradient: Any, max_steps: int | None) -> None:
+    """Run a `for` over a range whose bounds are traced."""
+    count = bounds.length()
+
+    def run(t: Any) -> None:
+        user.run(bounds.start + bounds.step * t)
+
+    settled = settle_or_refuse(user.variables, run, 0)
+    run_while(user.variables, settled, lambda t, _: t < count, gradient, max_steps, counted=True)

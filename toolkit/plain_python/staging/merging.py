@@ -1,0 +1,168 @@
+"""One variable after the two branches of a traced condition."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.plain_python.carried.arrays import is_python_number
+from toolkit.plain_python.carried.structure import (
+    Absent,
+    ConstantLeaf,
+    Container,
+    GrowingList,
+    Node,
+    describe,
+    difference,
+    paths,
+    same_structure,
+)
+from toolkit.plain_python.carried.undefined import Undefined
+from toolkit.plain_python.errors import here
+from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.tracing.blocks import ExitValue
+
+_WORDS = ("if", "else")
+
+
+class MergedLeaf(NamedTuple):
+    """One leaf after the two branches; `aval` is None where it is the same in both."""
+
+    value: Any
+    aval: Any
+    outputs: tuple[int | None, int | None]  # which result of each branch; None: never read there
+
+
+def merge(
+    name: str, exits: list[ExitValue], guard: str | None, changing: bool
+) -> tuple[Node, list[MergedLeaf]]:
+    """A variable after the two branches, or an `Undefined` that says how they disagree."""
+    a, b = exits
+    if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
+        return a.node, [MergedLeaf(True, None, (None, None))]  # left in this iteration, or before
+    absent = [isinstance(exit.node, Absent) for exit in exits]
+    if all(absent):
+        return a.node, []
+    if any(absent):
+        there = absent.index(False)
+        if name == RESULT or (guard and there == 0):  # read only where a flag says that it was set
+            return exits[there].node, [
+                MergedLeaf(None, aval, (None, out) if there else (out, None))
+                for aval, out in zip(exits[there].types, exits[there].outputs, strict=True)
+            ]
+        lacking = exits[1 - there].node
+        assert isinstance(lacking, Absent)
+        return _absent(name, lacking.undefined.reason or _one_sided(there)), []
+    if isinstance(a.node, GrowingList) and isinstance(b.node, GrowingList):
+        return a.node, []
+    if not same_structure(a.node, b.node):
+        return _absent(name, _disagreement(name, exits)), []
+    merged = []
+    for k, (left, right) in enumerate(zip(a.leaves, b.leaves, strict=True)):
+        if _is_same(left, right):
+            merged.append(MergedLeaf(left, None, (None, None)))
+            continue
+        common = common_type(a.types[k], b.types[k])
+        if common is None:
+            return _absent(name, _disagreement(name, exits)), []
+        merged.append(MergedLeaf(None, common, (a.outputs[k], b.outputs[k])))
+    if changing and _two_objects(a.node, b.node):
+        return _absent(name, _two_of_them(name)), []
+    return _with_common_origin(a.node, b.node), merged
+
+
+def _is_same(left: Any, right: Any) -> bool:
+    """Whether both branches leave the same value, known outside them."""
+    if left is right and left is not None:
+        return True
+    numbers = is_python_number(left) and is_python_number(right)
+    return numbers and type(left) is type(right) and repr(left) == repr(right)  # -0.0 is not 0.0
+
+
+def common_type(a: Any, b: Any) -> Any:
+    """The type of a value that is of type `a` or of type `b`; None where Python would have two."""
+    if a.shape != b.shape:
+        return None
+    if a.dtype == b.dtype:
+        return a if not a.weak_type else b
+    if jnp.issubdtype(a.dtype, jax.dtypes.extended) or jnp.issubdtype(b.dtype, jax.dtypes.extended):
+        return None
+    if not a.weak_type and not b.weak_type:
+        return None
+    dtype = jnp.result_type(a, b)
+    for strong in (a, b):
+        if not strong.weak_type:
+            return strong if dtype == strong.dtype else None
+    return a if dtype == a.dtype else b
+
+
+def _one_sided(there: int) -> str:
+    return (
+        f"it is assigned only in the {_WORDS[there]} branch of the traced if at line {here().line}; "
+        "give it a value before the if"
+    )
+
+
+def _absent(name: str, reason: str) -> Node:
+    return Absent(Undefined(name, reason))
+
+
+def _disagreement(name: str, exits: list[ExitValue]) -> str:
+    a, b = exits
+    shown = "the returned value" if name == RESULT else f"'{name}'"
+    after = "the if branch", "the else branch"
+    if same_structure(a.node, b.node):
+        for path, left, right in zip(paths(a.node, name), a.types, b.types, strict=True):
+            path = shown if name == RESULT else f"'{path}'"
+            if left.shape != right.shape:
+                return (
+                    f"{path} has shape {left.shape} after {after[0]} and {right.shape} after "
+                    f"{after[1]} of the traced if at line {here().line}"
+                )
+            if left.dtype != right.dtype:
+                return (
+                    f"{path} is {left.dtype} after {after[0]} and {right.dtype} after {after[1]} of "
+                    f"the traced if at line {here().line}: give both one dtype"
+                )
+    path, *nodes = difference(name, a.node, b.node)
+    whole = nodes[0] is a.node
+    if not whole:
+        shown = f"'{path}'"
+    left, right = (
+        describe(node, exit.types if whole else ()) for node, exit in zip(nodes, exits, strict=True)
+    )
+    if isinstance(a.node, ConstantLeaf) and isinstance(b.node, ConstantLeaf):
+        return (
+            f"{shown} is {left} after {after[0]} and {right} after {after[1]} of the traced if at line "
+            f"{here().line}; only arrays and numbers can depend on a traced condition"
+        )
+    return (
+        f"{shown} has a different structure in the two branches of the traced if at line "
+        f"{here().line}: {left} after {after[0]}, {right} after {after[1]}"
+    )
+
+
+def _two_of_them(name: str) -> str:
+    return (
+        f"'{name}' is one list or dict after the if branch and another after the else branch of the "
+        f"traced if at line {here().line}: choose an index, or the values, by the condition"
+    )
+
+
+def _two_objects(a: Node, b: Node) -> bool:
+    """Whether which of two existing lists or dicts a variable holds depends on data."""
+    if not isinstance(a, Container) or not isinstance(b, Container):
+        return False
+    if a.origin is not None and b.origin is not None and a.origin is not b.origin:
+        return True
+    return any(map(_two_objects, a.children, b.children))
+
+
+def _with_common_origin(a: Node, b: Node) -> Node:
+    """Where the branches hold two different lists, the variable is a new one."""
+    if not isinstance(a, Container) or not isinstance(b, Container):
+        return a
+    children = tuple(map(_with_common_origin, a.children, b.children))
+    return a._replace(children=children, origin=a.origin if a.origin is b.origin else None)

@@ -1,0 +1,37 @@
+"""The truth of a value that may be traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.plain_python import mode
+from toolkit.plain_python.errors import refuse
+
+
+def truth(value: Any) -> Any:
+    """`bool(value)`: a Python bool where it is known, else a traced scalar."""
+    if not isinstance(value, jax.Array):
+        return bool(value)
+    if value.size != 1:
+        raise refuse(
+            f"the truth of an array of shape {value.shape}: reduce it with jnp.any or jnp.all, or use "
+            "jnp.where."
+        )
+    if not mode.runs_as_python():
+        try:
+            return bool(value)
+        except jax.errors.ConcretizationTypeError:
+            return _not_zero(value.reshape(()))
+    return bool(value)
+
+
+def _not_zero(value: Any) -> Any:
+    return value if value.dtype == jnp.bool_ else value != jnp.zeros((), value.dtype)
+
+
+def scalar_truth(value: Any) -> Any:
+    known = truth(value)
+    return jnp.asarray(known)

@@ -1,0 +1,141 @@
+"""Loops whose number of iterations depends on data: from a traced block to `tk.while_loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toolkit.control.policies.store import store
+from toolkit.control.while_loop import while_loop
+from toolkit.derive.refusal import refuse_reverse_mode
+from toolkit.jaxprs.read import evaluate
+from toolkit.plain_python.carried.arrays import is_traced
+from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.errors import here, refuse
+from toolkit.plain_python.reserved import PREFIX
+from toolkit.plain_python.staging.carry import (
+    carried_by,
+    check_integers,
+    filled,
+    inputs_of,
+    strong,
+    variables_after,
+)
+from toolkit.plain_python.staging.truth import scalar_truth
+from toolkit.plain_python.staging.unstable import settle_or_refuse
+from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
+from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
+
+_NO_REVERSE = {
+    True: (
+        "reverse mode through a loop whose length depends on data: give a static bound, "
+        "`for i in tk.control.steps(range(n), max_steps=100):`."
+    ),
+    False: (
+        "reverse mode through a `while` whose test depends on data: give a static bound, "
+        "`for _ in range(100):` with `if ...: break`, or tk.while_loop(..., max_steps=100)."
+    ),
+}
+
+
+def while_from_the_start(
+    variables: Variables,
+    test: Callable[[], Any],
+    body: Callable[[], None],
+    private: tuple[str, ...],
+) -> bool:
+    """Stage a `while` whose first test is known to be true, where the next one is a JAX value.
+
+    False where that is not so, or where the first iteration has to run apart: it changes a type, or
+    defines a variable that is not private to the body. Nothing has happened then.
+    """
+    values = variables.values()
+    if any(
+        isinstance(value, Undefined) and not name.startswith(PREFIX) and name not in private
+        for name, value in zip(variables.names, values, strict=True)
+    ):
+        return False
+    asked: list[bool] = []
+
+    def once(_: Any) -> None:
+        body()
+        asked.append(is_traced(test()))
+
+    trace(variables, encode_entry(variables, values, loop=True), once, as_inputs=False)
+    if not asked[-1]:
+        return False
+    try:
+        settled = settle(variables, lambda _: body(), None, may_not_run=True)
+    except (UnsettledTypes, UndefinedRead):
+        return False
+    if settled.traced.appended:
+        return False
+    _run_while(variables, settled, test)
+    return True
+
+
+def while_traced(variables: Variables, test: Callable[[], Any], body: Callable[[], None]) -> None:
+    """Run a `while` whose test is a JAX value."""
+    _run_while(variables, settle_or_refuse(variables, lambda _: body(), None), test)
+
+
+def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], Any]) -> None:
+    def ask(leaves: list[Any]) -> Any:
+        with entered(variables, settled.entry, leaves, conditional=True) as (values, _):
+            truth = scalar_truth(test())
+            for name, before, now in zip(variables.names, values, variables.values(), strict=True):
+                if now is not before:
+                    raise refuse(f"the test of this `while` assigns `{name}`: do so in its body.")
+            return truth
+
+    asked = jax.make_jaxpr(ask)([leaf for one in settled.entry for leaf in one.leaves])
+    run_while(
+        variables,
+        settled,
+        lambda _, values: evaluate(asked, *values)[0],
+        store(),
+        None,
+        counted=False,
+    )
+
+
+def run_while(
+    variables: Variables,
+    settled: SettledBlock,
+    going: Callable[[Any, list[Any]], Any],
+    gradient: Any,
+    max_steps: int | None,
+    counted: bool,
+) -> None:
+    inputs = inputs_of(settled)
+    carried = [one for one in carried_by(settled, inputs) if one.position is not None]
+    check_integers(settled, carried, None, None)
+
+    def unfinished(carry: tuple[Any, list[Any]]) -> Any:
+        return going(carry[0], filled(inputs, carried, carry[1]))
+
+    def step(carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+        t, values = carry
+        extra = [t] if counted else []
+        results = evaluate(settled.traced.jaxpr, *filled(inputs, carried, values), *extra)
+        return t + 1, strong(settled.traced, carried, results)
+
+    init = (jnp.asarray(0, jax.dtypes.canonicalize_dtype(int)), [one.init for one in carried])
+    end = while_loop(unfinished, step, init, max_steps=max_steps, gradient=gradient)
+    final = end[1]
+    if max_steps is None and isinstance(gradient, store):
+        final = refuse_reverse_mode(final, here().said(_NO_REVERSE[counted]))
+    if max_steps is not None:
+        cut_off = unfinished(end)  # Python would have gone on: no number that it would not give
+        final = [_nan_where(cut_off, value) for value in final]
+    finals = {one.output: value for one, value in zip(carried, final, strict=True)}
+    variables.write(*variables_after(variables, settled, finals, may_not_run=True))
+
+
+def _nan_where(condition: Any, value: Any) -> Any:
+    inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+    return jnp.where(condition, jnp.nan, value) if inexact else value

@@ -1,0 +1,181 @@
+"""Types that one iteration of a loop does not change.
+
+A Python number that becomes a float is promoted and the block traced again; a variable that every
+iteration assigns before reading it needs no first value. For anything else the caller is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit import tree
+from toolkit.jaxprs.hidden import varying_axes
+from toolkit.plain_python.carried.arrays import is_python_number, type_text, with_type, zeros
+from toolkit.plain_python.carried.encoding import EncodedVariable
+from toolkit.plain_python.carried.structure import (
+    Absent,
+    GrowingList,
+    describe,
+    difference,
+    paths,
+    same_structure,
+)
+from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
+from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.errors import here
+from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock, encode_entry, trace
+from toolkit.plain_python.tracing.reading import changed_by_calls, has_other_width, uses_input
+
+
+class SettledBlock(NamedTuple):
+    """A block whose types one iteration does not change."""
+
+    traced: TracedBlock
+    entry: list[EncodedVariable]
+    watched: tuple[str, ...]  # variables that stayed what they were
+    mutated: tuple[str, ...]  # variables whose lists and dicts change in place
+
+
+class UnsettledTypes(Exception):
+    """A variable that is read before it is assigned changes its type."""
+
+    def __init__(self, changes: list[str]) -> None:
+        super().__init__("; ".join(changes))
+        self.changes = changes
+
+
+def settle(
+    variables: Variables, run: Callable[[Any], None], example: Any, may_not_run: bool
+) -> SettledBlock:
+    """Trace a block until its types are stable."""
+    entry = encode_entry(variables, variables.values(), loop=True)
+    hidden: dict[int, Undefined] = {}  # variables that are tried without a first value
+    changes: dict[int, str] = {}
+    while True:
+        try:
+            traced = trace(variables, entry, run, example, conditional=may_not_run)
+        except UndefinedRead as error:
+            if error.undefined in hidden.values():
+                raise UnsettledTypes(list(changes.values())) from None
+            own = any(getattr(one.node, "undefined", None) is error.undefined for one in entry)
+            if error.undefined.reason or not own:
+                raise
+            if may_not_run:
+                reason = first_assigned()
+                name = error.undefined.name
+                raise UndefinedRead.of(Undefined(name, reason), name) from None
+            # Perhaps only later iterations read it: Python knows of the first whether it does.
+            raise UnsettledTypes(
+                [f"'{error.undefined.name}' is undefined in the first one"]
+            ) from None
+        if changed := changed_by_calls(variables, entry, traced):
+            return settle(variables.changing(changed), run, example, may_not_run)
+        new = list(entry)
+        position = 0
+        for k, name in enumerate(variables.names):
+            width = len(entry[k].leaves)
+            following = _next_entry(traced, entry[k], traced.exits[k], k, name)
+            if following is not None:
+                new[k] = following
+            else:
+                changes[k] = _change(name, entry[k], traced, k)
+                if any(uses_input(traced, position + j) for j in range(width)):
+                    raise UnsettledTypes([changes[k]])
+                if isinstance(entry[k].node, GrowingList):
+                    new[k] = EncodedVariable(GrowingList(None), [])
+                else:
+                    hidden[k] = Undefined(name, _why(traced.exits[k], changes[k], may_not_run))
+                    new[k] = EncodedVariable(Absent(hidden[k]), [])
+            position += width
+        if all(a is b for a, b in zip(new, entry, strict=True)):
+            return SettledBlock(traced, entry, variables.watched, variables.mutated)
+        entry = new
+
+
+def _why(exit: ExitValue, change: str, may_not_run: bool) -> str:
+    if isinstance(exit.node, Absent) and exit.node.undefined.reason:
+        return exit.node.undefined.reason
+    if may_not_run:
+        return f"{change} (the loop at line {here().line} may run zero times)"
+    return change
+
+
+def _next_entry(
+    traced: TracedBlock, one: EncodedVariable, exit: ExitValue, k: int, name: str
+) -> EncodedVariable | None:
+    """The variable as the next trace should begin with it; None where that is impossible."""
+    if isinstance(one.node, Absent):
+        if name == RESULT and not isinstance(exit.node, Absent) and not one.leaves and exit.types:
+            # Read only where a flag says that it was set.
+            return EncodedVariable(exit.node, [zeros(aval) for aval in exit.types])
+        return one
+    if isinstance(one.node, GrowingList) and not isinstance(exit.node, GrowingList):
+        # Assigned anew in the block: what it was before is not seen.
+        return EncodedVariable(Absent(Undefined(name)), [])
+    if not same_structure(one.node, exit.node):
+        return None
+    leaves = list(one.leaves)
+    for j, (old, now) in enumerate(zip(traced.entry_types[k], exit.types, strict=True)):
+        if old.shape != now.shape:
+            return None
+        if old.dtype != now.dtype:
+            promoted = _promoted(one.leaves[j], old, now)
+            if promoted is None:
+                return None
+            leaves[j] = promoted
+        elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
+            leaves[j] = with_type(one.leaves[j], now)
+        if not varying_axes(now) <= varying_axes(old):
+            # In jax.shard_map: what is the same everywhere before the loop differs after it.
+            leaves[j] = tree.vary(with_type(leaves[j], now), varying_axes(now))
+    if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
+        return one
+    return EncodedVariable(one.node, leaves)
+
+
+def _promoted(leaf: Any, old: Any, now: Any) -> Any:
+    """A Python number in the type that it takes in the loop, where it has the same value there."""
+    if not old.weak_type and not isinstance(leaf, bool):
+        return None
+    if jnp.promote_types(old.dtype, now.dtype) != now.dtype and not _weaker(old, now):
+        return None
+    whole = not jnp.issubdtype(old.dtype, jnp.inexact)
+    if whole and is_python_number(leaf) and np.asarray(leaf, now.dtype).item() != leaf:
+        return None  # an integer that this float type does not have
+    return with_type(leaf, now)
+
+
+def _weaker(old: Any, now: Any) -> bool:
+    return jnp.result_type(old, now) == now.dtype
+
+
+def _change(name: str, one: EncodedVariable, traced: TracedBlock, k: int) -> str:
+    exit = traced.exits[k]
+    old, now = traced.entry_types[k], exit.types
+    if isinstance(exit.node, Absent):
+        reason = exit.node.undefined.reason or "undefined after one iteration"
+        return f"'{name}': {reason}"
+    if same_structure(one.node, exit.node):
+        for path, a, b in zip(paths(one.node, name), old, now, strict=True):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                return f"'{path}': {type_text(a)} before, {type_text(b)} after one iteration"
+    name, before_node, after_node = difference(name, one.node, exit.node)
+    whole = before_node is one.node
+    before = describe(before_node, old if whole else ())
+    after = describe(after_node, now if whole else ())
+    if before.startswith("Python value") and after.startswith("Python value"):
+        return (
+            f"'{name}': {before} becomes {after.removeprefix('Python value ')}; only arrays and "
+            "numbers can change inside a staged loop"
+        )
+    return f"'{name}': {before} before, {after} after one iteration"
+
+
+def first_assigned() -> str:
+    line = here().line
+    return f"it is first assigned inside the loop at line {line}; give it a value before the loop"
