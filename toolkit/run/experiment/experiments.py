@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -21,6 +21,7 @@ from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, shown
 
 FOLDER = "experiments"
+PICTURES = "_figures"  # ends the name of a file that draws for the experiment named before it
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -56,10 +57,32 @@ def find(name: Any, where: str) -> Path:
 
 def available() -> list[str]:
     """Names of the experiments under the working directory."""
-    files = sorted(Path(FOLDER).glob("*.py"))
+    names = [file.stem for file in sorted(Path(FOLDER).glob("*.py"))]
     return [
-        file.stem for file in files if _NAME.fullmatch(file.stem) and not file.stem.startswith("_")
+        name
+        for name in names
+        if _NAME.fullmatch(name) and not name.startswith("_") and not name.endswith(PICTURES)
     ]
+
+
+def files(path: Path) -> list[Path]:
+    """The files of an experiment: its own, and `NAME_figures.py` where there is one."""
+    pictures = path.with_name(f"{path.stem}{PICTURES}.py")
+    return [path, pictures] if pictures.is_file() else [path]
+
+
+def figures(path: Path, module: ModuleType) -> tuple[Path, Callable[..., Any]] | None:
+    """The experiment's `figures` and the file they stand in, `NAME_figures.py` or its own; None without any.
+
+    Args:
+      path: the experiment's file.
+      module: the same, loaded. A file of pictures may import from it, as `experiments.NAME`.
+
+    Raises: RunError (exit 2) that names the line at which the file of pictures fails.
+    """
+    *_, last = files(path)
+    draws = module if last == path else whole(last)
+    return (last, draws.figures) if hasattr(draws, "figures") else None
 
 
 def summary(path: Path) -> str:

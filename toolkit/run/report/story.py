@@ -89,7 +89,7 @@ def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
         return (), [str(error)]
     source = Path(experiments.FOLDER) / f"{story.config['experiment']}.py"
     then = story.record.get("environment", {}).get("experiment_sha256")
-    if not found or then is None or then == environment.file_hash(source):
+    if not found or then is None or then == environment.experiment_hash(source):
         return found, []
     return found, [f"{source}: changed since the run; the figures are of the newer file"]
 
@@ -103,13 +103,13 @@ def own_figures(story: Story) -> tuple[Figure, ...]:
         return ()
     source = experiments.find(story.config["experiment"], str(story.path / directory.CONFIG))
     module = experiments.whole(source)
-    if not hasattr(module, "figures"):
+    drawing = experiments.figures(source, module)
+    if drawing is None:
         return ()
+    file, draw = drawing
     settings = load.validate(experiments.config_class(module), story.config, {(): str(story.path)})
-    with experiments.reported(source, "figures failed"):
-        found = tuple(
-            module.figures(settings, story.durable.params, story.durable.metrics, story.rows)
-        )
+    with experiments.reported(file, "figures failed"):
+        found = tuple(draw(settings, story.durable.params, story.durable.metrics, story.rows))
     for figure in found:
         if not isinstance(figure, Figure):
             got, expected = type(figure).__name__, "toolkit.run.Figure"

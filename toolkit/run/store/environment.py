@@ -25,7 +25,16 @@ def pin_threads() -> None:
 
 def sources(experiment: Path) -> dict[str, str]:
     """Hashes of the code that runs; cheap, no jax."""
-    return {"experiment_sha256": file_hash(experiment), "toolkit_sha256": _package_hash()}
+    return {"experiment_sha256": experiment_hash(experiment), "toolkit_sha256": _package_hash()}
+
+
+def experiment_hash(experiment: Path) -> str:
+    """Of the experiment's file, and of its pictures where they have a file of their own."""
+    # Imported here, because `pin_threads` must be there before anything that may load jax.
+    from toolkit.run.experiment import experiments
+
+    hashes = [file_hash(path) for path in experiments.files(experiment)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def record(experiment: Path) -> dict[str, Any]:
