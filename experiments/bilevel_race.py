@@ -100,37 +100,6 @@ class Course(NamedTuple):
     measure: Callable[[Any, Any], jax.Array]  # (y, theta) -> [] what is drawn
 
 
-def courses(config: Config) -> dict[str, Course]:
-    """The two problems of a config, seeded."""
-    quadratic_key, split_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
-    quadratic = tk.problems.quadratic.quadratic(quadratic_key, **config.quadratic.model_dump())
-    sizes = (config.cleaning.train_size, config.cleaning.validation_size)
-    parts = tk.data.standardize(*tk.data.split(split_key, tk.data.digits(), *sizes))
-    cleaning = tk.problems.cleaning.cleaning(
-        noise_key, *parts, corrupted=config.cleaning.corrupted, num_classes=10
-    )
-    return {
-        "quadratic": _course(quadratic, config.on_quadratic, "suboptimality"),
-        "cleaning": _course(cleaning, config.on_cleaning, "value"),
-    }
-
-
-def _course(instance: tk.problems.Instance, methods: Mapping[str, Any], name: str) -> Course:
-    problem = tk.bilevel.Problem(*instance.losses_and_data)
-    algorithms = {label: method.build()(problem) for label, method in methods.items()}
-    return Course(instance, algorithms, lambda y, theta: instance.measure(y, theta)[name])
-
-
-def spend(step: Callable[[Any], Any], racer: Racer, calls: int) -> Racer:
-    """Steps of a method until it has made `calls` calls in all, or a few more: a step is never cut."""
-
-    def one(racer: Racer) -> Racer:
-        state, info = step(racer.state)
-        return Racer(state, racer.calls + info.gradient_evals + info.hvp_evals)
-
-    return jax.lax.while_loop(lambda racer: racer.calls < calls, one, racer)
-
-
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     races = courses(config)
@@ -174,6 +143,37 @@ def build(config: Config) -> run.Program:
     return run.Program(init, step, finish, differentiated, data=data)
 
 
+def courses(config: Config) -> dict[str, Course]:
+    """The two problems of a config, seeded."""
+    quadratic_key, split_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
+    quadratic = tk.problems.quadratic.quadratic(quadratic_key, **config.quadratic.model_dump())
+    sizes = (config.cleaning.train_size, config.cleaning.validation_size)
+    parts = tk.data.standardize(*tk.data.split(split_key, tk.data.digits(), *sizes))
+    cleaning = tk.problems.cleaning.cleaning(
+        noise_key, *parts, corrupted=config.cleaning.corrupted, num_classes=10
+    )
+    return {
+        "quadratic": _course(quadratic, config.on_quadratic, "suboptimality"),
+        "cleaning": _course(cleaning, config.on_cleaning, "value"),
+    }
+
+
+def _course(instance: tk.problems.Instance, methods: Mapping[str, Any], name: str) -> Course:
+    problem = tk.bilevel.Problem(*instance.losses_and_data)
+    algorithms = {label: method.build()(problem) for label, method in methods.items()}
+    return Course(instance, algorithms, lambda y, theta: instance.measure(y, theta)[name])
+
+
+def spend(step: Callable[[Any], Any], racer: Racer, calls: int) -> Racer:
+    """Steps of a method until it has made `calls` calls in all, or a few more: a step is never cut."""
+
+    def one(racer: Racer) -> Racer:
+        state, info = step(racer.state)
+        return Racer(state, racer.calls + info.gradient_evals + info.hvp_evals)
+
+    return jax.lax.while_loop(lambda racer: racer.calls < calls, one, racer)
+
+
 def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -> run.Final:
     """Who is where, and what a call of each costs."""
     params, metrics, table = {}, {}, []
@@ -208,7 +208,7 @@ def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
     """The pictures of the report."""
-    made = []
+    draw, made = run.pictures, []
     calls = config.calls * np.asarray([row["step"] for row in rows])
     for name, methods, said in (
         ("quadratic", config.on_quadratic, "F - min F"),
@@ -216,33 +216,28 @@ def figures(
     ):
         values = {label: np.asarray([row[f"{name}_{label}"] for row in rows]) for label in methods}
         lowest = 0.0 if name == "quadratic" else min(map(np.min, values.values()))
-        curves = {label: np.maximum(each - lowest, FLOOR) for label, each in values.items()}
-        seconds = {
-            label: calls * float(params[f"seconds_per_call_{name}_{label}"]) for label in methods
-        }
-        same = dict.fromkeys(methods, calls)
-        made += [
-            _figure(f"{name}: against calls", "gradients and products", same, curves, said),
-            _figure(f"{name}: against time", "seconds", seconds, curves, said),
-        ]
+        by_calls, by_time = {}, {}
+        for i, (label, each) in enumerate(values.items()):
+            above = np.maximum(each - lowest, FLOOR)
+            seconds = calls * float(params[f"seconds_per_call_{name}_{label}"])
+            look = {"linestyle": STYLES[i // 8 % len(STYLES)]}
+            by_calls[label] = draw.Curve(calls, above, look=look)
+            by_time[label] = draw.Curve(seconds, above, look=look)
+        for title, lines, along, scale in (
+            (f"{name}: against calls", by_calls, "gradients and products", "linear"),
+            (f"{name}: against time", by_time, "seconds", "log"),
+        ):
+            made.append(
+                draw.curves(
+                    title,
+                    "Each from the same start, with step sizes of its own.",
+                    lines,
+                    legend={"ncols": 2, "fontsize": 8, "outside": True},
+                    wide=True,
+                    xlabel=along,
+                    ylabel=said,
+                    xscale=scale,
+                    yscale="log",
+                )
+            )
     return tuple(made)
-
-
-def _figure(
-    title: str,
-    along: str,
-    places: Mapping[str, np.ndarray],
-    curves: Mapping[str, np.ndarray],
-    said: str,
-) -> run.Figure:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for i, (label, values) in enumerate(curves.items()):
-            axes.plot(places[label], values, label=label, linestyle=STYLES[i // 8 % len(STYLES)])
-        axes.set(xlabel=along, ylabel=said, yscale="log")
-        if along == "seconds":
-            axes.set_xscale("log")
-        axes.legend(ncols=2, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-    caption = "Each from the same start, with step sizes of its own."
-    return run.Figure(title, caption, draw, wide=True)

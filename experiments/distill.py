@@ -75,6 +75,48 @@ class State(NamedTuple):
     step: jax.Array
 
 
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    keys, optimizer = keys_of(config), config.optimizer.build()
+    train, test = load(config)
+    solve = training(config, config.adjoint.build())
+
+    def outer(y: Any, _: Any) -> jax.Array:
+        return jnp.mean(jax.vmap(lambda one: loss(config, one, train))(y))
+
+    hypergradient = tk.hypergradient(outer, solve)
+
+    def init(_: jax.Array) -> State:
+        images = jax.random.uniform(keys.images, (NUM_CLASSES, 64))
+        return State(images, optimizer.init(images), jnp.asarray(0))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(keys.starts, state.step if config.new_starts else 0)
+        starts = random_starts(config, key, config.starts)
+        hg = hypergradient(starts, Labelled(state.images, CLASSES))
+        gradient = hg.gradient.images
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.images)
+        images = optax.apply_updates(state.images, updates)
+        y = hg.solution.value
+        metrics = {
+            "outer_loss": hg.value,
+            "accuracy": jnp.mean(jax.vmap(lambda one: accuracy(config, one, test))(y)),
+            "gradient_norm": optax.tree.norm(gradient),
+            "inner_residual": hg.report.inner_residual,
+            "issues": hg.report.status,
+        }
+        return State(images, optimizer_state, state.step + 1), metrics
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, train, test, state)
+
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        starts = random_starts(config, keys.starts, config.starts)
+        return run.losses_of(solve, outer, starts, Labelled(state.images, CLASSES))
+
+    return run.Program(init, step, finish, differentiated, data={"train": train, "test": test})
+
+
 def keys_of(config: Config) -> Keys:
     """The keys of a config's seed."""
     return Keys(*jax.random.split(jax.random.key(config.seed), len(Keys._fields)))
@@ -86,89 +128,36 @@ def load(config: Config) -> tuple[Labelled, Labelled]:
     return train, test
 
 
-def random_start(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
-    """An MLP 64-hidden-10: Gaussian weights of variance 1 / inputs, zero biases."""
-    first_key, second_key = jax.random.split(key)
-    return {
-        "w1": jax.random.normal(first_key, (64, hidden)) / 8,
-        "b1": jnp.zeros(hidden),
-        "w2": jax.random.normal(second_key, (hidden, NUM_CLASSES)) / hidden**0.5,
-        "b2": jnp.zeros(NUM_CLASSES),
-    }
+def network(config: Config) -> tk.models.Model:
+    """64 pixels, one hidden layer, a score a digit."""
+    return tk.models.mlp((64, config.hidden, NUM_CLASSES), jnp.tanh)
 
 
-def random_starts(key: jax.Array, count: int, hidden: int) -> dict[str, jax.Array]:
-    """`count` of them, stacked."""
-    return jax.vmap(lambda key: random_start(key, hidden))(jax.random.split(key, count))
+def random_starts(config: Config, key: jax.Array, count: int) -> Any:
+    """The parameters of `count` networks, stacked."""
+    return jax.vmap(network(config).init)(jax.random.split(key, count))
 
 
-def logits(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-    """[B, 10] for images [B, 64]."""
-    return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
+def loss(config: Config, y: Any, data: Labelled) -> jax.Array:
+    """Mean cross-entropy of one network."""
+    scores = network(config).apply(y, data.images)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, data.labels))
 
 
-def loss(y: dict[str, jax.Array], images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy."""
-    scores = logits(y, images)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
-
-
-def accuracy(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
-    """The part of the digits whose largest logit is the right one."""
-    return jnp.mean(jnp.argmax(logits(y, data.images), axis=1) == data.labels)
+def accuracy(config: Config, y: Any, data: Labelled) -> jax.Array:
+    """The part of the digits whose largest score is the right one."""
+    return jnp.mean(jnp.argmax(network(config).apply(y, data.images), axis=1) == data.labels)
 
 
 def training(config: Config, adjoint: Any) -> tk.SolutionMap:
     """Training from stacked starts as a function of (starts, labelled images)."""
 
-    def objective(y: dict[str, jax.Array], taught: Labelled) -> jax.Array:
-        # The networks do not touch, so that descent on the sum is descent on each.
-        each = jax.vmap(lambda one: loss(one, taught.images, taught.labels))(y)
+    def objective(y: Any, taught: Labelled) -> jax.Array:
+        # No network appears in another's loss, so descent on the sum is descent on each of them.
+        each = jax.vmap(lambda one: loss(config, one, taught))(y)
         return jnp.sum(each) + config.l2 / 2 * optax.tree.norm(y, squared=True)
 
     return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
-
-
-def build(config: Config) -> run.Program:
-    """The functions that the runner drives."""
-    keys, optimizer = keys_of(config), config.optimizer.build()
-    train, test = load(config)
-    solve = training(config, config.adjoint.build())
-
-    def outer(y: dict[str, jax.Array], _: Any) -> jax.Array:
-        return jnp.mean(jax.vmap(lambda one: loss(one, train.images, train.labels))(y))
-
-    hypergradient = tk.hypergradient(outer, solve)
-
-    def init(_: jax.Array) -> State:
-        images = jax.random.uniform(keys.images, (NUM_CLASSES, 64))
-        return State(images, optimizer.init(images), jnp.asarray(0))
-
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        key = jax.random.fold_in(keys.starts, state.step if config.new_starts else 0)
-        starts = random_starts(key, config.starts, config.hidden)
-        hg = hypergradient(starts, Labelled(state.images, CLASSES))
-        gradient = hg.gradient.images
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.images)
-        images = optax.apply_updates(state.images, updates)
-        y = hg.solution.value
-        metrics = {
-            "outer_loss": hg.value,
-            "accuracy": jnp.mean(jax.vmap(lambda one: accuracy(one, test))(y)),
-            "gradient_norm": optax.tree.norm(gradient),
-            "inner_residual": hg.report.inner_residual,
-            "issues": hg.report.status,
-        }
-        return State(images, optimizer_state, state.step + 1), metrics
-
-    def finish(state: State) -> run.Final:
-        return conclude(config, train, test, state)
-
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        starts = random_starts(keys.starts, config.starts, config.hidden)
-        return run.losses_of(solve, outer, starts, Labelled(state.images, CLASSES))
-
-    return run.Program(init, step, finish, differentiated, data={"train": train, "test": test})
 
 
 def one_a_class(key: jax.Array, data: Labelled) -> jax.Array:
@@ -180,15 +169,15 @@ def one_a_class(key: jax.Array, data: Labelled) -> jax.Array:
 def conclude(config: Config, train: Labelled, test: Labelled, state: State) -> run.Final:
     """Train on each small set of images, and on all real ones, from starts never seen; compare."""
     keys, count = keys_of(config), config.draws
-    starts = random_starts(keys.judged_starts, count, config.hidden)
-    known = random_starts(jax.random.fold_in(keys.starts, 0), config.starts, config.hidden)
+    starts = random_starts(config, keys.judged_starts, count)
+    known = random_starts(config, jax.random.fold_in(keys.starts, 0), config.starts)
     solve = training(config, tk.adjoint.Stopped())
 
     @jax.jit
-    def judge(starts: dict[str, jax.Array], taught: Labelled) -> jax.Array:
-        return jax.vmap(lambda one: accuracy(one, test))(solve(starts, taught).value)
+    def judge(starts: Any, taught: Labelled) -> jax.Array:
+        return jax.vmap(lambda one: accuracy(config, one, test))(solve(starts, taught).value)
 
-    def judge_one(start: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+    def judge_one(start: Any, images: jax.Array) -> jax.Array:
         return judge(jax.tree.map(lambda leaf: leaf[None], start), Labelled(images, CLASSES))[0]
 
     picks = jax.vmap(lambda key: one_a_class(key, train))(jax.random.split(keys.draws, count))
@@ -232,70 +221,54 @@ def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
     """The pictures of the report."""
-    steps = [row["step"] for row in rows]
-
-    def pictures(figure: Any) -> None:
-        images = np.asarray(params["images"]).reshape(NUM_CLASSES, 8, 8)
-        limits = {"vmin": min(0.0, float(images.min())), "vmax": max(1.0, float(images.max()))}
-        grid = figure.subplots(2, 5)
-        for label, axes in enumerate(grid.flat):
-            picture = axes.imshow(images[label], cmap="gray_r", **limits)
-            _bare(axes, str(label))
-        figure.colorbar(picture, ax=grid, label="ink (of real digits: 0 to 1)")
-
-    def real(figure: Any) -> None:
-        grid = figure.subplots(2, NUM_CLASSES)
-        for row, name in zip(grid, ("best_random", "means"), strict=True):
-            for label, axes in enumerate(row):
-                image = np.asarray(params[name])[label].reshape(8, 8)
-                axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-                _bare(axes, str(label))
-
-    def compared(figure: Any) -> None:
-        axes = figure.subplots()
-        names = {
-            "random": "random ten",
-            "means": "class means",
-            "distilled": "distilled",
-            "all": f"all {config.train_size:,}",
-        }
-        for place, name in enumerate(names):
-            values = np.asarray(params["accuracies"][name])
-            spread = np.linspace(-0.15, 0.15, len(values))
-            axes.plot(place + spread, values, "o", markersize=3, alpha=0.7)
-            axes.hlines(values.mean(), place - 0.3, place + 0.3, color="0.5", linewidth=1.5)
-        axes.set_xticks(range(len(names)), list(names.values()))
-        axes.set(ylabel="held-out accuracy", ylim=(None, 1))
-
-    def learning(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(steps, [row["outer_loss"] for row in rows], label="loss on real training digits")
-        axes.plot(steps, [1 - row["accuracy"] for row in rows], label="held-out error")
-        axes.set(xlabel="outer step", yscale="log")
-        axes.legend()
-
+    draw = run.pictures
+    steps = draw.column(rows, "step")
+    errors = [1 - accuracy for accuracy in draw.column(rows, "accuracy")]
+    images = {
+        name: np.asarray(params[name]).reshape(NUM_CLASSES, 8, 8)
+        for name in ("images", "best_random", "means")
+    }
+    learned = images["images"]
+    names = {
+        "random": "random ten",
+        "means": "class means",
+        "distilled": "distilled",
+        "all": f"all {config.train_size:,}",
+    }
     return (
-        run.Figure("The ten distilled images", "All that a network is trained on.", pictures),
-        run.Figure(
+        draw.images(
+            "The ten distilled images",
+            "All that a network is trained on.",
+            learned,
+            titles=[str(label) for label in CLASSES],
+            columns=5,
+            limits=(min(0.0, float(learned.min())), max(1.0, float(learned.max()))),
+            scale="ink (of real digits: 0 to 1)",
+        ),
+        draw.images(
             "What they compete with",
             "Above the best of the random draws, below the class means.",
-            real,
+            [*images["best_random"], *images["means"]],
+            titles=2 * [str(label) for label in CLASSES],
+            columns=NUM_CLASSES,
+            limits=(0, 1),
         ),
-        run.Figure(
+        draw.points(
             "What training on them gives",
             f"A point is a training from a start that nothing was learned from; random ten: "
             f"{config.draws} draws, a start each.",
-            compared,
+            {words: params["accuracies"][name] for name, words in names.items()},
+            ylabel="held-out accuracy",
+            ylim=(None, 1),
         ),
-        run.Figure(
+        draw.curves(
             "Learning",
             "After training on the images; mean over the starts of an outer step.",
-            learning,
+            {
+                "loss on real training digits": draw.Curve(steps, draw.column(rows, "outer_loss")),
+                "held-out error": draw.Curve(steps, errors),
+            },
+            xlabel="outer step",
+            yscale="log",
         ),
     )
-
-
-def _bare(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=9, fontweight="normal")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)

@@ -30,7 +30,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from pydantic import Field
 
@@ -70,6 +69,49 @@ class State(NamedTuple):
     optimizer: Any
     step: jax.Array
     worst_cosine: jax.Array  # [2] of each layer's gradient with the implicit one, so far
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    training, held_out = load(config)
+    rule, optimizer = config.adjoint.build(), config.optimizer.build()
+
+    def init(key: jax.Array) -> State:
+        _, model_key, _ = jax.random.split(key, 3)
+        sizes = (training.images.shape[1], config.hidden, NUM_CLASSES)
+        theta = layered.init(model_key, sizes, config.scale)
+        return State(theta, optimizer.init(theta), jnp.asarray(0), jnp.ones(len(theta)))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        batch = batch_at(config, training, state.step)
+        hg = hypergradient(config, rule, batch, state.theta)
+        exact = hypergradient(config, reference(), batch, state.theta).gradient
+        cosines, ratios = agreement(hg.gradient, exact)
+        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        worst = jnp.minimum(state.worst_cosine, cosines)
+        metrics = {
+            "loss": hg.value,
+            "accuracy": accuracy(config, theta, held_out),
+            "inner_residual": hg.report.inner_residual,
+            "issues": hg.report.status,
+            **{f"cosine_{n}": c for n, c in zip(LAYERS, cosines, strict=True)},
+            **{f"norm_ratio_{n}": r for n, r in zip(LAYERS, ratios, strict=True)},
+        }
+        return State(theta, optimizer_state, state.step + 1, worst), metrics
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, training, held_out, state)
+
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        images, labels = batch_at(config, training, jnp.asarray(0))
+        start = layered.rest(state.theta, images)
+        solve = relaxation(config, rule, images)
+        return run.losses_of(solve, loss_of(config, labels), start, state.theta)
+
+    return run.Program(
+        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
+    )
 
 
 def load(config: Config) -> tuple[Labelled, Labelled]:
@@ -146,49 +188,6 @@ def agreement(gradient: Any, exact: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.stack(cosines), jnp.stack([m / n for m, n in norms])
 
 
-def build(config: Config) -> run.Program:
-    """The functions that the runner drives."""
-    training, held_out = load(config)
-    rule, optimizer = config.adjoint.build(), config.optimizer.build()
-
-    def init(key: jax.Array) -> State:
-        _, model_key, _ = jax.random.split(key, 3)
-        sizes = (training.images.shape[1], config.hidden, NUM_CLASSES)
-        theta = layered.init(model_key, sizes, config.scale)
-        return State(theta, optimizer.init(theta), jnp.asarray(0), jnp.ones(len(theta)))
-
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        batch = batch_at(config, training, state.step)
-        hg = hypergradient(config, rule, batch, state.theta)
-        exact = hypergradient(config, reference(), batch, state.theta).gradient
-        cosines, ratios = agreement(hg.gradient, exact)
-        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
-        worst = jnp.minimum(state.worst_cosine, cosines)
-        metrics = {
-            "loss": hg.value,
-            "accuracy": accuracy(config, theta, held_out),
-            "inner_residual": hg.report.inner_residual,
-            "issues": hg.report.status,
-            **{f"cosine_{n}": c for n, c in zip(LAYERS, cosines, strict=True)},
-            **{f"norm_ratio_{n}": r for n, r in zip(LAYERS, ratios, strict=True)},
-        }
-        return State(theta, optimizer_state, state.step + 1, worst), metrics
-
-    def finish(state: State) -> run.Final:
-        return conclude(config, training, held_out, state)
-
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        images, labels = batch_at(config, training, jnp.asarray(0))
-        start = layered.rest(state.theta, images)
-        solve = relaxation(config, rule, images)
-        return run.losses_of(solve, loss_of(config, labels), start, state.theta)
-
-    return run.Program(
-        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
-    )
-
-
 def conclude(config: Config, training: Labelled, held_out: Labelled, state: State) -> run.Final:
     """Accuracy, and what every rule makes of one batch of the trained network."""
     batch = batch_at(config, training, state.step)
@@ -244,80 +243,3 @@ def errors_over_beta(config: Config, batch: Labelled, theta: Any) -> jax.Array:
 
     errors = [jax.jit(partial(jax.lax.map, partial(error, s))) for s in SCHEMES]
     return jnp.stack([of_scheme(jnp.asarray(config.betas)) for of_scheme in errors])
-
-
-def figures(
-    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
-) -> tuple[run.Figure, ...]:
-    """The pictures of the report."""
-    steps = [row["step"] for row in rows]
-
-    def learning(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(steps, [row["accuracy"] for row in rows], label="held-out accuracy")
-        axes.plot(steps, [row["loss"] for row in rows], label="loss of a batch")
-        axes.set(xlabel="update", ylim=(0, 1.5))
-        axes.legend()
-
-    def cosines(figure: Any) -> None:
-        axes = figure.subplots()
-        for name in LAYERS:
-            # Rounding can carry a cosine past 1.
-            gaps = [max(1 - row[f"cosine_{name}"], 1e-8) for row in rows]
-            axes.plot(steps, gaps, label=name)
-        axes.axhline(1e-3, linestyle=":", linewidth=1, color="0.5")
-        axes.set(xlabel="update", ylabel="1 - cosine", yscale="log")
-        axes.legend()
-
-    def norms(figure: Any) -> None:
-        axes = figure.subplots()
-        for name in LAYERS:
-            axes.plot(steps, [row[f"norm_ratio_{name}"] for row in rows], label=name)
-        axes.set(xlabel="update", ylabel="norm over implicit norm")
-        axes.ticklabel_format(useOffset=False)
-        axes.legend()
-
-    def nudges(figure: Any) -> None:
-        axes = figure.subplots()
-        for scheme, errors in zip(SCHEMES, np.asarray(params["errors"]), strict=True):
-            axes.plot(np.asarray(params["betas"]), errors, marker="o", label=scheme)
-        axes.set(xscale="log", yscale="log", xlabel="beta", ylabel="relative error")
-        axes.legend()
-
-    def prices(figure: Any) -> None:
-        axes = figure.subplots()
-        names = list(rules(config))
-        axes.barh(names, [metrics[f"milliseconds_{name}"] for name in names])
-        axes.invert_yaxis()
-        axes.set(xlabel="milliseconds a batch")
-
-    def fields(figure: Any) -> None:
-        weights = np.asarray(params["layer1"]["weights"])
-        strongest = np.argsort(-np.linalg.norm(weights, axis=0), kind="stable")[:18]
-        limit = np.abs(weights[:, strongest]).max()
-        for axes, unit in zip(figure.subplots(3, 6).flat, strongest, strict=False):
-            axes.imshow(weights[:, unit].reshape(8, 8), cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-
-    return (
-        run.Figure("Learning", "From nudges alone.", learning),
-        run.Figure(
-            "Is it the right direction?",
-            "Each layer's gradient against the implicit one, at each update. Dotted: cosine 0.999.",
-            cosines,
-        ),
-        run.Figure("Is it the right length?", "1 is the length of the implicit gradient.", norms),
-        run.Figure(
-            "How large may a nudge be?",
-            "The trained network, one batch. On the right the bias of the scheme, on the left float32's "
-            "rounding; a curve ends where the rule gives NaN, because the nudged solves failed.",
-            nudges,
-        ),
-        run.Figure("What a batch costs", "Value and gradient, compiled; this machine.", prices),
-        run.Figure(
-            "What the hidden units look for",
-            "The 18 units with the largest weights; red excites, blue inhibits.",
-            fields,
-        ),
-    )

@@ -35,6 +35,7 @@ from toolkit import catalogue, run
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
+SHOWN = 18  # digits in the last picture
 
 
 class Config(run.Settings):
@@ -73,53 +74,16 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def load(config: Config) -> Data:
-    """The seeded split and corruption of a config."""
-    split_key, corruption_key, _ = jax.random.split(jax.random.key(config.seed), 3)
-    sizes = (config.train_size, config.validation_size)
-    train, validation, test = tk.data.split(split_key, tk.data.digits(), *sizes)
-    given, corrupted = tk.data.corrupt_labels(
-        corruption_key, train.labels, config.corrupted, NUM_CLASSES
-    )
-    return Data(train._replace(labels=given), validation, test, train.labels, corrupted)
-
-
-def initial_parameters(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
-    """An MLP 64-hidden-10: Gaussian weights of variance 1 / inputs, zero biases."""
-    first_key, second_key = jax.random.split(key)
-    return {
-        "w1": jax.random.normal(first_key, (64, hidden)) / 64**0.5,
-        "b1": jnp.zeros(hidden),
-        "w2": jax.random.normal(second_key, (hidden, NUM_CLASSES)) / hidden**0.5,
-        "b2": jnp.zeros(NUM_CLASSES),
-    }
-
-
-def logits(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-    """[B, 10] for images [B, 64]."""
-    return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
-
-
-def losses(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
-    """[B] cross-entropies."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits(y, data.images), data.labels)
-
-
-def weighted_loss(y: Any, weights: jax.Array, data: Labelled, l2: float) -> jax.Array:
-    """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
-    return jnp.mean(weights * losses(y, data)) + l2 / 2 * optax.tree.norm(y, squared=True)
-
-
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     data = load(config)
     optimizer = config.optimizer.build()
 
     def inner(y: Any, theta: jax.Array) -> jax.Array:
-        return weighted_loss(y, jax.nn.sigmoid(theta), data.train, config.l2)
+        return weighted_loss(config, y, jax.nn.sigmoid(theta), data.train)
 
     def outer(y: Any, theta: jax.Array) -> jax.Array:
-        return jnp.mean(losses(y, data.validation))
+        return jnp.mean(losses(config, y, data.validation))
 
     solve = tk.argmin(inner, config.solver.build(), adjoint=config.adjoint.build())
     hypergradient = tk.hypergradient(outer, solve)
@@ -127,7 +91,7 @@ def build(config: Config) -> run.Program:
     def init(key: jax.Array) -> State:
         _, _, model_key = jax.random.split(key, 3)
         theta = jnp.zeros(config.train_size)
-        return State(initial_parameters(model_key, config.hidden), theta, optimizer.init(theta))
+        return State(network(config).init(model_key), theta, optimizer.init(theta))
 
     def step(state: State) -> tuple[State, dict[str, Any]]:
         hg = hypergradient(state.y, state.theta)
@@ -157,6 +121,34 @@ def build(config: Config) -> run.Program:
     return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
+def load(config: Config) -> Data:
+    """The seeded split and corruption of a config."""
+    split_key, corruption_key, _ = jax.random.split(jax.random.key(config.seed), 3)
+    sizes = (config.train_size, config.validation_size)
+    train, validation, test = tk.data.split(split_key, tk.data.digits(), *sizes)
+    given, corrupted = tk.data.corrupt_labels(
+        corruption_key, train.labels, config.corrupted, NUM_CLASSES
+    )
+    return Data(train._replace(labels=given), validation, test, train.labels, corrupted)
+
+
+def network(config: Config) -> tk.models.Model:
+    """Its parameters are the inner variable: 64 pixels, one hidden layer, a score a digit."""
+    return tk.models.mlp((64, config.hidden, NUM_CLASSES), jnp.tanh)
+
+
+def losses(config: Config, y: Any, data: Labelled) -> jax.Array:
+    """[B] cross-entropies."""
+    logits = network(config).apply(y, data.images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+
+
+def weighted_loss(config: Config, y: Any, weights: jax.Array, data: Labelled) -> jax.Array:
+    """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
+    penalty = config.l2 / 2 * optax.tree.norm(y, squared=True)
+    return jnp.mean(weights * losses(config, y, data)) + penalty
+
+
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:
     """Train from scratch on three sets of weights, compare on test digits, judge what was found."""
     weights = {
@@ -169,15 +161,16 @@ def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:
         config.final_step_size, config.final_steps, config.final_momentum
     )
     train = tk.argmin(
-        lambda y, w: weighted_loss(y, w / jnp.mean(w), data.train, config.l2),
+        lambda y, w: weighted_loss(config, y, w / jnp.mean(w), data.train),
         descent,
         adjoint=tk.adjoint.Stopped(),
     )
 
     @jax.jit
     def fit(w: jax.Array) -> tuple[Any, jax.Array]:
-        y = train(initial_parameters(model_key, config.hidden), w).value
-        right = jnp.argmax(logits(y, data.test.images), axis=1) == data.test.labels
+        y = train(network(config).init(model_key), w).value
+        guesses = jnp.argmax(network(config).apply(y, data.test.images), axis=1)
+        right = guesses == data.test.labels
         return y, jnp.mean(right)
 
     fitted = {name: fit(w) for name, w in weights.items()}
@@ -216,61 +209,56 @@ def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
     """The pictures of the report."""
-    data = load(config)
+    draw, data = run.pictures, load(config)
     corrupted = np.asarray(data.corrupted)
     weights = 1 / (1 + np.exp(-np.asarray(params["theta"], np.float64)))
-    steps = [row["step"] for row in rows]
+    steps = draw.column(rows, "step")
 
-    def curves(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(steps, [row["outer_loss"] for row in rows], label="outer: clean validation")
-        axes.plot(steps, [row["inner_loss"] for row in rows], label="inner: weighted training")
-        axes.set(xlabel="outer step", ylabel="loss", ylim=(0, None))
-        axes.legend()
+    def of(name: str) -> Any:
+        return draw.Curve(steps, draw.column(rows, name))
 
-    def separation(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(steps, [row["weight_clean"] for row in rows], label="clean")
-        axes.plot(steps, [row["weight_corrupted"] for row in rows], label="corrupted")
-        axes.set(xlabel="outer step", ylabel="mean weight", ylim=(0, 1))
-        axes.legend()
-
-    def histogram(figure: Any) -> None:
-        axes = figure.subplots()
-        groups = [weights[~corrupted], weights[corrupted]]
-        axes.hist(groups, bins=np.linspace(0, 1, 26), stacked=True, label=["clean", "corrupted"])
-        axes.axvline(0.5, linestyle="--", linewidth=1, color="0.5")
-        axes.set(xlabel="learned weight", ylabel="training examples", xlim=(0, 1))
-        axes.legend()
-
-    def grid(figure: Any) -> None:
-        most_distrusted = np.argsort(weights, kind="stable")[:18]
-        for axes, i in zip(figure.subplots(3, 6).flat, most_distrusted, strict=True):
-            axes.imshow(np.asarray(data.train.images[i]).reshape(8, 8), cmap="gray_r", vmin=0)
-            given, truth = int(data.train.labels[i]), int(data.truth[i])
-            verdict = f"{given} is {truth}" if given != truth else f"{given} is right"
-            axes.set_title(verdict, fontsize=9, fontweight="normal")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
-
+    distrusted = np.argsort(weights, kind="stable")[:SHOWN]
+    given, truth = np.asarray(data.train.labels), np.asarray(data.truth)
+    verdicts = [
+        f"{given[i]} is {truth[i]}" if given[i] != truth[i] else f"{given[i]} is right"
+        for i in distrusted
+    ]
     found = metrics["recall"] * corrupted.sum()
     return (
-        run.Figure("Losses", "What the weights descend, and what the network trains on.", curves),
-        run.Figure(
+        draw.curves(
+            "Losses",
+            "What the weights descend, and what the network trains on.",
+            {
+                "outer: clean validation": of("outer_loss"),
+                "inner: weighted training": of("inner_loss"),
+            },
+            xlabel="outer step",
+            ylabel="loss",
+            ylim=(0, None),
+        ),
+        draw.curves(
             "Mean weight of clean and corrupted examples",
             "The truth behind the labels is used for this picture only.",
-            separation,
+            {"clean": of("weight_clean"), "corrupted": of("weight_corrupted")},
+            xlabel="outer step",
+            ylabel="mean weight",
+            ylim=(0, 1),
         ),
-        run.Figure(
+        draw.histogram(
             "Learned weights",
             f"Below 0.5 an example counts as distrusted: {found:.0f} of {corrupted.sum()} "
             "corrupted labels are.",
-            histogram,
+            {"clean": weights[~corrupted], "corrupted": weights[corrupted]},
+            np.linspace(0, 1, 26),
+            down={"_distrusted": 0.5},
+            xlabel="learned weight",
+            ylabel="training examples",
+            xlim=(0, 1),
         ),
-        run.Figure(
-            "The 18 digits that are distrusted most",
+        draw.images(
+            f"The {SHOWN} digits that are distrusted most",
             "Above each digit the label it was given, and what it really is.",
-            grid,
+            [np.asarray(data.train.images[i]).reshape(8, 8) for i in distrusted],
+            titles=verdicts,
         ),
     )

@@ -78,28 +78,6 @@ class State(NamedTuple):
     key: jax.Array
 
 
-def chain(config: Config) -> tk.estimator.Unrolled:
-    """The unrolled system."""
-    signs = jnp.where(jnp.arange(config.units) < config.positive, 1.0, -1.0)
-
-    def step(state: jax.Array, theta: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        following = jnp.append(state[1:], 0.0)
-        state = 0.5 * (state + following) + theta * signs
-        return state, (state[0] - 1) ** 2 / 2
-
-    return tk.estimator.Unrolled(lambda theta, key: jnp.ones(config.units), step, config.horizon)
-
-
-def windowed(config: Config, truncation: int) -> dict[str, tk.estimator.WindowedEstimator]:
-    """The three rules that see a window at a time."""
-    rules = {
-        "truncated_backprop": tk.estimator.TruncatedBackprop(truncation),
-        "truncated_es": tk.estimator.TruncatedES(config.sigma, config.num_pairs, truncation),
-        "pes": tk.estimator.PersistentES(config.sigma, config.num_pairs, truncation),
-    }
-    return {name: rule(chain(config)) for name, rule in rules.items()}
-
-
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     system = chain(config)
@@ -139,6 +117,28 @@ def build(config: Config) -> run.Program:
         return {"episode": run.Loss(loss, (state.theta["backprop"],))}
 
     return run.Program(init, step, finish, differentiated)
+
+
+def chain(config: Config) -> tk.estimator.Unrolled:
+    """The unrolled system."""
+    signs = jnp.where(jnp.arange(config.units) < config.positive, 1.0, -1.0)
+
+    def step(state: jax.Array, theta: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        following = jnp.append(state[1:], 0.0)
+        state = 0.5 * (state + following) + theta * signs
+        return state, (state[0] - 1) ** 2 / 2
+
+    return tk.estimator.Unrolled(lambda theta, key: jnp.ones(config.units), step, config.horizon)
+
+
+def windowed(config: Config, truncation: int) -> dict[str, tk.estimator.WindowedEstimator]:
+    """The three rules that see a window at a time."""
+    rules = {
+        "truncated_backprop": tk.estimator.TruncatedBackprop(truncation),
+        "truncated_es": tk.estimator.TruncatedES(config.sigma, config.num_pairs, truncation),
+        "pes": tk.estimator.PersistentES(config.sigma, config.num_pairs, truncation),
+    }
+    return {name: rule(chain(config)) for name, rule in rules.items()}
 
 
 def conclude(config: Config, loss: Any, state: State) -> run.Final:
@@ -217,50 +217,56 @@ def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
     """The pictures of the report."""
-    steps = [row["step"] for row in rows]
+    draw = run.pictures
+    steps = draw.column(rows, "step")
 
-    def descent(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, label in RULES.items():
-            axes.plot(steps, [row[f"theta_{name}"] for row in rows], label=label, **STYLES[name])
-        axes.axhline(metrics["theta_optimum"], linestyle=":", linewidth=1, color="0.5")
-        axes.set(xlabel="update", ylabel="theta", ylim=(-0.6, 2.2))
-        axes.legend(fontsize=8)
+    def of(measure: str) -> dict[str, Any]:
+        return {
+            label: draw.Curve(steps, draw.column(rows, f"{measure}_{name}"), look=STYLES[name])
+            for name, label in RULES.items()
+        }
 
-    def losses(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, label in RULES.items():
-            axes.plot(steps, [row[f"loss_{name}"] for row in rows], label=label, **STYLES[name])
-        axes.axhline(metrics["loss_optimum"], linestyle=":", linewidth=1, color="0.5")
-        axes.set(xlabel="update", ylabel="loss of a whole episode", yscale="log")
-
-    def window_lengths(figure: Any) -> None:
-        axes = figure.subplots()
-        lengths = np.asarray(params["windows"])
-        axes.axhline(0, linewidth=1, color="0.5")
-        exact = metrics["gradient_backprop"]
-        axes.plot(lengths[[0, -1]], [exact, exact], label=RULES["backprop"], **BY_BACKPROP)
-        for name in ("truncated_backprop", "truncated_es", "pes"):
-            mean, error = np.asarray(params[name], np.float64).T
-            axes.errorbar(lengths, mean, 2 * error, label=RULES[name], **STYLES[name])
-        axes.axvline(config.truncation, linestyle=":", linewidth=1, color="0.5")
-        axes.set(xscale="log", xlabel="steps in a window", ylabel="gradient at the start")
-        axes.legend(fontsize=8)
-
+    lengths = np.asarray(params["windows"])
+    exact = 2 * [metrics["gradient_backprop"]]
+    gradients = {RULES["backprop"]: draw.Curve(lengths[[0, -1]], exact, look=BY_BACKPROP)}
+    for name in ("truncated_backprop", "truncated_es", "pes"):
+        mean, error = np.asarray(params[name], np.float64).T
+        low, high = mean - 2 * error, mean + 2 * error
+        gradients[RULES[name]] = draw.Curve(lengths, mean, low, high, True, STYLES[name])
     return (
-        run.Figure(
+        draw.curves(
             "The unknown",
-            f"Windows of {config.truncation} steps. Dotted: the optimum.",
-            descent,
+            f"Windows of {config.truncation} steps. Dashed: the optimum.",
+            of("theta"),
+            across={"_optimum": metrics["theta_optimum"]},
+            legend={"fontsize": 8},
+            xlabel="update",
+            ylabel="theta",
+            ylim=(-0.6, 2.2),
         ),
-        run.Figure("The loss", "Of a whole episode, at each rule's theta.", losses),
-        run.Figure(
+        draw.curves(
+            "The loss",
+            "Of a whole episode, at each rule's theta.",
+            of("loss"),
+            across={"_optimum": metrics["loss_optimum"]},
+            legend=None,
+            xlabel="update",
+            ylabel="loss of a whole episode",
+            yscale="log",
+        ),
+        draw.curves(
             "How long must a window be?",
             f"Mean gradient of an episode at theta = {config.theta:g}, with two standard errors over "
             f"{config.repeats} repeats; above zero is right. Truncation has the right sign only where "
             f"a window is long beside the chain's memory of about {2 * config.units} steps; PES has "
             "the right value at every length. Dotted: the windows used above.",
-            window_lengths,
+            gradients,
+            across={"_zero": 0},
+            down={"_used": config.truncation},
+            legend={"fontsize": 8},
             wide=True,
+            xscale="log",
+            xlabel="steps in a window",
+            ylabel="gradient at the start",
         ),
     )

@@ -67,66 +67,12 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def load(config: Config) -> Data:
-    """The seeded split of a config."""
-    split_key, _ = jax.random.split(jax.random.key(config.seed))
-    sizes = (config.train_size, config.validation_size)
-    return Data(*tk.data.split(split_key, tk.data.digits(), *sizes))
-
-
-def initial_parameters(config: Config) -> dict[str, jax.Array]:
-    """The seeded start of every training: an MLP 64-hidden-10, weights of variance 1 / inputs."""
-    _, model_key = jax.random.split(jax.random.key(config.seed))
-    first_key, second_key = jax.random.split(model_key)
-    return {
-        "w1": jax.random.normal(first_key, (64, config.hidden)) / 64**0.5,
-        "b1": jnp.zeros(config.hidden),
-        "w2": jax.random.normal(second_key, (config.hidden, NUM_CLASSES)) / config.hidden**0.5,
-        "b2": jnp.zeros(NUM_CLASSES),
-    }
-
-
-def logits(y: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-    """[B, 10] for images [B, 64]."""
-    return jnp.tanh(images @ y["w1"] + y["b1"]) @ y["w2"] + y["b2"]
-
-
-def loss(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
-    """Mean cross-entropy."""
-    scores = logits(y, data.images)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, data.labels))
-
-
-def schedules(theta: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Learning rates and momenta, `[num_steps]` each."""
-    return jnp.exp(theta["log_rate"]), jax.nn.sigmoid(theta["momentum_logit"])
-
-
-def training(config: Config, data: Data, adjoint: Any) -> tk.SolutionMap:
-    """Training as a function of (start, theta)."""
-    solver = tk.solver.GradientDescent(
-        lambda theta, step: schedules(theta)[0][step],
-        config.num_steps,
-        lambda theta, step: schedules(theta)[1][step],
-    )
-    return tk.argmin(lambda y, _: loss(y, data.train), solver, adjoint=adjoint)
-
-
-def constant(config: Config, rate: Any) -> dict[str, jax.Array]:
-    """The schedule of one rate, and of the config's momentum."""
-    odds = config.momentum / (1 - config.momentum)
-    return {
-        "log_rate": jnp.full(config.num_steps, jnp.log(rate)),
-        "momentum_logit": jnp.full(config.num_steps, jnp.log(odds)),
-    }
-
-
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     data, optimizer = load(config), config.optimizer.build()
 
     def outer(y: Any, _: Any) -> jax.Array:
-        return loss(y, data.validation)
+        return loss(config, y, data.validation)
 
     solve = training(config, data, config.adjoint.build())
     hypergradient = tk.hypergradient(outer, solve)
@@ -142,7 +88,7 @@ def build(config: Config) -> run.Program:
         rates, momenta = schedules(state.theta)
         metrics = {
             "outer_loss": hg.value,
-            "inner_loss": loss(hg.solution.value, data.train),
+            "inner_loss": loss(config, hg.solution.value, data.train),
             "gradient_norm": optax.tree.norm(hg.gradient),
             "issues": hg.report.status,
             "mean_rate": jnp.mean(rates),
@@ -158,7 +104,7 @@ def build(config: Config) -> run.Program:
         y = initial_parameters(config)
 
         def inner(y: Any) -> jax.Array:
-            return loss(y, data.train)
+            return loss(config, y, data.train)
 
         def hyper(y: Any, theta: dict[str, jax.Array]) -> jax.Array:
             return outer(solve(y, theta).value, theta)
@@ -169,6 +115,54 @@ def build(config: Config) -> run.Program:
     return run.Program(init, step, finish, differentiated, data={"digits": data})
 
 
+def load(config: Config) -> Data:
+    """The seeded split of a config."""
+    split_key, _ = jax.random.split(jax.random.key(config.seed))
+    sizes = (config.train_size, config.validation_size)
+    return Data(*tk.data.split(split_key, tk.data.digits(), *sizes))
+
+
+def network(config: Config) -> tk.models.Model:
+    """64 pixels, one hidden layer, a score a digit."""
+    return tk.models.mlp((64, config.hidden, NUM_CLASSES), jnp.tanh)
+
+
+def initial_parameters(config: Config) -> Any:
+    """The seeded start of every training."""
+    _, model_key = jax.random.split(jax.random.key(config.seed))
+    return network(config).init(model_key)
+
+
+def loss(config: Config, y: Any, data: Labelled) -> jax.Array:
+    """Mean cross-entropy."""
+    scores = network(config).apply(y, data.images)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, data.labels))
+
+
+def schedules(theta: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Learning rates and momenta, `[num_steps]` each."""
+    return jnp.exp(theta["log_rate"]), jax.nn.sigmoid(theta["momentum_logit"])
+
+
+def training(config: Config, data: Data, adjoint: Any) -> tk.SolutionMap:
+    """Training as a function of (start, theta)."""
+    solver = tk.solver.GradientDescent(
+        lambda theta, step: schedules(theta)[0][step],
+        config.num_steps,
+        lambda theta, step: schedules(theta)[1][step],
+    )
+    return tk.argmin(lambda y, _: loss(config, y, data.train), solver, adjoint=adjoint)
+
+
+def constant(config: Config, rate: Any) -> dict[str, jax.Array]:
+    """The schedule of one rate, and of the config's momentum."""
+    odds = config.momentum / (1 - config.momentum)
+    return {
+        "log_rate": jnp.full(config.num_steps, jnp.log(rate)),
+        "momentum_logit": jnp.full(config.num_steps, jnp.log(odds)),
+    }
+
+
 def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Final:
     """Train with the learned schedule and with each constant rate; compare."""
     train = training(config, data, tk.adjoint.Stopped())
@@ -176,8 +170,8 @@ def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Fin
     @jax.jit
     def judge(theta: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         y = train(initial_parameters(config), theta).value
-        right = jnp.argmax(logits(y, data.test.images), axis=1) == data.test.labels
-        return loss(y, data.validation), jnp.mean(right)
+        guesses = jnp.argmax(network(config).apply(y, data.test.images), axis=1)
+        return loss(config, y, data.validation), jnp.mean(guesses == data.test.labels)
 
     grid = np.geomspace(config.lowest_rate, config.highest_rate, config.rates)
     judged = [judge(constant(config, rate)) for rate in grid]
@@ -224,26 +218,9 @@ def figures(
         right.set(xlabel="step", ylabel="momentum")
         right.legend()
 
-    def descent(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(
-            [row["step"] for row in rows], [row["outer_loss"] for row in rows], label="learned"
-        )
-        axes.axhline(
-            metrics["validation_loss_constant"], linestyle="--", color="0.5", label="best constant"
-        )
-        axes.set(xlabel="outer step", ylabel="validation loss after training", yscale="log")
-        axes.legend()
-
-    def grid(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(params["grid_rates"], params["grid_losses"], marker="o", label="constant rates")
-        axes.axhline(
-            metrics["validation_loss_learned"], linestyle="--", color="0.5", label="learned"
-        )
-        axes.set(xlabel="learning rate", ylabel="validation loss", xscale="log", yscale="log")
-        axes.legend()
-
+    draw = run.pictures
+    learned = draw.Curve(draw.column(rows, "step"), draw.column(rows, "outer_loss"))
+    grid = draw.Curve(params["grid_rates"], params["grid_losses"], look={"marker": "o"})
     return (
         run.Figure(
             "The learned schedule",
@@ -251,6 +228,23 @@ def figures(
             schedule,
             wide=True,
         ),
-        run.Figure("Validation loss", "Each point is a whole training.", descent),
-        run.Figure("Constant rates", "With the momentum that the learning began with.", grid),
+        draw.curves(
+            "Validation loss",
+            "Each point is a whole training.",
+            {"learned": learned},
+            across={"best constant": metrics["validation_loss_constant"]},
+            xlabel="outer step",
+            ylabel="validation loss after training",
+            yscale="log",
+        ),
+        draw.curves(
+            "Constant rates",
+            "With the momentum that the learning began with.",
+            {"constant rates": grid},
+            across={"learned": metrics["validation_loss_learned"]},
+            xlabel="learning rate",
+            ylabel="validation loss",
+            xscale="log",
+            yscale="log",
+        ),
     )

@@ -3,22 +3,22 @@
     toolkit run configs/nested_relaxation.yaml                  about 50 s on 2 cores
     toolkit run configs/nested_relaxation.yaml layers=2         a shallower network
 
-A layered Hopfield network relaxes on each digit into a minimum of its energy. `L` hidden layers as
-wide as the image, so that their weights are one array; `s_0` is the image, `gain o` the logits:
+A layered Hopfield network relaxes on each digit into a minimum of its energy. Its `L` hidden layers are
+as wide as the image, so that their weights are one array; `s_0` is the image, `gain o` the logits:
 
     E(s, o) = sum_k  G(s_k) - <s_(k-1) W_k + b_k, s_k>  +  |o|^2 / 2 - <s_L V + c, o>,   G' = artanh
 
-A layer is at its minimum, given its neighbours, where `s_k = tanh(s_(k-1) W_k + b_k + s_(k+1)
-W_(k+1)')`. So the network relaxes block by block: *for* each batch, *while* a state still changes,
-*for* each layer, from its neighbours' newest states; *if* it is the last, the output is above it.
-Two more relaxations, the output pulled a little down the loss and a little up, give each layer's
-gradient from the activities at its own two ends (equilibrium propagation).
+Given its neighbours, a layer is at its minimum where `s_k = tanh(s_(k-1) W_k + b_k + s_(k+1) W_(k+1)')`.
+So the network relaxes layer by layer: *for* each batch, *while* a state still changes, *for* each layer,
+from its neighbours' newest states; *if* it is the last, its neighbour above is the output. Two more
+relaxations, the output pulled a little down the loss and a little up, give each layer's gradient from the
+activities at its own two ends (equilibrium propagation).
 
-`epoch` and `relax` say so in Python's words under `@tk.control_flow`, `lax_epoch` and `lax_relax` as
-one writes it for XLA by hand. After training both start anew, an epoch in turn, and are timed. Expect
-(5 seeds) the same parameters to the bit, a ratio of times from 0.98 to 1.03, and held-out accuracy
-0.94 to 0.98. Towards the end some relaxations reach `max_sweeps` (`longest` in the rows), and their
-gradient is off: the figures show what the loops cost, not how well such a network can be trained.
+`epoch` and `relax` say so in Python's words under `@tk.control_flow`; `lax_epoch` and `lax_relax` are the
+same, written for XLA by hand. After training both start anew, an epoch in turn, and are timed. Expect (5
+seeds) the same parameters to the bit, a ratio of times from 0.98 to 1.03, and held-out accuracy 0.94 to
+0.98. Towards the end some relaxations reach `max_sweeps` (`longest` in the rows), so their gradient is
+off: the figures show what the loops cost, not how well such a network can be trained.
 
 Source: Hopfield 1984; Scellier & Bengio 2017; centered nudges: Laborieux et al. 2021; by blocks:
 Scellier et al. 2023.
@@ -92,6 +92,44 @@ class State(NamedTuple):
     theta: Theta
     optimizer: Any
     batches: jax.Array
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    training, held_out = load(config)
+
+    def init(key: jax.Array) -> State:
+        _, hidden_key, readout_key = jax.random.split(key, 3)
+        layers, units = config.layers, training.images.shape[1]
+        spread = config.scale / units**0.5
+        weights = spread * jax.random.normal(hidden_key, (layers, units, units))
+        readout = spread * jax.random.normal(readout_key, (units, NUM_CLASSES))
+        theta = Theta(weights, jnp.zeros((layers, units)), readout, jnp.zeros(NUM_CLASSES))
+        return State(theta, config.optimizer.build().init(theta), jnp.asarray(0))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        state, costs, sweeps = epoch(config, training, state)
+        return state, {
+            "cost": jnp.mean(costs),
+            "accuracy": accuracy(config, state.theta, held_out),
+            "sweeps": jnp.mean(sweeps),
+            "longest": jnp.max(sweeps),
+        }
+
+    def finish(state: State) -> run.Final:
+        metrics, seconds = race(config, training, init(jax.random.key(config.seed)))
+        metrics["accuracy"] = float(accuracy(config, state.theta, held_out))
+        table = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in metrics.items())
+        return run.Final({**state.theta._asdict(), **seconds}, metrics, table)
+
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        images, labels = (leaf[: config.batch_size] for leaf in training)
+        states = rest(config, images)
+        cost = run.Loss(lambda output: cost_of(output, config.gain, labels), (states.output,))
+        return {"coupling": run.Loss(coupling, (state.theta, images, states)), "cost": cost}
+
+    data = {"training": training, "held_out": held_out}
+    return run.Program(init, step, finish, differentiated, data=data)
 
 
 @tk.control_flow
@@ -190,7 +228,8 @@ def learn(config: Config, relax: Any, state: State, images: Any, labels: Any) ->
 
 def contrast(config: Config, theta: Theta, images: jax.Array, down: Any, up: Any) -> Theta:
     """The gradient of the mean cost, from the states under the two nudges."""
-    # d/dtheta cost(rest) = d/dbeta (dE/dtheta at rest under beta): here by a centered difference.
+    # The gradient of the cost at rest is the slope in beta of dE/dtheta at the state that settles under a
+    # pull of strength beta. The slope is taken by a centered difference, from beta and -beta.
     local = jax.grad(lambda t: coupling(t, images, down) - coupling(t, images, up))
     return jax.tree.map(lambda leaf: leaf / (2 * config.beta * len(images)), local(theta))
 
@@ -235,55 +274,10 @@ def load(config: Config) -> tuple[Labelled, ...]:
     return tk.data.standardize(*tk.data.split(split_key, tk.data.digits(), config.train_size))
 
 
-def build(config: Config) -> run.Program:
-    """The functions that the runner drives."""
-    training, held_out = load(config)
-
-    def init(key: jax.Array) -> State:
-        _, hidden_key, readout_key = jax.random.split(key, 3)
-        layers, units = config.layers, training.images.shape[1]
-        spread = config.scale / units**0.5
-        weights = spread * jax.random.normal(hidden_key, (layers, units, units))
-        readout = spread * jax.random.normal(readout_key, (units, NUM_CLASSES))
-        theta = Theta(weights, jnp.zeros((layers, units)), readout, jnp.zeros(NUM_CLASSES))
-        return State(theta, config.optimizer.build().init(theta), jnp.asarray(0))
-
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        state, costs, sweeps = epoch(config, training, state)
-        return state, {
-            "cost": jnp.mean(costs),
-            "accuracy": accuracy(config, state.theta, held_out),
-            "sweeps": jnp.mean(sweeps),
-            "longest": jnp.max(sweeps),
-        }
-
-    def finish(state: State) -> run.Final:
-        metrics, seconds = race(config, training, init(jax.random.key(config.seed)))
-        metrics["accuracy"] = float(accuracy(config, state.theta, held_out))
-        return run.Final(
-            {**state.theta._asdict(), **seconds},
-            metrics,
-            tuple((name.replace("_", " "), f"{value:.4g}") for name, value in metrics.items()),
-        )
-
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        images, labels = (leaf[: config.batch_size] for leaf in training)
-        states = rest(config, images)
-        cost = lambda output: cost_of(output, config.gain, labels)
-        return {
-            "coupling": run.Loss(coupling, (state.theta, images, states)),
-            "cost": run.Loss(cost, (states.output,)),
-        }
-
-    return run.Program(
-        init, step, finish, differentiated, data={"training": training, "held_out": held_out}
-    )
-
-
 def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, float], Any]:
     """(how the two ways of writing compare, seconds of each epoch of both)."""
     metrics, compiled, states = {}, {}, dict.fromkeys(WRITTEN, start)
-    for name, written in [*WRITTEN.items()] * 2:  # the first to be traced pays for what both share
+    for name, written in [*WRITTEN.items()] * 2:  # twice: the first trace pays for what both share
         began = time.perf_counter()
         compiled[name] = jax.jit(partial(written, config, training)).lower(start).compile()
         metrics[f"seconds_to_compile_{name}"] = time.perf_counter() - began
@@ -291,36 +285,16 @@ def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, fl
     for number in range(config.timed_epochs):
         after = {}
         for attempt in range(ATTEMPTS):
-            # Each as often first as last: the machine's moods hit both.
-            for column in (0, 1) if attempt % 2 else (1, 0):
-                name = list(WRITTEN)[column]
+            # Each goes first as often as last, so that a slower moment of the machine hits both.
+            for column, name in list(enumerate(WRITTEN))[:: 1 if attempt % 2 else -1]:
                 began = time.perf_counter()
                 after[name], *_ = jax.block_until_ready(compiled[name](states[name]))
-                taken = time.perf_counter() - began
-                seconds[number, column] = min(seconds[number, column], taken)
+                seconds[number, column] = min(seconds[number, column], time.perf_counter() - began)
         states = after
-    thetas = [state.theta for state in states.values()]
-    metrics["differing_parameters"] = sum(
-        int(jnp.sum(a != b)) for a, b in zip(*thetas, strict=True)
-    )
+    pairs = zip(*(state.theta for state in states.values()), strict=True)
+    metrics["differing_parameters"] = sum(int(jnp.sum(a != b)) for a, b in pairs)
     low, middle, high = np.quantile(seconds[:, 0] / seconds[:, 1], (0.25, 0.5, 0.75))
     metrics |= {"time_ratio": middle, "time_ratio_quartile_1": low, "time_ratio_quartile_3": high}
     by_name = {f"seconds_{name}": column for name, column in zip(WRITTEN, seconds.T, strict=True)}
     metrics |= {f"{name}_an_epoch": np.median(column) for name, column in by_name.items()}
     return {name: float(value) for name, value in metrics.items()}, by_name
-
-
-def figures(
-    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
-) -> tuple[run.Figure, ...]:
-    """The picture of the report."""
-
-    def times(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, marker in zip(WRITTEN, "o.", strict=True):
-            axes.plot(1e3 * np.asarray(params[f"seconds_{name}"]), marker=marker, label=name)
-        axes.set(xlabel="epoch", ylabel="milliseconds", ylim=(0, None))
-        axes.legend()
-
-    said = "Both from the same start, an epoch in turn; the more sweeps, the slower. This machine."
-    return (run.Figure("Does plain Python cost anything?", said, times),)

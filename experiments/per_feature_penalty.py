@@ -89,6 +89,67 @@ class State(NamedTuple):
     issues: jax.Array  # tk.Issue bits of all steps so far
 
 
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    data, optimizer = load(config), config.optimizer.build()
+
+    def outer(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+        return loss(weights_of(u, theta), data.validation)
+
+    solve = training(config, data.train, config.adjoint.build())
+    hypergradient = tk.hypergradient(outer, solve)
+
+    def init(_: jax.Array) -> State:
+        u = start(config, data)
+        shape = {"shared": (1, 1), "feature": (len(u["w"]), 1), "weight": u["w"].shape}
+        theta = jnp.full(shape[config.penalties], np.log(config.penalty), jnp.float32)
+        none, inf = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
+        return State(u, theta, optimizer.init(theta), theta, inf, none, none, none)
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        hg = hypergradient(state.u, state.theta)
+        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
+        theta = optax.projections.projection_box(
+            optax.apply_updates(state.theta, updates),
+            jnp.log(config.lowest_penalty),
+            jnp.log(config.highest_penalty),
+        )
+        weights = weights_of(hg.solution.value, state.theta)
+        stopping = loss(weights, data.stopping)
+        better = stopping < state.best_loss
+        metrics = {
+            "validation_loss": hg.value,
+            "training_loss": loss(weights, data.train),
+            "stopping_loss": stopping,
+            "test_loss": loss(weights, data.test),
+            "test_accuracy": accuracy(weights, data.test),
+            "gradient_norm": optax.tree.norm(hg.gradient),
+            "inner_residual": hg.report.inner_residual,
+            "linear_residual": hg.report.linear_residual,
+            "linear_steps": hg.report.linear_steps,
+            "issues": hg.report.status,
+        }
+        following = State(
+            hg.solution.value,
+            theta,
+            optimizer_state,
+            jnp.where(better, state.theta, state.best),
+            jnp.where(better, stopping, state.best_loss),
+            jnp.where(better, state.step, state.best_step),
+            state.step + 1,
+            state.issues | hg.report.status,
+        )
+        return following, metrics
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, data, state)
+
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        return run.losses_of(solve, outer, state.u, state.theta)
+
+    return run.Program(init, step, finish, differentiated, data={config.dataset: data})
+
+
 def load(config: Config) -> Data:
     """The seeded split of a config, features moved by the mean of the training part."""
     source = {"digits": tk.data.digits, "breast_cancer": tk.data.breast_cancer}[config.dataset]()
@@ -149,67 +210,6 @@ def start(config: Config, data: Data) -> dict[str, jax.Array]:
     """All weights zero."""
     size, k = data.train.images.shape[1], outputs(config)
     return {"w": jnp.zeros((size, k)), "b": jnp.zeros(k)}
-
-
-def build(config: Config) -> run.Program:
-    """The functions that the runner drives."""
-    data, optimizer = load(config), config.optimizer.build()
-
-    def outer(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-        return loss(weights_of(u, theta), data.validation)
-
-    solve = training(config, data.train, config.adjoint.build())
-    hypergradient = tk.hypergradient(outer, solve)
-
-    def init(_: jax.Array) -> State:
-        u = start(config, data)
-        shape = {"shared": (1, 1), "feature": (len(u["w"]), 1), "weight": u["w"].shape}
-        theta = jnp.full(shape[config.penalties], np.log(config.penalty), jnp.float32)
-        none, inf = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
-        return State(u, theta, optimizer.init(theta), theta, inf, none, none, none)
-
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        hg = hypergradient(state.u, state.theta)
-        updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
-        theta = optax.projections.projection_box(
-            optax.apply_updates(state.theta, updates),
-            jnp.log(config.lowest_penalty),
-            jnp.log(config.highest_penalty),
-        )
-        weights = weights_of(hg.solution.value, state.theta)
-        stopping = loss(weights, data.stopping)
-        better = stopping < state.best_loss
-        metrics = {
-            "validation_loss": hg.value,
-            "training_loss": loss(weights, data.train),
-            "stopping_loss": stopping,
-            "test_loss": loss(weights, data.test),
-            "test_accuracy": accuracy(weights, data.test),
-            "gradient_norm": optax.tree.norm(hg.gradient),
-            "inner_residual": hg.report.inner_residual,
-            "linear_residual": hg.report.linear_residual,
-            "linear_steps": hg.report.linear_steps,
-            "issues": hg.report.status,
-        }
-        following = State(
-            hg.solution.value,
-            theta,
-            optimizer_state,
-            jnp.where(better, state.theta, state.best),
-            jnp.where(better, stopping, state.best_loss),
-            jnp.where(better, state.step, state.best_step),
-            state.step + 1,
-            state.issues | hg.report.status,
-        )
-        return following, metrics
-
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state)
-
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        return run.losses_of(solve, outer, state.u, state.theta)
-
-    return run.Program(init, step, finish, differentiated, data={config.dataset: data})
 
 
 def conclude(config: Config, data: Data, state: State) -> run.Final:
@@ -293,116 +293,3 @@ def judge(config: Config, data: Data, train: Labelled, thetas: jax.Array) -> dic
 
     judged = jax.jit(lambda thetas: jax.lax.map(one, thetas))(thetas)
     return {name: np.asarray(values) for name, values in judged.items()}
-
-
-def means_by_source(config: Config, log_penalty: np.ndarray) -> np.ndarray:
-    """`[features of the data, K or 1]` mean log10 penalty of what a feature takes part in.
-
-    NaN for a feature that is constant in the training part, and so says nothing.
-    """
-    data = load(config.model_copy(update={"products": False}))
-    varies = np.std(np.asarray(data.train.images), axis=0) > 0
-    size = len(varies)
-    logs = np.asarray(log_penalty, np.float64) / np.log(10)
-    sources = [(i,) for i in range(size)]
-    if config.products:
-        sources += [tuple({i, j}) for i, j in zip(*np.triu_indices(size), strict=True)]
-    sums, counts = np.zeros((size, logs.shape[1])), np.zeros((size, 1))
-    for source, row in zip(sources, logs, strict=True):
-        if varies[list(source)].all():
-            sums[list(source)] += row
-            counts[list(source)] += 1
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def figures(
-    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
-) -> tuple[run.Figure, ...]:
-    """The pictures of the report."""
-    steps = [row["step"] - 1 for row in rows]  # a row's losses are of the penalties before its step
-
-    def descent(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, color in (("validation", "C0"), ("stopping", "C2"), ("test", "C1")):
-            axes.plot(steps, [row[f"{name}_loss"] for row in rows], label=name, color=color)
-        for name, color in (("validation", "C0"), ("test", "C1")):
-            axes.axhline(metrics[f"{name}_loss_shared"], linestyle="--", linewidth=1, color=color)
-        axes.axvline(metrics["stopped_at"], linestyle=":", linewidth=1, color="0.5")
-        axes.set(xlabel="outer steps made", ylabel="loss", yscale="log")
-        axes.legend()
-
-    def grid(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, color in (("validation", "C0"), ("test", "C1")):
-            axes.plot(
-                params["grid"], params[f"grid_{name}_loss"], marker=".", color=color, label=name
-            )
-        axes.axhline(metrics["validation_loss_learned"], linestyle="--", linewidth=1, color="C0")
-        axes.axhline(metrics["test_loss_stopped"], linestyle="--", linewidth=1, color="C1")
-        axes.set(xlabel="shared penalty", ylabel="loss", xscale="log", yscale="log")
-        axes.legend()
-
-    def histogram(figure: Any) -> None:
-        axes = figure.subplots()
-        logs = np.ravel(params["log_penalty_stopped"]) / np.log(10)
-        axes.hist(logs, bins=40)
-        for value, style in ((config.penalty, "-"), (metrics["best_shared_penalty"], "--")):
-            axes.axvline(np.log10(value), linestyle=style, linewidth=1, color="0.5")
-        scale = "log" if logs.size > 1000 else "linear"  # thousands stay where they started
-        axes.set(xlabel="log10 penalty", ylabel="penalties", yscale=scale)
-
-    def maps(figure: Any) -> None:
-        columns = means_by_source(config, params["log_penalty_stopped"]).T
-        limits = {"vmin": np.nanmin(columns), "vmax": np.nanmax(columns)}
-        rows_, columns_ = (1, 1) if len(columns) == 1 else (2, 5)
-        grid_of = figure.subplots(rows_, columns_, squeeze=False)
-        for digit, (axes, values) in enumerate(zip(grid_of.flat, columns, strict=True)):
-            picture = axes.imshow(values.reshape(8, 8), cmap="viridis", **limits)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if len(columns) > 1:
-                axes.set_title(str(digit), fontsize=9, fontweight="normal")
-        figure.colorbar(picture, ax=grid_of, label="mean log10 penalty")
-
-    def bars(figure: Any) -> None:
-        axes = figure.subplots()
-        values = means_by_source(config, params["log_penalty_stopped"])[:, 0]
-        axes.plot(values, range(len(values)), "o", markersize=4)
-        axes.axvline(np.log10(config.penalty), linewidth=1, color="0.5")
-        axes.set_yticks(range(len(values)), tk.data.BREAST_CANCER_FEATURES, fontsize=6)
-        axes.invert_yaxis()
-        axes.locator_params(axis="x", nbins=6)
-        axes.set(xlabel="mean log10 penalty")
-
-    pictures = (
-        run.Figure(
-            "What the penalties learn",
-            "Dashed: the best shared penalty. Dotted: where the stopping loss is least. The test loss "
-            "decides nothing.",
-            descent,
-        ),
-        run.Figure(
-            "One penalty for all",
-            "Dashed: the learned penalties, validation loss at the end and test loss where stopped.",
-            grid,
-        ),
-    )
-    if config.penalties == "shared":
-        return pictures
-    what = "pixel" if config.dataset == "digits" else "feature"
-    return (
-        *pictures,
-        run.Figure(
-            f"How much each {what} is trusted",
-            f"A low penalty is trust. Mean over a {what} and its products, where stopped; blank where it "
-            "never varies.",
-            maps if config.dataset == "digits" else bars,
-            wide=config.dataset != "digits" or config.penalties == "weight",
-        ),
-        run.Figure(
-            "The learned penalties",
-            f"All {metrics['penalties']:,}, where stopped. Solid: the start, where those stay whose "
-            "product never varies in training; dashed: the best shared.",
-            histogram,
-        ),
-    )

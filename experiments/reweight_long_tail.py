@@ -51,14 +51,22 @@ import optax
 from pydantic import Field, model_validator
 
 import toolkit as tk
+from experiments.reweight_long_tail_digits import (
+    NUM_CLASSES,
+    TURNS,
+    Data,
+    class_sizes,
+    fixed_weights,
+    integral_of_weight,
+    inverse_frequency,
+    long_tails,
+    weight_of_loss,
+)
 from toolkit import catalogue, run
 from toolkit.data import Labelled
 
-NUM_CLASSES = 10
 SMALLEST_CLASS = 174  # digits of the rarest label in the whole data set
 END = 3  # classes in the head, and in the tail
-# Losses at which a weight may rise or fall: from a digit that is learned to one that is missed.
-TURNS = np.geomspace(0.01, 3, 6)
 ROWS = {
     "plain": "long tail, plain",
     "inverse": "long tail, inverse frequency",
@@ -97,15 +105,6 @@ class Config(run.Settings):
         return self
 
 
-class Data(NamedTuple):
-    """Three parts without a digit in common, `N` training digits; stacked, each leaf is `[S, ...]`."""
-
-    train: Labelled
-    validation: Labelled
-    test: Labelled
-    by_frequency: jax.Array  # [10] labels, the most frequent first
-
-
 class State(NamedTuple):
     """All that is carried from one outer step to the next."""
 
@@ -113,115 +112,6 @@ class State(NamedTuple):
     theta: jax.Array  # [S, 10], [S, N] or [S, 2 turns] logits
     optimizer: Any
     issues: jax.Array  # tk.Issue bits of all steps so far
-
-
-def class_sizes(head_size: int, imbalance: float) -> np.ndarray:
-    """`[10]` sizes from `head_size` down to `head_size / imbalance`, geometrically; none below 1."""
-    falling = head_size * imbalance ** (-np.arange(NUM_CLASSES) / (NUM_CLASSES - 1))
-    return np.maximum(1, np.round(falling)).astype(int)
-
-
-def load(config: Config) -> Data:
-    """The seeded long tails of a config, stacked."""
-    digits, sizes = tk.data.digits(), class_sizes(config.head_size, config.imbalance)
-    drawn = []
-    for key in jax.random.split(jax.random.key(config.seed), config.draws):
-        order_key, class_key = jax.random.split(key)
-        order = np.asarray(jax.random.permutation(order_key, len(digits.labels)))
-        by_frequency = np.asarray(jax.random.permutation(class_key, NUM_CLASSES))
-        parts = cut(order, np.asarray(digits.labels)[order], by_frequency, sizes, config)
-        labelled = (Labelled(digits.images[part], digits.labels[part]) for part in parts)
-        drawn.append(Data(*labelled, jnp.asarray(by_frequency)))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-
-
-def cut(
-    order: np.ndarray,
-    labels: np.ndarray,
-    by_frequency: np.ndarray,
-    sizes: np.ndarray,
-    config: Config,
-) -> tuple[np.ndarray, ...]:
-    """Indices (training, validation, test): of each class the first ones in `order` that it needs."""
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    for label, size in zip(by_frequency, sizes, strict=True):
-        ends = np.cumsum([config.test_size, config.validation_size, size])
-        test, validation, train, _ = np.split(order[labels == label], ends)
-        for part, chosen in zip(parts, (train, validation, test), strict=True):
-            part.append(chosen)
-    return tuple(np.concatenate(part) for part in parts)
-
-
-def start() -> dict[str, jax.Array]:
-    """All weights zero."""
-    return {"w": jnp.zeros((64, NUM_CLASSES)), "b": jnp.zeros(NUM_CLASSES)}
-
-
-def losses(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
-    """[B] cross-entropies."""
-    scores = data.images @ y["w"] + y["b"]
-    return optax.softmax_cross_entropy_with_integer_labels(scores, data.labels)
-
-
-def recalls_by_frequency(y: dict[str, jax.Array], data: Data) -> jax.Array:
-    """[10] the part of each class of the test part that is found; their mean is the accuracy."""
-    right = jnp.argmax(data.test.images @ y["w"] + y["b"], axis=1) == data.test.labels
-    of_class = data.test.labels == data.by_frequency[:, None]
-    return jnp.sum(of_class & right, axis=1) / jnp.sum(of_class, axis=1)
-
-
-def inverse_frequency(labels: jax.Array) -> jax.Array:
-    """[B] weights of mean 1 under which each class that is there counts alike."""
-    weights = 1 / jnp.bincount(labels, length=NUM_CLASSES)[labels]
-    return weights / jnp.mean(weights)
-
-
-def fixed_weights(kind: str, theta: jax.Array, labels: jax.Array) -> jax.Array:
-    """[N] positive weights of mean 1, from a logit a class or a digit.
-
-    Were the mean free, theta would learn the strength of `l2` with it.
-    """
-    return len(labels) * jax.nn.softmax(theta[labels] if kind == "class" else theta)
-
-
-def weight_of_loss(theta: jax.Array, loss: jax.Array) -> jax.Array:
-    """`V(c) = 2 sum_k p_k c^2 / (c^2 + t_k^2) + q_k t_k^2 / (c^2 + t_k^2)`, `(p, q) = softmax(theta)`.
-
-    Positive, and 1 everywhere at theta = 0; it may rise and fall at each turn `t_k`.
-    """
-    rise, fall = jnp.split(jax.nn.softmax(theta), 2)
-    squares = loss[..., None] ** 2
-    return 2 * jnp.sum((rise * squares + fall * TURNS**2) / (squares + TURNS**2), axis=-1)
-
-
-def integral_of_weight(theta: jax.Array, loss: jax.Array) -> jax.Array:
-    """`Phi`, with `Phi(0) = 0` and `Phi' = V`."""
-    # Meta-Weight-Net steps along V(c) grad c with V held: the gradient of Phi(c), and not of V(c) c.
-    rise, fall = jnp.split(jax.nn.softmax(theta), 2)
-    fallen = TURNS * jnp.arctan(loss[..., None] / TURNS)
-    return 2 * jnp.sum(rise * (loss[..., None] - fallen) + fall * fallen, axis=-1)
-
-
-def weighted_loss(
-    y: dict[str, jax.Array], weights: jax.Array, data: Labelled, l2: float
-) -> jax.Array:
-    """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
-    return jnp.mean(weights * losses(y, data)) + l2 / 2 * optax.tree.norm(y, squared=True)
-
-
-def training(config: Config, train: Labelled, adjoint: Any) -> tk.SolutionMap:
-    """Training as a function of (start, theta)."""
-
-    def of_loss(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-        mean = jnp.mean(integral_of_weight(theta, losses(y, train)))
-        return mean + config.l2 / 2 * optax.tree.norm(y, squared=True)
-
-    def of_fixed(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-        weights = fixed_weights(config.weights, theta, train.labels)
-        return weighted_loss(y, weights, train, config.l2)
-
-    objective = of_loss if config.weights == "loss" else of_fixed
-    return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
 
 
 def build(config: Config) -> run.Program:
@@ -275,6 +165,53 @@ def build(config: Config) -> run.Program:
         return run.losses_of(solve, outer, *jax.eval_shape(first, (state.y, state.theta)))
 
     return run.Program(init, step, finish, differentiated, data={"digits": data})
+
+
+def load(config: Config) -> Data:
+    """The seeded long tails of a config, stacked."""
+    sizes = class_sizes(config.head_size, config.imbalance)
+    parts = (config.validation_size, config.test_size)
+    return long_tails(config.seed, config.draws, sizes, *parts)
+
+
+def start() -> dict[str, jax.Array]:
+    """All weights zero."""
+    return {"w": jnp.zeros((64, NUM_CLASSES)), "b": jnp.zeros(NUM_CLASSES)}
+
+
+def losses(y: dict[str, jax.Array], data: Labelled) -> jax.Array:
+    """[B] cross-entropies."""
+    scores = data.images @ y["w"] + y["b"]
+    return optax.softmax_cross_entropy_with_integer_labels(scores, data.labels)
+
+
+def recalls_by_frequency(y: dict[str, jax.Array], data: Data) -> jax.Array:
+    """[10] the part of each class of the test part that is found; their mean is the accuracy."""
+    right = jnp.argmax(data.test.images @ y["w"] + y["b"], axis=1) == data.test.labels
+    of_class = data.test.labels == data.by_frequency[:, None]
+    return jnp.sum(of_class & right, axis=1) / jnp.sum(of_class, axis=1)
+
+
+def weighted_loss(
+    y: dict[str, jax.Array], weights: jax.Array, data: Labelled, l2: float
+) -> jax.Array:
+    """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
+    return jnp.mean(weights * losses(y, data)) + l2 / 2 * optax.tree.norm(y, squared=True)
+
+
+def training(config: Config, train: Labelled, adjoint: Any) -> tk.SolutionMap:
+    """Training as a function of (start, theta)."""
+
+    def of_loss(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+        mean = jnp.mean(integral_of_weight(theta, losses(y, train)))
+        return mean + config.l2 / 2 * optax.tree.norm(y, squared=True)
+
+    def of_fixed(y: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
+        weights = fixed_weights(config.weights, theta, train.labels)
+        return weighted_loss(y, weights, train, config.l2)
+
+    objective = of_loss if config.weights == "loss" else of_fixed
+    return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
 
 
 def fit(config: Config, data: Labelled, weights: jax.Array) -> tk.Solution:
@@ -356,109 +293,3 @@ def weights_of(
 def _words(part: str, found: np.ndarray) -> str:
     of_draws = found.mean(axis=1)
     return f"{part} {of_draws.mean():.1%} +- {of_draws.std(ddof=1):.1%}"
-
-
-def figures(
-    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
-) -> tuple[run.Figure, ...]:
-    """The pictures of the report."""
-    steps = [row["step"] - 1 for row in rows]  # a row is of the weights before its step
-    sizes = class_sizes(config.head_size, config.imbalance)
-    colors = {name: f"C{i}" for i, name in enumerate(ROWS)}
-    places = np.arange(NUM_CLASSES)
-
-    def learning(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.plot(steps, [row["validation_loss"] for row in rows], label="validation loss")
-        axes.plot(steps, [row["test_loss"] for row in rows], label="test loss")
-        axes.plot(steps, [1 - row["test_accuracy"] for row in rows], label="test error")
-        axes.plot(steps, [1 - row["test_accuracy_tail"] for row in rows], label="its tail")
-        axes.set(xlabel="outer steps made", ylim=(0, None))
-        axes.legend()
-
-    def by_class(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, words in ROWS.items():
-            values = np.asarray(params["recalls"][name], np.float64)
-            # Draws share digits, so that this is a spread and no error of the mean.
-            shift = (list(ROWS).index(name) - 2.5) * 0.1
-            axes.errorbar(
-                places + shift,
-                100 * values.mean(axis=0),
-                100 * values.std(axis=0, ddof=1),
-                fmt="o",
-                markersize=4,
-                linewidth=1,
-                label=words,
-                color=colors[name],
-            )
-        axes.set_xticks(places, [str(size) for size in sizes])
-        axes.set(xlabel="training digits of the class", ylabel="found on the test part, %")
-        axes.legend(fontsize=8, ncols=2)
-
-    def weights(figure: Any) -> None:
-        axes = figure.subplots()
-        each = np.asarray(params["class_weights"], np.float64)
-        for values in each:
-            axes.plot(places, values, ".", color=colors["learned"], alpha=0.5)
-        axes.plot(
-            places, np.exp(np.log(each).mean(axis=0)), color=colors["learned"], label="learned"
-        )
-        even = sizes.sum() / (NUM_CLASSES * sizes)
-        axes.plot(places, even, "--", color=colors["inverse"], label="inverse frequency")
-        axes.set_xticks(places, [str(size) for size in sizes])
-        axes.set(xlabel="training digits of the class", ylabel="weight of a digit", yscale="log")
-        axes.legend()
-
-    def function_of_loss(figure: Any) -> None:
-        axes = figure.subplots()
-        loss = np.geomspace(1e-3, 10, 200, dtype=np.float32)
-        for theta in np.asarray(params["theta"]):
-            values = weight_of_loss(jnp.asarray(theta), jnp.asarray(loss))
-            axes.plot(loss, values, color=colors["learned"], alpha=0.6, linewidth=1)
-        axes.set(xlabel="loss of a digit", ylabel="its weight", xscale="log", ylim=(0, 2))
-
-    def gains(figure: Any) -> None:
-        axes = figure.subplots()
-        learned = np.asarray(params["recalls"]["learned"]).mean(axis=1)
-        others = [name for name in ROWS if name != "learned"]
-        for place, name in enumerate(others):
-            values = 100 * (learned - np.asarray(params["recalls"][name]).mean(axis=1))
-            spread_out = place + np.linspace(-0.2, 0.2, len(values))
-            axes.plot(spread_out, values, "o", markersize=4, color=colors[name])
-            axes.hlines(values.mean(), place - 0.3, place + 0.3, color="0.5", linewidth=1.5)
-        axes.axhline(0, linewidth=1, color="0.5")
-        words = ("plain", "inverse\nfrequency", "validation\nalone", "pooled", "pooled,\ninverse")
-        axes.set_xticks(range(len(others)), words, fontsize=8)
-        axes.set(ylabel="gain in test accuracy, points")
-
-    pictures = [
-        run.Figure(
-            "Learning",
-            f"With the classifier trained to convergence; mean over {config.draws} draws. The tail: the "
-            f"{END} rarest classes.",
-            learning,
-        ),
-        run.Figure(
-            "What learned weights gain over",
-            "A point is a draw. Pooled: the validation part is trained on.",
-            gains,
-        ),
-        run.Figure(
-            "Which classes are found",
-            f"The most frequent class on the left. Mean and standard deviation over {config.draws} draws.",
-            by_class,
-            wide=True,
-        ),
-        run.Figure(
-            "What a digit weighs",
-            "A point is the mean weight of a class in a draw; the line is their geometric mean.",
-            weights,
-        ),
-    ]
-    if config.weights == "loss":
-        caption = (
-            "One line a draw; 1 at the start. The penalty stays the same, so that scale matters."
-        )
-        pictures.append(run.Figure("Weight as a function of the loss", caption, function_of_loss))
-    return tuple(pictures)

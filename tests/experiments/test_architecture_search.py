@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import architecture_search_cells as cells
 from tests.traces import counted
 from toolkit import catalogue
 from toolkit.run.experiment import experiments, load
@@ -41,7 +42,7 @@ def _in_float64(module: Any, settings: Any) -> tuple[Any, Any, jax.Array]:
     double = lambda leaf: leaf[0].astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf[0]
     rng = np.random.default_rng(0)
     y = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 30), module.start())
-    theta = jnp.asarray(rng.normal(size=(module.EDGES, len(module.OPERATIONS))))
+    theta = jnp.asarray(rng.normal(size=(module.EDGES, len(cells.OPERATIONS))))
     return jax.tree.map(double, data), y, theta
 
 
@@ -53,51 +54,47 @@ def _run(out: Path, *words: str) -> dict[str, float]:
 
 
 def test_operations_do_what_they_are_called() -> None:
-    module, _ = _loaded()
     ramp = jnp.broadcast_to(jnp.arange(8.0), (1, 8, 8))  # grows to the right
-    made = dict(zip(module.OPERATIONS, module.operations(ramp)[:, 0, 1:-1, 1:-1], strict=True))
+    made = dict(zip(cells.OPERATIONS, cells.operations(ramp)[:, 0, 1:-1, 1:-1], strict=True))
     np.testing.assert_allclose(made["across"], made["across"][0, 0], rtol=1e-6)
     assert made["across"][0, 0] > 0
     np.testing.assert_allclose(made["down"], 0, atol=1e-6)
     np.testing.assert_allclose(made["blur"] / made["blur"][0, 0], ramp[0, 1:-1, 1:-1], rtol=1e-5)
     assert np.all(np.diff(made["squash"], 2) <= 1e-6)
-    sizes = jnp.sqrt(jnp.mean(module.operations(ramp - 3.3) ** 2, axis=(2, 3)))
+    sizes = jnp.sqrt(jnp.mean(cells.operations(ramp - 3.3) ** 2, axis=(2, 3)))
     np.testing.assert_allclose(sizes, 1, rtol=1e-3)
-    flipped = module.operations(3.3 - ramp)[module.OPERATIONS.index("size")]
+    flipped = cells.operations(3.3 - ramp)[cells.OPERATIONS.index("size")]
     np.testing.assert_allclose(
-        flipped, module.operations(ramp - 3.3)[module.OPERATIONS.index("size")], rtol=1e-6
+        flipped, cells.operations(ramp - 3.3)[cells.OPERATIONS.index("size")], rtol=1e-6
     )
 
 
 def test_a_closed_gate_leaves_the_chosen_operations() -> None:
-    module, _ = _loaded()
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 64)))
-    chosen = [module.OPERATIONS.index(name) for name in ("down", "same", "blur")]
-    made = module.cell(jax.nn.one_hot(jnp.asarray(chosen), len(module.OPERATIONS)), images)
+    chosen = [cells.OPERATIONS.index(name) for name in ("down", "same", "blur")]
+    made = cells.cell(jax.nn.one_hot(jnp.asarray(chosen), len(cells.OPERATIONS)), images)
     x = images.reshape(3, 8, 8)
-    first = module.unit(module.operations(x)[chosen[0]])
-    second = module.unit(module.operations(x)[chosen[1]] + module.operations(first)[chosen[2]])
+    first = cells.unit(cells.operations(x)[chosen[0]])
+    second = cells.unit(cells.operations(x)[chosen[1]] + cells.operations(first)[chosen[2]])
     expected = jnp.concatenate([first.reshape(3, 64), second.reshape(3, 64)], axis=1)
     np.testing.assert_allclose(made, expected, rtol=1e-10)
 
 
 def test_what_is_kept_is_the_strongest_operation_of_each_edge() -> None:
-    module, _ = _loaded()
-    theta = np.random.default_rng(0).normal(size=(7, module.EDGES, len(module.OPERATIONS)))
+    theta = np.random.default_rng(0).normal(size=(7, cells.EDGES, len(cells.OPERATIONS)))
     np.testing.assert_array_equal(
-        module.ARCHITECTURES[module.kept(jnp.asarray(theta))], theta.argmax(axis=-1)
+        cells.ARCHITECTURES[cells.kept(jnp.asarray(theta))], theta.argmax(axis=-1)
     )
 
 
 def test_ranks_count_ties_as_half() -> None:
-    module, _ = _loaded()
     accuracy = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.3], [0.7, 0.4], [0.6, 0.5]])
     all_of = {
         "test_accuracy": accuracy,
         "test_loss": 1 - accuracy,
         "validation_loss": 1 - accuracy,
     }
-    metrics = module.judged("mine", np.array([1, 4]), all_of)
+    metrics = cells.judged("mine", np.array([1, 4]), all_of)
     assert metrics["better_than_mine"] == pytest.approx((2.5 / 4 + 1) / 2)
     assert metrics["less_loss_than_mine"] == pytest.approx((2 / 4 + 1) / 2)
     assert metrics["rank_mine"] == pytest.approx((2 + 1) / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import jax
 import pytest
 import yaml
 
-from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment import experiments, load, plain_yaml, sources
 from toolkit.run.program.losses import dead_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -31,16 +32,34 @@ def test_config_ships_whole(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert yaml.safe_load(resolved.read_text())["experiment"] == loaded.resolved["experiment"]
 
 
-@pytest.mark.parametrize("name", sorted({p.stem for p in (ROOT / "experiments").glob("*.py")}))
-def test_experiment_has_a_config_and_imports_no_other(
+NAMES = sorted({yaml.safe_load(path.read_text())["experiment"] for path in CONFIGS})
+
+
+def test_every_experiment_has_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert experiments.available() == NAMES
+
+
+def test_every_file_belongs_to_one_experiment_and_fits_on_a_page() -> None:
+    folder = ROOT / "experiments"
+    owned = [file for name in NAMES for file in sources.files(folder / f"{name}.py")]
+    assert sorted(owned) == sorted(folder.glob("*.py"))
+    long = {file.name: n for file in owned if (n := len(file.read_text().splitlines())) > 300}
+    assert long == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experiment_opens_with_its_command_and_its_question(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert any(f"experiment: {name}" in path.read_text() for path in CONFIGS)
-    source = (ROOT / "experiments" / f"{name}.py").read_text()
-    assert "import experiments" not in source
-    assert "from experiments" not in source
-    module = experiments.whole(experiments.find(name, "test"))
+    path = experiments.find(name, "test")
+    module = experiments.whole(path)
+    # The reader meets the question, then what can be asked, then the program; the rest comes after it.
+    defined = [node for node in ast.parse(path.read_text()).body if hasattr(node, "name")]
+    functions = [node.name for node in defined if isinstance(node, ast.FunctionDef)]
+    public = [name for name in functions if not name.startswith("_")]
+    assert public[0] == "build"
     assert callable(module.build)
     assert f"toolkit run configs/{name}.yaml" in (module.__doc__ or "")
 

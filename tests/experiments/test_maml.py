@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
 import toolkit as tk
+from experiments import maml_tasks
 from tests.traces import counted
 from toolkit.problems import few_shot
 from toolkit.run.experiment import experiments, load
@@ -59,7 +60,7 @@ def random_theta(*sizes: int) -> Any:
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         keys = jax.random.split(jax.random.key(i))
         layers.append(
-            MODULE.Layer(
+            maml_tasks.Layer(
                 jax.random.normal(keys[0], (inputs, outputs)),
                 jax.random.normal(keys[1], (outputs,)),
             )
@@ -71,11 +72,11 @@ NETWORK, LINE = random_theta(1, 5, 1), random_theta(1, 1)
 
 
 def direction(chosen: Any, theta: Any) -> Any:
-    return jax.jit(MODULE.directions(MODULE.squared_error, chosen))(theta, TASK)
+    return jax.jit(MODULE.directions(maml_tasks.squared_error, chosen))(theta, TASK)
 
 
 def loss(theta: Any, examples: Any) -> jax.Array:
-    return jnp.mean((MODULE.predict(theta, examples.inputs) - examples.targets) ** 2)
+    return jnp.mean((maml_tasks.predict(theta, examples.inputs) - examples.targets) ** 2)
 
 
 def descended(theta: Any, examples: Any, num_steps: int, layers: slice = slice(None)) -> Any:
@@ -112,10 +113,10 @@ def test_maml_and_anil_differentiate_the_loss_after_adaptation(adapts: str, laye
 def test_anil_leaves_the_body_where_it_is() -> None:
     chosen = method({"kind": "stopped"}, adapts="head")
     solve = MODULE.adaptation(
-        MODULE.squared_error, chosen, chosen.solver.build(), tk.adjoint.Stopped(), TASK.support
+        maml_tasks.squared_error, chosen, chosen.solver.build(), tk.adjoint.Stopped(), TASK.support
     )
     delta = solve(MODULE.no_displacement(chosen, NETWORK), NETWORK).value
-    body, head = MODULE.displaced(NETWORK, delta)
+    body, head = maml_tasks.displaced(NETWORK, delta)
     np.testing.assert_array_equal(body.weights, NETWORK[0].weights)
     np.testing.assert_array_equal(body.bias, NETWORK[0].bias)
     assert not np.array_equal(head.weights, NETWORK[1].weights)
@@ -217,7 +218,8 @@ def test_methods_learn_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < left < 0.7 * (mean["untrained"][0] - final.metrics["mse_known"])
     assert [name for name, _ in final.table][:3] == ["maml", "joint", "untrained"]
     drawn = [{"step": i + 1, **row} for i, row in enumerate(rows)]
-    for figure in module.figures(settings, final.params, final.metrics, drawn):
+    _, figures = experiments.figures(Path(module.__file__), module)
+    for figure in figures(settings, final.params, final.metrics, drawn):
         figure.draw(Figure(layout="constrained"))
 
 

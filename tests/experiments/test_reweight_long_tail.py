@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
+from experiments import reweight_long_tail_digits as digits
 from tests.traces import counted
 from toolkit import catalogue
 from toolkit.run.experiment import experiments, load
@@ -43,19 +44,18 @@ def _run(out: Path, *words: str) -> dict[str, float]:
 
 
 def test_sizes_fall_geometrically() -> None:
-    module, _ = _loaded()
     np.testing.assert_array_equal(
-        module.class_sizes(100, 50.0), [100, 65, 42, 27, 18, 11, 7, 5, 3, 2]
+        digits.class_sizes(100, 50.0), [100, 65, 42, 27, 18, 11, 7, 5, 3, 2]
     )
-    np.testing.assert_array_equal(module.class_sizes(30, 1.0), [30] * 10)
-    assert module.class_sizes(5, 1000.0)[-1] == 1
+    np.testing.assert_array_equal(digits.class_sizes(30, 1.0), [30] * 10)
+    assert digits.class_sizes(5, 1000.0)[-1] == 1
 
 
 def test_parts_are_apart_and_sized_as_asked() -> None:
     module, settings = _loaded()
     with jax.enable_x64(False):
         data = module.load(settings)
-    sizes = module.class_sizes(settings.head_size, settings.imbalance)
+    sizes = digits.class_sizes(settings.head_size, settings.imbalance)
     parts = (
         (data.train, sizes),
         (data.validation, np.full(10, settings.validation_size)),
@@ -77,31 +77,29 @@ def test_a_part_too_large_is_refused() -> None:
 
 
 def test_weights_have_mean_one_and_follow_their_logits() -> None:
-    module, _ = _loaded()
     labels = jnp.asarray([0, 0, 0, 7])
     theta = jnp.zeros(10).at[7].set(jnp.log(3.0))
     np.testing.assert_allclose(
-        module.fixed_weights("class", theta, labels), [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6
+        digits.fixed_weights("class", theta, labels), [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6
     )
-    each = module.fixed_weights("example", jnp.log(jnp.arange(1.0, 5.0)), labels)
+    each = digits.fixed_weights("example", jnp.log(jnp.arange(1.0, 5.0)), labels)
     np.testing.assert_allclose(each, [0.4, 0.8, 1.2, 1.6], rtol=1e-6)
     np.testing.assert_allclose(
-        module.inverse_frequency(labels), [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6
+        digits.inverse_frequency(labels), [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6
     )
 
 
 def test_the_slope_of_the_integral_is_the_weight() -> None:
-    module, _ = _loaded()
     losses = jnp.asarray([1e-4, 0.02, 0.7, 5.0], jnp.float64)
     for seed in range(3):
-        theta = jnp.asarray(np.random.default_rng(seed).normal(size=2 * len(module.TURNS)))
-        slopes = jax.vmap(jax.grad(lambda c, t=theta: module.integral_of_weight(t, c)))(losses)
-        np.testing.assert_allclose(slopes, module.weight_of_loss(theta, losses), rtol=1e-10)
-        assert float(module.integral_of_weight(theta, jnp.zeros(()))) == 0
-    flat = jnp.zeros(2 * len(module.TURNS))
-    np.testing.assert_allclose(module.weight_of_loss(flat, losses), 1, rtol=1e-12)
-    rising = flat.at[: len(module.TURNS)].set(50.0)
-    assert np.all(np.diff(module.weight_of_loss(rising, losses)) > 0)
+        theta = jnp.asarray(np.random.default_rng(seed).normal(size=2 * len(digits.TURNS)))
+        slopes = jax.vmap(jax.grad(lambda c, t=theta: digits.integral_of_weight(t, c)))(losses)
+        np.testing.assert_allclose(slopes, digits.weight_of_loss(theta, losses), rtol=1e-10)
+        assert float(digits.integral_of_weight(theta, jnp.zeros(()))) == 0
+    flat = jnp.zeros(2 * len(digits.TURNS))
+    np.testing.assert_allclose(digits.weight_of_loss(flat, losses), 1, rtol=1e-12)
+    rising = flat.at[: len(digits.TURNS)].set(50.0)
+    assert np.all(np.diff(digits.weight_of_loss(rising, losses)) > 0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_hypergradient_is_that_of_differences(kind: str) -> None:
     double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
     one = jax.tree.map(lambda leaf: double(leaf[0]), data)
     solve = module.training(exact, one.train, tk.adjoint.Implicit(tk.linear.CG(2000, 1e-12)))
-    size = {"class": 10, "example": len(one.train.labels), "loss": 2 * len(module.TURNS)}[kind]
+    size = {"class": 10, "example": len(one.train.labels), "loss": 2 * len(digits.TURNS)}[kind]
     theta = jnp.asarray(np.random.default_rng(0).normal(size=size))
     outer = lambda y, _: jnp.mean(module.losses(y, one.validation))
     start = jax.tree.map(double, module.start())

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from toolkit.run.experiment import sources
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, shown
 
 FOLDER = "experiments"
-PICTURES = "_figures"  # ends the name of a file that draws for the experiment named before it
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -56,19 +56,15 @@ def find(name: Any, where: str) -> Path:
 
 
 def available() -> list[str]:
-    """Names of the experiments under the working directory."""
-    names = [file.stem for file in sorted(Path(FOLDER).glob("*.py"))]
+    """Names of the experiments under the working directory: of the files that declare a `Config`."""
+    paths = sorted(Path(FOLDER).glob("*.py"))
     return [
-        name
-        for name in names
-        if _NAME.fullmatch(name) and not name.startswith("_") and not name.endswith(PICTURES)
+        path.stem
+        for path in paths
+        if _NAME.fullmatch(path.stem)
+        and not path.stem.startswith("_")
+        and sources.declares_config(path)
     ]
-
-
-def files(path: Path) -> list[Path]:
-    """The files of an experiment: its own, and `NAME_figures.py` where there is one."""
-    pictures = path.with_name(f"{path.stem}{PICTURES}.py")
-    return [path, pictures] if pictures.is_file() else [path]
 
 
 def figures(path: Path, module: ModuleType) -> tuple[Path, Callable[..., Any]] | None:
@@ -80,9 +76,9 @@ def figures(path: Path, module: ModuleType) -> tuple[Path, Callable[..., Any]] |
 
     Raises: RunError (exit 2) that names the line at which the file of pictures fails.
     """
-    *_, last = files(path)
-    draws = module if last == path else whole(last)
-    return (last, draws.figures) if hasattr(draws, "figures") else None
+    pictures = sources.pictures(path)
+    file, draws = (pictures, whole(pictures)) if pictures.is_file() else (path, module)
+    return (file, draws.figures) if hasattr(draws, "figures") else None
 
 
 def summary(path: Path) -> str:

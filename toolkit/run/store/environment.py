@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from toolkit.run.experiment import sources as experiment_sources
+
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 # XLA and OpenBLAS split work by the number of threads, and so round by it. Fixed numbers make machines agree; who
 # wants more threads sets these variables, and the record then says so.
@@ -29,11 +31,8 @@ def sources(experiment: Path) -> dict[str, str]:
 
 
 def experiment_hash(experiment: Path) -> str:
-    """Of the experiment's file, and of its pictures where they have a file of their own."""
-    # Imported here, because `pin_threads` must be there before anything that may load jax.
-    from toolkit.run.experiment import experiments
-
-    hashes = [file_hash(path) for path in experiments.files(experiment)]
+    """Of the experiment's file, and of the files beside it that it consists of."""
+    hashes = [file_hash(path) for path in experiment_sources.files(experiment)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
