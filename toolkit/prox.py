@@ -1,10 +1,9 @@
 """Proximal maps: `prox(y, theta, step_size) = argmin_u g(u, theta) + |u - y|^2 / (2 step_size)`.
 
-Each serves `tk.solver.ProximalGradient` as it stands where theta is its parameter alone, and inside a
-lambda that picks the parameter out of theta otherwise. Trees in, trees of the same structure, shapes
-and dtypes out. All are differentiable in `y`, the parameters and the step size; NaN goes in, NaN comes
-out, and so it does for parameters under which g is not convex (a negative penalty, an empty set), and
-for a negative step size.
+Each can be handed to `tk.solver.ProximalGradient` directly where theta is its parameter; otherwise a
+lambda picks the parameter out of theta. Trees in, trees of the same structure, shapes and dtypes out.
+All are differentiable in `y`, the parameters and the step size. NaN in `y` gives NaN, and so do
+parameters under which g is not convex (a negative penalty, an empty set) and a negative step size.
 Projections onto simplices, balls and half-spaces are in `optax.projections`.
 """
 
@@ -40,8 +39,10 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
     def shrink(leaf: Array, l1: Array) -> Array:
         threshold = _nonnegative("l1", l1) * step_size
         size = jnp.abs(leaf)
-        inside = size <= threshold  # false for NaN
+        inside = size <= threshold  # false for NaN, so that NaN passes through the other branch
         if jnp.iscomplexobj(leaf):
+            # Inside, `size` may be 0. The 1 in its place keeps the derivative of this branch finite,
+            # which `where` would otherwise turn into 0 * inf = NaN.
             shrunk = leaf * (1 - threshold / jnp.where(inside, 1, size))
         else:
             shrunk = leaf - threshold * jnp.sign(leaf)
@@ -87,7 +88,8 @@ def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int
                 f"`axis` must be one of each leaf's: got {axis} for {tree.describe(leaf)}."
             )
         threshold = _nonnegative("weight", weight) * step_size
-        # In units of the threshold: a square of 1e30 or of 1e-30 is not finite, or 0, in float32.
+        # Squares of entries of 1e30 or 1e-30 overflow or vanish in float32. In units of the threshold
+        # the entries that matter are near 1. The unit cancels, so it needs no derivative.
         unit = jax.lax.stop_gradient(
             jnp.where((threshold > 0) & (threshold < jnp.inf), threshold, 1)
         )
@@ -112,7 +114,7 @@ def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> T
     """
 
     def clip(leaf: Array, lower: Array, upper: Array) -> Array:
-        upper = jnp.where(lower <= upper, upper, jnp.nan)
+        upper = jnp.where(lower <= upper, upper, jnp.nan)  # an empty interval gives NaN
         clipped = jnp.where(leaf < lower, lower, jnp.where(leaf > upper, upper, leaf))
         return jnp.where(jnp.isnan(upper), jnp.nan, clipped).astype(leaf.dtype)
 
@@ -146,7 +148,8 @@ def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0)
     pivots = jnp.abs(jnp.diagonal(R))
     eps = jnp.finfo(R.dtype).eps * max(A.shape)
     independent = jnp.min(pivots, initial=jnp.inf) > eps * jnp.max(pivots, initial=0)
-    # A y = b  <=>  R' Q' y = b: replace the part of y in the row space.
+    # With A' = Q R, `A y = b` says `R' Q' y = b`. So the nearest point has the coordinates R'^-1 b in
+    # the row space (the columns of Q), and the coordinates of `flat` orthogonal to it.
     part = jax.scipy.linalg.solve_triangular(R, b, trans="T")
     nearest = flat + Q @ (part - Q.T @ flat)
     return unravel(tree.nan_unless(independent, nearest).astype(flat.dtype))
@@ -162,14 +165,14 @@ def _inexact(y: Tree) -> Tree:
 
 
 def _nonnegative(name: str, penalty: Array) -> Array:
-    """`penalty`, NaN where it is negative: g has no minimum there, or several."""
+    """`penalty`, NaN where it is negative: g is not convex there, and has no one minimum."""
     if jnp.iscomplexobj(penalty):
         raise ValueError(f"`{name}` must be real: got {tree.describe(penalty)}.")
     return jnp.where(penalty < 0, jnp.nan, penalty)
 
 
 def _step_size(step_size: Any) -> Array:
-    """NaN where it is negative, for want of a minimum."""
+    """`step_size` as an array, NaN where it is negative: the proximal map has no minimum there."""
     if not tree.is_numeric(step_size):
         raise ValueError(f"`step_size` must be a real number: got {tree.describe(step_size)}.")
     return _nonnegative("step_size", step_size)

@@ -1,4 +1,8 @@
-"""Leaves: which are differentiated, which are carried, and real views of complex ones."""
+"""Arithmetic on pytrees, and their leaves: which are differentiated, which are only carried along.
+
+JAX differentiates floating and complex arrays. A user's tree may also hold integers, keys, strings or
+None: `split` sets them aside and `merge` puts them back.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,8 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def _strong(leaf: Any) -> Array:
-    # Python numbers become arrays, and weak types go: a loop's carry must keep its type.
+    # A Python number is a weakly typed array to JAX. A loop's carry must have one type before and
+    # after a step, and arithmetic makes weak types strong: so they are made strong before the loop.
     return jnp.asarray(leaf, dtype=jnp.result_type(leaf))
 
 
@@ -109,8 +114,8 @@ def as_like(template: Tree, real: Tree) -> Tree:
 def norm(tree: Tree) -> Array:
     """2-norm over all leaves; 0 for a tree without leaves.
 
-    Scaled by the largest entry: a plain sum of squares is 0 for 1e-25 in float32 (1e-4 in float16),
-    and a solve of that size would pass for a solved one.
+    Scaled by the largest entry. The plain sum of squares of entries of 1e-25 is 0 in float32 (of 1e-4
+    in float16): an unsolved problem of that size would have the residual 0 and count as solved.
     """
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
@@ -123,7 +128,7 @@ def norm(tree: Tree) -> Array:
 
 
 def unit(tree: Tree) -> Array:
-    """What to divide all leaves by before they are squared: their largest entry, or 1 where that is no use."""
+    """The largest entry, by which to divide all leaves before squaring; 1 if it is 0 or not finite."""
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.ones(())
@@ -131,7 +136,8 @@ def unit(tree: Tree) -> Array:
     largest = functools.reduce(jnp.maximum, [jnp.max(leaf).astype(wide) for leaf in leaves])
     tiny = jnp.finfo(wide).tiny
     normal = (largest >= tiny) & jnp.isfinite(largest)
-    # XLA may divide by multiplying with 1 / scale, which is flushed to 0 above 1 / tiny.
+    # XLA may divide by multiplying with 1 / scale. For a scale above 1 / tiny this reciprocal is
+    # below the smallest normal number and flushed to 0; a smaller scale avoids that.
     return jnp.where(normal, jnp.minimum(largest, 1 / (4 * tiny)), 1)
 
 
@@ -150,6 +156,20 @@ def all_finite(tree: Tree) -> Array:
     """Whether every entry of every leaf is finite."""
     checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(checks)) if checks else jnp.asarray(True)
+
+
+def add_scaled(tree: Tree, scale: Any, direction: Tree) -> Tree:
+    """`tree + scale * direction`, leaf by leaf, in the types of `tree`: trees may mix precisions."""
+    return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), tree, direction)
+
+
+def safe_divide(a: Array, b: Array) -> Array:
+    """`a / b`, and 0 where `b` is 0.
+
+    The inner `where` keeps 0 out of the denominator: a derivative passes through both branches of a
+    `where`, and 1 / 0 in the unused one would make it NaN.
+    """
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
 def nan_unless(condition: Array, tree: Tree) -> Tree:
@@ -214,7 +234,7 @@ def written_out(cotangent: Tree, like: Tree) -> Tree:
 
 
 def zero_tangent(like: Array) -> Any:
-    """The tangent of an integer array."""
+    """The tangent of an integer array: JAX asks for zeros of the type `float0`."""
     return np.zeros(like.shape, jax.dtypes.float0)
 
 

@@ -1,4 +1,4 @@
-"""Tangents carried along with the steps."""
+"""`Forward`: one tangent for each hyperparameter, carried along with the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The implicit function theorem."""
+"""`Implicit`: the derivative of an exact solution, by the implicit function theorem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.types import InnerProblem, LinearInfo, LinearSolver, Primal, Tree
 
 
 class Pullback(NamedTuple):
-    """A cotangent of theta, and the linear solve behind it; trees on the real leaves of y."""
+    """A cotangent of theta, and the linear solve behind it; trees with the real leaves of y."""
 
     theta_bar: Tree  # like theta, None at leaves without derivative
     right_side: Tree  # b of the system F_y' v = b
@@ -37,17 +37,17 @@ class Implicit:
     """The derivative of the exact solution, whatever steps led to it.
 
     With `F(y, theta) = 0` at the solution (F the gradient, the function, or `fun(y) - y`),
-    `F_y dy + F_theta dtheta = 0`, so `dy = -F_y^{-1} F_theta dtheta`: a forward-mode rule with a
-    transposable linear solve.
+    `F_y dy + F_theta dtheta = 0`, so `dy = -F_y^{-1} F_theta dtheta`. The rule is written for forward
+    mode, with a linear solve that JAX can transpose; so all modes and orders follow from it.
 
     Args:
       linear_solver: None chooses by structure and size (`tk.linear.choose`).
       damping: added to the diagonal of `F_y`; trades bias for stability.
 
     Differentiation: forward and reverse mode, any order, nested. Zero by theory: with respect to
-    `y0` and to the solver's settings (step sizes, momenta), which a `ZeroDerivativeWarning` says once
-    to whoever asks for one; and to `damping` and the linear solver's own settings, which only
-    approximate this rule.
+    `y0` and to the solver's settings (step sizes, momenta), of which a `ZeroDerivativeWarning` tells
+    whoever asks for such a derivative; and to `damping` and the linear solver's own settings, which
+    only approximate this rule.
 
     Cost: one linear solve with the linearised `F_y`, one product with `F_theta` (transposed in
     reverse mode). Error: O(residual of the solve) + O(residual of the linear solve / curvature).
@@ -89,7 +89,8 @@ class Implicit:
         ) -> tuple[Tree, Tree]:
             wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
             warn_of_zeros("Implicit", primal, *wanted)
-            # The wrapped point, not the raw one: its second derivative is this rule's again.
+            # The tangent is formed at the result of `at_solution`, not at the plain array y. Else a
+            # second derivative would treat that y as a constant, and silently be wrong.
             y = at_solution(*primals)
             return y, rule._tangent(problem, y, primals[1], tangents[1])
 
@@ -97,7 +98,8 @@ class Implicit:
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("Implicit", xs)
-            # No derivative passes through the steps, whatever the solver is or closes over.
+            # All arguments of the run are constants, so that nothing is differentiated through the steps:
+            # JAX would fail on a `while_loop` in reverse mode, and waste memory on a `scan`.
             constant_y0, constant_theta = tree.stop_gradient((y0, theta))
             y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
             return at_solution(y, theta, y0), steps
@@ -112,7 +114,8 @@ class Implicit:
         `v0`, on the real leaves of y, is where an iterative linear solver starts. The same numbers as
         reverse mode through `differentiable`, with the report kept.
         """
-        # JAX pairs complex cotangents without conjugation: Re(y_bar * dy).
+        # JAX pairs a complex cotangent with a tangent as Re(y_bar * dy), without conjugation. On pairs of
+        # real numbers (Re, Im) the same cotangent is that of conj(y_bar).
         right_side = tree.as_real(tree.conj(y_bar))
         moving, fixed, _ = tree.split(theta)
         fast = forward_over_reverse(problem)
@@ -153,9 +156,10 @@ class Implicit:
 
 
 def _settled(setting: Any) -> Any:
-    """Settings without derivative: under this rule it is zero by theory."""
+    """`setting` with all its arrays stopped: by theory the derivative in them is zero."""
     if not dataclasses.is_dataclass(setting):
-        # Python numbers stay what they are: a rule that is traced later must close over no tracer.
+        # Python numbers stay Python numbers. `stop_gradient` would make arrays of them, tracers inside
+        # a trace; the rule is traced again later, when they would have leaked.
         return jax.tree.map(
             lambda leaf: tree.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, setting
         )

@@ -1,4 +1,4 @@
-"""Equilibrium propagation: the pullback of a solve, from solves of a slightly nudged problem."""
+"""`Nudged`: equilibrium propagation, the pullback of a solve from solves of a slightly nudged problem."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, T
 Scheme = Literal["one_sided", "centered", "holomorphic"]
 SCHEMES = ("one_sided", "centered", "holomorphic")
 
-# The residual of a nudged solve over the norm of its nudge: what part of the nudge is unanswered.
+# A nudged solve that starts from the free solution has a residual of the size of its nudge, and ends
+# with one near 0. The ratio of the two says what part of the nudge is left unanswered.
 ANSWERED = 1e-3  # up to here a nudged solve counts as converged
-UNUSABLE = 0.1  # beyond, not one digit of the answer is known
-# How far the gradient of the energy is from linear between free and nudged solution (see `_visit`).
-# A quadratic has 0. At 1/2 the one-sided error is as large as the answer: the nudge has left the
-# basin, or runs away to infinity.
+UNUSABLE = 0.1  # beyond this not one digit of the answer is known
+# How far the gradient of the energy is from linear between free and nudged solution, relative to its
+# change (see `Landscape.judge`); 0 for a quadratic. At 1/2 the one-sided error is as large as the
+# answer: the nudged solution has left the basin of the free one, or runs away to infinity.
 BENT = 0.5
 
 _NO_FORWARD_MODE = "Nudged() has no forward mode (jvp, jacfwd): a cotangent is what it nudges with; use Implicit()."
@@ -144,7 +145,7 @@ class Nudged:
             assert primal.tilted is not None  # it is no nudged solve itself
             tilted = primal.tilted(start, theta, self.scheme == "holomorphic")
             theta = refuse_forward_mode(tilted.theta, _NO_FORWARD_MODE)
-            # An argument, not a closure: it may be traced.
+            # `beta` may be a tracer, and a `custom_vjp` must not close over one: it is an argument.
             beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
             zeros = PullbackReport.zeros() if report is None else report
             return _at_solution(self, tilted)(y, theta, beta, zeros), steps
@@ -172,7 +173,8 @@ def _circle(rule: Nudged) -> Circle:
         return Circle(signs, signs / 2, 0.0)
     N, k = rule.num_points, np.arange(rule.num_points // 2 + 1)
     nudges = np.exp(2j * np.pi * k / N)
-    # The solution at the conjugate nudge is the conjugate: what lies inside the half circle counts twice.
+    # The energy is real for real y, so the solution at the conjugate nudge is the conjugate one. Only
+    # half of the circle is solved, and each nudge strictly inside the half counts twice.
     counts = np.where((k == 0) | (2 * k == N), 1, 2)
     return Circle(jnp.asarray(nudges), jnp.asarray(counts * nudges.conj() / N), 0.0)
 
@@ -228,12 +230,12 @@ def _pullback(
 
     if circle.free:
         theta_bar, free_residual = weighed(free.y, circle.free), tree.norm(free.slope)
-    else:  # the free solution does not enter
+    else:  # the gradient at the free solution has no weight in this scheme
         theta_bar, free_residual = jax.tree.map(jnp.zeros_like, wanted), jnp.zeros_like(size)
     theta_bar, visits = jax.lax.scan(visit, theta_bar, (circle.nudges, circle.weights))
     unanswered = jnp.maximum(jnp.max(visits.residual), free_residual) / (beta * size)
     usable = (unanswered <= UNUSABLE) & ~jnp.any(visits.bent)
-    # Nothing to pull back: exactly zero, wherever the solves went.
+    # A zero cotangent has the pullback 0. The division by its norm above would have made NaN of it.
     zero = size == 0
     theta_bar = tree.where(
         zero, jax.tree.map(jnp.zeros_like, theta_bar), tree.nan_unless(usable, theta_bar)
@@ -245,7 +247,7 @@ def _pullback(
 
 
 class EnergyPoint(NamedTuple):
-    """A point and the slope of the energy there, without tilt."""
+    """A point `y` and the slope of the energy there, without tilt."""
 
     y: Tree
     slope: Tree
@@ -277,7 +279,9 @@ class Landscape:
         """2-norm of what is zero at a tilted solution."""
         if not self.continued:
             return tree.norm(jax.tree.map(jnp.add, place.slope, tree.conj(tilt)))
-        # energy = u + iv has one derivative where it is analytic, that of u, which is i times that of v.
+        # An energy u + iv that is analytic has one complex derivative: that of u, which is i times that of
+        # v. The solver zeroes the first. Where the function is not analytic the second is another
+        # number, so the larger of the two residuals counts.
         of_imaginary = jax.grad(lambda y: jnp.imag(self.tilted.energy(y, self.theta)))(place.y)
         by_real = jax.tree.map(jnp.add, place.slope, tilt)
         by_imaginary = jax.tree.map(lambda v, q: 1j * v + q, of_imaginary, tilt)
@@ -290,7 +294,8 @@ class Landscape:
         move = optax.tree.sub(y, free.y)
         first = optax.tree.sub(middle.slope, free.slope)
         second = optax.tree.sub(nudged.slope, middle.slope)
-        # Half way a linear slope has changed by half.
+        # A linear slope changes by the same amount in both halves of the way. The difference of the two
+        # changes, against the whole change, measures how bent it is.
         uneven, change = tree.norm(optax.tree.sub(second, first)), optax.tree.add(first, second)
         curvatures = [jnp.real(optax.tree.vdot(move, part)) for part in (first, second)]
         return Visit(

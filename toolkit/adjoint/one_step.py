@@ -1,4 +1,4 @@
-"""The derivative of one step at the solution."""
+"""`OneStep`: the derivative of one more step of the solver, at the solution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No derivative."""
+"""`Stopped`: the solution is a constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The derivative through the last steps."""
+"""`Truncated`: the derivative through the last steps only."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _REFUSAL = (
 class Truncated:
     """The derivative through the last `num_steps` steps; those before are a constant.
 
-    Biased: what the earlier steps knew of `theta` is missing. On problems with long memory even
-    the sign can be wrong.
+    Biased: how the earlier steps depend on `theta` is left out. On problems with long memory even the
+    sign can be wrong.
 
     Args:
       num_steps: steps differentiated, counted from the end; all of them if there are fewer.
@@ -70,6 +70,7 @@ class Truncated:
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             constant = tree.stop_gradient((y0, theta, xs))
+            # With a tolerance, which steps are the last ones is known only after a first run.
             if steps.exact:
                 first: int | Array = steps.num_steps - last
             else:

@@ -1,4 +1,4 @@
-"""The derivative through every step."""
+"""`Unroll`: the derivative of the computed iterate, through every step."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ class Unroll:
             carry = steps.begin(y0, theta)
             numbered = (jnp.arange(steps.num_steps, dtype=jnp.int32), xs)
             if self.forward_mode:
-                # Recomputing each step keeps what is stored to the carries, in every mode.
+                # A plain scan stores all intermediate values of a step for reverse mode. With
+                # `checkpoint` it stores the carries, and computes each step again.
                 one = jax.checkpoint(steps.step)
                 step = lambda carry, x: (one(carry, theta, x), None)
                 if self.written_out:

@@ -1,4 +1,4 @@
-"""The derivatives that are zero by theory, said once to whoever asks for one."""
+"""A warning for who differentiates what an implicit rule's derivative is zero in by theory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ZeroDerivativeWarning(UserWarning):
 
 
 def warn_of_zeros(rule: str, primal: Primal, wanted: Tree, y0_wanted: Tree = False) -> None:
-    """Say which of the wanted derivatives are not zero for a rule that follows the steps.
+    """Name the wanted derivatives that are zero here, but not under a rule that follows the steps.
 
     Args:
       wanted: like theta, with booleans: what is differentiated.
@@ -27,7 +27,8 @@ def warn_of_zeros(rule: str, primal: Primal, wanted: Tree, y0_wanted: Tree = Fal
         names["y0"] = None
     if not names:
         return
-    # Python shows a text once for a place, and this is always the same place.
+    # Python shows each text once for each line that warns. This line is always the same one, so a
+    # user's loop is told once.
     warnings.warn(
         f"the derivative with respect to {', '.join(names)} is zero under {rule}: a solution does not "
         f"depend on how {primal.name} came to it. To differentiate the steps use the adjoint Unroll "

@@ -1,4 +1,4 @@
-"""A minimum of a smooth function and one that is known by its proximal map."""
+"""A minimum of `fun + g`, g known by its proximal map only, as a root that can be differentiated."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
     """
 
     def mapping(y: Tree, theta: Tree, x: Tree) -> Tree:
+        # The zeros are the same for every s, so its derivative is 0 there. Away from a zero it is not;
+        # stopping it keeps that error out of the gradient.
         s = tree.stop_gradient(proximal.step_size(theta))
         new = proximal.prox(gradient_step(y, smooth.evaluate(y, theta, x), s), theta, s)
         return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), y, new)

@@ -14,9 +14,11 @@ from toolkit.types import InnerProblem, Tree
 def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
     """`problem` with a cheaper pullback of its gradient; itself when it has no objective.
 
-    `d/d(y, theta) <grad_y f(y, theta), u> = d/de grad_{y, theta} f(y + e u, theta)`: one tangent
-    through one gradient, in place of reverse mode over reverse mode. In JAX's convention for
-    complex leaves (no conjugation in the pairing) the same identity holds as it stands.
+    The pullback of the gradient along u is `d/d(y, theta) <grad_y f(y, theta), u>`. Second derivatives
+    commute, so it is also `d/de grad_{y, theta} f(y + e u, theta)`: one tangent pushed through one
+    gradient. Plain autodiff would differentiate the gradient in reverse mode, which stores all its
+    intermediate values and is slower. JAX pairs complex leaves without conjugation; under this pairing
+    the identity holds for them as well.
 
     Differentiation: reverse mode; forward mode over that reverse mode.
     """
@@ -41,6 +43,7 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         u = tree.written_out(u, y)
         is_wanted = tree.present(wanted)
 
+        # Only gradients that are wanted are formed: of constants (data) they may be large.
         def gradients(y: Tree) -> Tree:
             moving, fixed = tree.select((y, theta, x), is_wanted)
             return jax.grad(lambda moving: objective(*tree.merge(moving, fixed)))(moving)

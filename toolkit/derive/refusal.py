@@ -1,9 +1,10 @@
 """Derivatives refused by name, where a rule lacks them: forward mode, reverse mode, or any.
 
 JAX's own message ("can't apply forward-mode autodiff (jvp) to a custom_vjp function") names neither
-the rule nor a remedy, and inside `jit` no code of ours is on the stack to catch it. So the tangents
-pass through an identity that transposes, but cannot be evaluated; or through one that can be
-evaluated, but does not transpose.
+the rule nor a remedy, and inside `jit` none of our functions is on the stack that could catch it.
+So the operands pass through an identity whose tangents go through a primitive of ours. Reverse mode
+transposes the tangents' program, forward mode evaluates it. A primitive that can be transposed but
+not evaluated refuses forward mode; one that can be evaluated but not transposed refuses reverse mode.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def refuse_derivatives(operands: Tree, message: str) -> Tree:
 
 
 def _with_tangents(operands: Tree, pass_on: Callable[[Any], Any]) -> Tree:
-    """`operands` unchanged; their tangents go through `pass_on`."""
+    """`operands` unchanged; their tangents go through `pass_on`.
+
+    A guard for each leaf: were they one function, a derivative in one leaf would touch them all.
+    """
 
     @jax.custom_jvp
     def guard(leaf: Any) -> Any:

@@ -1,10 +1,10 @@
 """Scans that keep few of their carries and replay the steps between in the reverse pass.
 
-`jax.grad` of a scan stores every intermediate of every step. `nested_scan` stores the carry at the
-start of each segment, and runs the segment again when its derivative is wanted; segments may be cut
-into segments. It is made of `jax.checkpoint`, so every mode and order of derivative passes.
-`replayed_scan` does so for steps that bring a cheaper pullback of their own, which costs it forward
-mode.
+`jax.grad` of a scan stores every intermediate value of every step. `nested_scan` stores only the carry
+at the start of each segment, and runs the segment again when its derivative is wanted; a segment may
+itself be made of segments. It is built on `jax.checkpoint`, so every mode and order of derivative
+works. `replayed_scan` does the same for steps that have a cheaper pullback of their own; that pullback
+is a `custom_vjp`, so there is no forward mode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def scan(body: Body, carry: Tree, operands: Tree, xs: Tree) -> Tree:
 def ticked_scan(
     step: Step, carry: Tree, xs: Tree, length: int, ticker: Ticker | None = None, unroll: int = 1
 ) -> tuple[Tree, Tree]:
-    """`jax.lax.scan`, with word of each step that is done."""
+    """`jax.lax.scan` that tells `ticker` of each step that is done."""
     if ticker is None:
         return jax.lax.scan(step, carry, xs, length, unroll=unroll)
 
@@ -49,7 +49,7 @@ def ticked_scan(
 
 
 def written_out(step: Step, carry: Tree, xs: Tree, length: int) -> tuple[Tree, Tree]:
-    """`jax.lax.scan` as a Python loop: no loop in the program, and `length` times the program."""
+    """`jax.lax.scan` as a Python loop: the step stands `length` times in the program."""
     ys = []
     for i in range(length):
         carry, y = step(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
@@ -82,7 +82,8 @@ def nested_scan(
         return ticked_scan(step, carry, xs, length, ticker)
     if count == 0 or length == segment:
         return nested_scan(step, carry, xs, length, sizes[1:], ticker)
-    # In a scan nothing is merged with what computed it before: no barrier is needed.
+    # The barrier of `prevent_cse` keeps XLA from merging the second run of a segment with the first,
+    # which would store everything after all. Inside a scan XLA cannot do so, and a barrier only costs.
     again = jax.checkpoint(
         lambda c, x: nested_scan(step, c, x, segment, sizes[1:]), prevent_cse=False
     )
@@ -175,7 +176,8 @@ def replayed_scan(
 
 def _with_pullback_of(body: Body, replayed: Body) -> Body:
     """`body`, which keeps its arguments only, and is differentiated as `replayed`."""
-    # Second derivatives pass through the forward rule itself: recomputing there keeps them small.
+    # A second derivative differentiates the forward rule, and would store what each step computes on
+    # the way. With `checkpoint` it stores the arguments of a step, and computes them again.
     body_again = jax.checkpoint(body)
 
     @jax.custom_vjp

@@ -19,8 +19,9 @@ def forward_rule(
 ) -> Callable[..., Tree]:
     """`run` with the derivative of `push`, formed by one tangent for each scalar that moves.
 
-    `J x_dot` is computed with the whole Jacobian `J` formed first, and so it transposes: reverse
-    mode needs no more than forward mode does.
+    The tangent `J x_dot` is computed in two parts: the whole Jacobian `J`, one forward tangent for each
+    scalar, and then a product with `x_dot`. JAX gets reverse mode by transposing what is linear in
+    `x_dot`, which is the product alone. So reverse mode needs no more memory than forward mode.
 
     Args:
       run: what is computed; trees in, a tree out.
@@ -59,7 +60,7 @@ def _push(
 ) -> Tree:
     if not jax.tree.leaves(moving):
         return optax.tree.zeros_like(like)
-    # Real coordinates: a complex scalar is two directions.
+    # Derivatives are taken along real coordinates: a complex scalar has two.
     flat, unravel = ravel_pytree(tree.as_real(moving))
     require(flat.size)
 
@@ -68,7 +69,9 @@ def _push(
         return tree.as_real(jax.jvp(run, (moving,), (tangent,))[1])
 
     directions = tree.vary(jnp.eye(flat.size, dtype=flat.dtype), tree.varying_axes(flat))
-    columns = jax.vmap(along)(directions)
+    columns = jax.vmap(along)(
+        directions
+    )  # the Jacobian, one direction an entry of the leading axis
     weights, _ = ravel_pytree(tree.as_real(moving_dot))
     dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)
     return tree.as_like(like, dot)

@@ -1,4 +1,4 @@
-"""Rules held against finite differences, and against each other."""
+"""Is a rule right? Derivative rules compared with each other, and with finite differences."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def check_hypergradient(
         whole = tree.merge(inexact, parts.arrays, parts.static)
         return outer_value(outer, solve(y0, whole).value, whole)
 
-    # The coarsest type on either side says how small a step the differences may take.
+    # Differences need a step well above rounding, so the coarsest floating type decides its size.
     floats = jax.tree.leaves((parts.inexact, tree.split(y0).inexact))
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in floats)
     gradient = jax.jit(jax.grad(composed))(parts.inexact)
@@ -225,7 +225,8 @@ def check_hypergradient(
         along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
         quotient, uncertainty = _difference_quotient(value, parts.inexact, direction, eps)
         allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
-        # Not `>`: a NaN must fail; and an infinite gradient would allow any difference.
+        # `not <=` in place of `>`, because a comparison with NaN is false and must fail here. An
+        # infinite gradient makes `allowed` infinite, and must not pass either.
         if not abs(along - quotient) <= allowed < math.inf:
             raise AssertionError(
                 f"hypergradient differs from finite differences along direction {number}: the "
@@ -243,7 +244,8 @@ def check_hypergradient(
 
 
 def _pair(gradient: Array, direction: Array) -> Array:
-    # JAX's gradient of a complex leaf pairs without conjugation.
+    # For complex leaves the change is Re(sum gradient * direction), by JAX's convention without
+    # conjugation.
     return jnp.sum(gradient * direction)
 
 
@@ -260,7 +262,8 @@ def _difference_quotient(
         )
         quotients.append((forward - backward) / (2 * h))
         rounding.append(eps * (abs(forward) + abs(backward)) / h)
-    # Neighbours can agree by chance of rounding, so the rounding counts on its own.
+    # Two neighbours may agree by chance, although both are mostly rounding. So the rounding of each is
+    # added to their difference.
     doubts = [abs(a - b) + r for a, b, r in zip(quotients, quotients[1:], rounding, strict=False)]
     best = min(range(len(doubts)), key=lambda i: math.inf if math.isnan(doubts[i]) else doubts[i])
     return quotients[best], doubts[best]

@@ -1,4 +1,4 @@
-"""Hypergradients with a report."""
+"""`tk.hypergradient`: the gradient of an outer function through a solve, and a report on its quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Outer = Callable[[Tree, Tree], Array]
 
 
 class HypergradientReport(NamedTuple):
-    """What is known about a hypergradient besides its value; arrays `[]`, no derivative."""
+    """How a hypergradient was made and how good it is; arrays `[]`, no derivative."""
 
     inner_residual: Array  # 2-norm of the optimality condition at the solution
     linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
@@ -47,9 +47,8 @@ class Hypergradient(NamedTuple):
 def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
     """`hg(y0, theta)`: value and gradient of `theta -> outer(solve(y0, theta).value, theta)`.
 
-    The gradient is that of `jax.grad` of the composition, by the rule that `solve` was given; what
-    `jax.grad` has no place for, the state of the linear system and of the inner solve, is in
-    `report`.
+    The gradient is that of `jax.grad` of the composition, by the rule that `solve` was given. `report`
+    has what `jax.grad` cannot return: how the inner solve and the linear system ended.
 
     Args:
       outer: `outer(y, theta) -> real scalar`.
@@ -65,9 +64,9 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
     the error. Infinite where the linear solver left more than a tenth of the right-hand side and no
     damping bounds the curvature.
 
-    `report.status`: 0 means that the solve and the linear system met their tolerances, and that the
-    estimate allows a relative error of the gradient below ten times the larger of them. A bit is also
-    set where both tolerances were met but small curvature makes more of what is left.
+    `report.status`: 0 means that the solve and the linear system met their tolerances, and that by the
+    estimate the relative error of the gradient is below ten times the larger of them. A bit is also set
+    where both met their tolerances, but a small curvature amplifies what is left of the residuals.
 
     Raises: TypeError, ValueError on bad arguments, naming them.
 
@@ -111,6 +110,8 @@ def require_inexact(theta: Tree) -> None:
 def _by_pullback(
     outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
 ) -> Hypergradient:
+    # `jax.grad` would solve the same linear system, and could not return how that went. So the pullback
+    # is driven by hand, from the outer function's two gradients.
     call = solve.prepare(y0, theta)
     problem, operands = call.problem, call.operands
     y, steps = rule.differentiable(problem, call.primal)(call.y0, operands, None)
@@ -130,7 +131,7 @@ def _by_pullback(
     report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
     tolerance = _tolerance(rule, call, report.inner_residual)
     issues = _imprecise(estimate, tolerance * tree.norm(gradient))
-    # Where a bit is set already, it says why.
+    # A status that is set already names the cause; this one is for solves that met their tolerances.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
 
@@ -144,7 +145,8 @@ def _tolerance(rule: Implicit, call: SolveCall, like: Array) -> Array | float:
 
 def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
     """The larger part's bit, where the error is likely above ten times what is tolerable."""
-    # A quarter of the estimate: it is pessimistic by more in 99 of 100 solves that converged.
+    # In 99 of 100 converged solves the estimate is more than four times the error. A quarter of it
+    # therefore still errs on the safe side, and raises fewer false alarms.
     exceeds = estimate.total / 4 > 10 * tolerable
     which = jnp.where(
         estimate.inner > estimate.linear,
@@ -192,7 +194,11 @@ def _by_reverse_mode(
 def _value_and_grad(
     composed: Callable[[Tree], tuple[Array, Solution]], inexact: Tree
 ) -> tuple[tuple[Array, Solution], Tree]:
-    """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves."""
+    """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves.
+
+    A solution may hold strings or other leaves that JAX cannot return. They are kept aside while the
+    function is traced.
+    """
     static: list[Tree] = []
 
     def arrays_only(inexact: Tree) -> tuple[Array, tuple[Tree, Tree]]:

@@ -52,7 +52,7 @@ class SolutionMap:
         return self.conclude(call, y, steps)
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
-        """One call, taken apart; for adjoints that are driven by hand."""
+        """One call, taken apart; for who drives an adjoint by hand, as `tk.hypergradient` does."""
         return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
 
     def conclude(self, call: SolveCall, y: Tree, steps: Array) -> Solution:
@@ -209,7 +209,7 @@ def _verdict(call: SolveCall, y: Tree, steps: Array) -> SolveInfo:
     reached = residual(y)
     tol: Array | float | None = call.tol
     if tol is None:
-        # A start without a finite residual is nothing to measure by.
+        # The residual at the start sets the scale, unless it is not finite: then every end would pass.
         first = residual(y0)
         scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
         tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * scale

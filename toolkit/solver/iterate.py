@@ -1,4 +1,4 @@
-"""The only solver loop."""
+"""The one loop that runs every solver: a `Method`, one step, becomes `SolverSteps`, all of them."""
 
 from __future__ import annotations
 
@@ -67,9 +67,11 @@ def _last_step(method: Method, state: Tree, theta: Tree) -> Tree:
 def _step_unless_done(
     method: Method, progress: Progress, theta: Tree, x: tuple[Array, Tree]
 ) -> Progress:
-    """Nothing moves once the residual has reached the tolerance.
+    """One step, or none once the residual has reached the tolerance.
 
-    A residual that is not finite makes the iterate NaN, so that no finite value outlives it.
+    A loop that may stop early must look like one of fixed length to the rules that follow its steps:
+    they run all steps, and those after the end change nothing. A residual that is not finite makes
+    the iterate NaN, so that a failed solve cannot end with a finite value.
     """
     t, seen = x
     tol = method.tol
@@ -83,7 +85,8 @@ def _step_unless_done(
 
         if method.residual_norm is None:
             norm = tree.norm(tree.stop_gradient(residual))
-            # A step may be dear (a factorisation): none is made that nobody needs.
+            # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
+            # needed; a `where` would compute it every time.
             moved = jax.lax.cond(norm <= tol, lambda: progress.state, move)
         else:
             moved = move()

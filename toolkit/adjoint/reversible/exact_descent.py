@@ -1,4 +1,10 @@
-"""Momentum gradient descent in integers: steps that can be undone to the bit."""
+"""Momentum gradient descent on integers, so that each step can be undone to the bit.
+
+In floating point `(y + d) - d` is not `y`: each undone step would add rounding, and a contraction run
+backwards amplifies it without bound. On 64-bit integers addition has an exact inverse. A step adds
+numbers that are computed from the state that stays: `y` moves by a function of the velocity, and the
+velocity by a function of `y`. So undoing a step computes the same numbers again and subtracts them.
+"""
 
 from __future__ import annotations
 

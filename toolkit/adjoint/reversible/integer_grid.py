@@ -1,7 +1,8 @@
 """Real numbers on a grid, as 64-bit integers: addition that can be undone to the bit.
 
-JAX makes no 64-bit integers unless `jax_enable_x64` is set: every function here sets it for its own
-operations, and no user's code is traced within. An array once made keeps its type.
+JAX makes no 64-bit integers unless `jax_enable_x64` is set. Every function here sets it for its own
+operations only, so that the types in the user's code stay what they are. An array once made keeps its
+64-bit type outside, too.
 
 Letters: `N` numbers.
 """

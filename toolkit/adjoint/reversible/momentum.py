@@ -1,10 +1,11 @@
 """Multiplication of integers by a momentum that loses no bit.
 
-The velocity is an integer `w` in units of `scale`, a real number that all entries share: multiplying
-`scale` by the momentum multiplies the velocity, and leaves `w` as it is. What is added later is
-coarser or finer by that much. Whenever `scale` falls to 1/256 it is made 256 times larger, and the
-lowest byte of `w`, which would be lost, moves to a row of memory. When that happens depends on the
-momenta alone, so that all numbers spill at the same steps, into rows of the same index.
+The velocity is an integer `w` in units of `scale`, a real number that all entries share. Multiplying
+`scale` by the momentum multiplies the velocity and leaves `w` as it is, so nothing is rounded. What is
+added later is rounded to the new unit. But the unit must not shrink for ever, or `w` would outgrow its
+64 bits. So whenever `scale` falls to 1/256 it is made 256 times larger, and `w` is divided by 256: its
+lowest byte, which would be lost, moves to a row of memory. When that happens depends on the momenta
+alone, so that all numbers give up a byte at the same steps, into rows of the same index.
 
 Letters: `T` steps, `N` numbers, `R` rows.
 
@@ -79,12 +80,14 @@ def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, A
     """
     spills = step.spills
     if rows is not None and rows.size:
-        # Always written: a row not in use yet is written again by the step that fills it.
+        # The rows are written at every step, without a condition. A byte that is not to be kept goes to
+        # a row not in use yet, which the step that fills this row overwrites.
         for i in range(most):
             byte = integer_grid.low_byte(w, i)
             rows = jax.lax.dynamic_update_index_in_dim(rows, byte, step.row + i, 0)
-        # Never less than `spills`. XLA, which cannot know, has to write the rows before it makes
-        # the new `w`, and so need not keep a copy of the old one.
+        # The second argument is at least `most`, so this is `spills` still. But XLA cannot know that: it
+        # has to write the rows before it computes the new `w` in place. Else it would keep a copy of the
+        # old `w` for the rows, a second state in memory.
         spills = jnp.minimum(spills, rows[step.row].ravel()[0].astype(spills.dtype) + most)
     return integer_grid.drop_bytes(w, spills), rows
 

@@ -1,4 +1,4 @@
-"""Trees as lists of real arrays."""
+"""Trees as lists of real arrays, on which the exact descent works."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _FEW = 256  # numbers
 
 
 def to_reals(values: Tree) -> list[Array]:
-    """Leaves in float32 at least, real and imaginary parts apart; one of zeros joins few numbers.
+    """Leaves in float32 at least, real and imaginary parts apart; a leaf of zeros is added to few numbers.
 
-    XLA on CPU compiles a loop over few bytes as one piece, and rounds it differently: without the
-    zeros one pass could be such a loop, and another not.
+    XLA on CPU compiles a loop over few bytes as one piece, and rounds differently in it. The forward
+    and the reverse loop hold different amounts of data, so one could be compiled that way and the other
+    not, and their bits would differ. With the zeros neither is small enough.
     """
     leaves = jax.tree.leaves(tree.as_real(values))
     leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]

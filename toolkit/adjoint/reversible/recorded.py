@@ -1,4 +1,10 @@
-"""A gradient that is the same to the bit in two loops, and its derivative from what it leaves behind."""
+"""A gradient that has the same bits in the forward and the reverse loop, and its derivative.
+
+The reverse loop computes each gradient again, to undo the step. One differing bit would make it miss the
+start, so XLA must compile the gradient alike in both loops. In the reverse loop the derivative of the
+gradient (a Hessian-vector product) is wanted, too. It is formed from intermediate values of the same
+gradient, which `record` keeps instead of computing them twice.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ from toolkit.jaxprs.hidden import varying_axes
 from toolkit.jaxprs.read import evaluate_open
 from toolkit.types import InnerProblem, Tree
 
-# Results that cost no more to make again, fused with what reads them, than to keep.
+# Operations whose result is as cheap to compute again, fused with what reads it, as to keep in memory.
 _CHEAP = frozenset((
     "abs", "add", "add_any", "and", "broadcast_in_dim", "convert_element_type", "eq",
     "expand_dims", "ge", "gt", "integer_pow", "le", "lt", "max", "min", "mul", "ne", "neg",
@@ -40,7 +46,9 @@ class Recorded(NamedTuple):
     gradient: list[Array]  # see `reals`
     # u, like gradient -> (H u, cotangents of theta and x under the cotangent u of the gradient)
     pull_back: Callable[[list[Array]], tuple[list[Array], Tree, Tree]]
-    intact: Array  # [] bool: true, and to be used in both loops
+    intact: (
+        Array  # [] bool: always true; using it in both loops keeps their bits alike, see `record`
+    )
 
 
 def record(
@@ -53,7 +61,7 @@ def record(
 
     Args:
       wanted: trees of booleans like theta and x: which cotangents are; None: not even that of y.
-      step: an int32 that XLA cannot foresee, and never negative.
+      step: an int32 of at least 0 that XLA does not know when it compiles.
     """
     leaves, structure = jax.tree.flatten(jax.lax.optimization_barrier(at))
     found: dict[str, Any] = {}
@@ -69,9 +77,11 @@ def record(
     traced = jax.make_jaxpr(compute)(*leaves)
     parts = _split(traced.jaxpr, found["gradients"])
 
-    # XLA on CPU drops barriers before it fuses, and what it fuses with rounds differently. It does
-    # not fuse across the branches of a condition that it cannot foresee; and it makes all that a
-    # branch returns as long as it is used: all is used, in both loops.
+    # What XLA fuses the gradient with decides how it rounds, and the two loops go on differently after
+    # it. An `optimization_barrier` does not help: on CPU it is dropped before fusion. But XLA does not
+    # fuse across the branches of a `cond` whose condition it cannot foresee, such as `step >= 0`. And
+    # a branch is compiled alike in both loops only if the same results of it are used: `intact` below
+    # uses all of them in either loop.
     values = jax.lax.cond(
         step >= 0,
         lambda *leaves: evaluate_open(parts.first, traced.consts, *leaves),
@@ -128,7 +138,11 @@ def _split(jaxpr: Any, gradients: int) -> _Parts:
 
 
 def _kept(jaxpr: Any, residuals: set[Any]) -> list[Any]:
-    """Few numbers that make the residuals cheap."""
+    """The variables to keep, few numbers in all, from which the residuals are cheap to compute.
+
+    Going forward, `lacking[v]` is a set of variables from which v follows by cheap operations. Where such
+    a set has more numbers than v itself, or v's operation is not cheap, v itself is kept.
+    """
     kept: dict[Any, None] = {}
     lacking: dict[Any, set[Any]] = {}  # what it takes to make a variable cheaply, kept or not
     for equation in jaxpr.eqns:

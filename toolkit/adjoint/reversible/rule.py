@@ -1,4 +1,4 @@
-"""The derivative through every step, the steps run backwards instead of being stored."""
+"""`Reversible`: the derivative through every step, with steps run backwards instead of stored."""
 
 from __future__ import annotations
 
@@ -174,8 +174,11 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         start, last, entries, ((wanted, constant), (xs_wanted, xs_constant)), report = residuals
         loop = ExactDescent(method, start, (tree.present(wanted), tree.present(xs_wanted[1])))
         theta, xs = tree.merge(wanted, constant), tree.merge(xs_wanted, xs_constant)
-        # JAX's cotangent of a complex number is the conjugate of its gradient.
+        # JAX's cotangent of a complex number is the conjugate of its gradient. On real and imaginary
+        # parts, as the loop works, it is the gradient itself.
         y_bar, velocity_bar = loop.reals(tree.conj(tree.written_out(last_bar, start)))
+        # The scan below carries the cotangent of the velocity after its step with what reaches it through
+        # `y + s v` already added: for the last step that is added here (`sum`: 0 where there is no step).
         velocity_bar = _combined(1, velocity_bar, entries.step_size[-1:].sum(), y_bar)
         bars = Cotangents(y_bar, velocity_bar, jax.tree.map(jnp.zeros_like, wanted))
         earlier = jnp.roll(entries.step_size, 1).at[:1].set(0)
@@ -224,7 +227,10 @@ def _undo(loop: ExactDescent, theta: Tree) -> Callable:
         state = loop.unmove(after, entry)
         recorded = loop.gradient(state, theta, entry)
         before = loop.unpush(state, recorded, entry)
-        # v' = m v - grad f(y); y' = y + s v', where v' is `after`'s and v is `before`'s.
+        # The step was v' = m v - grad f(y), y' = y + s v'. With bars for cotangents and v'_bar including
+        # what reaches v' through y':
+        #   y_bar = y'_bar - H v'_bar,  v_bar = m v'_bar + (s of the step before) y_bar,
+        #   theta_bar gains -(d grad f / d theta)' v'_bar,  s_bar = <y'_bar, v'>,  m_bar = <v'_bar, v>.
         y_bar, theta_bar, x_bar = recorded.pull_back([-bar for bar in bars.velocity])
         y_bar = _combined(1, bars.y, 1, y_bar)
         velocity_bar = _combined(entry.plan.momentum, bars.velocity, earlier_step_size, y_bar)
