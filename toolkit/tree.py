@@ -193,7 +193,8 @@ def varying_axes(tree: Tree) -> frozenset[str]:
     """The axes of an enclosing `jax.shard_map` over which some leaf differs between devices."""
 
     def of(leaf: Any) -> frozenset[str]:
-        typed = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+        # Types say so themselves: `jax.ShapeDtypeStruct`s, and those of variables in a program.
+        typed = leaf if hasattr(leaf, "manual_axis_type") else jax.typeof(leaf)
         manual = getattr(typed, "manual_axis_type", None)
         return manual.varying if manual else frozenset()
 

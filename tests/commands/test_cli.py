@@ -10,6 +10,8 @@ from tests.run.conftest import ROOT
 from toolkit import catalogue
 from toolkit.commands import cli, doctor
 from toolkit.commands import list as list_command
+from toolkit.jaxprs import loops
+from toolkit.jaxprs.internals.table import INTERNALS
 
 
 def test_list_names_kinds_with_fields_and_experiments(toolkit):
@@ -72,10 +74,21 @@ def test_doctor(toolkit, monkeypatch):
     code, out, _ = toolkit("doctor")
     assert code == 0
     assert "rows right" in out[-1]
+    assert f"internals of jax: {len(INTERNALS)} of {len(INTERNALS)} as" in "".join(out)
     monkeypatch.setattr(doctor, "canary", lambda: 7200)
     code, _, err = toolkit("doctor")
     assert code == 7
     assert "wrong numbers, got 7200 of 40000 rows wrong" in err[0]
+
+
+def test_doctor_names_what_a_changed_internal_affects(toolkit, monkeypatch):
+    monkeypatch.setattr(loops, "while_parts", lambda equation: equation.params["renamed"])
+
+    code, out, err = toolkit("doctor")
+
+    assert code == 0
+    assert f"internals of jax: {len(INTERNALS) - 1} of {len(INTERNALS)} as" in "".join(out)
+    assert any("while: parameters: tk.debug (KeyError: 'renamed')" in line for line in err)
 
 
 def test_a_bug_of_ours_is_one_line(toolkit, monkeypatch):

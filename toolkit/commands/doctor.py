@@ -36,6 +36,7 @@ def run(_: Namespace) -> int:
         rows.append(("JAX_PLATFORMS", os.environ["JAX_PLATFORMS"]))
     print(two_columns(rows))
     _tell_versions()
+    _tell_internals()
     wrong = canary()
     if wrong:
         release = f"jax {jax.__version__}"
@@ -56,6 +57,17 @@ def _tell_versions() -> None:
     for line in other:
         warn(line)
     print(f"versions: {count - len(other)} of {count} packages as pinned in {path.name}")
+
+
+def _tell_internals() -> None:
+    """Says what of JAX's internals has changed, and what that affects; about a second."""
+    from toolkit.jaxprs.internals.table import INTERNALS, faults
+
+    found = list(faults())
+    for fault in found:
+        warn(f"internals of jax: {fault}")
+    kept = len(INTERNALS) - len(found)
+    print(f"internals of jax: {kept} of {len(INTERNALS)} as this version of toolkit knows them")
 
 
 def unpinned(constraints: str) -> tuple[list[str], int]:

@@ -19,7 +19,6 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.jaxprs.classes import Literal
-from toolkit.jaxprs.hidden import varying_axes
 from toolkit.jaxprs.read import evaluate_open
 from toolkit.types import InnerProblem, Tree
 
@@ -164,7 +163,7 @@ def _names(atoms: list[Any]) -> list[Any]:
 
 
 def _zeros(aval: Any) -> Array:
-    return tree.vary(jnp.zeros(aval.shape, aval.dtype), varying_axes(aval))
+    return tree.vary(jnp.zeros(aval.shape, aval.dtype), tree.varying_axes(aval))
 
 
 def _all_zero(*leaves: Array) -> Array:

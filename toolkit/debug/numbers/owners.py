@@ -26,7 +26,7 @@ import jax.scipy.special
 from toolkit.debug.numbers.structural import is_close, is_guard
 from toolkit.debug.source_lines import ASKED, NOWHERE, SourceLine
 from toolkit.errors.frames import SITE, STDLIB, is_installed, is_jax
-from toolkit.jaxprs import files
+from toolkit.jaxprs import hidden
 from toolkit.jaxprs.sources import codes, definition
 
 
@@ -84,7 +84,7 @@ def calls(equation: Any) -> Calls:
     frames = _frames(equation)
     inner = list(itertools.takewhile(lambda frame: is_jax(frame.file), frames))
     # Of a derivative, what its rule called is no part of the user's call.
-    rules = [i for i, frame in enumerate(inner) if frame.file == files.DIFFERENTIATION]
+    rules = [i for i, frame in enumerate(inner) if frame.file == hidden.DIFFERENTIATION]
     cut = rules[-1] + 1 if rules else 0
     key = tuple((id(frame.code), frame.at) for frame in frames[cut:] if not _is_between(frame))
     kept = [frame for frame in frames if not _is_between(frame)]
@@ -94,7 +94,7 @@ def calls(equation: Any) -> Calls:
     users = [frame for frame in rest if not is_installed(frame.file)]
     user = users[0] if users else None
     direct = bool(user) and not others and not of_jax
-    ruled = direct and any(frame.file == files.CUSTOM_RULES for frame in inner[cut:])
+    ruled = direct and any(frame.file == hidden.CUSTOM_RULES for frame in inner[cut:])
     rule = ruled and _callee(users[0]) not in _names_in_jax()
     return Calls(of_jax, others, user, key, rule)
 
@@ -131,9 +131,9 @@ def _hands_on(frame: Frame, called: str) -> bool:
     name = frame.code.co_name
     if name == "switch":  # it knows the count of the branches
         return False
-    if name in files.SEEDED:
+    if name in hidden.SEEDED:
         return True
-    return frame.file.startswith(files.HAND_ON) or (bool(called) and name.lstrip("_") == called)
+    return frame.file.startswith(hidden.HAND_ON) or (bool(called) and name.lstrip("_") == called)
 
 
 def is_written(value: Any, frame: Frame | None) -> bool:
@@ -191,7 +191,7 @@ def literals(code: CodeType) -> frozenset[float]:
 @functools.cache
 def defaults(code: CodeType) -> frozenset[float]:
     """The fractional defaults of the parameters of a public function, given its code."""
-    if code.co_filename.startswith(files.RANDOM):  # a fair coin is no choice
+    if code.co_filename.startswith(hidden.RANDOM):  # a fair coin is no choice
         return frozenset()
     function = getattr(_module(code), code.co_name, None)
     try:
@@ -234,7 +234,7 @@ def _numbers(source: str) -> list[float]:
 
 def _is_between(frame: Frame) -> bool:
     file = frame.file
-    if file.startswith(files.MACHINERY) or file.startswith("<frozen"):
+    if file.startswith(hidden.MACHINERY) or file.startswith("<frozen"):
         return True
     return file.startswith(STDLIB) and not file.startswith(SITE)
 

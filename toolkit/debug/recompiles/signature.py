@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from toolkit.jaxprs.jitted import static_arguments
+from toolkit.jaxprs.hidden import static_arguments
 
 SETTINGS = (
     "jax_enable_x64",

@@ -13,7 +13,7 @@ import jax
 
 from toolkit.debug.recompiles.signature import Signature, differences, signature_of
 from toolkit.errors.readable import readable
-from toolkit.jaxprs.jitted import COMPILED, cache_size
+from toolkit.jaxprs.hidden import COMPILED, cache_size
 
 _PROBE = "/toolkit/debug/watch"
 

@@ -13,7 +13,7 @@ import jax
 from toolkit.control.loop import loop
 from toolkit.control.while_loop import while_loop
 from toolkit.errors.frames import is_jax
-from toolkit.jaxprs import files
+from toolkit.jaxprs import hidden
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.for_loop import for_static, for_traced
 from toolkit.plain_python.staging.while_loop import while_from_the_start, while_traced
@@ -48,9 +48,9 @@ def construct(code: types.CodeType) -> Construct | None:
     known = _known().get(code)
     if known is not None or not is_jax(code.co_filename):
         return known
-    if code.co_name == files.VMAP:
+    if code.co_name == hidden.VMAP:
         return Construct(_vmap)
-    if code.co_qualname == files.SHARD_MAP:
+    if code.co_qualname == hidden.SHARD_MAP:
         return Construct(_fixed("shard_map"))
     return None
 

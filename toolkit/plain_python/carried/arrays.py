@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
-from toolkit.jaxprs.hidden import converted, varying_axes
+from toolkit.jaxprs.hidden import converted
 
 
 def is_extended(dtype: Any) -> bool:
@@ -18,7 +18,7 @@ def is_extended(dtype: Any) -> bool:
 
 def zeros(aval: Any) -> Any:
     """A value of this type that nothing reads."""
-    return tree.vary(_zeros(aval), varying_axes(aval))
+    return tree.vary(_zeros(aval), tree.varying_axes(aval))
 
 
 def _zeros(aval: Any) -> Any:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
-from toolkit.jaxprs.hidden import varying_axes
 from toolkit.plain_python.carried.arrays import is_python_number, type_text, with_type, zeros
 from toolkit.plain_python.carried.encoding import EncodedVariable
 from toolkit.plain_python.carried.structure import (
@@ -130,9 +129,9 @@ def _next_entry(
             leaves[j] = promoted
         elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
-        if not varying_axes(now) <= varying_axes(old):
+        if not tree.varying_axes(now) <= tree.varying_axes(old):
             # In jax.shard_map: what is the same everywhere before the loop differs after it.
-            leaves[j] = tree.vary(with_type(leaves[j], now), varying_axes(now))
+            leaves[j] = tree.vary(with_type(leaves[j], now), tree.varying_axes(now))
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
     return EncodedVariable(one.node, leaves)

@@ -1,0 +1,1 @@
+"""Which of JAX's internals do we lean on, and do they still mean what they meant?"""
