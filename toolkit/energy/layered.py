@@ -6,8 +6,8 @@ and firing rates `rho(u_k)`,
     E(u) = sum over examples of  sum_k |u_k|^2 / 2 - <rho(u_(k-1)) W_k + b_k, rho(u_k)>
 
 (`rho(u_0)` is the input). At rest each potential is what its neighbours send it, from below and from
-above through the same weights: `u_k = rho'(u_k) (rho(u_(k-1)) W_k + b_k + rho(u_(k+1)) W_(k+1)')`. A
-pull on the last layer therefore reaches the first, which is what equilibrium propagation measures.
+above through the same weights: `u_k = rho'(u_k) (rho(u_(k-1)) W_k + b_k + rho(u_(k+1)) W_(k+1)')`. So
+when the last layer is pulled, the first one moves, too; equilibrium propagation measures by how much.
 
 Source: Hopfield 1984; Scellier & Bengio 2017, equations 1 and 2, the connections cut down to layers.
 """
@@ -41,8 +41,8 @@ def tanh(u: Array) -> Array:
 def sigmoid(u: Array) -> Array:
     """`1 / (1 + exp(2 - 4 u))`: rates in (0, 1), slope 1 at its middle 1/2.
 
-    The smooth stand-in for the hard sigmoid `clip(u, 0, 1)` of the early papers, whose minima lie at
-    kinks, where descent does not settle and a nudge is not felt.
+    It replaces the hard sigmoid `clip(u, 0, 1)` of the early papers. The minima of that energy lie at its
+    kinks, where gradient descent does not settle, and where a small nudge moves nothing.
     """
     return (1 + jnp.tanh(2 * u - 1)) / 2  # analytic in this form
 
@@ -65,7 +65,7 @@ def init(key: Array, sizes: Sequence[int], scale: float = 1.0) -> tuple[Layer, .
 
 
 def rest(theta: Sequence[Layer], x: Array) -> Potentials:
-    """Potentials 0, from which a network settles; x: `[B, N_0]`."""
+    """Potentials of 0, from which a network can settle; x: `[B, N_0]`."""
     return tuple(jnp.zeros((len(x), layer.bias.size), x.dtype) for layer in theta)
 
 

@@ -1,4 +1,4 @@
-"""The exact derivative."""
+"""`Backprop`: the exact gradient, by reverse mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences of the loss along random directions."""
+"""`EvolutionStrategies`: differences of the loss along random directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directional derivatives along random directions."""
+"""`ForwardGradient`: derivatives along random directions, by forward mode."""
 
 from __future__ import annotations
 

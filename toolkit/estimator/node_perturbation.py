@@ -1,4 +1,4 @@
-"""Noise on the nodes of a computation, correlated with what it does to the loss."""
+"""`NodePerturbation`: noise on the nodes of a computation, correlated with the change of the loss."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def unperturbed(name: str, x: Tree, index: int | Array | None = None) -> Tree:
 
 @dataclass(frozen=True)
 class NodePerturbation:
-    """The gradient by the chain rule, with the nodes' part of it measured instead of backpropagated.
+    """The gradient by the chain rule; the derivative by the nodes is measured, not backpropagated.
 
     All nodes `a_k` are moved at once, `a_k + sigma e_k` with `e_k ~ N(0, I)`, and the change of the
-    loss is correlated with the noise; the rest is each node's own derivative, its inputs held:
+    loss is correlated with the noise. What remains is each node's own derivative in `theta`, with the
+    node's inputs held constant:
 
         d_k = 1/n sum_i e_k^i [L(noise i) - L(no noise)] / sigma,    g = sum_k (da_k/dtheta)^T d_k
 
@@ -115,7 +116,7 @@ class NodePerturbation:
                 return losses(parts.inexact, add_noise(sample_key)) - clean, None
 
             changes, _ = average(change, sample_keys, self.num_samples, self.batch)
-            # The mean over examples hands each of them 1/B of the derivative.
+            # The loss is a mean over B examples, so each example's loss has the weight 1/B.
             weights = changes / (self.sigma * clean.size)
 
             def give_credit(address: _Address, x: Tree) -> Tree:
@@ -180,7 +181,8 @@ def _along(weight: Array, noise: Array) -> Array:
     return weight.reshape(weight.shape + (1,) * (noise.ndim - weight.ndim))
 
 
-# The value passes; the derivative from behind is replaced by `credit`, an estimate of it.
+# The identity, whose cotangent is replaced: by `credit`, the measured derivative by this node. So reverse
+# mode stops at each node, and goes on from there with the measured derivative.
 @jax.custom_vjp
 def _credited(x: Tree, credit: Tree) -> Tree:
     del credit

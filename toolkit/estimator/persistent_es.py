@@ -1,4 +1,4 @@
-"""Evolution strategies over windows that remember their perturbations."""
+"""`PersistentES`: evolution strategies through windows, with particles that remember their perturbations."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class PersistentState(NamedTuple):
 class PersistentES:
     """Persistent evolution strategies: truncated windows without the bias of truncation.
 
-    Each particle keeps its own state, and the sum `x_t` of all directions that it was moved along
-    since the episode began. The loss of a window is correlated with that sum, as every one of
-    these perturbations reached it through the state:
+    Each particle keeps its own state, and the sum `x_t` of all directions in which `theta` was moved for
+    it since the episode began. All of these perturbations have reached a window's loss through the
+    state, so the loss is correlated with their sum, not with the last one only:
 
         g_t = 1/(2 P sigma) sum_p x_t [L_t(plus) - L_t(minus)],   x_t = x_(t-1) + e_t
 
@@ -97,7 +97,7 @@ class PersistentES:
 
         @readable
         def init(theta: Tree, key: Array) -> PersistentState:
-            # Only shapes and types count: the first window begins an episode.
+            # Only shapes and types of this state matter: the first window starts a new episode.
             inexact = tree.split(theta).inexact
             fresh = system.start(theta, key)
             return PersistentState(
@@ -118,12 +118,14 @@ class PersistentES:
             def pair(of_pair: Tree) -> tuple[Tree, Tree]:
                 systems, drift, direction_key, pair_start_key = of_pair
                 direction = gaussian_like(direction_key, parts.inexact)
+                # At the start of an episode the sum of directions starts at 0 again.
                 earlier = tree.where(state.time == 0, jax.tree.map(jnp.zeros_like, drift), drift)
                 drift = jax.tree.map(jnp.add, earlier, direction)
 
                 def window(signed: Tree, systems: Tree) -> tuple[Tree, Array]:
                     moved = rejoin(parts, shifted(parts.inexact, self.sigma, signed))
-                    # Both particles of a pair start with one key: only `theta` tells them apart.
+                    # Both particles of a pair start with the same key, so that their losses differ by
+                    # `theta` alone. Different random starts would be noise in the difference.
                     first = begin_or_continue(system, systems, moved, state.time, pair_start_key)
                     return run_window(system, first, moved, state.time, self.truncation)
 

@@ -14,7 +14,7 @@ from toolkit.types import Tree
 
 
 def split(key: Array, count: int) -> Array:
-    """`count` keys of one; what is no key is refused."""
+    """`count` keys from one; anything but a key is refused."""
     tree.require_key("key", key)
     return jax.random.split(key, count)
 
@@ -22,8 +22,9 @@ def split(key: Array, count: int) -> Array:
 def gaussian_like(key: Array, like: Tree) -> Tree:
     """Independent standard normal entries; real and imaginary part of a complex entry one each."""
     leaves, structure = jax.tree.flatten(tree.as_real(like))
-    # One draw for all leaves: a draw a leaf takes XLA minutes to compile for a large network. In
-    # float32 at least: bfloat16 would draw from the 256 uniform numbers that it knows.
+    # One draw for all leaves: with one draw for each leaf of a large network XLA compiles for minutes.
+    # In float32 at least: a draw in bfloat16 starts from uniform numbers of 8 bits, of which there are
+    # 256 only, and is far from Gaussian.
     dtype = jnp.result_type(jnp.float32, *leaves)
     entries = jax.random.normal(key, (sum(leaf.size for leaf in leaves),), dtype)
     ends = np.cumsum([leaf.size for leaf in leaves])
@@ -69,7 +70,7 @@ def average(
 
     def some(some_xs: Tree) -> tuple[Tree, Tree]:
         observed, contributions = jax.vmap(sample)(some_xs)
-        # A sum over thousands stalls in 16 bits.
+        # In 16 bits a sum over thousands stops growing: one more sample is below its rounding.
         total = jax.tree.map(
             lambda c: jnp.sum(c, axis=0, dtype=jnp.promote_types(c.dtype, jnp.float32)),
             contributions,

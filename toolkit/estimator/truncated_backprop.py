@@ -1,4 +1,4 @@
-"""Reverse mode through a window."""
+"""`TruncatedBackprop`: reverse mode through one window of a long unroll at a time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TruncatedState(NamedTuple):
 class TruncatedBackprop:
     """The derivative through the last `truncation` steps at most; the window's first state is a constant.
 
-    Biased: how that state came to depend on `theta` is missing. Where short and long influences
-    oppose each other even the sign can be wrong. The key serves `start` alone.
+    Biased: how that state depends on `theta` is left out. Where short and long influences have opposite
+    signs even the sign of the gradient can be wrong. The key is used by `start` only.
 
     Args:
       truncation: steps of a window, a divisor of the horizon; the horizon itself is `Backprop`.

@@ -1,4 +1,4 @@
-"""Evolution strategies through a window."""
+"""`TruncatedES`: evolution strategies through one window of a long unroll at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from toolkit.types import Tree
 
 @dataclass(frozen=True)
 class TruncatedES:
-    """`EvolutionStrategies` of each window's loss, every particle from the one state that is carried.
+    """`EvolutionStrategies` for each window's loss; all particles start from the one state that is carried.
 
     Biased as `TruncatedBackprop` is: unbiased for the smoothed loss of a window whose first state
     is a constant.

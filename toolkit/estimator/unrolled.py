@@ -1,4 +1,4 @@
-"""A loss that is a long unroll, and the window that truncated rules see of it."""
+"""A loss that is the mean over a long unroll, and the windows in which truncated rules see it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unrolled(NamedTuple):
     horizon: int  # steps of an episode
 
     def loss(self, theta: Tree, key: Array) -> Array:
-        """The whole episode at once, for the rules that need no windows. `key` is for `start`."""
+        """The whole episode at once, for rules without windows. `key` is for `start`."""
         return run_window(self, self.start(theta, key), theta, jnp.int32(0), self.horizon)[1]
 
 

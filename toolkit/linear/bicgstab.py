@@ -1,4 +1,8 @@
-"""Stabilised biconjugate gradients."""
+"""`BiCGStab`: an iterative solver for any square matrix, in memory of a few vectors.
+
+The recurrence is written out here because JAX's own tells neither how many steps it made nor that it
+broke down.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +88,8 @@ class BiCGStab:
         def step(s: _BiCGStabState) -> _BiCGStabState:
             toward = inverse(s.p)
             ap = matvec(toward)
+            # Both divisions can meet an exact 0, where the recurrence has nothing left to go on with. They
+            # then give 0 instead of NaN, x stays what it was, and `broken` ends the loop.
             denominator = dot(shadow, ap)
             alpha = _divide(s.rho, denominator)
             half = add_scaled(s.r, -alpha, ap)

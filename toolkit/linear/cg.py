@@ -1,4 +1,11 @@
-"""Conjugate gradients."""
+"""`CG`: conjugate gradients, for symmetric matrices.
+
+The recurrence updates the residual instead of computing it, and rounding parts the two. A loop that
+trusts the recurrence reports a system as solved that is not. Here the residual is computed anew when the
+recurrence ends, and the recurrence starts again from it where it was wrong. Both need a product with A,
+and the product is the largest part of the program: so one loop body with one product serves both, and
+`checking` says which of them a turn is.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +34,10 @@ from toolkit.types import LinearInfo, Preconditioner, Tree
 
 
 class _CGState(NamedTuple):
-    """Between two products: with a search direction, or with x where the residual is computed anew."""
+    """What the loop carries from one product to the next.
+
+    The product is with a search direction, or with x where the residual is computed anew.
+    """
 
     x: Tree
     r: Tree  # b - A x, by recurrence
@@ -81,11 +91,13 @@ class CG:
         matvec = checked(matvec, b)
         x = start(b, x0)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
-        # In units of its largest entry: squares of a small cotangent (1e-25 in float32) would be 0.
+        # A cotangent may be so small (1e-25 in float32) that its squares are 0, and CG would stop at
+        # once. The system is linear, so it is solved in units of the largest entry of b.
         unit = tree.unit(b)
         b = _divided(b, unit)
         size = _norm(b)
-        # Below eps^2 the recurrence moves no digit of x, and in time underflows and breaks down.
+        # A residual below eps^2 |b| changes no digit of x. Without this floor, tol = 0 would let the
+        # recurrence run on until its numbers underflow and it divides 0 by 0.
         floor = float(jnp.finfo(size.dtype).eps) ** 2
         target, r, norm = jnp.maximum(self.tol, floor) * size, b, size
         if x0 is not None:
@@ -114,7 +126,7 @@ class CG:
     def _advance(
         self, s: _CGState, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
     ) -> _CGState:
-        """A step of the recurrence, or where it has ended the residual; the only product in the program."""
+        """One turn of the loop, with its one product: a step, or the residual where steps have ended."""
         product = matvec(s.v)
         vav = real_dot(s.v, product)
         alpha = jnp.where((vav == 0) | s.checking, 0, s.rz / jnp.where(vav == 0, 1, vav))
@@ -124,7 +136,8 @@ class CG:
         norm, rz = _norm(r), real_dot(r, z)
         ended = jnp.where(vav == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
         steps = jnp.where(s.checking, s.steps, ended)
-        # A run that did not halve the residual has met its rounding: the next would, too.
+        # Start again only if the last run halved the residual. Else rounding is all that is left, and
+        # another run would gain nothing.
         again = (steps < self.max_steps) & (norm > target) & (norm <= s.before / 2)
         before = jnp.where(s.checking, norm, s.before)
         met = ~s.checking & self._met(norm, steps, target)
@@ -137,7 +150,11 @@ class CG:
 
 
 def _norm(r: Tree) -> Array:
-    """Of entries in units of b's largest: squares that are 0 there are below the rounding of b."""
+    """2-norm of r, whose entries are in units of b's largest.
+
+    Unlike `tree.norm` it does not scale again: a square that underflows in these units belongs to an
+    entry far below the rounding of b.
+    """
     widened = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), r)
     return jnp.sqrt(real_dot(widened, widened))
 

@@ -1,4 +1,4 @@
-"""Which linear solver serves when none is named."""
+"""Which linear solver is used when none is named?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from toolkit.linear.dense import Dense
 from toolkit.linear.gmres import GMRES
 from toolkit.types import LinearSolver, Tree
 
-LARGEST_DENSE = 256  # unknowns; above this no matrix is ever materialised
+# Unknowns. Up to here a direct solve costs less than the steps of an iterative one. Above no matrix is
+# ever formed: memory stays that of a few vectors.
+LARGEST_DENSE = 256
 _MAX_STEPS = 1000
 
 

@@ -1,4 +1,4 @@
-"""A direct solve."""
+"""`Dense`: the matrix is formed, and solved directly."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from toolkit.errors.readable import readable
 from toolkit.linear.judge import flat_system, judge
 from toolkit.types import LinearInfo, Tree
 
-_POWER_STEPS = 3  # on the inverse: what they lengthen most is found in two or three
+# Power iterations on the inverse. Where it is nearly singular one direction is lengthened far more than
+# all others, and two or three iterations find it.
+_POWER_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Dense:
     """Materialise `A`; Cholesky where it is symmetric positive definite, LU elsewhere.
 
-    A symmetric matrix that Cholesky refuses sets `info.negative_curvature`. A matrix that is
-    singular to working precision ends with `STEP_LIMIT` whatever its residual says, or with NaN and
-    `NOT_FINITE` where a pivot is exactly 0: its solution is not determined by the data. The status compares the residual with `sqrt(eps)`.
+    A symmetric matrix that Cholesky refuses sets `info.negative_curvature`. The status compares the
+    residual with `sqrt(eps)`. A matrix that is singular to working precision has no solution that the
+    data determine: it ends with `STEP_LIMIT` whatever its residual is, or with NaN and `NOT_FINITE`
+    where a pivot is exactly 0.
 
     Cost: `n` products (one batched product) and `n^3 / 3` to `2 n^3 / 3` operations; memory `n^2`.
     """
@@ -40,7 +43,8 @@ class Dense:
         eps = max([float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(b)], default=0.0)
         solution, symmetric, definite, singular = _solve(matrix, flat, eps)
         negative = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
-        # No residual passes a negative tolerance: a singular system never counts as solved.
+        # The residual of a singular system may be small by chance. A negative tolerance, which no residual
+        # meets, keeps it from counting as solved.
         tol = jnp.where(singular, -1.0, eps**0.5)
         return judge(matvec, b, back(solution), flat.size, tol, negative)
 
@@ -66,7 +70,8 @@ def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Ar
     solution, pivots, growth = jax.lax.cond(definite, by_cholesky, by_lu)
     largest = jnp.max(pivots, initial=0)
     singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
-    # The pivots of a rotated matrix can all be moderate.
+    # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
+    # is looked at as well: `scale * growth` is a lower bound of the condition number.
     return solution, symmetric, definite, singular | (n * eps * scale * growth >= 1)
 
 

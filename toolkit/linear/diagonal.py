@@ -1,4 +1,4 @@
-"""A known diagonal as a preconditioner."""
+"""`Diagonal`: a preconditioner that divides by a known diagonal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restarted GMRES."""
+"""`GMRES`: an iterative solver for any square matrix, in memory of `restart` vectors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GMRES:
 
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, steps, residual, previous = carry
-            # A restart that gains nothing will gain nothing again.
+            # Restarts are deterministic: one that gains nothing would be repeated without end.
             gaining = residual < previous
             return (steps < self.max_steps) & (residual > target) & gaining
 
@@ -86,6 +86,8 @@ class GMRES:
                 M=None if self.preconditioner is None else flat_inverse,
                 solve_method="batched",
             )
+            # JAX's routine reports no residual, and may return a worse x than it was given. So the
+            # residual is computed here, and the better of the two is kept.
             after = tree.norm(flat - product(new))
             better = after < residual
             kept = jnp.where(better, new, x)

@@ -1,4 +1,8 @@
-"""The end of every linear solve: recompute the residual, judge it, never hide a NaN."""
+"""What all linear solvers share: checks of `matvec` and `b`, and `judge`, which ends every solve.
+
+`judge` computes the residual from the system that was handed in. An iterative solver's own residual
+drifts away from it by rounding, and a NaN in `b` makes loops end at once with a plausible x.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +78,10 @@ def start(b: Tree, x0: Tree | None) -> Tree:
 
 
 def counters(b: Tree) -> tuple[Array, Array]:
-    """(0, False), to be carried by a loop beside vectors like `b`."""
+    """(0, False), to be carried by a loop beside vectors like `b`.
+
+    Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
+    """
     start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
     return tree.vary(start, tree.varying_axes(b))
 
@@ -95,7 +102,7 @@ def add_scaled(x: Tree, scale: Array | float, y: Tree) -> Tree:
 
 
 def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
-    """`A` and `b` on one vector, in a type that LAPACK knows, and the way back."""
+    """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)
     flat, unravel = ravel_pytree(b)
     wide = jnp.promote_types(flat.dtype, jnp.float32)
@@ -162,7 +169,7 @@ def judge(
     if norms is None:
         norms, made = (tree.norm(b), tree.norm(optax.tree.sub(b, matvec(x)))), made + 1
     b_norm, difference = norms
-    # b = 0 has the solution 0: its relative residual is 0, not 0/0.
+    # For b = 0 the relative residual would be 0 / 0. The solution is 0, so the residual itself counts.
     relative = jnp.where(b_norm == 0, difference, difference / jnp.where(b_norm == 0, 1, b_norm))
     finite = jnp.isfinite(relative) & jnp.isfinite(b_norm)
     status = jnp.where(

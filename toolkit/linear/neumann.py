@@ -1,4 +1,4 @@
-"""The truncated Neumann series."""
+"""`Neumann`: the inverse as a truncated power series."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from toolkit.linear.judge import (
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
-_MARGIN = 1.1  # a power iteration underestimates: keep the step below 2 / lambda_max
+# A power iteration underestimates the largest eigenvalue, and a step above 2 / lambda_max diverges.
+_MARGIN = 1.1
 
 
 @dataclass(frozen=True)

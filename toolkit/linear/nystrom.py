@@ -1,4 +1,4 @@
-"""A randomised low-rank inverse."""
+"""`Nystrom`: the inverse of a randomised low-rank approximation plus damping; also a preconditioner."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ class Nystrom:
         """The preconditioner for `A`, of the sketch of `A`; the identity where that is indefinite."""
         product, flat, back = flat_system(matvec, like)
         vectors, values, definite = _approximation(product, flat, min(self.rank, flat.size))
+        # The formula of the class as the identity plus a correction: `1 + gain` along each eigenvector.
         gains = (values[-1] + self.damping) / (values + self.damping) - 1
         gains = jnp.where(definite, gains, 0)
 
@@ -99,7 +100,8 @@ def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array,
     """Eigenvectors `[N, k]` and eigenvalues `[k]` of `A_k`, and whether the sketch is definite."""
     sketch, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (like.size, rank), like.dtype))
     image = jax.vmap(product, in_axes=1, out_axes=1)(sketch)
-    # A shift of rounding size makes the Cholesky factor exist; it is taken off the eigenvalues.
+    # For a semidefinite A rounding can make `Omega' A Omega` slightly indefinite, and Cholesky would
+    # fail. A shift of the size of rounding prevents that; it is taken off the eigenvalues again.
     eps = jnp.finfo(like.dtype).eps
     shift = like.size**0.5 * eps * jnp.linalg.norm(image)
     image = image + shift * sketch
@@ -107,5 +109,6 @@ def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array,
     factor = jnp.linalg.cholesky((gram + gram.conj().T) / 2)
     root = jax.scipy.linalg.solve_triangular(factor, image.conj().T, lower=True).conj().T
     vectors, singular, _ = jnp.linalg.svd(root, full_matrices=False)
+    # A NaN in the products is no sign of negative curvature: `judge` reports it as not finite.
     definite = jnp.all(jnp.isfinite(factor)) | ~jnp.all(jnp.isfinite(image))
     return vectors, jnp.maximum(singular**2 - shift, 0), definite

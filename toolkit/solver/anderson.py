@@ -1,4 +1,4 @@
-"""Anderson acceleration of a fixed-point iteration."""
+"""`Anderson`: acceleration of a fixed-point iteration by its last values."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class Anderson:
 
 def _mixing_weights(residuals: Array, filled: Array) -> Array:
     """`[H]` weights of sum 1 that minimise the norm of the combined residual; 0 where not filled."""
-    # Lagrange: G a proportional to 1 with G = R R'; rows not filled are cut out of the system.
+    # Minimise a' G a, G = R R', over sum(a) = 1. By Lagrange `G a` is proportional to the vector of ones:
+    # solve `G a = 1` and divide by the sum. Rows not filled yet get the equation a_i = 0.
     wide = jnp.promote_types(residuals.dtype, jnp.float32)  # LAPACK knows no smaller type
     gram = jnp.matmul(residuals, residuals.T, precision="highest", preferred_element_type=wide)
     scale = jnp.max(jnp.diagonal(gram))

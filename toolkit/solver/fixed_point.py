@@ -1,4 +1,4 @@
-"""Damped fixed-point iteration."""
+"""`FixedPointIteration`: the map again and again, with damping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient descent with momentum."""
+"""`GradientDescent`: with momentum, and with schedules that may depend on theta."""
 
 from __future__ import annotations
 

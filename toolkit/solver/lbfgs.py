@@ -1,4 +1,4 @@
-"""L-BFGS with a zoom line search, by optax."""
+"""`LBFGS`: a quasi-Newton method with a zoom line search, by optax."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class LBFGS:
         objective, optimizer = require_objective(self, problem), optax.lbfgs()
 
         def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
-            # The line search of optax leaves the types of `y` where x64 is enabled.
+            # Where x64 is enabled, optax's line search evaluates at float64 points for a float32 `y`. The
+            # loop's carry must keep its types, so the points are cast back.
             types = jax.tree.map(lambda leaf: leaf.dtype, tree.as_real(like))
 
             def value(real: Tree) -> Array:
@@ -62,9 +63,9 @@ class LBFGS:
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
             fun, real = real_objective(state.y, theta, x), tree.as_real(state.y)
             if x is None:
-                # The last line search has usually evaluated this very point.
+                # The last line search ended at this point, and its value and gradient are in the state.
                 value, gradient = optax.value_and_grad_from_state(fun)(real, state=state.optimizer)
-            else:  # but it was of another step's function
+            else:  # with per-step inputs that was the function of another step
                 value, gradient = jax.value_and_grad(fun)(real)
             return Evaluation((value, gradient), gradient)
 

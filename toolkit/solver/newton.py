@@ -1,4 +1,4 @@
-"""Newton's method."""
+"""`Newton`: full Newton steps, for minima, roots and fixed points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any optax transformation as a solver."""
+"""`Optax`: any optax transformation as a solver."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Optax:
             try:
                 updates, inner = optimizer.update(gradient, state.optimizer, state.y, **extra)
             except TypeError:
-                require_objective(self, problem)  # it may be the value that was missing
+                # A transformation that needs `value` raises a TypeError where there is none. Then the
+                # user is told why there is none; any other error is passed on.
+                require_objective(self, problem)
                 raise
             return OptaxState(optax.apply_updates(state.y, updates), inner)
 

@@ -1,4 +1,4 @@
-"""Projected gradient descent, for minima over a set."""
+"""`ProjectedGradient`: gradient descent for minima over a convex set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proximal gradient descent, for sums of a smooth function and one with a proximal map."""
+"""`ProximalGradient`: for sums of a smooth function and one that has a proximal map."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ class ProximalGradient:
             s = step_size(theta, t)
             require_broadcast("step_size", s, state.y)
             y = prox(gradient_step(state.y, gradient, s), theta, s)
+            # How far the step moved is known only after it, so the residual is kept in the state.
             move = tree.stop_gradient(jax.tree.map(lambda a, b: (a - b) / s, state.y, y))
             return ProximalState(y, tree.norm(move).astype(state.residual.dtype))
 
