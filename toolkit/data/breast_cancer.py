@@ -29,8 +29,8 @@ BREAST_CANCER_FEATURES = (
 def breast_cancer() -> Labelled:
     """Measurements of cell nuclei in breast tumours: `B = 569`, `F = 30`, 212 malignant (0), 357 benign (1).
 
-    The features, named in `BREAST_CANCER_FEATURES`, are positive and of very different sizes: see
-    `standardize`.
+    The features, named in `BREAST_CANCER_FEATURES`, are positive and of very different sizes: pass them
+    through `standardize` first.
 
     Raises:
       ImportError: scikit-learn, which ships the data, is not installed.

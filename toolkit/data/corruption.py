@@ -28,7 +28,9 @@ def corrupt_labels(
     if num_classes < 2:
         raise ValueError(f"`num_classes` must be at least 2: got {num_classes}.")
     choice_key, label_key = jax.random.split(key)
+    # `order` holds each of 0 to B - 1 once, so exactly as many entries as wanted lie below that number.
     order = jax.random.permutation(choice_key, len(labels))
     corrupted = order < round(fraction * len(labels))
+    # A shift by 1 to C - 1, modulo C, never gives the same label and gives every other one equally often.
     shift = jax.random.randint(label_key, labels.shape, 1, num_classes, labels.dtype)
     return jnp.where(corrupted, (labels + shift) % num_classes, labels), corrupted

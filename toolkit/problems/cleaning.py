@@ -21,11 +21,11 @@ from toolkit.problems.instance import Instance
 from toolkit.solve.maps import argmin
 from toolkit.solver import LBFGS
 
-L2 = 0.2  # without a half
+L2 = 0.2  # the benchmark's penalty is 0.2 |y|^2, not 0.2 |y|^2 / 2
 
 
 class Indexed(NamedTuple):
-    """Training examples that know which they are: a batch takes its weights from x by position."""
+    """Training examples with their positions: a batch of them finds its own weights in x."""
 
     images: Array  # [B, F]
     labels: Array  # [B] int32
@@ -58,6 +58,7 @@ def cleaning(
     data = Indexed(train.images, labels, jnp.arange(count))
 
     def measure(y: Array, x: Array) -> dict[str, Array]:
+        # F is a function of x alone, so y is only where the solve for y*(x) starts.
         solve = argmin(lambda y, x: inner(y, x, data), LBFGS(1000, 1e-5))
         return {
             "value": outer(solve(y, x).value, x, validation),

@@ -5,8 +5,8 @@ draw many, `jax.vmap` over keys.
 
 Two families. Sine waves, to be continued from a few points of each; the best that a predictor which
 does not adapt can do is known in closed form (`unadapted_wave`, `unadapted_wave_mse`). And
-handwritten digits, each turned by a random quarter, to be told apart from a few images of each; what
-comparing with their means does without any learning is computed (`nearest_mean`).
+handwritten digits, each turned by a random number of quarters, to be told apart from a few images of
+each; `nearest_mean` is how well comparing with their means does, without any learning.
 
 Source: Finn, Abbeel & Levine 2017, section 5.1 (waves), section 5.2 after Vinyals et al. 2016
 (classes); quarter turns: Santoro et al. 2016.
@@ -74,7 +74,7 @@ def wave_task(key: Array, wave: Wave, shots: int, queries: int) -> Task:
 
 
 def unadapted_wave(x: Array) -> Array:
-    """The best prediction for a wave of which nothing is known: `E[a sin(x - p)] = -2 E[a] / pi cos x`."""
+    """The best prediction for an unknown wave, its mean: `E[a sin(x - p)] = -2 E[a] / pi cos x`."""
     return -2 * np.mean(AMPLITUDES) / np.pi * jnp.cos(x)
 
 
@@ -110,6 +110,7 @@ def by_class(data: Labelled, classes: Sequence[int]) -> Array:
 def turned(images: Array, quarters: Array) -> Array:
     """`[..., 64]` images of 8x8 pixels, all turned by the same number of quarters, counterclockwise."""
     pictures = images.reshape(*images.shape[:-1], SIDE, SIDE)
+    # `quarters` is traced, so the four turns are branches of one program.
     turns = [lambda p, k=k: jnp.rot90(p, k, axes=(-2, -1)) for k in range(4)]
     return jax.lax.switch(quarters % TURNS, turns, pictures).reshape(images.shape)
 
@@ -117,7 +118,7 @@ def turned(images: Array, quarters: Array) -> Array:
 def class_task(key: Array, images: Array, ways: int, shots: int, queries: int) -> Task:
     """Tell `ways` kinds apart: `shots` support and `queries` query images of each.
 
-    A kind is a class turned by a number of quarters: 4 C of them.
+    A kind is a class turned by a number of quarters, so there are 4 C of them.
 
     Args:
       key: chooses the kinds, the numbers that they bear in this task, and their examples.

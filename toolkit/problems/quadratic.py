@@ -4,9 +4,10 @@
 
     loss_i = (h_i'y)^2 / 2 + (k_i'x)^2 / 2 + (l_i'x) (r_i'y) + a_i'y + b_i'x
 
-with the curvatures `h_i`, `k_i` normal of covariances with eigenvalues spread evenly in logarithm over
-[mu, L] (one of the outer variable's is 0), `l_i r_i'` of singular values spread over [mu, L_cross],
-and linear terms standard normal. A single example's Hessian has rank one: it is its mean over all examples that is definite.
+The vectors `h_i` and `k_i` are normal. The eigenvalues of their covariances are spread evenly in
+logarithm over [mu, L], except that one of the outer variable's is 0. The singular values of the mean of
+`l_i r_i'` are spread over [mu, L_cross] in the same way, and the linear terms are standard normal. The
+Hessian of a single example has rank one; only its mean over all examples is definite.
 
 Source: the simulated data set of the public bilevel benchmark (Dagreou et al. 2022).
 """
@@ -83,6 +84,7 @@ def quadratic(
             f"rank-one Hessians is singular: got {inner_examples}, {outer_examples} and {inner_size}."
         )
     spectrum = (mu, largest, largest_cross)
+    # The mixed derivatives can make F concave in some direction, so keys are tried until it is convex.
     for attempt in jax.random.split(key, ATTEMPTS):
         inner_key, outer_key = jax.random.split(attempt)
         g = _draw(inner_key, inner_examples, inner_size, outer_size, *spectrum)
@@ -118,7 +120,8 @@ def _instance(g: Terms, f: Terms, mean_g: Quadratic, mean_f: Quadratic) -> Insta
     hessian, best = jnp.asarray(_outer_hessian(mean_g, mean_f)), solve(mean_g, mean_f)
 
     def measure(y: Array, x: Array) -> dict[str, Array]:
-        # F(x) - min F = (x - x*)' Hess F (x - x*) / 2: a difference of values would cancel.
+        # F(x) - min F = (x - x*)' Hess F (x - x*) / 2. The difference of the two values would lose all its
+        # digits near the minimum, where they agree.
         gap = x - best.x
         slope = hessian @ gap
         return {
@@ -170,12 +173,13 @@ def _mean(terms: Terms) -> Quadratic:
 
 
 def _response(g: Quadratic) -> tuple[np.ndarray, np.ndarray]:
-    """S, s of `y*(x) = S x + s`."""
+    """S, s of `y*(x) = S x + s`, where the gradient `H y + C'x + a` of g is zero."""
     solved = -np.linalg.solve(g.H, np.column_stack([g.C.T, g.a]))
     return solved[:, :-1], solved[:, -1]
 
 
 def _outer_hessian(g: Quadratic, f: Quadratic) -> np.ndarray:
+    # F(x) = f(S x + s, x), so its Hessian collects what x does to f directly and through y = S x + s.
     S, _ = _response(g)
     return f.K + f.C @ S + S.T @ f.C.T + S.T @ f.H @ S
 

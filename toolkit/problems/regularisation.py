@@ -52,6 +52,7 @@ def logistic(key: Array, train: Labelled, validation: Labelled) -> Instance:
     y_key, x_key = jax.random.split(key)
     features = train.images.shape[1]
     y0 = jax.random.normal(y_key, (features,))
+    # A uniform number can be 0, whose logarithm is -inf.
     x0 = jnp.log(jax.random.uniform(x_key, (features,), minval=1e-6))
     return Instance(
         inner, outer, train, validation, y0, x0, _exact(inner, outer, train, validation)
@@ -89,7 +90,7 @@ def _exact(
     train: Labelled,
     validation: Labelled,
 ) -> Callable[[Array, Array], dict[str, Array]]:
-    """The measures, by a solve to a tolerance below what they are compared at."""
+    """The measures, from a solve whose tolerance lies below the differences that are compared."""
 
     @jax.jit
     def measure(y: Array, x: Array) -> dict[str, Array]:

@@ -78,6 +78,12 @@ def test_a_legend_is_wanted_or_not(legend: Any, labels: list[str]) -> None:
     assert _legend(_canvas(figure)) == labels
 
 
+def test_ticks_are_read_as_they_are_written() -> None:
+    near_one = P.Curve(STEPS, 1 + 1e-6 * STEPS)
+    canvas = _canvas(P.curves("T", "", {"ratio": near_one}))
+    assert canvas.axes[0].yaxis.get_offset_text().get_text() == ""
+
+
 def test_a_column_has_nan_where_a_row_has_no_number() -> None:
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3}]
     found = P.column(rows, "loss")

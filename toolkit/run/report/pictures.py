@@ -8,6 +8,7 @@ matplotlib is not imported, before the report is made. What is missing here an e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,7 +72,7 @@ def curves(
       title, caption, wide: of the figure.
       lines: a label that begins with `_` stands in no legend.
       across: grey dashed reference lines by label, each at a height.
-      down: grey dotted reference lines by label, each at a place along x.
+      down: grey reference lines by label, each at a place along x; the first dotted, the next dash-dotted.
       legend: matplotlib's words for the legend; `outside=True` puts it to the right of the axes, `None`
         draws none.
       axes: what `Axes.set` takes, for example `xlabel="step", yscale="log"`.
@@ -101,7 +102,7 @@ def histogram(
     Args:
       groups: arrays of any shape by label; a label that begins with `_` stands in no legend.
       bins: how many, or their edges.
-      down: grey dotted reference lines by label, each at a value.
+      down: see `curves`.
       title, caption, wide, axes: see `curves`.
     """
 
@@ -256,9 +257,12 @@ def _finish(
     look: Any = {"color": REFERENCE, "linewidth": 1}
     for label, place in across.items():
         area.axhline(place, linestyle="--", label=label, **look)
-    for label, place in down.items():
-        area.axvline(place, linestyle=":", label=label, **look)
+    for (label, place), style in zip(down.items(), cycle((":", "-.")), strict=False):
+        area.axvline(place, linestyle=style, label=label, **look)
     area.set(**axes)
+    if area.get_yscale() == "linear":
+        # Values close to 1 would be written as 2e-5 beside the ticks and +1 above them.
+        area.ticklabel_format(axis="y", useOffset=False)
     # matplotlib warns of a legend without entries.
     if legend is not None and area.get_legend_handles_labels()[1]:
         words: Any = dict(legend)
