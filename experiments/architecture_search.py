@@ -16,8 +16,8 @@ The search mixes the operations of an edge by `softmax(theta_k)`, and descends t
 `exact` trains to convergence and applies the implicit function theorem; `t1t2` makes one step of `y` and
 differentiates through it; `darts` takes the same derivative by a difference of gradients; `first_order`
 is DARTS without it, as if `y` did not depend on theta. At the end the strongest operation of each edge
-is kept. The inner problem is strongly convex, so that all 216 architectures can be trained to their one
-minimum, and what a search has found has a rank.
+is kept. The inner problem is strongly convex, so each of the 216 architectures can be trained to its one
+minimum, and what a search has found can be ranked among them.
 
 Expect (5 seeds of 5 draws, range over seeds of the mean over draws; points are of test accuracy, above the
 mean of all architectures, whose standard deviation is 1.0 to 1.2; the rank is by validation loss):
@@ -30,12 +30,12 @@ mean of all architectures, whose standard deviation is 1.0 to 1.2; the rank is b
     least validation loss                           1.1 to 1.8     84 to 94 %             1
 
 The cosine of the cheap directions with the exact hypergradient is 0.3 to 0.4, mean over a search, and at
-times below 0 in all three. A part of that is that their weights lag behind: with trained weights it is 0.4
-to 0.8. Differentiating through the one step makes little difference, and so does a step three times as
-long (T1-T2, seed 0: F at the end 0.388 where it is 0.381).
+times below 0 in all three. This is partly because their weights lag behind: with trained weights it is
+0.4 to 0.8. Differentiating through the one step changes little, and so does a step three times as long
+(T1-T2, seed 0: F at the end is 0.388 instead of 0.381).
 
-A bit in the column `issues` says that small curvature may make more of what a solve leaves
-than ten times its tolerance; against float64 the exact hypergradient was off by 3e-4 to 1.5e-3.
+A bit in the column `issues` says that the error of a solve may be more than ten times its tolerance,
+because the curvature is small; against float64 the exact hypergradient was off by 3e-4 to 1.5e-3.
 
 Source: Liu, Simonyan & Yang 2019; one step: Luketina et al. 2016.
 """
@@ -82,12 +82,12 @@ class Config(run.Settings):
     """What this experiment can be asked."""
 
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = tuple(RULES)
-    draws: Annotated[int, Field(ge=2)] = 5  # splits of the digits, all searched; `S` in shapes
+    draws: Annotated[int, Field(ge=2)] = 5  # splits of the digits, each searched; `S` in shapes
     train_size: Count = 100
     validation_size: Count = 400
     l2: Positive = 0.03
-    updates: Count = 5  # of theta, a step of the run
-    inner_step_size: Positive = 0.1  # of the rules that make one step of the weights an update
+    updates: Count = 5  # of theta in a step of the run
+    inner_step_size: Positive = 0.1  # of the rules that step the weights once an update
     solver: catalogue.Solver = catalogue.LBFGS(max_steps=300, tol=1e-5)
     adjoint: catalogue.Adjoint = catalogue.Implicit(
         linear_solver=catalogue.CG(max_steps=500, tol=1e-3)
@@ -106,7 +106,7 @@ class Search(NamedTuple):
 
     y: dict[str, jax.Array]  # softmax regression
     theta: jax.Array  # [3, 6] logits of the gates
-    direction: jax.Array  # [3, 6] what the last update went along
+    direction: jax.Array  # [3, 6] along which the last update went
     carried: Any  # the state of the rule's own method
 
 
@@ -132,7 +132,7 @@ def build(config: Config) -> run.Program:
         moved = {rule: over_draws(advance, rule, search) for rule, search in state.items()}
         before = [(old.y, old.theta) for _, old in moved.values()]
         y, theta = jax.tree.map(lambda *leaves: jnp.stack(leaves), *before)
-        # One program for all rules: [R, S] hypergradients.
+        # [R, S] hypergradients: all rules go through one program, which is compiled once.
         exact = jax.vmap(lambda draw, y, theta: exactly(config, draw)(y, theta))
         known = jax.vmap(exact, in_axes=(None, 0, 0))(data, y, theta)
         metrics = {}
@@ -208,12 +208,12 @@ def one_step_rule(config: Config, data: Data, rule: str) -> Rules:
         data.train,
         data.validation,
     )
-    # The state of an optax transformation that passes on what it sees is the direction.
+    # A method hands its direction to its optimizer. This transformation keeps it as its state, and passes it on.
     remember = optax.GradientTransformation(jnp.zeros_like, lambda g, *_: (g, g))
     optimizer = optax.chain(remember, config.optimizer.build())
     settings: dict[str, Any] = {
         "inner_step_size": config.inner_step_size,
-        "outer_step_size": 1.0,  # the optimizer's is taken in its place
+        "outer_step_size": 1.0,  # not used: `outer_optimizer` has its own
         "outer_optimizer": optimizer,
     }
     method = {
@@ -227,7 +227,7 @@ def one_step_rule(config: Config, data: Data, rule: str) -> Rules:
         return Search(state.y, state.theta, state.outer_optimizer[0], state)
 
     def init() -> Search:
-        # The key draws batches, and all examples are one.
+        # The key would draw batches, but here a batch is all examples.
         theta = jnp.zeros((EDGES, len(OPERATIONS)))
         return seen(first(jax.random.key(config.seed), start(), theta))
 

@@ -55,7 +55,8 @@ def cell(gates: jax.Array, images: jax.Array) -> jax.Array:
     """`[B, 128]` the two nodes, for gates [3, 6] that sum to 1 on each edge and images [B, 64]."""
     x = images.reshape(-1, SIDE, SIDE)
     edge = lambda k, x: jnp.tensordot(gates[k], operations(x), axes=1)
-    # Of unit size again: else a gate that opens would shrink the weights, and be paid for it by `l2`.
+    # Each node has unit size again. Otherwise a gate could make its node larger, the weights that read it
+    # could be smaller, and `l2` would reward that instead of better images.
     first = unit(edge(0, x))
     second = unit(edge(1, x) + edge(2, first))
     return jnp.concatenate([first, second], axis=1).reshape(len(x), -1)
@@ -125,7 +126,7 @@ def judged(name: str, chosen: np.ndarray, all_of: dict[str, np.ndarray]) -> dict
         "accuracy": mine["test_accuracy"].mean(),
         "gain": gain.mean(),
         "gain_std": gain.std(ddof=1),
-        # Of the others: a random one is better than half of them.
+        # The part of the other architectures that is worse. Ties count half, so a random one has 1/2.
         "better_than": np.mean((worse + ties / 2) / others),
         "less_loss_than": np.mean(np.sum(losses > mine["test_loss"], axis=0) / others),
         "rank": np.mean(1 + np.sum(all_of["validation_loss"] < mine["validation_loss"], axis=0)),

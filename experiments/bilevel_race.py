@@ -3,14 +3,14 @@
     toolkit run configs/bilevel_race.yaml                          about 3 min on 2 cores
     toolkit run configs/bilevel_race.yaml on_quadratic.SOBA.inner_step_size=0.3
 
-Each step of the run lets every method of `on_quadratic` and `on_cleaning` go on until it has spent `calls`
-more gradients and products (of a batch loss: the counts of `info`). After it, a row of the log has
+In each step of the run every method of `on_quadratic` and `on_cleaning` goes on until it has spent `calls`
+more gradients and Hessian-vector products of a batch loss, as `info` counts them. Then a row of the log has
 
     quadratic_NAME   F(theta) - min F, in closed form
     cleaning_NAME    F(theta), the validation loss at the exact inner minimiser of theta
 
-A method is a name of your own and one line of `toolkit list bilevel_methods`; a method whose step sizes
-let it diverge ends the run in `not finite`, with its name. At the end each is timed on its own.
+A method in the config is a name of your own and one of `toolkit list bilevel_methods`. If its step sizes
+let it diverge, the run ends as `not finite` and names it. At the end each method is timed on its own.
 
 Expect (seeds 0 to 2, 10,000 calls; step sizes tuned on seed 0), on the quadratic, where F - min F is 8 to
 16 at the start:
@@ -47,8 +47,8 @@ from toolkit import catalogue, run
 from toolkit.run.experiment.common import STRICT
 
 REPEATS = 5  # of the timing
-FLOOR = 1e-16  # below it a suboptimality is drawn as this
-STYLES = ("-", "--", ":")  # a page has eight colors
+FLOOR = 1e-16  # lowest suboptimality drawn: a logarithmic axis has no 0
+STYLES = ("-", "--", ":")  # the next one after each eight curves, because a page has eight colors
 
 
 class Quadratic(BaseModel):
@@ -78,7 +78,7 @@ Methods = dict[
 class Config(run.Settings):
     """What this experiment can be asked."""
 
-    calls: Annotated[int, Field(ge=1)] = 1000  # gradients and products of each method, a step
+    calls: Annotated[int, Field(ge=1)] = 1000  # gradients and products of each method in a step
     quadratic: Quadratic = Quadratic()
     cleaning: Cleaning = Cleaning()
     on_quadratic: Methods

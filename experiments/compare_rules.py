@@ -70,7 +70,7 @@ def build(config: Config) -> run.Program:
         params = {
             "gradient": {row["rule"]: np.asarray(row["gradient"]) for row in made},
             "measured": {row["rule"]: np.array([row[key] for key in COLUMNS]) for row in made},
-            # Text, as bytes: what is drawn comes from arrays.
+            # A report is drawn from arrays alone, so text is kept as bytes.
             "reason": {
                 row["rule"]: np.frombuffer(row["reason"].encode(), np.uint8)
                 for row in rows
@@ -95,7 +95,7 @@ def problem(config: Config) -> tuple[Any, Any, jax.Array, jax.Array]:
     def loss(y: jax.Array, data: Labelled) -> jax.Array:
         scores = data.images @ y
         right = jnp.take_along_axis(scores, data.labels[:, None], axis=1)[:, 0]
-        # Not optax's, which takes no complex scores: holomorphic nudges are complex.
+        # Holomorphic nudges make the scores complex, which optax's cross-entropy does not take.
         return jnp.mean(jax.nn.logsumexp(scores, axis=1) - right)
 
     def inner(y: jax.Array, theta: jax.Array) -> jax.Array:

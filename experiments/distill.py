@@ -15,11 +15,11 @@ Expect (5 seeds; the same training on each, mean over 20 starts that nothing was
 held-out accuracy 94.1 to 95.3 % on the ten distilled images, against 62.2 to 65.3 % on ten real
 digits at random (20 draws, the best of them 73.2 %), 86.9 to 88.9 % on the ten class means, and 93.0
 to 95.3 % on all 1,000 digits that the images were distilled from. Images made for one start (seed 0)
-give 96.4 % from it, and 90.1 +- 2.0 % from others. They are made for this training, too: 50 steps
-at this rate; on another one they were not tried.
+give 96.4 % from it, and 90.1 +- 2.0 % from others. They are also made for this training of 50 steps at
+this rate, and were not tried on another.
 
-The implicit rule makes no sense here, and its report says so: the steps end far from a minimum (300
-outer steps with l2=0.01 and num_steps=200: accuracy 0.47, issues 11).
+The implicit rule makes no sense here, because the steps end far from a minimum, and its report says so
+(300 outer steps with l2=0.01 and num_steps=200: accuracy 0.47, issues 11).
 
 Source: Maclaurin, Duvenaud & Adams 2015; random starts: Wang et al. 2018.
 """

@@ -16,9 +16,9 @@ Each step compares that gradient with the implicit one, layer by layer. Expect (
 accuracy 0.96 to 0.99, and a cosine above 0.9999 in each layer at each step; the price of a batch under
 each rule, and the error of each scheme over `beta`, are in the report.
 
-The weights decay strongly: with plain Adam the cosine fell to 0.97 and 0.998 on two of five seeds (at
-beta 0.02). That decay was chosen on two of the seeds with held-out accuracy in view: the figures above
-show that the rule works, they do not measure how well it generalises.
+The weights decay strongly, because with plain Adam the cosine fell to 0.97 and 0.998 on two of five
+seeds (at beta 0.02). The decay was chosen by held-out accuracy on two of the seeds, so the numbers above
+show that the rule works; they do not measure how well it generalises.
 
 Source: Scellier & Bengio 2017; centered nudges: Laborieux et al. 2021.
 """

@@ -8,8 +8,8 @@ sign for the first `positive` of them and a minus for the rest; the loss sees th
 
     s_i <- (s_i + s_(i+1)) / 2 +- theta,    L(theta) = mean over an episode of (s_1 - 1)^2 / 2
 
-At rest `s_1 = 2 theta (positive - negative) = -6 theta`: `theta` must fall. But the units nearby push
-upwards, and within a short window only they are felt: truncated rules raise `theta`, without end.
+At rest `s_1 = 2 theta (positive - negative) = -6 theta`, so `theta` must fall. But the units nearest to
+the loss push upwards, and a short window feels only them: truncated rules raise `theta` without end.
 
 Four rules descend from one `theta`: backprop through whole episodes, backprop and evolution
 strategies through windows of `truncation` steps, and persistent evolution strategies (PES) through
@@ -41,10 +41,8 @@ RULES = {
     "truncated_es": "evolution strategies, truncated",
     "pes": "persistent evolution strategies",
 }
-BY_BACKPROP, BY_ES = (
-    {"linewidth": 5, "alpha": 0.5},
-    {"linewidth": 1.5},
-)  # they would hide each other
+# Curves of backprop and of evolution strategies coincide: thin lines on broad ones show both.
+BY_BACKPROP, BY_ES = {"linewidth": 5, "alpha": 0.5}, {"linewidth": 1.5}
 STYLES = dict(zip(RULES, (BY_BACKPROP, BY_BACKPROP, BY_ES, BY_ES), strict=True))
 
 
@@ -84,7 +82,7 @@ def build(config: Config) -> run.Program:
     rules = windowed(config, config.truncation)
 
     def loss(theta: jax.Array) -> jax.Array:
-        return system.loss(theta, jax.random.key(0))  # the start draws nothing
+        return system.loss(theta, jax.random.key(0))  # any key: nothing is drawn from it
 
     backprop = tk.estimator.Backprop()(loss)
 
@@ -143,7 +141,7 @@ def windowed(config: Config, truncation: int) -> dict[str, tk.estimator.Windowed
 
 def conclude(config: Config, loss: Any, state: State) -> run.Final:
     """Where each rule came to, and what each made of the gradient at the start."""
-    # The loss is quadratic in theta: one Newton step from 0 is its minimum.
+    # The states are affine in theta, so the loss is quadratic: one Newton step from 0 is its minimum.
     origin = jnp.zeros(())
     optimum = -jax.grad(loss)(origin) / jax.hessian(loss)(origin)
     exact = float(jax.grad(loss)(jnp.asarray(config.theta)))

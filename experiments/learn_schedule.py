@@ -44,7 +44,9 @@ class Config(run.Settings):
     hidden: Annotated[int, Field(ge=1)] = 50
     num_steps: Annotated[int, Field(ge=1)] = 100
     step_size: Annotated[float, Field(gt=0)] = 0.1  # of every step, at first
-    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9  # of every step, at first; of the grid
+    momentum: Annotated[float, Field(gt=0, lt=1)] = (
+        0.9  # of every step, at first; of all constant rates
+    )
     lowest_rate: Annotated[float, Field(gt=0)] = 0.01  # of the grid of constant rates
     highest_rate: Annotated[float, Field(gt=0)] = 2.0
     rates: Annotated[int, Field(ge=2)] = 20
@@ -175,7 +177,7 @@ def conclude(config: Config, data: Data, theta: dict[str, jax.Array]) -> run.Fin
 
     grid = np.geomspace(config.lowest_rate, config.highest_rate, config.rates)
     judged = [judge(constant(config, rate)) for rate in grid]
-    # A rate that diverged is not the best one.
+    # NaN, of a rate that diverged, must not be taken for the least loss.
     losses = np.nan_to_num(np.asarray([value for value, _ in judged], np.float64), nan=np.inf)
     best = int(np.argmin(losses))
     learned, accuracy = map(float, judge(theta))

@@ -18,12 +18,12 @@ penalty of a 25-point grid: validation loss 0.083 to 0.126, test loss 0.058 to 0
     21,440, one a weight    0.0004 to 0.0005     0.003 to 0.005            0.45 to 1.09
     495, breast cancer      0.0011 to 0.0042     0.008 to 0.02             1.0 to 2.4
 
-So they overfit the validation part by far, and without the stop much of what digits gain is lost; on
-breast cancer, with 114 examples to train on, they do harm. The plainest use of the validation part
-does better still: training on it as well, with one penalty that the fourth part chooses (`pooled`), has
-less test loss than the stopped penalties on 4 of 5 seeds in each row. A bit in the column `issues` says
-that a solve ended above its tolerance, or that the small curvature along the bias may make more of
-what is left than ten times the tolerance.
+So many penalties overfit the validation part by far. Without the stop much of what digits gain is lost,
+and on breast cancer, with 114 examples to train on, they do harm. The plainest use of the validation
+part is better still: training on it as well, with one penalty that the fourth part chooses (`pooled`),
+has less test loss than the stopped penalties on 4 of 5 seeds in each row. A bit in the column `issues`
+says that a solve ended above its tolerance, or that its error may be more than ten times that, because
+the curvature along the bias is small.
 
 Source: Bengio 2000; a penalty a weight: Maclaurin, Duvenaud & Adams 2015.
 """
@@ -55,7 +55,7 @@ class Config(run.Settings):
     train: Part = 0.2  # parts of the data; what remains is the test part
     validation: Part = 0.35
     stopping: Part = 0.15
-    penalty: Positive = 1e-3  # of everything, at first
+    penalty: Positive = 1e-3  # of all weights, at first
     bias_penalty: Positive = 1e-3  # not learned
     lowest_penalty: Positive = 1e-7  # of the grid of shared penalties, and of the learned ones
     highest_penalty: Positive = 10.0
@@ -156,7 +156,7 @@ def load(config: Config) -> Data:
     parts = (config.train, config.validation, config.stopping)
     sizes = [round(part * len(source.labels)) for part in parts]
     split = tk.data.split(jax.random.key(config.seed), source, *sizes)
-    # Pixels have one unit; scaled, those that are nearly always blank would be the loudest.
+    # Pixels share a unit. Scaling them would make those loudest that are nearly always blank.
     moved = tk.data.standardize(*split, scale=config.dataset != "digits")
     if config.products:
         moved = tuple(part._replace(images=with_products(part.images)) for part in moved)
@@ -192,7 +192,7 @@ def accuracy(weights: dict[str, jax.Array], data: Labelled) -> jax.Array:
 
 
 def weights_of(u: dict[str, jax.Array], theta: jax.Array) -> dict[str, jax.Array]:
-    """`w = u exp(-theta / 2)`: the penalty of `u` is 1, and no curvature is below it at any theta."""
+    """`w = u exp(-theta / 2)`: in `u` every penalty is 1, so the curvature is at least 1 at every theta."""
     return {"w": u["w"] * jnp.exp(-theta / 2), "b": u["b"]}
 
 

@@ -6,13 +6,13 @@
 
 The training digits have a long tail: 100 of the most frequent class, 2 of the rarest, sizes falling
 geometrically between; which digit is rare is drawn. A small validation part and the test part are
-balanced. Weights descend the validation loss by hypergradient:
+balanced. The weights descend the validation loss by hypergradient:
 
     min_theta  mean_val CE(y*(theta))
     y*(theta) = argmin_y  mean_i Phi_i(CE_i(y)) + l2 / 2 |y|^2        linear softmax regression
 
-with `Phi_i(c) = w_i c`, `w` of mean 1 and one number a class or a digit, or with one `Phi` for all whose
-slope is the weight at a loss, as in Meta-Weight-Net.
+Either `Phi_i(c) = w_i c` with one weight `w` a class or a digit, of mean 1. Or one `Phi` for all digits,
+whose slope at a loss is the weight of a digit with this loss, as in Meta-Weight-Net.
 
 Expect (5 seeds of 10 draws; test accuracy in %, range over seeds of the mean over draws, whose standard
 deviation is 1 to 4, in the tail 3 to 12; head and tail are the 3 most frequent and the 3 rarest classes):
@@ -27,14 +27,14 @@ deviation is 1 to 4, in the tail 3 to 12; head and tail are the 3 most frequent 
     both, inverse frequency                            90.7 to 92.5    95.7 to 96.8    83.3 to 88.5
 
 On the same draw, weights of classes gain 1.2 to 2.0 points on inverse frequency (standard deviation over
-draws 0.8 to 1.3): less by far than inverse frequency gains on plain training without a validation part.
-To train on that part as well does as much as to learn weights from it (0.3 points less to 1.9 more), and
-doing so with inverse frequency is best throughout. Weights of digits overfit (1 seed): validation loss
-0.15 where weights of classes have 0.33, test accuracy 89.1 where they have 89.4. Weights that see only the
-loss gain 1.7 to 1.9 points on plain training (2 seeds), and no more in 400 steps.
+draws 0.8 to 1.3). That is far less than inverse frequency, without a validation part, gains on plain
+training. Training on that part as well does as much as learning weights from it (0.3 points less to 1.9
+more), and with inverse frequency it is best throughout. Weights of digits overfit (1 seed): validation loss
+0.15 and test accuracy 89.1, where weights of classes have 0.33 and 89.4. Weights that see only the loss
+gain 1.7 to 1.9 points on plain training (2 seeds), and no more in 400 steps.
 
-A bit in the column `issues` says that small curvature may make more of what a solve leaves than ten times
-its tolerance; measured at random weights against a solve in float64, the error was 2e-4 to 8e-4 of the
+A bit in the column `issues` says that the error of a solve may be more than ten times its tolerance,
+because the curvature is small; at random weights, against a solve in float64, it was 2e-4 to 8e-4 of the
 gradient.
 
 Source: Ren et al. 2018; weight as a function of the loss: Shu et al. 2019.

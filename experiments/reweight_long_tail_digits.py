@@ -12,7 +12,7 @@ import toolkit as tk
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
-# Losses at which a weight may rise or fall: from a digit that is learned to one that is missed.
+# Losses at which a weight may rise or fall, from that of a learned digit to that of a missed one.
 TURNS = np.geomspace(0.01, 3, 6)
 
 
@@ -81,7 +81,7 @@ def inverse_frequency(labels: jax.Array) -> jax.Array:
 def fixed_weights(kind: str, theta: jax.Array, labels: jax.Array) -> jax.Array:
     """[N] positive weights of mean 1, from a logit a class or a digit.
 
-    Were the mean free, theta would learn the strength of `l2` with it.
+    With a free mean, theta would also set how strong `l2` is beside the loss.
     """
     return len(labels) * jax.nn.softmax(theta[labels] if kind == "class" else theta)
 
@@ -98,7 +98,8 @@ def weight_of_loss(theta: jax.Array, loss: jax.Array) -> jax.Array:
 
 def integral_of_weight(theta: jax.Array, loss: jax.Array) -> jax.Array:
     """`Phi`, with `Phi(0) = 0` and `Phi' = V`."""
-    # Meta-Weight-Net steps along V(c) grad c with V held: the gradient of Phi(c), and not of V(c) c.
+    # Meta-Weight-Net steps along V(c) grad c, with V held fixed. This is the gradient of Phi(c); that of
+    # V(c) c would have V'(c) c grad c besides.
     rise, fall = jnp.split(jax.nn.softmax(theta), 2)
     fallen = TURNS * jnp.arctan(loss[..., None] / TURNS)
     return 2 * jnp.sum(rise * (loss[..., None] - fallen) + fall * fallen, axis=-1)
