@@ -11,7 +11,7 @@ from toolkit import catalogue
 from toolkit.commands import cli, doctor
 from toolkit.commands import list as list_command
 from toolkit.jaxprs import loops
-from toolkit.jaxprs.internals.table import INTERNALS
+from toolkit.jaxprs.internals.known import INTERNALS
 
 
 def test_list_names_kinds_with_fields_and_experiments(toolkit):

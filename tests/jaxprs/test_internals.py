@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from toolkit.jaxprs import read
-from toolkit.jaxprs.internals.table import INTERNALS, Internal, faults
+from toolkit.jaxprs.internals.known import INTERNALS, Internal, faults
 
 
 @pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: internal.name)
@@ -23,7 +23,7 @@ def test_an_internal_means_what_it_meant(internal: Internal):
 def test_the_installed_release_was_seen():
     unseen = [one.name for one in INTERNALS if jax.__version__ not in one.seen]
     assert not unseen, (
-        f"add jax {jax.__version__} to `BOTH` in internals/table.py once its checks pass"
+        f"add jax {jax.__version__} to `BOTH` in internals/known.py once its checks pass"
     )
 
 

@@ -61,7 +61,7 @@ def _tell_versions() -> None:
 
 def _tell_internals() -> None:
     """Says what of JAX's internals has changed, and what that affects; about a second."""
-    from toolkit.jaxprs.internals.table import INTERNALS, faults
+    from toolkit.jaxprs.internals.known import INTERNALS, faults
 
     found = list(faults())
     for fault in found:

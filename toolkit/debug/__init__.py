@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     )
     from toolkit.debug.nonfinite.explain import explain
     from toolkit.debug.nonfinite.guard import Guarded, NonFiniteError, guard
-    from toolkit.debug.nonfinite.report import NonFiniteReport
+    from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport
     from toolkit.debug.numbers.audit import Constant, audit
     from toolkit.debug.recompiles.watch import (
         RecompilationError,
@@ -58,7 +58,7 @@ __getattr__, __dir__ = lazy(
         ),
         "toolkit.debug.nonfinite.explain": ("explain",),
         "toolkit.debug.nonfinite.guard": ("Guarded", "NonFiniteError", "guard"),
-        "toolkit.debug.nonfinite.report": ("NonFiniteReport",),
+        "toolkit.debug.nonfinite.nonfinite_report": ("NonFiniteReport",),
         "toolkit.debug.numbers.audit": ("Constant", "audit"),
         "toolkit.debug.recompiles.watch": (
             "RecompilationError",

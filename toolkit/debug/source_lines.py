@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from toolkit import tree
 from toolkit.errors.frames import is_installed, is_jax, module_of, rooms, shown
-from toolkit.jaxprs.sources import frames
+from toolkit.jaxprs.recorded_lines import frames
 
 # Who asks for a report stands outside of this room. What JAX has recorded from here on outwards is how the
 # report came to be, and no part of the program that it is about.
@@ -67,7 +67,7 @@ def lines(equation: Any) -> tuple[SourceLine, SourceLine]:
 
 
 def lines_of(calls: Iterable[tuple[str, int]]) -> tuple[SourceLine, SourceLine]:
-    """As `lines`, of calls as `toolkit.jaxprs.sources` reads them."""
+    """As `lines`, of calls as `toolkit.jaxprs.recorded_lines` reads them."""
     found = [SourceLine(*frame) for frame in _without_jax(calls)]
     users = [place for place in found if not is_installed(place.file)]
     installed = found[:1] if found and found[0] not in users else []

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from toolkit.errors import expressions
+from toolkit.errors import failed_line
 from toolkit.errors.frames import JAX, OURS, SITE, STDLIB, WRAPPERS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -211,11 +211,11 @@ def _shapes(users: list[TracebackType]) -> list[str]:
         code = entry.f_code
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         given = {name: entry.f_locals[name] for name in names if name in entry.f_locals}
-        found = expressions.values(expressions.at(users[-1]), last)
+        found = failed_line.values(failed_line.at(users[-1]), last)
         if last is entry:
             found = {name: value for name, value in found.items() if name not in given}
-        has = f"{code.co_name} has {expressions.described(given)}" if given else ""
-        here = f"here {expressions.described(found, expressions.paths(given))}" if found else ""
+        has = f"{code.co_name} has {failed_line.described(given)}" if given else ""
+        here = f"here {failed_line.described(found, failed_line.paths(given))}" if found else ""
         return [has, here]
     return []
 

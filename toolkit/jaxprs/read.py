@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from toolkit.jaxprs.classes import ClosedJaxpr, DropVar, Jaxpr
-from toolkit.jaxprs.sources import transformations
+from toolkit.jaxprs.recorded_lines import transformations
 
 # Equations that run one program on their own operands, and the name of the parameter that holds it.
 _CALLS = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from toolkit.errors.readable import cause, shorten
-from toolkit.jaxprs.sources import exclude
+from toolkit.jaxprs.recorded_lines import exclude
 from toolkit.plain_python import errors, mode
 from toolkit.plain_python.errors import ControlFlowError
 from toolkit.plain_python.reserved import FLOW

@@ -16,7 +16,7 @@ from toolkit.debug.dead.kills import Dependence, Kill, buried
 from toolkit.errors.frames import is_jax, is_ours
 from toolkit.jaxprs.classes import DropVar
 from toolkit.jaxprs.read import called, evaluate_equation
-from toolkit.jaxprs.sources import definition
+from toolkit.jaxprs.recorded_lines import definition
 
 NAMES = {"custom_jvp_call", "custom_vjp_call"}
 _MOST_APART = 8  # operands of a rule that are traced one by one

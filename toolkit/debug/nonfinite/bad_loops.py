@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from toolkit.debug.nonfinite import origins
-from toolkit.debug.nonfinite.interpret import Position, Replay, is_differentiated, is_primal
+from toolkit.debug.nonfinite.interpret import PlaceInProgram, Replay, is_differentiated, is_primal
 from toolkit.debug.nonfinite.last_free import runner
 from toolkit.debug.nonfinite.origins import Birth, Masks, Value
 from toolkit.jaxprs.loops import scan_parts, while_parts
@@ -32,7 +32,7 @@ class BadLoop:
     """A loop that made something bad. Steps count in the order in which they run."""
 
     replay: Replay
-    here: Position
+    here: PlaceInProgram
     name: str
     body: Any  # (consts, carry, x) -> (carry, y)
     consts: Sequence[Value]
@@ -154,7 +154,9 @@ class BadLoop:
         return Value(array, masks, self.depends_on[position], "", primal, spoilt)
 
 
-def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Position) -> list[Value]:
+def scan(
+    replay: Replay, equation: Any, values: Sequence[Value], here: PlaceInProgram
+) -> list[Value]:
     """The results of a `scan`."""
     equation = without_callbacks(equation)
     parts = scan_parts(equation)
@@ -186,7 +188,7 @@ def scan(replay: Replay, equation: Any, values: Sequence[Value], here: Position)
 
 
 def while_loop(
-    replay: Replay, equation: Any, values: Sequence[Value], here: Position
+    replay: Replay, equation: Any, values: Sequence[Value], here: PlaceInProgram
 ) -> list[Value]:
     """The results of a `while`."""
     equation = without_callbacks(equation)
@@ -226,7 +228,7 @@ def _arrays(values: Sequence[Value]) -> list[Any]:
 
 
 def _finite(
-    results: Sequence[Any], depends_on: Sequence[frozenset[str]], here: Position
+    results: Sequence[Any], depends_on: Sequence[frozenset[str]], here: PlaceInProgram
 ) -> list[Value]:
     primal = is_primal(here.names)
     return [Value(r, {}, one, "", primal) for r, one in zip(results, depends_on, strict=True)]

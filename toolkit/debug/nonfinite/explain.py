@@ -14,9 +14,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from toolkit.debug.nonfinite import origins
 from toolkit.debug.nonfinite.bad_loops import scan, while_loop
 from toolkit.debug.nonfinite.fallbacks import first_flagged, from_checkify
-from toolkit.debug.nonfinite.interpret import Position, Replay, is_differentiated
+from toolkit.debug.nonfinite.interpret import PlaceInProgram, Replay, is_differentiated
+from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport, report
 from toolkit.debug.nonfinite.origins import Birth, Value
-from toolkit.debug.nonfinite.report import NonFiniteReport, report
 from toolkit.debug.nonfinite.sharded import shard_map
 from toolkit.debug.nonfinite.suggestions import suggest
 from toolkit.errors.readable import readable
@@ -97,7 +97,7 @@ def _replayed(
         {"scan": scan, "while": while_loop, "shard_map": shard_map}, is_reverse=reverses(traced)
     )
     given = {birth for value in inputs for birth in value.masks}
-    values = replay.run(traced, inputs, Position())
+    values = replay.run(traced, inputs, PlaceInProgram())
     replay.note_ends(values)
     reaching = {birth for i in bad for birth in values[i].masks}
     if not reaching:

@@ -9,10 +9,10 @@ from jax.experimental import checkify
 
 from toolkit.debug.nonfinite.flags import first_bad
 from toolkit.debug.nonfinite.interpret import placed
+from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport, in_words
 from toolkit.debug.nonfinite.origins import Birth
-from toolkit.debug.nonfinite.report import NonFiniteReport, in_words
 from toolkit.debug.source_lines import NOWHERE, lines_of
-from toolkit.jaxprs.sources import frames_of_check
+from toolkit.jaxprs.recorded_lines import frames_of_check
 
 _FUSED = (
     "Equation by equation the computation stays finite: compiled, XLA reorders or fuses it. "

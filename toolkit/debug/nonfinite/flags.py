@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from toolkit.debug.nonfinite.interpret import Position
+from toolkit.debug.nonfinite.interpret import PlaceInProgram
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.read import called, evaluate_equation, is_callback, literal, opened
 
@@ -23,15 +23,15 @@ def first_bad(
     computation: Any,
     placed: Callable[[Callable[..., Array]], Callable[..., Array]],
     operands: Sequence[Any],
-    scope: Position = Position(),
-) -> Position | None:
+    scope: PlaceInProgram = PlaceInProgram(),
+) -> PlaceInProgram | None:
     """The first equation whose result is bad while its operands are not; loops count as one.
 
     Args:
       placed: puts the function that computes the flags, `[1, equations]`, where it has to run.
       scope: that of the computation.
     """
-    scopes: list[Position] = []
+    scopes: list[PlaceInProgram] = []
 
     def flags(*operands: Any) -> Array:
         scopes.clear()
@@ -46,8 +46,8 @@ def first_bad(
 def _flag(
     computation: Any,
     operands: Sequence[Any],
-    scope: Position,
-    scopes: list[Position],
+    scope: PlaceInProgram,
+    scopes: list[PlaceInProgram],
     found: list[Array],
 ) -> list[Any]:
     jaxpr, consts = opened(computation)

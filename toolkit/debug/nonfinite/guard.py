@@ -14,7 +14,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit.debug.nonfinite import checks
 from toolkit.debug.nonfinite.explain import explain
-from toolkit.debug.nonfinite.report import NonFiniteReport
+from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport
 from toolkit.errors.readable import readable
 
 _SETTLED = 2  # calls: the first may change a type, and with it what can be donated

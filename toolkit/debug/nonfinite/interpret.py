@@ -21,7 +21,7 @@ from toolkit.jaxprs.read import (
     literal,
     opened,
 )
-from toolkit.jaxprs.sources import transformations
+from toolkit.jaxprs.recorded_lines import transformations
 
 # Equations whose result is mostly their first operand: what made that one says more.
 _MOVES = frozenset(
@@ -34,17 +34,17 @@ _SLOPES = frozenset({"add_any", "div", "integer_pow", "mul", "pow", "rsqrt"})
 
 
 @dataclass(frozen=True)
-class Position:
+class PlaceInProgram:
     """Where in the computation an equation stands."""
 
     order: tuple[int, ...] = ()
     equations: tuple[Any, ...] = ()  # the enclosing ones, outermost first, and itself
     iterations: tuple[tuple[str, int], ...] = ()  # of the enclosing loops
 
-    def at(self, index: int, equation: Any) -> Position:
+    def at(self, index: int, equation: Any) -> PlaceInProgram:
         return replace(self, order=(*self.order, index), equations=(*self.equations, equation))
 
-    def iteration(self, loop: str, step: int, index: int) -> Position:
+    def iteration(self, loop: str, step: int, index: int) -> PlaceInProgram:
         """`step` is when it runs, `index` the position that the user knows it by."""
         iterations = (*self.iterations, (loop, index))
         return replace(self, order=(*self.order, step), iterations=iterations)
@@ -54,7 +54,7 @@ class Position:
         return "/".join(transformations(equation) for equation in self.equations)
 
 
-Rule = Callable[["Replay", Any, Sequence[Value], Position], list[Value]]
+Rule = Callable[["Replay", Any, Sequence[Value], PlaceInProgram], list[Value]]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Replay:
     ends: list[frozenset[Birth]] = field(default_factory=list)  # of what leaves a differentiation
     dropped: list[frozenset[Birth]] = field(default_factory=list)  # of what nothing reads there
 
-    def run(self, computation: Any, inputs: Sequence[Value], scope: Position) -> list[Value]:
+    def run(self, computation: Any, inputs: Sequence[Value], scope: PlaceInProgram) -> list[Value]:
         """Evaluate a jaxpr; each result with its origins."""
         jaxpr, consts = opened(computation)
         last_read = {
@@ -79,7 +79,7 @@ class Replay:
             known[id(variable)] = self._constant(const, scope, *first_reader(jaxpr, variable))
         known |= {id(v): value for v, value in zip(jaxpr.invars, inputs, strict=True)}
 
-        def read(atom: Any, where: Position) -> Value:
+        def read(atom: Any, where: PlaceInProgram) -> Value:
             if isinstance(atom, Literal):
                 return self._constant(literal(atom), where)
             return known[id(atom)]
@@ -113,7 +113,7 @@ class Replay:
         self,
         equation: Any,
         values: Sequence[Value],
-        here: Position,
+        here: PlaceInProgram,
         bear: Callable[[bool], Birth] | None = None,
     ) -> list[Value]:
         """An equation as one step; `bear` as in `origins.attribute`, where it is no usual birth."""
@@ -160,7 +160,12 @@ class Replay:
         return frozenset(birth for birth in found if birth.operation not in _SLOPES)
 
     def bear(
-        self, operation: str, values: Sequence[Value], here: Position, has_nan: bool, note: str = ""
+        self,
+        operation: str,
+        values: Sequence[Value],
+        here: PlaceInProgram,
+        has_nan: bool,
+        note: str = "",
     ) -> Birth:
         """Record that the equation of `here` makes something non-finite."""
         place, inside = placed(here)
@@ -181,7 +186,9 @@ class Replay:
         self.births.append(birth)
         return birth
 
-    def _equation(self, equation: Any, values: Sequence[Value], here: Position) -> list[Value]:
+    def _equation(
+        self, equation: Any, values: Sequence[Value], here: PlaceInProgram
+    ) -> list[Value]:
         name = equation.primitive.name
         if (inner := called(equation)) is not None:
             return self.run(inner, values, here)
@@ -196,7 +203,9 @@ class Replay:
             return self.rules[name](self, equation, values, here)
         return self.evaluate(equation, values, here)
 
-    def _constant(self, array: Any, where: Position, index: int = 0, reader: Any = None) -> Value:
+    def _constant(
+        self, array: Any, where: PlaceInProgram, index: int = 0, reader: Any = None
+    ) -> Value:
         """A literal or an array that the function closes over."""
         if origins.is_finite(array):
             return Value(array)
@@ -230,7 +239,7 @@ def is_primal(names: str) -> bool:
     return "jvp" in names and "transpose" not in names
 
 
-def placed(here: Position) -> tuple[SourceLine, SourceLine]:
+def placed(here: PlaceInProgram) -> tuple[SourceLine, SourceLine]:
     """The user's line of an equation, and the line of an installed package below it.
 
     Equations inside the wrappers of `jax.numpy` have none: the line of the enclosing call stands.

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from toolkit.debug.nonfinite.flags import first_bad
-from toolkit.debug.nonfinite.interpret import Position, Replay
+from toolkit.debug.nonfinite.interpret import PlaceInProgram, Replay
 from toolkit.debug.nonfinite.origins import Birth, Value
 from toolkit.jaxprs.loops import shard_parts
 from toolkit.jaxprs.read import without_callbacks
@@ -20,7 +20,7 @@ _NOTE = "Inside shard_map the operands of the equation are not kept: those of th
 
 
 def shard_map(
-    replay: Replay, equation: Any, values: Sequence[Value], here: Position
+    replay: Replay, equation: Any, values: Sequence[Value], here: PlaceInProgram
 ) -> list[Value]:
     """The results of a `shard_map`."""
     equation = without_callbacks(equation)

@@ -27,7 +27,7 @@ from toolkit.debug.numbers.structural import is_close, is_guard
 from toolkit.debug.source_lines import ASKED, NOWHERE, SourceLine
 from toolkit.errors.frames import SITE, STDLIB, is_installed, is_jax
 from toolkit.jaxprs import hidden
-from toolkit.jaxprs.sources import codes, definition
+from toolkit.jaxprs.recorded_lines import codes, definition
 
 
 class Frame(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from toolkit.debug.numbers.handed_numbers import CALLS, inner_programs, name_of
 from toolkit.debug.numbers.owners import Calls, Frame, calls, is_formula, is_of_jax, is_written
-from toolkit.debug.numbers.programs import CALLS, inner_programs, name_of
 from toolkit.debug.numbers.structural import is_close, is_structure, of_shapes, scalar
 from toolkit.debug.source_lines import NOWHERE, SourceLine
 from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.read import inner, opened
-from toolkit.jaxprs.sources import transformations
+from toolkit.jaxprs.recorded_lines import transformations
 
 # Where a number names a position, or is an exponent: operands from there on.
 _STRUCTURAL = {

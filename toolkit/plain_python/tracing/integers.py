@@ -18,7 +18,7 @@ from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
 from toolkit.jaxprs.operations import exponent, name_called, numbered
 from toolkit.jaxprs.read import called, inner, opened
-from toolkit.jaxprs.sources import summary
+from toolkit.jaxprs.recorded_lines import summary
 from toolkit.plain_python.tracing.intervals import (
     RULES,
     IntegerInterval,

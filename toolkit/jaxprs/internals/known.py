@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from toolkit.jaxprs.internals import programs, records
+from toolkit.jaxprs.internals import trials_of_programs as programs
+from toolkit.jaxprs.internals import trials_of_records as records
 
 # The releases that the tests run on, see constraints.txt. A row may name others.
 BOTH = ("0.10.1", "0.12.0.1")

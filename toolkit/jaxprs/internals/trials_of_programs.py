@@ -11,7 +11,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from toolkit.jaxprs import loops, operations, read, sources
+from toolkit.jaxprs import loops, operations, read, recorded_lines
 from toolkit.jaxprs.classes import ClosedJaxpr, DropVar, Jaxpr, Literal, Var
 from toolkit.jaxprs.internals.samples import (
     X,
@@ -58,7 +58,7 @@ def evaluation() -> None:
     jaxpr, _ = read.opened(closed)
     assert np.array_equal(read.evaluate_open(jaxpr, [2 * X], X)[0], 2 * X * X)
     again = traced(lambda x: read.evaluate(closed, x))
-    innermost = [next(sources.frames(one.eqns[0])) for one in (closed, again)]
+    innermost = [next(recorded_lines.frames(one.eqns[0])) for one in (closed, again)]
     assert innermost[0] == innermost[1]
 
 

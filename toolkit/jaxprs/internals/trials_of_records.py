@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from toolkit import tree
-from toolkit.jaxprs import hidden, sources
+from toolkit.jaxprs import hidden, recorded_lines
 from toolkit.jaxprs.internals.samples import (
     X,
     first,
@@ -29,7 +29,7 @@ def lines() -> None:
         return jax.lax.sin(x)
 
     equation = first(lambda x: inside(x))
-    ours = [line for file, line in sources.frames(equation) if os.path.samefile(file, __file__)]
+    ours = [line for file, line in recorded_lines.frames(equation) if file == __file__]
     assert ours[:2] == [inside.__code__.co_firstlineno + 1, lines.__code__.co_firstlineno + 6]
 
 
@@ -39,7 +39,9 @@ def instructions() -> None:
     def inside(x: Any) -> Any:
         return jax.lax.sin(x)
 
-    found = [(code, at) for code, at in sources.codes(first(inside)) if code is inside.__code__]
+    found = [
+        (code, at) for code, at in recorded_lines.codes(first(inside)) if code is inside.__code__
+    ]
     (_, at), position = found[0], inside.__code__.co_firstlineno + 1
     assert list(inside.__code__.co_positions())[at // 2][0] == position
 
@@ -47,7 +49,7 @@ def instructions() -> None:
 def transformations() -> None:
     """An equation knows whether a derivative made it."""
     equations = traced(jax.grad(lambda x: jnp.sin(x).sum())).jaxpr.eqns
-    names = [sources.transformations(equation) for equation in equations]
+    names = [recorded_lines.transformations(equation) for equation in equations]
     assert any("jvp" in name and "transpose" not in name for name in names)
     assert any("transpose" in name for name in names)
 
@@ -55,12 +57,12 @@ def transformations() -> None:
 def summary() -> None:
     """JAX says in a line where an equation comes from, and leaves out the folders that we exclude."""
     own = first(lambda x: jax.lax.sin(x))
-    assert os.path.basename(__file__) in sources.summary(own)
+    assert os.path.basename(__file__) in recorded_lines.summary(own)
     scope: dict[str, Any] = {"sin": jax.lax.sin}
     hidden_file = os.path.join(os.sep, "toolkit excludes", "hidden.py")
     exec(compile("def called(x): return sin(x)", hidden_file, "exec"), scope)
-    sources.exclude(os.path.dirname(hidden_file) + os.sep)
-    assert "hidden.py" not in sources.summary(first(lambda x: scope["called"](x)))
+    recorded_lines.exclude(os.path.dirname(hidden_file) + os.sep)
+    assert "hidden.py" not in recorded_lines.summary(first(lambda x: scope["called"](x)))
 
 
 def definition() -> None:
@@ -69,7 +71,7 @@ def definition() -> None:
     def sine(x: Any) -> Any:
         return jnp.sin(x)
 
-    name, place = sources.definition(traced(sine))
+    name, place = recorded_lines.definition(traced(sine))
     assert name == "sine"
     assert place.endswith(f"{os.path.basename(__file__)}:{sine.__code__.co_firstlineno}")
 
@@ -83,7 +85,7 @@ def failed_check() -> None:
 
     error, _ = checkify.checkify(checked)(-1.0)
     line = checked.__code__.co_firstlineno + 1
-    assert (__file__, line) in list(sources.frames_of_check(error.get_exception()))
+    assert (__file__, line) in list(recorded_lines.frames_of_check(error.get_exception()))
 
 
 def trace_state() -> None:
@@ -150,7 +152,7 @@ def files_of_jax() -> None:
 
 def wrappers_of_jax() -> None:
     """The functions in which JAX calls the user's, and those that make keys, keep their names."""
-    seeding = {code.co_name for code, _ in sources.codes(first(jax.random.key, 1))}
+    seeding = {code.co_name for code, _ in recorded_lines.codes(first(jax.random.key, 1))}
     assert seeding & hidden.SEEDED
     found: list[set[str]] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.operations import name_called
 from toolkit.jaxprs.read import called, inner, opened
-from toolkit.jaxprs.sources import definition
+from toolkit.jaxprs.recorded_lines import definition
 
 # Calls of functions that have a name.
 CALLS = frozenset({"jit", "custom_jvp_call", "custom_vjp_call", "closed_call"})
