@@ -21,7 +21,7 @@ import toolkit as tk
 from toolkit import tree
 from toolkit.control import prepared
 from toolkit.errors import readable
-from toolkit.solve import call, maps
+from toolkit.solve import maps, preparation
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
@@ -589,10 +589,10 @@ def frames(error: BaseException) -> list[str]:
 
 
 def test_a_fault_of_ours_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "bind", None)
+    monkeypatch.setattr(preparation, "bind", None)
     with pytest.raises(TypeError) as caught:
         solved(quadratic)
-    assert frames(caught.value)[-1] == call.__file__
+    assert frames(caught.value)[-1] == preparation.__file__
 
 
 def test_a_broken_assertion_of_ours_stays_whole() -> None:
