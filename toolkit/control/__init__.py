@@ -1,4 +1,7 @@
-"""Loops whose memory is a choice: `tk.loop`, `tk.while_loop` and their gradient policies."""
+"""Loops whose memory is a choice: how do `tk.loop` and `tk.while_loop` run, and who differentiates them?
+
+A loop is prepared once (`prepared`), and then handed to its policy (`policies`), which runs it.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -34,8 +37,8 @@ __all__ = [
     "truncate",
     "unroll",
 ]
-
-# Plain Python loops stand on the loops of this room, so it cannot import them: their names load on first use.
+# `plain_python` imports the loops of this room, so importing it here would be a circle. These names are
+# imported when someone first asks for them.
 __getattr__, __dir__ = lazy(
     __name__,
     {

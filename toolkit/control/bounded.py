@@ -1,8 +1,9 @@
-"""Loops that end on a condition, with a reverse pass as long as they were.
+"""Loops that end on a condition, with a reverse mode whose cost is that of the steps made.
 
-`jax.lax.while_loop` has no reverse mode, because it cannot know how much to store. With a bound on
-the steps it can: the forward pass writes its carries into a buffer of that size, one for each
-segment, and the reverse pass is a loop over as many segments as were entered.
+`jax.lax.while_loop` has no reverse mode, because JAX cannot know how much to store. With a bound on
+the steps it is known. The forward pass stores one carry for each segment of steps, in a buffer with
+room for all segments. The reverse pass loops over the segments that the loop entered, from the last
+to the first, and runs each again for its derivative.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def run(loop: PreparedWhile, sizes: tuple[int, ...], policy: str) -> Counted:
     """At most `max_steps` steps, differentiable in reverse mode.
 
     Args:
-      sizes: of the segments between stored carries, as in `replay.nested_scan`, but every level
-        stores carries alone: a step is made again for its pullback.
+      sizes: the sizes of the segments between stored carries, from the outside in, as in
+        `replay.nested_scan`. Each level stores carries only: a step is made again for its pullback.
       policy: what to call the rule in a refusal.
     """
     no_forward_mode = (
@@ -57,6 +58,7 @@ def last_steps(loop: PreparedWhile, count: int) -> Counted:
         active = number < whole.steps
         return jax.lax.cond(active, loop.step, lambda _, carry: carry, loop.closed, carry), None
 
+    # The value comes from the whole loop, to the bit, and the derivative from the last steps.
     numbers = tree.vary(jnp.arange(count, dtype=jnp.int32), tree.varying_axes(init))
     carry, _ = jax.lax.scan(one, start, skipped + numbers)
     moving, _, _ = tree.split(carry)
@@ -76,7 +78,11 @@ def _limit(steps: int, init: Tree) -> Array:
 def _goes_on(
     loop: PreparedWhile, closed: Tree, at: Counted, limit: Array | None, asked: bool
 ) -> Array:
-    """Whether there is another step; the condition of a step that was made is not asked again."""
+    """Whether there is another step.
+
+    `asked`: whether the condition counts. When steps are made again their number is known, and the
+    condition would only cost time.
+    """
     if limit is None:
         return loop.cond(closed, at.carry)
     below = at.steps < limit
@@ -94,7 +100,7 @@ def _advance(
 
 
 def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: bool) -> Go:
-    """Up to `limit <= capacity` steps, of which one carry in `prod(sizes)` is stored."""
+    """Up to `limit <= capacity` steps, of which one carry every `prod(sizes)` steps is stored."""
     segment = math.prod(sizes)
     rows = -(-capacity // segment)
 
@@ -125,6 +131,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
     def backward(residuals: Tree, cotangent: Counted) -> tuple[Tree, Tree, None]:
         buffer, (wanted, constant), steps = residuals
         like = jax.tree.map(lambda rows: jax.lax.index_in_dim(rows, 0, 0, False), buffer)
+        # A segment has a reverse pass of the same kind, with the next smaller segments.
         inner = _stored(loop, segment, sizes[1:], asked=False) if sizes else _one_step(loop)
 
         def one(state: tuple[Array, Tree, Tree]) -> tuple[Array, Tree, Tree]:

@@ -1,4 +1,4 @@
-"""What a policy will keep, told before anything is compiled."""
+"""`memory_estimate`: how many bytes a policy will keep, before anything is compiled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def memory_estimate(
     def look(init: Tree, xs: Tree) -> tuple:
         loop = prepare(body, init, xs, length)
         x = jax.tree.map(entry, loop.xs)
-        # Unlike in a call, constants count too: they are there for their gradient, once it runs.
+        # In a call only arrays that are traced are lifted. Here nothing is traced by a gradient yet, so
+        # every array that `body` closes over counts as one that will be differentiated.
         traced, shape = jax.make_jaxpr(body, return_shape=True)(loop.init, x)
         structure = jax.tree.structure(shape)
 

@@ -1,4 +1,9 @@
-"""A loop made ready for any policy: traced once, its types checked, what it closes over lifted."""
+"""A loop made ready for any policy: traced once, its types checked, what it closes over lifted.
+
+*Lifted* means that arrays which the body closes over become arguments of the step, `closed`. A rule of
+its own (`jax.custom_vjp`) gives derivatives only by its arguments, so without that the derivative by
+a closed-over array would be an error or be lost.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from toolkit.types import Tree
 
 
 class PreparedLoop(NamedTuple):
-    """What a policy needs to know of a loop; `step` closes over no tracer."""
+    """A loop of known length, as a policy gets it; `step` closes over no tracer."""
 
     step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]  # (closed, carry, x) -> (carry, y)
     closed: Tree  # arrays that every step sees
@@ -30,7 +35,7 @@ class PreparedLoop(NamedTuple):
 
 
 class PreparedWhile(NamedTuple):
-    """The same of a loop that ends when its condition fails."""
+    """A loop that ends when its condition fails, as a policy gets it."""
 
     cond: Callable[[Tree, Tree], Array]  # (closed, carry) -> [] bool
     step: Callable[[Tree, Tree], Tree]  # (closed, carry) -> carry
@@ -40,7 +45,7 @@ class PreparedWhile(NamedTuple):
 
     @property
     def bound(self) -> int:
-        """`max_steps`, where a policy has asked for it before."""
+        """`max_steps`, for a policy that has made sure that there is one."""
         assert self.max_steps is not None
         return self.max_steps
 
@@ -147,8 +152,9 @@ def entry(leaf: Array) -> Any:
 
 
 def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
-    """`body` traced, and `init` with its weakly typed leaves promoted where `body` promotes them."""
-    # In jax.shard_map a carry has to vary between devices where what it meets does.
+    """`body` traced, and `init` with its weakly typed leaves promoted as `body` promotes them."""
+    # In `jax.shard_map` a carry that meets data which differ between devices will differ too. A loop's
+    # carry has one type, so it is marked as differing ("varying") from the start.
     init = tree.vary(init, tree.varying_axes((init, rest)))
     lifted = _lift_varying(body, init, *rest)
     if not tree.varying_axes(lifted.closed) <= tree.varying_axes(init):
@@ -163,7 +169,7 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
 
 
 def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
-    """`body` traced; each part of its carry varies as the carry does."""
+    """`body` traced; in `jax.shard_map` each part of its result is marked as varying as `init` is."""
     found = tree.varying_axes(init)
     if not found:
         return lift(body, init, *rest)

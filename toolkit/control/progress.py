@@ -1,4 +1,4 @@
-"""Word of how far a loop has come."""
+"""Messages on stderr about how far a loop has come."""
 
 from __future__ import annotations
 

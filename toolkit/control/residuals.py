@@ -1,4 +1,8 @@
-"""How many bytes a loop leaves for its derivative, read off traces: nothing is compiled or run."""
+"""How many bytes a loop leaves for its derivative (its residuals), counted on abstract values.
+
+JAX traces the forward pass of the derivative, and the arrays that this hands to the reverse pass are
+counted; nothing is compiled or run.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ def outputs(loop: PreparedLoop) -> int:
 
 
 def left_by(loop: PreparedLoop, steps: int) -> int:
-    """Bytes that `steps` steps of a plain scan leave for their derivative, its inputs apart."""
+    """Bytes that `steps` steps of a plain scan leave for their derivative, without the scan's inputs."""
 
     def left(*operands: Tree) -> list:
         moving, fixed, _ = tree.split(operands)

@@ -1,4 +1,8 @@
-"""`@control_flow`: Python's `for`, `while` and `if` on traced values."""
+"""`@control_flow`: Python's `for`, `while` and `if` on traced values.
+
+The decorator reads the function's source, rewrites it, compiles it, and returns a function that
+calls the result and makes errors readable.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,6 @@ from toolkit.plain_python.runtime import calls
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
 _CONVERTED = "__control_flow__"
 
 
@@ -69,7 +71,9 @@ def control_flow(function: _F) -> _F:
             f"{shown}, a {type(function).__name__} that is not a plain function."
         )
     if FLOW in function.__code__.co_freevars:
-        return function  # inside a decorated function, and converted with it
+        # A function inside a decorated one is rewritten together with it, and then has the runtime
+        # among its free variables. Rewriting it twice would stage its blocks twice.
+        return function
     definition = source.syntax_tree(function)
     names.mark_walruses(definition)
     check_supported(function, definition)
@@ -96,5 +100,7 @@ def control_flow(function: _F) -> _F:
     return call  # type: ignore[return-value]
 
 
+# JAX notes for each operation the innermost frame that is not its own. Without this it would note our
+# files, and a jaxpr or a profile would show the machinery in place of the user's line.
 for _folder in errors.OURS:
-    exclude(_folder)  # JAX then names the user's lines
+    exclude(_folder)

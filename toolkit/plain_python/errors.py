@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from toolkit.errors.frames import JAX, WRAPPERS, rooms
 
-# The loops that statements become lie in `control`, so their frames are not the user's either.
+# A `for` of the user runs inside `tk.loop`, so frames of `control` are not the user's either.
 OURS = rooms("plain_python", "control")
 _SKIPPED = (*OURS, JAX, *WRAPPERS)
 
@@ -28,13 +28,14 @@ class ControlFlowError(TypeError):
             made.append(self)
 
 
-# The refusals of the outermost converted call: none of them may be caught and forgotten.
+# A user's `except Exception:` around a staged block could catch a refusal, and the function would go on
+# with a wrong value. So each refusal is noted while a converted function runs, and raised at its end.
 _made: ContextVar[list[ControlFlowError] | None] = ContextVar("refusals", default=None)
 
 
 @contextmanager
 def nothing_swallowed() -> Iterator[None]:
-    """Raise a refusal that the user's code has caught, as it leaves the outermost converted call."""
+    """Raise again, at the end of the outermost converted call, a refusal that the user's code caught."""
     if _made.get() is not None:
         yield
         return
@@ -46,11 +47,6 @@ def nothing_swallowed() -> Iterator[None]:
         _made.reset(token)
     if made:
         raise made[0]
-
-
-def is_ours(filename: str) -> bool:
-    """Whether a stack frame of this file is the machinery's and not the user's."""
-    return filename.startswith(OURS)
 
 
 def user_frame() -> FrameType:
@@ -96,7 +92,8 @@ def place_of(error: BaseException) -> tuple[UserLine, str]:
         return here(), ""
     last = frames[-1]
     source = linecache.getline(last.filename, last.lineno or 0)
-    # What the machinery has put in is one column wide.
+    # Generated code is marked as one column wide (see `rewriting.nodes.at`). Only a wider range is an
+    # expression that the user wrote and that a message can quote.
     wide = last.colno is not None and (last.end_colno or 0) > last.colno + 1
     one_line = last.lineno == last.end_lineno and wide
     shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""

@@ -1,4 +1,7 @@
-"""Whether decorated functions run as ordinary Python now, and whether a block is being traced."""
+"""Whether decorated functions run as ordinary Python now, and whether a block is being traced.
+
+Both are context variables, so that threads and asyncio tasks do not see each other's.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,7 @@ from contextvars import ContextVar
 import jax
 
 _as_python: ContextVar[bool] = ContextVar("as_python", default=False)
-
-
 _staged: ContextVar[int] = ContextVar("staged", default=0)
-
-
 _conditional: ContextVar[int] = ContextVar("conditional", default=0)
 
 
@@ -38,7 +37,7 @@ def runs_as_python() -> bool:
 
 @contextmanager
 def staging(conditional: bool) -> Iterator[None]:
-    """While a block is traced; `conditional`: whether it may not run at all."""
+    """Mark that a block is being traced; `conditional`: the compiled program may skip it."""
     staged = _staged.set(_staged.get() + 1)
     maybe = _conditional.set(_conditional.get() + int(conditional))
     try:
@@ -49,10 +48,10 @@ def staging(conditional: bool) -> Iterator[None]:
 
 
 def is_staged() -> bool:
-    """Whether a block is being traced: what Python does beside its variables runs only once."""
+    """Whether a block is being traced. Its side effects would then happen once, not in each run."""
     return _staged.get() > 0
 
 
 def is_conditional() -> bool:
-    """Whether the block being traced may not run, or not in this iteration."""
+    """Whether the compiled program may skip the block that is being traced."""
     return _conditional.get() > 0

@@ -1,21 +1,14 @@
-"""Names that rewritten code gives its own variables; a user's name cannot clash with them."""
+"""Names that the rewriting gives to variables and functions of its own.
+
+All begin with `_tk_`, so that they do not clash with the user's names. They stand in a file of
+their own because what runs later asks for them too: a message calls `_tk_result` "the returned value".
+"""
 
 from __future__ import annotations
 
-# Names that cannot clash with the user's: `break_` of a loop, `continue_`, and the function's result.
 PREFIX = "_tk_"
-
-
-RETURNED = PREFIX + "returned"
-
-
-RESULT = PREFIX + "result"
-
-
-FLOW = PREFIX + "flow"  # the cell that holds the runtime
-
-
-AROUND = PREFIX + "around"  # everything that a function can see
-
-
-INNER = PREFIX + "inner"  # the state that functions inside a function assign
+RETURNED = PREFIX + "returned"  # whether an early `return` was reached
+RESULT = PREFIX + "result"  # the value of that `return`
+FLOW = PREFIX + "flow"  # the module `runtime.calls`, a free variable of the rewritten function
+AROUND = PREFIX + "around"  # a view of every variable that the function can see
+INNER = PREFIX + "inner"  # a view of the variables that functions inside the function assign

@@ -1,4 +1,8 @@
-"""`checkpoint(how)`: keep few carries and run the steps between them again."""
+"""`checkpoint(how)`: keep few carries and run the steps between them again.
+
+100 steps as 10 segments of 10: the forward pass keeps 10 carries; the reverse pass takes the segments
+from the last to the first, and runs each again to get what its 10 steps leave.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,8 @@ class checkpoint:
     def memory(self, loop: PreparedLoop) -> int:
         """The carries of all levels, and what an innermost segment leaves."""
         sizes = segment_sizes(self.how, loop.length)
+        # If the sizes cover the length, the first of them is only the number of the outermost segments,
+        # which follows from the length and the other sizes.
         if loop.length <= math.prod(sizes):
             sizes = sizes[1:]
         if not sizes:

@@ -1,4 +1,4 @@
-"""`forward()`: carry tangents along with the steps."""
+"""`forward()`: carry tangents along with the steps, one for each differentiated scalar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.control import bounded, residuals
-from toolkit.control.policies.policy import require_positive, with_operands
+from toolkit.control.policies.policy import require_positive
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.refusal import refuse_reverse_mode
@@ -43,7 +43,7 @@ class forward:
 
         def under(ticker: Any) -> Callable[..., Any]:
             return lambda *operands: store().run(
-                with_operands(loop, operands)._replace(ticker=ticker)
+                _with_operands(loop, operands)._replace(ticker=ticker)
             )
 
         solve = forward_rule(under(loop.ticker), under(None), self._require)
@@ -55,6 +55,8 @@ class forward:
         def run(closed: Tree, init: Tree) -> Counted:
             return bounded.plain(loop, closed, init)
 
+        # The tangents run through a `while_loop`, which has no reverse mode. Without this, a gradient of
+        # the gradient would fail with an error of JAX's that names no remedy.
         def push(closed: Tree, init: Tree) -> Counted:
             return refuse_reverse_mode(run(closed, init), _NO_REVERSE_OVER_FORWARD)
 
@@ -79,3 +81,8 @@ _NO_REVERSE_OVER_FORWARD = (
     "gradient=forward() has no reverse mode over its derivative in tk.while_loop: use forward mode "
     "over it (jax.hessian, or jax.jvp of jax.grad)."
 )
+
+
+def _with_operands(loop: PreparedLoop, operands: tuple[Tree, Tree, Tree]) -> PreparedLoop:
+    closed, init, xs = operands
+    return loop._replace(closed=closed, init=init, xs=xs)

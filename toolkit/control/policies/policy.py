@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
-
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.types import Tree
 
@@ -41,23 +38,6 @@ def require_policy(gradient: Any) -> None:
 
 def step_of(loop: PreparedLoop) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
     return lambda carry, x: loop.step(loop.closed, carry, x)
-
-
-def with_operands(loop: PreparedLoop, operands: tuple[Tree, Tree, Tree]) -> PreparedLoop:
-    closed, init, xs = operands
-    return loop._replace(closed=closed, init=init, xs=xs)
-
-
-def has_floats(shapes: Tree) -> bool:
-    return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
-
-
-def cut(xs: Tree, at: int) -> tuple[Tree, Tree]:
-    return jax.tree.map(lambda leaf: leaf[:at], xs), jax.tree.map(lambda leaf: leaf[at:], xs)
-
-
-def joined(first: Tree, last: Tree) -> Tree:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)
 
 
 def require_positive(name: str, value: Any) -> None:

@@ -1,7 +1,8 @@
-"""The reverse pass of a loop that is run backwards instead of being stored.
+"""`reversible(inverse)`: recover the carries by running the loop backwards, and keep only the last.
 
-Inverting a step that contracts amplifies rounding without bound, and the gradient at a wrong carry
-is wrong. So every carry that is recovered is compared with what the forward pass knew of it.
+Inverting a step that contracts amplifies rounding errors without bound. The gradient at a wrong carry
+is wrong, and nothing else would show it. So the forward pass notes one number for each carry, a random
+projection, and the reverse pass compares each recovered carry with it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ _NO_FORWARD_MODE = (
     "gradient=reversible() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its "
     "own: use tk.control.store() or tk.control.forward()."
 )
-
-
 _NO_SECOND_ORDER = (
     "gradient=reversible() has first derivatives only: use tk.control.store() or "
     "tk.control.checkpoint()."
@@ -87,7 +86,7 @@ class reversible:
         return run(*operands, tree.stop_gradient(back.closed))
 
     def run_while(self, loop: PreparedWhile) -> Counted:
-        """Refused: how many numbers to note is not known."""
+        """Refused: the number of steps, and so of the numbers to note, is not known beforehand."""
         raise ValueError(
             "`gradient` must not be reversible() in tk.while_loop: use tk.control.checkpoint() "
             "with `max_steps`, or tk.loop, whose length is known."
@@ -143,10 +142,10 @@ def reconstruction_error(
 
 
 class ReverseState(NamedTuple):
-    """Cotangents in the reverse pass."""
+    """The cotangents that the reverse pass carries from step to step."""
 
     carry: Tree
-    closed: Tree  # where wanted
+    closed: Tree  # of the closed-over arrays that are differentiated
 
 
 def _lifted_inverse(inverse: Callable[..., Tree], loop: PreparedLoop) -> Lifted:
@@ -198,7 +197,9 @@ def _reversible(
         (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
         worst = jnp.maximum(worst, _error(first, init))
         if axes := tuple(sorted(tree.varying_axes(worst))):
-            worst = jax.lax.pmax(worst, axes)  # all devices share the cotangents of what they share
+            # In `jax.shard_map` devices add up the cotangents of the arrays that they share, so an error
+            # on one device must make the result NaN on all.
+            worst = jax.lax.pmax(worst, axes)
         admitted = _admitted(init) if tol is None else tol
         _warn(worst, admitted)
         bars, xs_bar = tree.nan_unless(worst <= admitted, (bars, xs_bar))
@@ -211,7 +212,7 @@ def _reversible(
 def _run(
     loop: PreparedLoop, operands: tuple[Tree, Tree, Tree], weights: Tree
 ) -> tuple[Tree, tuple]:
-    """The loop, with a note of each carry that a step is given."""
+    """The loop; besides, the random projection of the carry before each step."""
     closed, init, xs = operands
 
     def step(carry: Tree, x: Tree) -> tuple[Tree, tuple[Tree, Array]]:
@@ -222,6 +223,8 @@ def _run(
 
 
 def _output_bars(bars: Tree, like: Tree) -> Tree:
+    """The cotangents of the floating outputs; zeros for those that nothing depends on."""
+
     def one(bar: Any, leaf: jax.ShapeDtypeStruct) -> Any:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return None
@@ -231,7 +234,7 @@ def _output_bars(bars: Tree, like: Tree) -> Tree:
 
 
 def _weights(carry: Tree) -> list[Array]:
-    """Random signs like the floating leaves: by them a carry is noted as one number."""
+    """Random signs, one for each floating number of a carry."""
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
     keys = jax.random.split(jax.random.key(0), len(leaves))
     signs = [
@@ -242,7 +245,10 @@ def _weights(carry: Tree) -> list[Array]:
 
 
 def _mark(carry: Tree, weights: list[Array]) -> Array:
-    """A random projection: an error moves it by about its own size, whatever its direction."""
+    """The random projection of a carry: its numbers with random signs, summed up.
+
+    An error in the carry changes the sum by about the error's norm, whatever its direction.
+    """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
     total = _no_error(carry)
     for leaf, signs in zip(leaves, weights, strict=True):
@@ -251,12 +257,13 @@ def _mark(carry: Tree, weights: list[Array]) -> Array:
 
 
 def _drift(carry: Tree, mark: Array, weights: list[Array]) -> Array:
+    """How far the projection of a recovered carry is from the noted one, relative to the carry."""
     distance = jnp.abs(_mark(carry, weights) - mark)
     return _relative(distance, tree.split(carry).inexact)
 
 
 def _error(got: Tree, expected: Tree) -> Array:
-    """The relative distance of two carries; infinite where anything but a float differs."""
+    """The relative distance of two carries; infinite if an integer, boolean or key differs."""
     moving, fixed, _ = tree.split(got)
     expected_moving, expected_fixed, _ = tree.split(expected)
     difference = jax.tree.map(jnp.subtract, moving, expected_moving)
@@ -268,6 +275,7 @@ def _error(got: Tree, expected: Tree) -> Array:
 
 
 def _relative(distance: Array, like: Tree) -> Array:
+    # Without the `where`, two equal carries of zeros would give 0 / 0.
     return jnp.where(distance == 0, 0, distance / tree.norm(like).astype(distance.dtype))
 
 
@@ -279,12 +287,13 @@ def _no_error(carry: Tree) -> Array:
 
 
 def _admitted(carry: Tree) -> float:
+    """The default tolerance: half of the digits of the coarsest floating type."""
     leaves = jax.tree.leaves(tree.split(carry).inexact)
     return max((float(jnp.finfo(leaf.dtype).eps) for leaf in leaves), default=0.0) ** 0.5
 
 
 def _warn(worst: Array, admitted: float) -> None:
-    """Say it in numbers, where there are numbers."""
+    """Warn with the size of the error. Under `jit` there is no number yet, and the NaN has to do."""
     if isinstance(worst, jax.core.Tracer) or worst <= admitted:
         return
     warnings.warn(

@@ -1,4 +1,4 @@
-"""`store()`: keep what every step leaves for its derivative."""
+"""`store()`: keep what every step leaves for its derivative, as a plain scan does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class store:
             residuals.left_by(loop, loop.length)
             + residuals.cotangents(loop)
             + residuals.outputs(loop)
-            + 2 * residuals.size(loop.init)
+            + 2 * residuals.size(loop.init)  # the carry and its cotangent
         )
 
 

@@ -1,14 +1,18 @@
-"""`truncate(k)`: differentiate through windows of `k` steps."""
+"""`truncate(k)`: differentiate through windows of `k` steps, counted from the end.
+
+With k = 3 and 7 steps the windows are [0] [1 2 3] [4 5 6]; no derivative crosses their borders.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.control import bounded, residuals
-from toolkit.control.policies.policy import cut, has_floats, joined, require_positive, step_of
+from toolkit.control.policies.policy import require_positive, step_of
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.replay import after, ticked_scan
@@ -47,11 +51,12 @@ class truncate:
         """A constant head and a differentiated tail, or windows."""
         if self.k >= loop.length:
             return store().run(loop)
-        if has_floats(loop.y):
+        if _has_floats(loop.y):
             return self._windows(loop)
         head = loop.length - self.k
-        first, last = cut(loop.xs, head)
-        # Outside jit, what the head leaves for a derivative would be made, and kept.
+        first, last = _cut(loop.xs, head)
+        # Nothing is differentiated through the first steps, so their inputs are made constants. Without
+        # that, a gradient outside `jit` would compute and keep what those steps leave for a derivative.
         constant = loop._replace(
             closed=tree.stop_gradient(loop.closed),
             init=tree.stop_gradient(loop.init),
@@ -63,7 +68,7 @@ class truncate:
             init=tree.stop_gradient(carry), xs=last, length=self.k, ticker=after(loop.ticker, head)
         )
         carry, last_ys = store().run(tail)
-        return carry, joined(ys, last_ys)
+        return carry, _joined(ys, last_ys)
 
     def run_while(self, loop: PreparedWhile) -> Counted:
         """The loop on constants, and its last steps once more."""
@@ -73,7 +78,7 @@ class truncate:
         """What a window leaves, and the carries before the others."""
         if self.k >= loop.length:
             return store().memory(loop)
-        if not has_floats(loop.y):
+        if not _has_floats(loop.y):
             return store().memory(loop._replace(length=self.k))
         head = (loop.length - 1) % self.k + 1
         return (
@@ -85,18 +90,33 @@ class truncate:
         )
 
     def _windows(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
+        """A scan over windows, for a body whose outputs have derivatives of their own."""
         step = step_of(loop)
         head = (loop.length - 1) % self.k + 1
         count = (loop.length - head) // self.k
-        first, last = cut(loop.xs, head)
+        first, last = _cut(loop.xs, head)
 
         def window(carry: Tree, xs: Tree) -> tuple[Tree, Tree]:
             return jax.lax.scan(step, tree.stop_gradient(carry), xs, self.k)
 
         carry, ys = ticked_scan(step, loop.init, first, head, loop.ticker)
         folded = jax.tree.map(lambda leaf: leaf.reshape(count, self.k, *leaf.shape[1:]), last)
+        # Each window runs again in the reverse pass, so that what all steps leave is not kept. Inside a
+        # scan XLA cannot merge the two runs, so `prevent_cse`, which would only cost time, is off.
         again = jax.checkpoint(window, prevent_cse=False)
         ticker = after(loop.ticker, head, self.k)
         carry, last_ys = ticked_scan(again, carry, folded, count, ticker)
         last_ys = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), last_ys)
-        return carry, joined(ys, last_ys)
+        return carry, _joined(ys, last_ys)
+
+
+def _has_floats(shapes: Tree) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+
+
+def _cut(xs: Tree, at: int) -> tuple[Tree, Tree]:
+    return jax.tree.map(lambda leaf: leaf[:at], xs), jax.tree.map(lambda leaf: leaf[at:], xs)
+
+
+def _joined(first: Tree, last: Tree) -> Tree:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)

@@ -1,4 +1,8 @@
-"""Arrays and Python numbers of a given type, weakly typed or not."""
+"""Arrays and Python numbers of a given type, weakly typed or not.
+
+`1.0` in Python becomes a *weakly typed* float32 in JAX: `1.0 * x` has the type of `x`. A strongly
+typed `float32(1.0)` would turn a bfloat16 `x` into a float32.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from toolkit.jaxprs.hidden import converted
 
 
 def is_extended(dtype: Any) -> bool:
+    """Whether this is a dtype of JAX's own, such as that of a random key, which no array converts to."""
     return jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def zeros(aval: Any) -> Any:
-    """A value of this type that nothing reads."""
+    """A placeholder of this type; nothing reads it."""
     return tree.vary(_zeros(aval), tree.varying_axes(aval))
 
 
@@ -28,6 +33,8 @@ def _zeros(aval: Any) -> Any:
 
 
 def _key_type(aval: Any) -> Any:
+    # The implementation of a random key ("threefry2x32") is told for an array of keys only, not for its
+    # type. An abstract evaluation makes such an array without computing anything.
     found: list[Any] = []
     example = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), example)

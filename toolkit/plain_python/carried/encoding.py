@@ -1,9 +1,11 @@
-"""A block's variables as arrays and structure, and back; identity of lists and dicts is kept.
+"""The values of variables as arrays and structure, and back; the identity of lists and dicts is kept.
 
-A variable's value is a tree whose leaves are arrays and Python numbers (what may change inside a
-staged loop) and constants (what may not). Python's own lists and dicts are mutable: a block gets
-fresh ones, and what it does to them is done to the originals afterwards, so that every other name
-of the same list sees it, as in Python.
+A loop of JAX carries arrays. So `d = {"w": array, "name": "a"}` is encoded as a structure and the
+list `[array]`, and decoded from new arrays afterwards.
+
+Python's lists and dicts change in place, and a trace must not change the user's. So a block gets
+copies of them. What it did to a copy is done to the original afterwards, and every other name of the
+same list then sees the change, as in Python.
 """
 
 from __future__ import annotations
@@ -35,25 +37,38 @@ from toolkit.plain_python.carried.structure import (
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.errors import refuse
 
+_ITERATOR = "it is an iterator, which would move on once, at trace time: use a list or an array, and index it"
+_OBJECT = (
+    "it is a {} made inside the block that holds a traced value and is no pytree: register it "
+    "(jax.tree_util.register_dataclass), keep its parts in variables, or make it after the block"
+)
+
 
 class EncodedVariable(NamedTuple):
-    """One variable."""
+    """The value of one variable."""
 
     node: Node
-    leaves: list[Any]  # of its slots, in order
+    leaves: list[Any]  # the arrays and numbers of its slots, in order
 
 
 class Encoder:
-    """Encodes the values of several variables, which may share containers."""
+    """Encodes the values of several variables, which may share lists and dicts.
+
+    Args:
+      origins: inside a block, for the id of each copy the list or dict that it was made from; None
+        outside a block, where every list or dict is its own origin.
+      known: the values before the block, whose constants may hold anything.
+    """
 
     def __init__(self, origins: dict[int, Any] | None, known: Iterable[Node] = ()) -> None:
-        # `None` outside a block: every container is its own origin.
         self.origins = origins
-        self.met: dict[int, int] = {}  # containers in variables that are changed in place
+        self.met: dict[int, int] = {}  # by id: the number of a container that was met before
         self.count = 0
         self.mutated = False
         self.known = {id(leaf) for node in known for leaf in constants(node)}
-        self.kept: list[Any] = []  # what `met` knows by id must live
+        # Python gives the id of a deleted object to a new one, which would then look like the old one.
+        # So each object that is known by its id is kept alive here.
+        self.kept: list[Any] = []
 
     def encode(self, value: Any, mutated: bool = False) -> EncodedVariable:
         leaves: list[Any] = []
@@ -61,7 +76,7 @@ class Encoder:
         return EncodedVariable(self._node(value, leaves), leaves)
 
     def encode_watched(self, value: Any) -> EncodedVariable:
-        """A variable that is expected to stay: every leaf is a constant."""
+        """A variable that the block is expected to leave alone: its arrays count as constants too."""
         if isinstance(value, (Undefined, Iterator)):
             return self.encode(value)
         if not _holds_mutable(value):
@@ -98,10 +113,14 @@ class Encoder:
             children, kind = jax.tree.flatten(value, is_leaf=_not_this(value))
             keys = ()
             if jax.tree_util.treedef_is_leaf(kind):
+                # An object that JAX cannot see into may hold a tracer of the block, which would be
+                # invalid after it. Objects that existed before the block cannot.
                 new = self.origins is not None and id(value) not in self.known
                 if new and holds_tracer(value):
                     return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
                 return ConstantLeaf(value)
+        # Two names of one list matter only if it changes in place; else each is encoded on its own, and
+        # may take a type of its own.
         if self.mutated:
             self.met[id(value)] = number
             self.kept.append(value)
@@ -111,7 +130,7 @@ class Encoder:
 
 
 def encode_growing(value: Any) -> EncodedVariable:
-    """A list that the block may append to."""
+    """A list that the block appends to: its last item, which is all that the block may read."""
     last = last_item(value)
     if last is None or not all(map(tree.is_numeric, jax.tree.leaves(last[0]))):
         return EncodedVariable(GrowingList(None), [])
@@ -125,19 +144,26 @@ def _holds_mutable(value: Any) -> bool:
     return isinstance(value, tuple) and any(map(_holds_mutable, value))
 
 
+# With this `is_leaf` a tree is flattened by one level only.
 def _not_this(whole: Any) -> Callable[[Any], bool]:
     return lambda part: part is not whole
 
 
 class Decoder:
-    """Makes values from nodes; `fresh` containers for a block, or the originals after it."""
+    """Makes values from structure and leaves.
+
+    Args:
+      fresh: True before a block, which gets new lists and dicts; False after it, where the originals
+        take on what the block did.
+      mutated: the variables whose lists and dicts change in place; others get new ones.
+    """
 
     def __init__(self, fresh: bool, mutated: tuple[str, ...]) -> None:
         self.fresh = fresh
-        self.mutated = mutated  # the variables whose containers are changed in place
-        self.origins: dict[int, Any] = {}  # by the id of a fresh container: what it stands for
-        self.made: dict[int, Any] = {}
-        self.kept: list[Any] = []
+        self.mutated = mutated
+        self.origins: dict[int, Any] = {}  # by the id of a copy: the list or dict it was made from
+        self.made: dict[int, Any] = {}  # by number, for `MetBefore`
+        self.kept: list[Any] = []  # copies, alive as long as `origins` knows them by their ids
 
     def decode(self, name: str, node: Node, leaves: Iterable[Any]) -> Any:
         return self._value(name, node, iter(leaves))
@@ -168,6 +194,7 @@ class Decoder:
         changed = mutable and not self.fresh and name in self.mutated
         reused = changed and node.origin is not None
         made: Any = node.origin if reused else node.kind.empty() if mutable else None
+        # Known before its children are made, since a list may contain itself.
         if mutable:
             self.made[node.number] = made
         children = [self._value(name, child, leaves) for child in node.children]
@@ -182,15 +209,6 @@ class Decoder:
             self.kept.append(made)
             self.origins[id(made)] = node.origin
         return made
-
-
-_ITERATOR = "it is an iterator, which would move on once, at trace time: use a list or an array, and index it"
-
-
-_OBJECT = (
-    "it is a {} made inside the block that holds a traced value and is no pytree: register it "
-    "(jax.tree_util.register_dataclass), keep its parts in variables, or make it after the block"
-)
 
 
 def holds_tracer(value: Any, depth: int = 3) -> bool:

@@ -1,4 +1,9 @@
-"""Lists that grow inside a staged loop: what is appended becomes the loop's stacked output."""
+"""Lists that grow inside a staged loop: what is appended becomes the stacked output of the scan.
+
+In `for x in xs: ys.append(f(x))` the block gets a `ListRecorder` in place of `ys`. What it records
+is an output of the scan, and after the loop `ys` is a `StackedList`, which holds arrays `[len, ...]`
+and becomes an ordinary list when something needs its items.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,10 @@ from toolkit.plain_python.errors import UserLine, here, refuse
 
 
 class ItemRun(NamedTuple):
-    """Items of one type, one after the other."""
+    """Consecutive items of one type, as arrays."""
 
     length: int
-    items: Any  # tree of arrays [count, ...]
+    items: Any  # tree of arrays [length, ...]
 
     def unstacked(self) -> list[Any]:
         leaves, structure = jax.tree.flatten(self.items)
@@ -35,8 +40,8 @@ class SingleItem(NamedTuple):
 class ListRecorder:
     """Stands for a list inside a staged loop that appends to it.
 
-    It can be appended to, and its last item be read; `before`: the last item at the start of the
-    iteration, in a list, which is empty where there is none.
+    The loop body may append to it and read its last item. `before` is a list with the last item at
+    the start of the iteration, or an empty list.
     """
 
     def __init__(self, name: str, before: list[Any]) -> None:
@@ -56,7 +61,7 @@ class ListRecorder:
         self.add([SingleItem(item)])
 
     def add(self, chunks: Sequence[ItemRun | SingleItem]) -> None:
-        """What a block inside has appended."""
+        """Append what an inner block has appended."""
         self.chunks += chunks
         self.place = here()
 
@@ -79,7 +84,7 @@ class ListRecorder:
         return self
 
     def refuse_reading(self) -> Exception:
-        """The list exists after the loop; inside it, only what one iteration adds is known."""
+        """The error of reading the list itself, which exists only after the loop."""
         return refuse(
             f"`{self.name}` is read inside the staged loop that appends to it: only its last item, "
             f"`{self.name}[-1]`, can be, where the list is not empty before. Keep what is needed in a "
@@ -88,10 +93,13 @@ class ListRecorder:
 
 
 class StackedList:
-    """A list after the loop that grew it: kept as arrays until something needs its items.
+    """A list after the loop that grew it, kept as arrays until something needs its items.
 
+    Turning it into a list costs one slice an item, a thousand operations for a thousand steps. So
     `jnp.stack`, `jnp.array`, `len`, `sum`, an item and a `for` use the arrays; any other use turns
     it into an ordinary list, once.
+
+    `prefix`: the items before the loop; `runs`: the items that the loop appended.
     """
 
     def __init__(self, prefix: list[Any], runs: list[ItemRun]) -> None:
@@ -140,11 +148,11 @@ class StackedList:
             if place < run.length:
                 return _at(run.items, place)
             place -= run.length
-        raise AssertionError("the runs hold every item behind the prefix")
+        raise AssertionError("every item is in the prefix or in a run")
 
 
 def last_item(value: list[Any] | StackedList | ListRecorder) -> list[Any] | None:
-    """The last item, in a list; None where there is none, or none that is known."""
+    """A list with the last item; None if there is none, or none that is known."""
     if isinstance(value, ListRecorder):
         if not value.chunks:
             return value.before or None
@@ -172,7 +180,8 @@ def stack_chunks(counts: list[int | None], stacked: list[Any], length: int) -> l
         whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *blocks)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), whole)
         return [ItemRun(length * sum(widths), flat)]
-    # Items of different types alternate: there is no array of all of them.
+    # One iteration appends items of different types, so no array can hold all of them. Each stays a
+    # run of its own.
     return [
         ItemRun(count, _at(block, turn))
         for turn in range(length)
@@ -190,7 +199,11 @@ def _item_type(block: Any, leading: int) -> Any:
 
 
 def grow(value: Any, runs: list[ItemRun], aliased: bool) -> Any:
-    """The list `value` with more items behind it, as the same object where others may hold it."""
+    """The list `value` with more items at its end.
+
+    If another name may hold the same list, it must see the new items, so the list itself is extended.
+    Else the items stay arrays.
+    """
     if isinstance(value, ListRecorder):
         value.add(runs)
         return value

@@ -1,4 +1,8 @@
-"""The structure of a variable's value: what stays the same while its arrays change."""
+"""The structure of a variable's value: what stays the same while its arrays change.
+
+`{"w": array, "name": "a"}` is a Container of kind dict with keys `("w", "name")` and the children
+`Slot()` and `ConstantLeaf("a")`; the array itself stands apart, in a list of leaves.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +17,29 @@ from toolkit.plain_python.carried.undefined import Undefined
 
 
 class Slot(NamedTuple):
-    """An array or a Python number."""
+    """The place of an array or a Python number, which may change in a staged block."""
 
 
 class ConstantLeaf(NamedTuple):
-    """Any other leaf."""
+    """Any other leaf (a string, a function, None), which must stay the same."""
 
     value: Any
 
 
 class Absent(NamedTuple):
-    """No value."""
+    """A variable without a value."""
 
     undefined: Undefined
 
 
 class GrowingList(NamedTuple):
-    """A list that the block may append to; its slots are the last item's."""
+    """A list that the block appends to. Only the arrays of its last item are carried."""
 
-    last: Any  # tree definition of the last item; None where there is none that can be carried
+    last: Any  # tree definition of the last item; None if the list is empty or holds no arrays
 
 
 class MetBefore(NamedTuple):
-    """The container met before under this number."""
+    """A further reference to a container that stands elsewhere under this number."""
 
     number: int
 
@@ -46,15 +50,15 @@ class Container(NamedTuple):
     kind: Any  # a `MutableKind`, or the one-level tree definition
     keys: tuple[Any, ...]
     children: tuple[Any, ...]
-    number: int  # in order of encounter
-    origin: Any  # the list or dict outside the block that this one stands for
+    number: int  # a running number, to which `MetBefore` refers
+    origin: Any  # the list or dict outside the block that this one is a copy of
 
 
 Node = Slot | ConstantLeaf | Absent | GrowingList | MetBefore | Container
 
 
 class MutableKind(NamedTuple):
-    """A container of Python's own, which changes in place."""
+    """The type of a list or dict, which can change in place."""
 
     type: Any
     default: Any  # of a defaultdict
@@ -64,8 +68,6 @@ class MutableKind(NamedTuple):
 
 
 MUTABLE = (list, dict, OrderedDict, defaultdict)
-
-
 LIST = MutableKind(list, None)
 
 
@@ -74,6 +76,7 @@ def kind_of(value: Any) -> MutableKind:
 
 
 def constants(node: Node) -> Iterator[Any]:
+    """The constant leaves of a value."""
     if isinstance(node, ConstantLeaf):
         yield node.value
     elif isinstance(node, Container):
@@ -82,7 +85,7 @@ def constants(node: Node) -> Iterator[Any]:
 
 
 def same_structure(a: Node, b: Node) -> bool:
-    """Whether two nodes differ in the values of their slots only."""
+    """Whether two values differ at most in their arrays and numbers."""
     if type(a) is not type(b):
         return False
     if isinstance(a, ConstantLeaf) and isinstance(b, ConstantLeaf):
@@ -100,7 +103,7 @@ def same_structure(a: Node, b: Node) -> bool:
 
 
 def same_constant(a: Any, b: Any) -> bool:
-    """Whether two leaves that are no arrays are the same."""
+    """Whether two leaves that are not arrays are the same."""
     if a is b:
         return True
     if isinstance(a, jax.Array) or isinstance(b, jax.Array):
@@ -112,7 +115,7 @@ def same_constant(a: Any, b: Any) -> bool:
 
 
 def paths(node: Node, name: str) -> list[str]:
-    """How a user would write each slot: `d['a'][0]`."""
+    """For each array of a value, how a user would write it: `d['a'][0]`."""
     if isinstance(node, Slot):
         return [name]
     if isinstance(node, GrowingList) and node.last is not None:

@@ -1,4 +1,12 @@
-"""Lists, dicts and objects that a block must leave alone: a trace would change them once."""
+"""Lists, dicts, objects and NumPy arrays that a block must not change behind its variables.
+
+    for i in range(n):
+        log(i)              # appends to a list that `log` knows
+
+While tracing, `log` would run once, and the list would get one tracer in place of `n` numbers. So
+what the function can see is remembered before a trace and compared after it. A difference is undone
+and refused.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +20,20 @@ import numpy as np
 
 from toolkit.plain_python.errors import refuse
 
-_LARGE = 100_000  # entries of a NumPy array up to which a copy is kept
-
-
-_MOST = 20_000  # entries of lists, dicts and objects that are looked at
-
-
+# Both limits keep a trace fast: what is larger is not remembered, and a change of it is not found.
+_LARGE = 100_000  # entries of a NumPy array
+_MOST = 20_000  # entries of all lists, dicts and objects together
 _OPAQUE = (FunctionType, MethodType, ModuleType, type, jax.Array, np.generic)
 
 
 class Surroundings(NamedTuple):
-    """Every variable that a function can see, its own and those of the functions around it."""
+    """Every variable that a function can see: its own, and those of the functions around it."""
 
     names: tuple[str, ...]
     reads: tuple[Callable[[], Any], ...]
 
     def remember(self) -> list[Remembered]:
-        """What can change in place among what the variables hold now."""
+        """What the variables hold now and what can change in place, with its present items."""
         seen: dict[int, Remembered] = {}
         left = _MOST
         for name, read in zip(self.names, self.reads, strict=True):
@@ -47,22 +52,23 @@ class Surroundings(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """Something that can change in place, and what it held."""
+    """Something that can change in place, and the items that it held before a trace."""
 
     name: str
     container: Any
     items: list[Any]
-    attributes: bool  # it holds the attributes of an object
+    attributes: bool  # whether it is the `__dict__` of an object
 
     def is_plain(self) -> bool:
         """Whether it is a list or a dict that a variable may hold."""
         return isinstance(self.container, (list, dict)) and not self.attributes
 
     def check(self) -> None:
-        """Put back what a trace has changed, and refuse it."""
+        """If the trace has changed it, undo the change and refuse it."""
         now = _items(self.container)
         if self.attributes and len(now) > len(self.items):
-            # What an object computes once and keeps (`cached_property`) may be computed now.
+            # An object may compute an attribute at first use and keep it (`cached_property`). A new
+            # attribute is therefore no change, unless it holds a tracer.
             known = {key for key, _ in self.items}
             now = [pair for pair in now if pair[0] in known or isinstance(pair[1], jax.core.Tracer)]
         if len(now) == len(self.items) and all(map(_is, now, self.items)):
@@ -96,7 +102,11 @@ def _items(container: Any) -> list[Any]:
 
 
 def _containers(value: Any, met: set[int], depth: int) -> Iterator[tuple[Any, bool]]:
-    """What can change in place inside `value`; whether it is an object's attributes."""
+    """What can change in place inside `value`, each with whether it is the `__dict__` of an object.
+
+    `met`: ids of what was visited, since objects may refer to each other; `depth`: how many objects
+    deep to look.
+    """
     if id(value) in met or isinstance(value, _OPAQUE):
         return
     met.add(id(value))

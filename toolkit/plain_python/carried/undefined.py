@@ -1,4 +1,8 @@
-"""Variables without a value, and the error of reading one."""
+"""Variables without a value, and the error of reading one.
+
+After `if traced: y = 1` the variable `y` may have a value or not. It then holds an `Undefined` that
+says why, and rewritten code that reads `y` gets an error with that reason.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ from toolkit.plain_python.reserved import RESULT
 
 
 class Undefined:
-    """The value of a variable that has none, or may have none; reading it says why."""
+    """Stands in a variable that has no value, or may have none.
+
+    `reason` is None for a variable that was simply never assigned; Python's own message says that.
+    """
 
     def __init__(self, name: str, reason: str | None = None) -> None:
         self.name = name
@@ -18,7 +25,7 @@ class Undefined:
 
 
 class UndefinedRead(UnboundLocalError):
-    """A variable without a value was read; `undefined` is what stood in its place."""
+    """A variable without a value was read; `undefined` is the mark that it held."""
 
     def __init__(self, message: str, undefined: Undefined) -> None:
         super().__init__(message)
@@ -26,14 +33,16 @@ class UndefinedRead(UnboundLocalError):
 
     @classmethod
     def of(cls, undefined: Undefined, name: str) -> UndefinedRead:
-        """The error of reading it where the user's code stands now."""
+        """The error of reading the variable `name` at the user's current line."""
         reason = undefined.reason
         if reason is None:
             said = f"cannot access local variable '{name}' where it is not associated with a value"
         else:
             shown = "the returned value" if name == RESULT else f"variable '{name}'"
             why = (
-                "may be used before assignment" if "assigned" in reason else "has no one value here"
+                "may be used before assignment"
+                if "assigned" in reason
+                else "has no single value here"
             )
             said = f"{shown} {why}: {reason}."
         return cls(here().said(said), undefined)

@@ -12,22 +12,27 @@ from toolkit.plain_python.carried.undefined import Undefined
 class Variables(NamedTuple):
     """The variables that a block may change."""
 
-    reads: tuple[Callable[[], Any], ...]
-    write: Callable[..., None]
+    reads: tuple[Callable[[], Any], ...]  # one function a variable, which returns its value
+    write: Callable[..., None]  # sets all of them
     names: tuple[str, ...]
-    grown: tuple[str, ...]  # those that it appends to
-    # The last ones are only handed on: a list or dict among them may be changed by what is called.
+    grown: tuple[str, ...]  # lists that the block appends to
+    # Variables that the block only hands on, to a call or another name. They count as constant, unless
+    # the trace shows that a list or dict among them was changed in place.
     watched: tuple[str, ...] = ()
     around: Surroundings = Surroundings((), ())
-    # Those that are changed in place somewhere: only of these does it matter which object they are.
+    # Variables that the function changes in place somewhere. Only for these does it matter whether two
+    # names hold the same list or two equal ones.
     mutated: tuple[str, ...] = ()
 
     def order(self) -> list[int]:
-        """In which order they are encoded and decoded: first what decides on identity."""
+        """The order in which variables are encoded and decoded: those changed in place come first.
+
+        The first name of a list that is met becomes its owner, and other names refer to it.
+        """
         return sorted(range(len(self.names)), key=lambda k: self.names[k] not in self.mutated)
 
     def changing(self, names: Iterable[str]) -> Variables:
-        """The same, where these are no longer expected to stay."""
+        """The same variables, where `names` are no longer watched but taken to change in place."""
         left = tuple(name for name in self.watched if name not in names)
         return self._replace(watched=left, mutated=(*self.mutated, *names))
 

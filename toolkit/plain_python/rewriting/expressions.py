@@ -1,4 +1,15 @@
-"""Expressions: `and`, `or`, `not`, comparisons, conditional expressions, and calls that need care."""
+"""The rewriting of expressions: operators on values that may be traced, and calls that need care.
+
+Before:                      After:
+
+    a and f(b)                   flow.and_(a, lambda: f(b))
+    x if c else y                flow.either(c, lambda: x, lambda: y)
+    ys.append(v)                 flow.mutator(ys, "append", "ys", True)(v)
+
+Python asks a condition for its truth, which a traced value does not have. The functions of `flow`
+ask only what is known, and otherwise compute both sides. An operand that Python might not evaluate
+is passed as a function without arguments.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +21,12 @@ from toolkit.plain_python.rewriting.nodes import at, call, lambda_of_operator, l
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
-
-
 _BUILTINS = {
     "all": "all_of", "any": "any_of", "format": "text", "isinstance": "isinstance_",
     "max": "extreme", "min": "extreme", "next": "next_", "repr": "text", "str": "text",
 }  # fmt: skip
-
-
-# What has to be evaluated in place: in a function of its own it would mean something else.
+# Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
+# or make a generator. An expression that holds one of these stays Python's.
 _IN_PLACE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 
 
@@ -42,6 +50,7 @@ class Expressions(ast.NodeTransformer):
             return node
         if node.id.startswith(PREFIX):
             return node
+        # The variable may hold the mark "no value yet", or a list that a loop has grown as arrays.
         return at(call("read", [node, ast.Constant(node.id)]), node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
@@ -56,6 +65,8 @@ class Expressions(ast.NodeTransformer):
             method = [target, ast.Constant(node.func.attr), shown, ast.Constant(own)]
             node.func = at(call("mutator", method), node.func)
             return node
+        # `len(ys)` or `jnp.stack(ys)` can use the arrays of a list that a staged loop has grown, so the
+        # call gets the variable without `read`, which would turn it into an ordinary list.
         grown = node.args and isinstance(node.args[0], ast.Name)
         if grown and node.args[0].id in self.scope.grown:  # type: ignore[attr-defined]
             grown_list = node.args.pop(0)
@@ -66,7 +77,8 @@ class Expressions(ast.NodeTransformer):
             on_list.keywords = rest.keywords
             return at(on_list, node)
         if getattr(node.func, "id", "") == "print":
-            # What it prints of a traced value is that it is traced: nothing depends on it.
+            # `print` may show a traced value, since no result depends on the text. So `str` and
+            # f-strings in its arguments are not refused.
             return Reads(self.scope.tracked).visit(node)
         builtin = _BUILTINS.get(getattr(node.func, "id", ""))
         if builtin:
@@ -74,7 +86,8 @@ class Expressions(ast.NodeTransformer):
             node.func = at(call(builtin, []).func, node.func)
         first = self.scope.first_parameter
         if first and isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
-            # Inside a generated function it would look at that function's arguments.
+            # `super()` without arguments reads the first argument of the function that it stands in,
+            # and in a block that is a generated function without `self`.
             node.args = [load("__class__"), load(first)]
             return at(node, node)
         return self._generic(node)
@@ -124,6 +137,7 @@ class Expressions(ast.NodeTransformer):
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
         visited = self._generic(node)
         assert isinstance(visited, ast.FormattedValue)
+        # A traced value has no text that Python's value would have: refused inside a staged block.
         visited.value = at(call("shown", [visited.value]), node)
         return visited
 
@@ -134,7 +148,11 @@ class Expressions(ast.NodeTransformer):
         return self._on_thunks("either", [self.test(node.test), *sides], node)
 
     def _on_thunks(self, function: str, arguments: list[ast.expr], like: ast.expr) -> ast.expr:
-        """A call whose operands are evaluated or not; functions in them may assign variables."""
+        """A call whose operands may not be evaluated.
+
+        A function called in an operand may assign variables of this function (`nonlocal`). The call
+        is then given these, so that the assignment happens only on the path that is taken.
+        """
         evaluated = call(function, arguments)
         if self.scope.inner and any(isinstance(inner, ast.Call) for inner in ast.walk(like)):
             evaluated.keywords = [ast.keyword("state", load(INNER))]
@@ -148,7 +166,11 @@ class Expressions(ast.NodeTransformer):
         return visited
 
     def test(self, node: ast.expr) -> ast.expr:
-        """`node` where only its truth matters: what `and` and `or` return need not be one type."""
+        """`node` where only its truth matters, as in `if a and b:`.
+
+        `a and b` itself returns one of its operands, so both would need one type. As a test it only
+        needs their truth, a bool on either path.
+        """
         if isinstance(node, ast.BoolOp) and not _in_place(node):
             kind = "all_" if isinstance(node.op, ast.And) else "any_"
             first, *rest = (self.test(value) for value in node.values)
@@ -156,7 +178,7 @@ class Expressions(ast.NodeTransformer):
         return self.visit(node)
 
     def iterable(self, node: ast.expr) -> ast.expr:
-        """What a `for` goes over: `range` and its like may hold traced values."""
+        """What a `for` goes over; a `range`, `enumerate`, `zip` or `reversed` may hold traced values."""
         if isinstance(node, ast.Starred):
             return self.visit(node)
         if not isinstance(node, ast.Call):
@@ -176,7 +198,7 @@ class Expressions(ast.NodeTransformer):
 
 
 class Reads(ast.NodeTransformer):
-    """Checks the reading of some names, and changes nothing else."""
+    """Rewrites the reads of some names, for code that otherwise stays as it is."""
 
     def __init__(self, tracked: set[str]) -> None:
         self.tracked = tracked

@@ -1,8 +1,19 @@
 """`break`, `continue` and early `return`, rewritten as flags and conditions.
 
-After this every block runs to its end: a jump sets flags, and what would be skipped stands under
-`if not flag:`. Where one branch of an `if` jumps for certain, the statements after it move into the
-other branch: no flag is asked, and a value that is returned in both branches is defined in both.
+Before:                      After:
+
+    for a in x:                  left = False
+        f(a)                     for a in x:       # runs the body only while `left` is False
+        if a > 3:                    f(a)
+            break                    if a > 3:
+        y = a                            left = True
+                                     else:
+                                         y = a
+
+A block that becomes the body of a scan cannot stop in the middle. So a jump sets a flag, and what it
+would skip moves under `if not flag:`. Where one branch of an `if` certainly jumps, the statements
+after the `if` move into the other branch instead. That needs no flag, and a value that is returned
+on both paths is then defined in both branches.
 """
 
 from __future__ import annotations
@@ -18,8 +29,8 @@ from toolkit.plain_python.rewriting import names
 class Flags(NamedTuple):
     """The flags that leave a loop; the outermost "loop" is the function."""
 
-    leave: str  # set by what leaves the loop: break and return
-    skip: str | None  # set by continue
+    leave: str  # set by `break` and `return`, which leave the loop
+    skip: str | None  # set by `continue`
     outer: Flags | None
 
     def enclosing(self) -> list[Flags]:
@@ -62,6 +73,7 @@ def _jump(statement: ast.stmt, flags: Flags) -> list[ast.stmt]:
         return [_set(flags.leave, ast.Constant(True), statement)]
     assert isinstance(statement, ast.Return)
     value = statement.value or ast.Constant(None)
+    # A `return` leaves every loop around it, and then the function.
     leaves = [_set(one.leave, ast.Constant(True), statement) for one in flags.enclosing()]
     return [_set(RESULT, value, statement), *leaves]
 
@@ -93,6 +105,7 @@ def _loop(loop: ast.For | ast.While, flags: Flags) -> list[ast.stmt]:
     """The loop with flags for its jumps, and its `else` after it."""
     breaks, continues = _own_jumps(loop.body)
     leaves = breaks or names.contains(loop.body, ast.Return)
+    # Nested loops need flags of their own: the place in the source makes the names differ.
     suffix = f"{loop.lineno}_{loop.col_offset}"
     inner = Flags(PREFIX + "break_" + suffix, PREFIX + "continue_" + suffix, flags)
     body = lower_jumps(loop.body, inner)
@@ -104,12 +117,13 @@ def _loop(loop: ast.For | ast.While, flags: Flags) -> list[ast.stmt]:
         loop.body, loop.orelse = body, []
         return [loop, *orelse]
     if isinstance(loop, ast.While):
-        # After a break the test is not evaluated again.
+        # Python does not evaluate the test after a `break`, so the flag comes first in an `and`.
         test = ast.BoolOp(ast.And(), [_not(inner.leave, loop), loop.test])
         loop.test = ast.copy_location(test, loop.test)
     else:
-        loop.leave = inner.leave  # type: ignore[attr-defined]  # the runtime asks for it
+        loop.leave = inner.leave  # type: ignore[attr-defined]  # `runtime.statements.for_` reads this flag
     loop.body, loop.orelse = body, []
+    # The `else` of a loop runs if no `break` left it.
     after: list[ast.stmt] = []
     if orelse:
         after = [ast.copy_location(ast.If(_not(inner.leave, loop), orelse, []), orelse[0])]
@@ -117,7 +131,10 @@ def _loop(loop: ast.For | ast.While, flags: Flags) -> list[ast.stmt]:
 
 
 def _with_skip(flag: str, body: list[ast.stmt]) -> list[ast.stmt]:
-    """`body` with its flag for `continue` put down first; without it where nothing asks for it."""
+    """`body`, which first sets its `continue` flag to False; without the flag if nothing reads it.
+
+    An unread flag would be one more variable that the scan carries.
+    """
     asked = any(
         isinstance(node, ast.Name) and node.id == flag and isinstance(node.ctx, ast.Load)
         for statement in body
@@ -141,7 +158,7 @@ class _Without(ast.NodeTransformer):
 
 
 def _asked(after: ast.stmt, flags: Flags) -> list[str]:
-    """The flags that may be up after a statement, so that the rest of its body is skipped."""
+    """The flags that may be True after a statement; the rest of the body is skipped then."""
     breaks, continues = _own_jumps([after])
     asked = [flags.leave] if breaks or names.contains([after], ast.Return) else []
     return [*asked, flags.skip] if continues and flags.skip else asked

@@ -1,4 +1,7 @@
-"""Which names a piece of code assigns or changes in place."""
+"""Which names a piece of code reads, assigns, changes in place or hands on.
+
+In `x[i] = f(y)` the name `x` is changed in place, `y` is handed on (to a call), and `i` is read.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,14 @@ import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-# Methods by which Python's own containers change.
+# Methods that change a list, dict, set or deque in place. A method of another class that has one of
+# these names is treated the same, which costs a check at run time and changes nothing.
 MUTATORS = frozenset((
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop",
     "popitem", "popleft", "remove", "reverse", "setdefault", "sort", "update",
 ))  # fmt: skip
-
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-
-
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-
-
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -33,7 +31,8 @@ def walk(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
                 outside += [*node.args.defaults, *filter(None, node.args.kw_defaults)]
             yield from walk(outside)
         elif isinstance(node, _COMPREHENSIONS):
-            # Its targets are its own; what a walrus inside it assigns is not.
+            # The targets of a comprehension are its own variables. Only `:=` inside it assigns a
+            # variable of the function.
             yield from (n for n in walk(ast.iter_child_nodes(node)) if not _is_target(n))
         else:
             yield from walk(ast.iter_child_nodes(node))
@@ -48,7 +47,7 @@ def _walrus(node: ast.Name) -> bool:
 
 
 def mark_walruses(tree: ast.AST) -> None:
-    """Note on each target of `:=` that it is one: inside a comprehension only those are assigned."""
+    """Mark each target of `:=`: in a comprehension these names, and no others, belong to the function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.NamedExpr):
             node.target.is_walrus = True  # type: ignore[attr-defined]
@@ -87,7 +86,7 @@ def mutated(nodes: Iterable[ast.AST]) -> set[str]:
         elif is_mutation(node):
             found.add(root(node.func.value))  # type: ignore[attr-defined]
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            found.add(node.target.id)  # a list is extended in place
+            found.add(node.target.id)  # `ys += zs` extends a list in place
     return {name for name in found if name is not None}
 
 
@@ -123,6 +122,7 @@ def appended(nodes: Iterable[ast.AST]) -> set[str]:
 def handed_on(nodes: Iterable[ast.AST]) -> set[str]:
     """The names whose value the code gives to something else: a call, another name, a container."""
     nodes = list(walk(nodes))
+    # `d` in `d[0]`, `d.a` or `d()` is looked into, which hands nothing on.
     inside = {
         id(inner)
         for node in nodes

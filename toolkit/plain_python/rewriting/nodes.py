@@ -1,4 +1,7 @@
-"""Pieces of syntax: how generated code is put together."""
+"""Pieces of syntax from which the rewritten code is built.
+
+`call("read", [load("s")])` is `_tk_flow.read(s)`, and `thunk(load("s"))` is `lambda: s`.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def call(function: str, arguments: Sequence[ast.expr]) -> ast.Call:
     return ast.Call(ast.Attribute(load(FLOW), function, ast.Load()), list(arguments), [])
 
 
+# An operand that may not be evaluated (`a and b`) is passed as a function without arguments.
 def thunk(body: ast.expr) -> ast.expr:
     return ast.Lambda(_arguments([]), body)
 
@@ -66,7 +70,9 @@ def at(node: _Node, like: ast.AST) -> _Node:
     """`node` at the place of `like`, with those of its parts that have no place yet."""
     if "lineno" in node._attributes and not hasattr(node, "lineno"):
         ast.copy_location(node, like)
-        # Python takes a call of a method to stand where the method's name ends.
+        # Python 3.11+ underlines the failing expression in a traceback. One column of width keeps it
+        # from underlining code that the user did not write, and marks the node as generated: see
+        # `errors.place_of`.
         node.end_lineno, node.end_col_offset = node.lineno, node.col_offset + 1  # type: ignore[attr-defined]
     for child in ast.iter_child_nodes(node):
         at(child, like)

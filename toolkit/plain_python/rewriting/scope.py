@@ -1,4 +1,7 @@
-"""What is known of a function before its body is lowered."""
+"""What is known of a function before its statements are rewritten: which variables need what care.
+
+In `for i in range(n): ys.append(f(i))` the loop changes `i`, grows the list `ys`, and only reads `n`.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,31 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.reserved import PREFIX, RESULT
 from toolkit.plain_python.rewriting import names
 
 
 @dataclass
 class FunctionScope:
-    """What is known of the function whose body is lowered."""
+    """What is known of the function whose body is rewritten."""
 
-    own: set[str]  # its variables, parameters included, and what it declares nonlocal
-    changed: set[str]  # those that some block assigns
-    tracked: set[str]  # what may be undefined, or disagree: these, and those of functions around
-    grown: set[str]  # those that some block appends to
-    mutated: set[str]  # those that are changed in place, anywhere
-    inner: set[str]  # those that functions inside it assign
-    first_parameter: str | None
+    own: set[str]  # its variables: parameters, what it assigns, what it declares nonlocal
+    changed: set[str]  # own variables that some block may change
+    tracked: set[
+        str
+    ]  # variables that may lack a value when read: `changed`, and the outer function's
+    grown: set[str]  # lists that some block appends to
+    mutated: set[str]  # variables that are changed in place anywhere in the function
+    inner: set[str]  # own variables that a function inside this one assigns
+    first_parameter: str | None  # `self` of a method, for `super()`
     given: set[str]  # parameters of an inner function that it does not return
     loads: Counter[str]  # how often each name is read
-    count: int = 0  # of generated names
+    count: int = 0  # generated names so far
+
+    def fresh(self, kind: str) -> str:
+        """A new name for generated code."""
+        self.count += 1
+        return f"{PREFIX}{kind}_{self.count}"
 
 
 def scope_of(
@@ -40,6 +50,8 @@ def scope_of(
     inner = names.set_by_inner_functions(body) & own
     changed = (names.assigned(inside) | names.mutated(inside) | names.handed_on(inside)) & own
     changed |= inner
+    # An array that is a parameter cannot change in place for the caller, so `x[i] = v` on a parameter
+    # is right only if the function returns it.
     returned = {
         name.id
         for node in names.walk(body)

@@ -1,4 +1,15 @@
-"""From a function to its syntax tree, and from a rewritten tree to a function at the same lines."""
+"""From a function to its syntax tree, and from a rewritten tree to a function at the same lines.
+
+The tree of `def f(x): return x + a` is compiled inside a factory, so that its free variables are
+free again, and the runtime is one of them:
+
+    def _tk_factory(a, _tk_flow):
+        def _tk_function(x):
+            return x + a
+
+Only the code object of the inner function is used. It is joined with the globals, the defaults and
+the closure cells of the original.
+"""
 
 from __future__ import annotations
 import __future__
@@ -15,8 +26,6 @@ from toolkit.plain_python.reserved import FLOW, PREFIX
 from toolkit.plain_python.rewriting import names
 
 _FACTORY, _FUNCTION = PREFIX + "factory", PREFIX + "function"
-
-
 _FUTURES = __future__.annotations.compiler_flag
 
 
@@ -36,7 +45,9 @@ def syntax_tree(function: types.FunctionType) -> ast.FunctionDef:
         lines, start = inspect.getsourcelines(function)
     except (OSError, TypeError):
         raise _sourceless(name) from None
-    nested = lines[0][:1].isspace()  # lines inside may start further left: in a long string
+    # The source of a method is indented, which `ast.parse` refuses. Removing the indentation would
+    # change long strings inside, whose lines may start further left, so an `if 1:` is put above it.
+    nested = lines[0][:1].isspace()
     try:
         module = ast.parse(("if 1:\n" if nested else "") + "".join(lines))
     except SyntaxError:
@@ -64,7 +75,8 @@ def _sourceless(name: str) -> ControlFlowError:
 def _stale(function: types.FunctionType) -> ControlFlowError:
     code = function.__code__
     if code.co_filename in ("<string>", "<stdin>"):
-        # Python 3.13 keeps a source under these names: that of another piece of code.
+        # Python 3.13 keeps a source under these names, but it is that of another piece of code, so
+        # "the file was edited" would mislead.
         return _sourceless(function.__qualname__)
     return refused_at(
         function,
@@ -80,7 +92,7 @@ def refused_at(function: types.FunctionType, line: int, message: str) -> Control
 
 
 def _check_decorators(function: types.FunctionType, definition: ast.FunctionDef) -> None:
-    """A decorator below `@control_flow` would be dropped."""
+    """Refuse a decorator below `@control_flow`: the new function is made without it."""
     below = [ast.unparse(one) for one in definition.decorator_list]
     ours = [k for k, text in enumerate(below) if text.split(".")[-1] == "control_flow"]
     if ours and ours[-1] != len(below) - 1:
@@ -93,9 +105,15 @@ def _check_decorators(function: types.FunctionType, definition: ast.FunctionDef)
 
 
 def _same_code(function: types.FunctionType, definition: ast.FunctionDef) -> bool:
-    """Whether the source still compiles to what runs."""
+    """Whether the source still compiles to the code that runs.
+
+    A file that was edited after its import shows other lines than those that run. Converting them
+    would silently run code that was never imported.
+    """
     if names.contains(definition.body, ast.Assert):
-        return True  # pytest rewrites those
+        return (
+            True  # pytest rewrites `assert`, so the code of such a function differs from its source
+        )
     plain = ast.parse("pass")
     bare = _bare(definition)
     plain.body = [_factory(function, bare, [])]
@@ -108,7 +126,12 @@ def _same_code(function: types.FunctionType, definition: ast.FunctionDef) -> boo
 
 
 def _fingerprint(code: types.CodeType) -> list[tuple[str, Any]]:
-    """The instructions, without what depends on the module around: which names it imports."""
+    """The instructions, without what depends on the code around the function.
+
+    Python compiles `jax.f(x)` to a method call or not, depending on whether the module imports `jax`
+    at its top. The opcodes that differ then are left out or given one name. Jump targets shift with
+    them and are left out too.
+    """
     found = []
     for one in dis.get_instructions(code):
         if one.opname in ("PUSH_NULL", "PRECALL"):
@@ -121,7 +144,8 @@ def _fingerprint(code: types.CodeType) -> list[tuple[str, Any]]:
 
 
 def _bare(definition: ast.FunctionDef) -> ast.FunctionDef:
-    # Under a name of its own: where the function calls itself, it reads what that name means there.
+    # The inner function needs a name of its own. Under the user's name a recursive call would find the
+    # copy in the factory, and not what the name means in the user's module.
     fields = dict(ast.iter_fields(definition)) | {"decorator_list": [], "name": _FUNCTION}
     if "type_params" in fields:
         fields["type_params"] = []
@@ -131,9 +155,9 @@ def _bare(definition: ast.FunctionDef) -> ast.FunctionDef:
 def rebuild(
     function: types.FunctionType, definition: ast.FunctionDef, runtime: Any
 ) -> types.FunctionType:
-    """A function with the lowered body, and the globals, defaults and cells of the original.
+    """A function with the rewritten body, and the globals, defaults and cells of the original.
 
-    The closure's cells are the original ones: what is rebound later is seen here, too.
+    It shares the original's closure cells, so it also sees what is assigned to them later.
     """
     module = ast.parse("pass")
     module.body = [_factory(function, _bare(definition), [FLOW])]
@@ -177,7 +201,7 @@ def _find(code: types.CodeType) -> types.CodeType:
 
 
 def _renamed(code: types.CodeType, original: types.CodeType) -> types.CodeType:
-    """`code` under the user's name, and so each block's: tracebacks and profiles say that name."""
+    """`code` and its blocks under the user's name, which tracebacks and profiles then show."""
 
     def rename(inner: types.CodeType, name: str, qualname: str) -> types.CodeType:
         if not inner.co_name.startswith((PREFIX, "<lambda>")):
@@ -196,13 +220,17 @@ def _renamed(code: types.CodeType, original: types.CodeType) -> types.CodeType:
 
 
 def _class_around(function: types.FunctionType) -> str | None:
-    """The class whose body holds the `def`: its private names are mangled."""
+    """The class in whose body the `def` stands, or None."""
     parts = function.__qualname__.split(".")
     return parts[-2] if len(parts) > 1 and parts[-2] != "<locals>" else None
 
 
 class _Mangled(ast.NodeTransformer):
-    """Private names `__x` as the class around them spells them."""
+    """Spells private names `__x` of a class `A` as `_A__x`.
+
+    Python does so when it compiles a class body. The factory compiles the method outside its class,
+    where `self.__x` would not be found.
+    """
 
     def __init__(self, around: str | None) -> None:
         self.around = around.lstrip("_") if around else None

@@ -13,7 +13,7 @@ from toolkit.plain_python.rewriting.source import refused_at
 
 
 def check_supported(function: types.FunctionType, definition: ast.FunctionDef) -> None:
-    """Refuse what no block could hold, where it stands."""
+    """Refuse what cannot stand in a function whose blocks become functions, with its line."""
 
     def no(node: Any, message: str) -> ControlFlowError:
         return refused_at(function, node.lineno, message)

@@ -1,4 +1,8 @@
-"""Python's builtins on traced values: `max`, `any`, `in`, `isinstance`, `str`, `**`."""
+"""Python's builtins and operators on traced values: `max`, `any`, `in`, `isinstance`, `str`, `**`.
+
+`max(a, b)` asks Python for the truth of `b > a`. `flow.extreme(max, a, b)` computes a `where` if that
+is traced. A user's own function that is called `max` is called as it is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from toolkit.plain_python.staging.truth import truth
 
 
 def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """`max` and `min` of scalars: Python compares them two by two."""
+    """`max` and `min` of scalars, compared two by two from the left, as Python does."""
     if function not in (builtins.max, builtins.min) or kwargs:
         return function(*args, **kwargs)
     scalars = args if len(args) > 1 else args[0]
@@ -31,12 +35,12 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def any_of(function: Any, *args: Any) -> Any:
-    """`any` of an iterable that Python goes through."""
+    """`any` of an array, or of an iterable that Python goes through."""
     return _of(function, builtins.any, True, *args)
 
 
 def all_of(function: Any, *args: Any) -> Any:
-    """`all` of an iterable that Python goes through."""
+    """`all` of an array, or of an iterable that Python goes through."""
     return _of(function, builtins.all, False, *args)
 
 
@@ -57,7 +61,7 @@ def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
 
 
 def contains(left: Any, right: Any) -> Any:
-    """`left in right`: of a tuple or a list the comparison with each element."""
+    """`left in right`; in a tuple or a list, `left` is compared with each element."""
     if not isinstance(right, (tuple, list)):
         return left in right
     if not (is_traced(left) or any(map(is_traced, right))):
@@ -66,7 +70,7 @@ def contains(left: Any, right: Any) -> Any:
 
 
 def isinstance_(function: Any, value: Any, kinds: Any) -> Any:
-    """`isinstance`, where a traced number may stand for a number of Python's."""
+    """`isinstance`. A traced value that was a Python number before the loop is none any more."""
     if function is builtins.isinstance and is_traced(value) and mode.is_staged():
         asked = kinds if isinstance(kinds, tuple) else (kinds,)
         if value.weak_type and any(kind in (int, float, complex, bool) for kind in asked):
@@ -83,7 +87,7 @@ def text(function: Any, *args: Any) -> Any:
 
 
 def shown(value: Any) -> Any:
-    """A value that becomes text."""
+    """A value that becomes text, which a traced one cannot inside a staged block."""
     if is_traced(value) and mode.is_staged():
         raise refuse(
             "a traced value has no text: to print it use jax.debug.print; for a key such as "
@@ -95,7 +99,7 @@ def shown(value: Any) -> Any:
 def power(base: Any, exponent: Any) -> Any:
     """`base ** exponent`."""
     if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
-        return (1.0 * base) ** exponent  # of an integer, too, Python makes a float
+        return (1.0 * base) ** exponent  # `2 ** -1` is 0.5 in Python; JAX refuses it for integers
     if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
         return base**exponent
     if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
@@ -105,5 +109,5 @@ def power(base: Any, exponent: Any) -> Any:
 
 @jax.jit
 def python_power(base: Any, exponent: Any) -> Any:
-    """Of integers of Python's: under a name by which `integers` knows it."""
+    """`base ** exponent` of Python integers. `tracing.integers` finds it by the name of this function."""
     return base**exponent

@@ -1,4 +1,7 @@
-"""What generated code calls: each function is a construct of Python, on values that may be traced."""
+"""Every function that rewritten code calls; this module is the `flow` of the examples.
+
+Each function is a construct of Python on values that may be traced: `flow.for_`, `flow.and_`, ...
+"""
 
 from toolkit.plain_python.carried.surroundings import Surroundings
 from toolkit.plain_python.carried.undefined import Undefined

@@ -1,4 +1,8 @@
-"""Lists in and after staged loops: what is called on them, and what goes over them."""
+"""Calls on lists that a staged loop grows, inside the loop and after it.
+
+`flow.mutator(ys, "append", "ys", True)(v)` records `v` inside the loop. `flow.call_on_list(jnp.stack,
+ys, "ys")` after it returns the loop's stacked output as it is.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,10 @@ from toolkit.plain_python.runtime.places import read
 
 
 def mutator(value: Any, method: str, name: str, own: bool) -> Any:
-    """The method of `value` by which Python's containers change."""
+    """`value.method`, for a method that changes a list, dict, set or deque in place.
+
+    `own`: whether `value` is a variable of this function, or lies in one.
+    """
     if isinstance(value, Undefined):
         raise UndefinedRead.of(value, name)
     if isinstance(value, ListRecorder):
@@ -64,7 +71,7 @@ def call_on_list(function: Any, value: Any, name: str, *args: Any, **kwargs: Any
 
 
 def _sum_start(arrays: Any) -> tuple[Any, Any]:
-    # `sum` begins with 0 and adds from the left.
+    # Python's `sum` begins with 0 and adds from the left. The same order gives the same rounding.
     return 0 + arrays[0], arrays[1:]
 
 
@@ -80,7 +87,7 @@ def item_of_list(value: Any, index: Any, name: str) -> Any:
 
 
 def iterated_list(value: Any, name: str) -> Any:
-    """A list that a `for` goes over."""
+    """A list that a `for` goes over; a grown list stays arrays, so that the loop can be staged."""
     return (
         value
         if isinstance(value, StackedList) and value.arrays() is not None
@@ -89,7 +96,7 @@ def iterated_list(value: Any, name: str) -> Any:
 
 
 def iterated(value: Any, name: str) -> Any:
-    """What a `for` goes over, where it was made before."""
+    """What a `for` goes over; an iterator made outside a staged block is refused inside."""
     if mode.is_staged() and isinstance(value, Iterator):
         raise _refuse_iterator(name)
     return value

@@ -1,4 +1,8 @@
-"""What a `for` goes over: `range` and its like, where parts may be traced, and loop settings."""
+"""`range`, `enumerate`, `zip` and `reversed` with traced parts, and the settings of a loop.
+
+`for i in tk.control.steps(range(n), gradient=tk.control.checkpoint())` sets the memory policy of a
+loop; `for i in tk.control.unroll(range(3))` runs it as Python.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +118,8 @@ def make_reversed(part: Any) -> Any:
     return builtins.reversed(part)
 
 
-# In a `for`; the name may be the user's own.
+# The rewriting knows a call of `range` by its name only, which may be the user's own. So the function
+# itself is passed, and compared with Python's.
 def range_(function: Any, *args: Any, **kwargs: Any) -> Any:
     """`range`, where bounds may be traced."""
     return (make_range if function is builtins.range else function)(*args, **kwargs)

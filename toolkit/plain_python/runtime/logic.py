@@ -1,4 +1,8 @@
-"""The truth of values that may be traced: `not`, `and`, `or`, comparisons, conditional expressions."""
+"""`not`, `and`, `or`, chained comparisons and conditional expressions on values that may be traced.
+
+`flow.and_(a, lambda: b)` is `a and b`: Python's own if the truth of `a` is known, `a & b` for traced
+booleans, and a `cond` for other traced values.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,9 @@ def _chain(
     if not is_traced(known):
         return value if known is stop_at else others()
     if value.dtype == jnp.bool_ and state is None:
-        other = others()  # no short circuit: nothing in it can raise when it runs
+        # Two booleans are combined without a `cond`, which is faster and runs under `vmap` as it is.
+        # Both operands are evaluated then, which compiled code cannot tell: it has no side effects.
+        other = others()
         if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
             return (value | other) if stop_at else (value & other)
         others = lambda: other
@@ -72,7 +78,7 @@ def compare(
     *rest: Callable[[], Any],
     state: Variables | None = None,
 ) -> Any:
-    """`left < operand() < rest[0]() ...`, each evaluated once, as far as Python would."""
+    """`left < operand() < rest[0]() ...`: each operand is evaluated at most once, as in Python."""
     right = operand()
     result = operators[0](left, right)
     if not rest:
@@ -91,14 +97,18 @@ def either(
 ) -> Any:
     """`then() if test else orelse()`.
 
-    `name`: the variable that it is assigned to; `changing`: whether that is changed in place;
-    `around`: what the function can see.
+    Args:
+      state: variables that functions called in the operands may assign.
+      name: the variable that the value is assigned to, for messages.
+      changing: whether that variable is changed in place.
+      around: what the function can see, and a branch must not change.
     """
     condition = truth(test)
     if condition is True:
         return then()
     if condition is False:
         return orelse()
+    # An `if` that assigns one more variable, which lives in this list.
     box: list[Any] = [Undefined(name)]
 
     def write(value: Any, *values: Any) -> None:

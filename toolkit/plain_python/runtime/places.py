@@ -1,4 +1,7 @@
-"""Variables and items: read where they may have no value, written where arrays do not change in place."""
+"""Reading variables that may have no value, and setting items of arrays, which cannot change in place.
+
+`flow.read(y, "y")` raises if `y` has no value. `x = flow.set_item(x, (i,), v, "x")` is `x[i] = v`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def read(value: Any, name: str) -> Any:
 
 
 def augmentable(value: Any, name: str) -> Any:
-    """The value of a variable before `name += ...`."""
+    """The value of a variable before `name += ...`, if that may happen in a staged block.
+
+    `+=` makes a new JAX array or number, but changes a NumPy array or another object in place.
+    """
     if isinstance(value, StackedList):
         return value.as_list()
     if isinstance(value, ListRecorder):
@@ -62,7 +68,8 @@ def item_at(value: Any, path: tuple[Any, ...]) -> Any:
 def set_item(value: Any, path: tuple[Any, ...], new: Any, name: str, given: bool = False) -> Any:
     """`value[path[0]]... = new`: the array with the item set, or the container that was changed.
 
-    `given`: it is a parameter of an inner function that does not return it.
+    `given`: whether `value` is a parameter of an inner function that does not return it. In Python the
+    caller's array would change, and a new array does not reach the caller.
     """
     value = read(value, name)
     index, *rest = path
@@ -79,6 +86,7 @@ def set_item(value: Any, path: tuple[Any, ...], new: Any, name: str, given: bool
                 "this function and assign what it returns."
             )
         _check_bounds(value, index, name)
+        # `x[mask] = number`: `x.at[mask]` needs a known mask, and `where` does not.
         if _is_mask(index, value) and np.ndim(new) == 0:
             return jnp.where(index, jnp.asarray(new, value.dtype), value)
         return value.at[index].set(new)
@@ -95,7 +103,7 @@ def set_item(value: Any, path: tuple[Any, ...], new: Any, name: str, given: bool
 
 
 def set_item_elsewhere(value: Any, path: tuple[Any, ...], new: Any, name: str) -> None:
-    """`value[...] = new` where `value` is no variable of this function."""
+    """`value[...] = new` where `value` is not a variable of this function, as in `self.w[i] = v`."""
     if mode.is_staged():
         raise refuse(
             f"`{name}[...] = ...` inside a staged loop or condition changes what belongs elsewhere, "
@@ -113,7 +121,7 @@ def _is_mask(index: Any, value: Any) -> bool:
 
 
 def _check_bounds(array: Any, index: Any, name: str) -> None:
-    """JAX drops a write outside an array; where the index is known Python's error is raised."""
+    """Raise IndexError for a known index outside the array; JAX would silently drop the write."""
     axes = index if isinstance(index, tuple) else (index,)
     if any(one is None or one is Ellipsis for one in axes):
         return

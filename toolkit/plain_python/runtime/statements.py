@@ -1,4 +1,9 @@
-"""`for`, `while`, `if` and `return` on values that may be traced, and what a staged block may not do."""
+"""The statements of rewritten code: each decides whether it is staged or runs as Python.
+
+`flow.if_(test, then, orelse, variables)` calls one of the two blocks if the test is known, and traces
+both if it is traced. `flow.for_` stages a loop over a range or an array, and goes over anything else
+as Python does.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +31,11 @@ from toolkit.plain_python.staging.truth import truth
 from toolkit.plain_python.staging.while_loop import while_from_the_start, while_traced
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
-_LONG = 100  # iterations of a Python `while` under a trace that are worth a word
+_LONG = 100  # iterations of a Python `while` under a trace after which a warning says so
 
 
 def for_(iterable: Any, body: Callable[[Any], None], state: Variables, leave: str | None) -> None:
-    """`for item in iterable: body(item)`; `leave`: the variable that is true once it is left."""
+    """`for item in iterable: body(item)`; `leave`: the flag that a `break` or `return` sets."""
     settings = (
         iterable
         if isinstance(iterable, LoopSettings)
@@ -55,6 +60,10 @@ def for_(iterable: Any, body: Callable[[Any], None], state: Variables, leave: st
 
 
 def _for_python(iterable: Any, user: UserFor) -> None:
+    """A loop that runs as Python, one copy of its body an item.
+
+    If a traced `break` may have left it, the rest of the items run under a traced condition.
+    """
     for item in iterable:
         left = user.left() if user.leave else False
         if not is_traced(left):
@@ -76,7 +85,7 @@ def _for_python(iterable: Any, user: UserFor) -> None:
 def while_(
     test: Callable[[], Any], body: Callable[[], None], state: Variables, private: tuple[str, ...]
 ) -> None:
-    """`while test(): body()`; `private`: variables that only the body reads."""
+    """`while test(): body()`; `private`: variables that nothing outside the body reads."""
     count = 0
     while True:
         asked = test()
@@ -101,7 +110,7 @@ def while_(
 
 
 def _is_tracing(state: Variables) -> bool:
-    """Whether some variable is traced now."""
+    """Whether some variable holds a tracer now."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state.values()))
 
 
@@ -117,7 +126,12 @@ def if_(test: Any, then: Callable[[], None], orelse: Callable[[], None], state: 
 
 
 def returned(flag: Any, result: Any, always: bool) -> Any:
-    """The value of a function with an early `return`; `always`: every path ends in one."""
+    """The value of a function with an early `return`.
+
+    Args:
+      flag: whether a `return` was reached; may be traced.
+      always: whether every path through the function ends in a `return`.
+    """
     if flag is False and not always:
         return None
     if is_traced(flag) and not always:
@@ -156,7 +170,11 @@ def forbid_raise() -> None:
 
 
 def caught() -> None:
-    """Let through what an `except` of the user must not take for an error of Python's."""
+    """Raise again, at the start of a user's `except`, what that must not catch.
+
+    These are our refusals, and errors that Python would not have raised, because there the value would
+    have been known.
+    """
     error = sys.exception()
     if isinstance(error, ControlFlowError):
         raise error

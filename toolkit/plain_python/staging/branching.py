@@ -1,4 +1,11 @@
-"""Conditions on traced values: both branches are traced, and what they leave behind is merged."""
+"""Conditions on traced values: both branches are traced, and become the branches of a `cond`.
+
+    if x > 0:                           y = jax.lax.cond(x > 0, lambda: 2 * x, lambda: y)
+        y = 2 * x
+
+Each variable that the branches leave with different values is a result of the `cond`. `merging`
+finds the type that it has after it, or the reason why it has none.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +36,13 @@ def branch(
     """Run `if condition: then() else: orelse()` for a traced scalar.
 
     Args:
-      guard: the condition is that this variable, which says that a loop was left, is false. What
-        only `then` assigns is anything in the other case: the loop keeps what it was.
+      guard: given if the condition is that this flag, which says that a loop was left, is False. A
+        variable that only `then` assigns may be anything otherwise, since the loop keeps its old value.
     """
     before = variables.values()
     entry = encode_entry(variables, before, loop=False)
     sides = [_side(variables, entry, run) for run in (then, orelse)]
+    # A call in a branch has changed a watched list or dict: trace again, with it as a changed variable.
     changed = {name for side in sides for name in changed_by_calls(variables, entry, side)}
     if changed:
         return branch(variables.changing(sorted(changed)), condition, then, orelse, guard)
@@ -86,7 +94,8 @@ def _conditional(
 
         return compute
 
-    acts = any(side.jaxpr.effects for side in sides)  # it prints, say
+    # A branch that prints (`jax.debug.print`) has to run although it has no results.
+    acts = any(side.jaxpr.effects for side in sides)
     return jax.lax.cond(condition, run(0), run(1)) if wanted or acts else []
 
 
@@ -100,7 +109,7 @@ def _chunks(one: Appended, results: list[Any]) -> list[ItemRun | SingleItem]:
 
 
 def _merge_appended(variables: Variables, sides: Sequence[TracedBlock]) -> list[list[MergedLeaf]]:
-    """What both branches append alike; anything else makes a length depend on data."""
+    """What both branches append to the same lists. If only one appends, a length depends on data."""
     by_variable = [{one.variable: one for one in side.appended} for side in sides]
     merged = []
     for k in sorted({*by_variable[0], *by_variable[1]}):

@@ -1,4 +1,8 @@
-"""What a staged loop carries from one iteration to the next, and the variables after it."""
+"""What a staged loop carries from one iteration to the next, and the variables after it.
+
+In `for x in xs: s = s + w * x; y = s` the variable `s` is carried, `w` stays the same and is a
+constant of the loop, and `y` is carried only because its last value is needed after the loop.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,9 @@ from toolkit.plain_python.tracing.settling import SettledBlock, first_assigned
 class CarriedArray(NamedTuple):
     """One array that a loop carries."""
 
-    position: int | None  # among the inputs; None where nothing reads it before it is written
-    output: int
-    init: Any
+    position: int | None  # its place among the block's inputs; None if the block assigns it first
+    output: int  # the result of the block that is its next value
+    init: Any  # its value before the loop, or zeros if there is none
 
 
 def inputs_of(settled: SettledBlock) -> list[Any]:
@@ -39,7 +43,7 @@ def inputs_of(settled: SettledBlock) -> list[Any]:
 
 
 def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
-    """What changes from one iteration to the next."""
+    """The arrays that change from one iteration to the next."""
     carried, position = [], 0
     for one, exit in zip(settled.entry, settled.traced.exits, strict=True):
         if isinstance(one.node, Absent):
@@ -59,7 +63,7 @@ def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
 def _stays(
     traced: TracedBlock, one: EncodedVariable, exit: ExitValue, k: int, position: int
 ) -> bool:
-    """Whether the k-th leaf of a variable is after an iteration what it was before."""
+    """Whether one iteration leaves the k-th leaf of a variable unchanged."""
     if is_input(traced, exit.outputs[k], position):
         return True
     return _same_number(one.leaves[k], exit.leaves[k])
@@ -67,7 +71,7 @@ def _stays(
 
 def _same_number(a: Any, b: Any) -> bool:
     both = is_python_number(a) and is_python_number(b)
-    return both and type(a) is type(b) and repr(a) == repr(b)  # -0.0 is not 0.0
+    return both and type(a) is type(b) and repr(a) == repr(b)  # `==` would take -0.0 for 0.0
 
 
 def check_integers(
@@ -76,7 +80,11 @@ def check_integers(
     known: Callable[[int], Any] | None,
     length: int | None,
 ) -> None:
-    """Refuse a loop in which an integer of Python's would wrap."""
+    """Refuse a loop in which an integer of Python's would overflow (see `tracing.integers`).
+
+    Args:
+      known: the k-th item of a `for`; None for a `while`, and for a range with traced bounds.
+    """
     entry = [_interval(leaf, leaf) for one in settled.entry for leaf in one.leaves]
     outputs: list[int | None] = [None] * len(entry)
     for one in carried:
@@ -111,19 +119,25 @@ def _interval(a: Any, b: Any) -> Any:
 
 
 def position_of(settled: SettledBlock, variable: int) -> int:
+    """The place of a variable's first leaf among the block's inputs."""
     return sum(len(one.leaves) for one in settled.entry[:variable])
 
 
 def filled(inputs: list[Any], carried: list[CarriedArray], carry: list[Any]) -> list[Any]:
-    filled = list(inputs)
+    """The block's inputs, with the carried ones replaced by their present values."""
+    now = list(inputs)
     for one, value in zip(carried, carry, strict=True):
         if one.position is not None:
-            filled[one.position] = value
-    return filled
+            now[one.position] = value
+    return now
 
 
 def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any]) -> list[Any]:
-    # A loop's carry keeps its type; what is weak is said again after the loop.
+    """The next values of what a loop carries, strongly typed.
+
+    A scan wants the same type in and out, and an iteration may make a weakly typed value a strongly
+    typed one. `variables_after` makes them weakly typed again.
+    """
     avals = traced.jaxpr.out_avals
     return [
         tree.vary(
@@ -137,7 +151,7 @@ def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any])
 def variables_after(
     variables: Variables, settled: SettledBlock, finals: dict[int, Any], may_not_run: bool
 ) -> list[Any]:
-    """The variables after a loop."""
+    """The values of the variables after a loop."""
     decoder = Decoder(fresh=False, mutated=settled.mutated)
     values = variables.values()
     for k in variables._replace(mutated=settled.mutated).order():

@@ -1,9 +1,11 @@
-"""Staged loops and conditions: from blocks to `tk.loop`, `tk.while_loop` and `jax.lax.cond`.
+"""A `for` as a scan: from a traced block to `tk.loop`.
 
-A loop needs types that one iteration does not change. A Python number that becomes a float is
-promoted and the block traced again; a variable that every iteration assigns before reading it needs
-no first value; for anything else the first iteration of a `for` is run apart, which is exactly what
-Python does, and the rest is staged. What is still not stable is refused.
+    for i in range(n):                  jaxpr: (i, s, item) -> (item, s + x[item])
+        s = s + x[i]                    tk.loop(step, [i, s], arange(n)), where `step` runs the jaxpr
+
+A scan needs types that one iteration does not change (`tracing.settling` finds them). If there are
+none, as where `s = None` becomes an array, the first iteration runs on its own, as it would in Python,
+and the rest is staged. After two such iterations a loop that still changes types is refused.
 """
 
 from __future__ import annotations
@@ -35,15 +37,17 @@ from toolkit.plain_python.staging.unstable import settle_or_refuse, unstable
 from toolkit.plain_python.staging.while_loop import run_while
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
-_PEELS = 2  # `a, b = b, a + x` with `a = b = 0` settles after two iterations
+# How many first iterations may run on their own. `a, b = b, a + x` with `a = b = 0` needs two, until
+# both are vectors.
+_PEELS = 2
 
 
 class UserFor(NamedTuple):
-    """A `for` as the user wrote it."""
+    """A `for` of the user's: its variables and its body."""
 
     variables: Variables
     body: Callable[[Any], None]
-    leave: str | None  # the variable that says whether the loop was left
+    leave: str | None  # the flag that says whether a `break` or `return` left the loop
 
     def run(self, item: Any) -> None:
         """One iteration, unless the loop was left."""
@@ -65,6 +69,7 @@ def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -
     """Run a `for` over `items`; afterwards the variables are what Python would have left."""
     first_changes: list[str] = []
     for start in range(items.length):
+        # Asked before the trace, which holds references to the lists of its own.
         aliased = _aliased(user.variables)
         try:
             settled = settle(
@@ -78,6 +83,7 @@ def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -
             if user.leave and user.left() is True:
                 return
             continue
+        # A body that ends in `break` runs once; as a scan it would carry what later iterations skip.
         if user.leave and _leaves_at_once(settled, user):
             return user.run(items.known(start))
         rest = jax.tree.map(lambda leaf: leaf[start:], items.xs) if start else items.xs  # noqa: B023
@@ -86,7 +92,7 @@ def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -
 
 
 def _leaves_at_once(settled: SettledBlock, user: UserFor) -> bool:
-    """Whether the first iteration leaves the loop, whatever the data are."""
+    """Whether the first iteration leaves the loop for any data."""
     assert user.leave is not None
     k = user.variables.names.index(user.leave)
     exit = settled.traced.exits[k]
@@ -103,6 +109,7 @@ def _scan(
     progress: bool,
     aliased: list[bool],
 ) -> None:
+    """Run the settled block as a scan, and write what Python would have left in the variables."""
     variables, traced = user.variables, settled.traced
     inputs = inputs_of(settled)
     carried = carried_by(settled, inputs)
@@ -116,7 +123,7 @@ def _scan(
         results = evaluate(traced.jaxpr, *seen, *jax.tree.leaves(x))
         after = strong(traced, carried, results)
         if flag is not None:
-            # After a break what the body would have assigned stays what it was.
+            # A scan cannot stop. After a `break` each iteration keeps the old values.
             after = [
                 jax.lax.select(seen[flag], old, new) if one.position is None else new
                 for one, old, new in zip(carried, carry, after, strict=True)
@@ -140,8 +147,13 @@ def _scan(
 
 
 def _aliased(variables: Variables) -> list[bool]:
-    """Whether another name may hold the list that a variable holds."""
-    # One reference is the variable's cell, one the argument of `getrefcount`.
+    """For each variable, whether something else may hold the list that it holds.
+
+    `ys.append` in the loop must show in every other name of the list; if there is none, the items may
+    stay arrays.
+    """
+    # Two references are known: the variable's cell, and the argument of `getrefcount`. Any further one
+    # is another name.
     return [sys.getrefcount(read()) > 2 if _is_list(read) else False for read in variables.reads]
 
 
@@ -153,7 +165,7 @@ def _is_list(read: Callable[[], Any]) -> bool:
 
 
 def for_traced(user: UserFor, bounds: TracedRange, gradient: Any, max_steps: int | None) -> None:
-    """Run a `for` over a range whose bounds are traced."""
+    """Run a `for` over a range whose bounds are traced: a `while_loop` that counts iterations."""
     count = bounds.length()
 
     def run(t: Any) -> None:

@@ -1,4 +1,9 @@
-"""What a `for` goes over, as a scan sees it."""
+"""What a `for` goes over, as a scan sees it.
+
+`enumerate(x)` over an array `x` of length `n` becomes the arrays `(arange(n), x)`, and the loop's item
+is the pair of their k-th entries. Python's own `enumerate`, `zip` and `range` take no traced values,
+so classes here stand for them.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,7 @@ class TracedRange(NamedTuple):
     def length(self) -> Any:
         """[] integer, the number of iterations."""
         gap = self.stop - self.start
+        # The quotient is rounded up for either sign of the step: `range(0, 5, 2)` has 3 items.
         past = gap + self.step - (1 if self.step > 0 else -1)
         return jnp.maximum(past // self.step, 0).astype(jax.dtypes.canonicalize_dtype(int))
 
@@ -58,13 +64,13 @@ class Enumerate(NamedTuple):
 
 
 class ScanItems(NamedTuple):
-    """An iterable as a scan sees it."""
+    """The items of a loop as arrays."""
 
     length: int
     xs: Any  # tree of arrays [length, ...]
-    examples: Any  # the same tree of one item's types; a Python int where Python has an int
-    item: Callable[[Any], Any]  # the item as the user's loop gets it
-    known: Callable[[int], Any]  # the k-th item outside a scan: of a range a Python int
+    examples: Any  # the types of one entry of `xs`; a Python int where Python has an int
+    item: Callable[[Any], Any]  # from an entry of `xs` to the item that the user's loop gets
+    known: Callable[[int], Any]  # the k-th item outside a scan; an int for a range
 
 
 def is_array(part: Any) -> bool:
@@ -75,7 +81,7 @@ def is_array(part: Any) -> bool:
 
 
 def staged(part: Any) -> ScanItems | None:
-    """`part` as a scan sees it; None where the loop over it is Python's."""
+    """`part` as arrays; None if the loop over it runs as Python (a list, a dict, a generator)."""
     if isinstance(part, StackedList) and part.arrays() is not None:
         return _of_arrays(len(part), part.arrays())
     if is_array(part):

@@ -1,4 +1,9 @@
-"""One variable after the two branches of a traced condition."""
+"""One variable after the two branches of a traced condition.
+
+If the branches leave `float32[3]` and `float32[3]`, it is a float32[3] that the condition selects. If
+they leave `float32[3]` and `float32[4]`, it becomes an `Undefined` whose reason is the message: the
+code is refused only if something reads the variable later.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +33,37 @@ _WORDS = ("if", "else")
 
 
 class MergedLeaf(NamedTuple):
-    """One leaf after the two branches; `aval` is None where it is the same in both."""
+    """One array or number after the two branches; `aval` is None if both leave the same `value`."""
 
     value: Any
     aval: Any
-    outputs: tuple[int | None, int | None]  # which result of each branch; None: never read there
+    outputs: tuple[
+        int | None, int | None
+    ]  # which result of each branch; None if nothing reads it after that branch
 
 
 def merge(
     name: str, exits: list[ExitValue], guard: str | None, changing: bool
 ) -> tuple[Node, list[MergedLeaf]]:
-    """A variable after the two branches, or an `Undefined` that says how they disagree."""
+    """A variable after the two branches, or an `Undefined` that says how they disagree.
+
+    Args:
+      guard: the flag that says that a loop was left, if the condition asks that.
+      changing: whether the function changes the variable in place.
+    """
     a, b = exits
     if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
-        return a.node, [MergedLeaf(True, None, (None, None))]  # left in this iteration, or before
+        return a.node, [
+            MergedLeaf(True, None, (None, None))
+        ]  # the loop was left now or before: True in both cases
     absent = [isinstance(exit.node, Absent) for exit in exits]
     if all(absent):
         return a.node, []
     if any(absent):
         there = absent.index(False)
-        if name == RESULT or (guard and there == 0):  # read only where a flag says that it was set
+        # The value of an early `return`, or what an iteration assigns that a `break` may skip: it is
+        # read only if a flag says that it was set. So the other branch may give zeros.
+        if name == RESULT or (guard and there == 0):
             return exits[there].node, [
                 MergedLeaf(None, aval, (None, out) if there else (out, None))
                 for aval, out in zip(exits[there].types, exits[there].outputs, strict=True)
@@ -74,15 +90,20 @@ def merge(
 
 
 def _is_same(left: Any, right: Any) -> bool:
-    """Whether both branches leave the same value, known outside them."""
+    """Whether both branches leave the same value, which existed before them."""
     if left is right and left is not None:
         return True
     numbers = is_python_number(left) and is_python_number(right)
-    return numbers and type(left) is type(right) and repr(left) == repr(right)  # -0.0 is not 0.0
+    return (
+        numbers and type(left) is type(right) and repr(left) == repr(right)
+    )  # `==` would take -0.0 for 0.0
 
 
 def common_type(a: Any, b: Any) -> Any:
-    """The type of a value that is of type `a` or of type `b`; None where Python would have two."""
+    """The type that a value of type `a` and one of type `b` can both have; None if there is none.
+
+    Only a weakly typed number, such as one of Python's, takes another type.
+    """
     if a.shape != b.shape:
         return None
     if a.dtype == b.dtype:
@@ -152,7 +173,10 @@ def _two_of_them(name: str) -> str:
 
 
 def _two_objects(a: Node, b: Node) -> bool:
-    """Whether which of two existing lists or dicts a variable holds depends on data."""
+    """Whether a variable holds one existing list or dict after one branch, and another after the other.
+
+    A change in place would then have to reach one of them, depending on data.
+    """
     if not isinstance(a, Container) or not isinstance(b, Container):
         return False
     if a.origin is not None and b.origin is not None and a.origin is not b.origin:
@@ -161,7 +185,7 @@ def _two_objects(a: Node, b: Node) -> bool:
 
 
 def _with_common_origin(a: Node, b: Node) -> Node:
-    """Where the branches hold two different lists, the variable is a new one."""
+    """The node of both: if only one branch keeps the original list, the variable holds a new one."""
     if not isinstance(a, Container) or not isinstance(b, Container):
         return a
     children = tuple(map(_with_common_origin, a.children, b.children))

@@ -1,4 +1,4 @@
-"""The truth of a value that may be traced."""
+"""The truth of a value that may be traced: a Python bool if it is known, else a traced scalar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.plain_python.errors import refuse
 
 
 def truth(value: Any) -> Any:
-    """`bool(value)`: a Python bool where it is known, else a traced scalar."""
+    """`bool(value)`, or a traced boolean of shape ()."""
     if not isinstance(value, jax.Array):
         return bool(value)
     if value.size != 1:

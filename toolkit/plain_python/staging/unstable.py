@@ -19,7 +19,7 @@ def unstable(changes: list[str], *more: str) -> str:
 
 
 def _remedies(changes: list[str]) -> list[str]:
-    """What to do about changes of these kinds."""
+    """What the user can do about such changes."""
     found = []
     text = " ".join(changes)
     if "[" in text.replace("['", "") or "undefined" in text:

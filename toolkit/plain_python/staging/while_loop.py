@@ -1,4 +1,11 @@
-"""Loops whose number of iterations depends on data: from a traced block to `tk.while_loop`."""
+"""Loops whose number of iterations depends on data: from a traced block to `tk.while_loop`.
+
+    while change > tol:                 tk.while_loop(cond, body, [x, change]), where `cond` and `body`
+        x, change = newton(x)           run the jaxprs of the test and of the block
+
+Such a loop may run zero times. So its variables need their final types before it, and no iteration
+can run on its own as in a `for` of known length.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +37,7 @@ from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
+# By whether the loop counts its iterations, so whether it is a `for`.
 _NO_REVERSE = {
     True: (
         "reverse mode through a loop whose length depends on data: give a static bound, "
@@ -48,10 +56,14 @@ def while_from_the_start(
     body: Callable[[], None],
     private: tuple[str, ...],
 ) -> bool:
-    """Stage a `while` whose first test is known to be true, where the next one is a JAX value.
+    """Stage a `while` whose first test is true as a Python value, if its second is a JAX value.
 
-    False where that is not so, or where the first iteration has to run apart: it changes a type, or
-    defines a variable that is not private to the body. Nothing has happened then.
+    In `change = jnp.inf; while change > tol: x, change = step(x)` the first test is known and the
+    second depends on data. Running the first iteration on its own would compile the body twice.
+
+    False if nothing was staged, and then nothing has changed: the second test is a Python value too,
+    or the first iteration has to run on its own because it changes a type or defines a variable that
+    is read after the loop.
     """
     values = variables.values()
     if any(
@@ -84,6 +96,8 @@ def while_traced(variables: Variables, test: Callable[[], Any], body: Callable[[
 
 
 def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], Any]) -> None:
+    """Run a settled `while`; its test is traced on the types at which the block settled."""
+
     def ask(leaves: list[Any]) -> Any:
         with entered(variables, settled.entry, leaves, conditional=True) as (values, _):
             truth = scalar_truth(test())
@@ -111,7 +125,10 @@ def run_while(
     max_steps: int | None,
     counted: bool,
 ) -> None:
+    """Run a settled block as long as `going(number, inputs)`; `counted`: whether it is a `for`."""
     inputs = inputs_of(settled)
+    # A variable that the block assigns first needs no value before it, so it is not carried. After the
+    # loop it may have none, since the loop may run zero times.
     carried = [one for one in carried_by(settled, inputs) if one.position is not None]
     check_integers(settled, carried, None, None)
 
@@ -130,7 +147,9 @@ def run_while(
     if max_steps is None and isinstance(gradient, store):
         final = refuse_reverse_mode(final, here().said(_NO_REVERSE[counted]))
     if max_steps is not None:
-        cut_off = unfinished(end)  # Python would have gone on: no number that it would not give
+        # If the bound ended the loop, Python would have gone on and got other numbers. NaN keeps anyone
+        # from using these.
+        cut_off = unfinished(end)
         final = [_nan_where(cut_off, value) for value in final]
     finals = {one.output: value for one, value in zip(carried, final, strict=True)}
     variables.write(*variables_after(variables, settled, finals, may_not_run=True))

@@ -1,4 +1,9 @@
-"""One trace of a block: its computation, and what became of its variables."""
+"""One trace of a block: its computation as a jaxpr, and what became of its variables.
+
+The variables get tracers, the block runs once, and what the variables hold then is the result. For
+the block `s = s + x[i]` with the variables `i` and `s` this is a jaxpr `(i, s, item) -> (i, s)`.
+Afterwards the variables hold again what they held before.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +29,32 @@ class ExitValue(NamedTuple):
     """One variable at the end of a block."""
 
     node: Node
-    leaves: list[Any]  # what is known outside the trace: numbers, arrays; None for what it computes
-    types: list[Any]  # avals
-    outputs: list[int]  # which results of the jaxpr
+    leaves: list[Any]  # a Python number, an array from before the block, or None for a computed one
+    types: list[Any]  # their abstract values: shape, dtype, whether weakly typed
+    outputs: list[int]  # for each leaf its position among the results of the jaxpr
 
 
 class Appended(NamedTuple):
     """What one run of a block appended to a list."""
 
-    variable: int
-    counts: list[int | None]  # of each chunk; None for a single item
-    structures: list[Any]  # tree definition of each chunk
-    place: UserLine  # of the last append
-    outputs: list[list[int]]  # which results of the jaxpr, a chunk
+    variable: int  # its position among the variables
+    counts: list[int | None]  # for each chunk its number of items; None for a single item
+    structures: list[Any]  # for each chunk its tree definition
+    place: UserLine  # the line of the last append
+    outputs: list[list[int]]  # for each chunk the positions of its leaves among the jaxpr's results
 
 
 class TracedBlock(NamedTuple):
     """A block as a computation."""
 
     jaxpr: ClosedJaxpr
-    exits: list[ExitValue]
+    exits: list[ExitValue]  # one a variable
     appended: list[Appended]
-    entry_types: list[list[Any]]  # avals, a variable
+    entry_types: list[list[Any]]  # for each variable the abstract values of its leaves at the start
 
 
 def encode_entry(variables: Variables, values: Sequence[Any], loop: bool) -> list[EncodedVariable]:
-    """The variables before a block; before a loop, lists that it appends to are recorded."""
+    """The variables before a block. In a loop, a list that the block appends to becomes a recorder."""
     encoder = Encoder(None)
     entry: dict[int, EncodedVariable] = {}
     for k in variables.order():
@@ -75,10 +80,10 @@ def trace(
     """Run a block once on tracers.
 
     Args:
-      entry: the variables at its start. With `as_inputs` their leaves are the jaxpr's first inputs
-        (Python numbers become weakly typed arrays); else they are seen as they are.
-      run: the block, given an item like `example`, whose leaves are the jaxpr's last inputs.
-      conditional: whether it may not run at all.
+      entry: the variables at its start. With `as_inputs` their leaves become the first inputs of the
+        jaxpr, so that Python numbers are tracers too; else the block sees the leaves themselves.
+      run: the block; its argument is an item like `example`, the last inputs of the jaxpr.
+      conditional: whether the compiled program may skip the block.
     """
     found: dict[str, Any] = {}
 
@@ -116,12 +121,13 @@ def trace(
 def entered(
     variables: Variables, entry: Sequence[EncodedVariable], leaves: Sequence[Any], conditional: bool
 ) -> Iterator[tuple[list[Any], Decoder]]:
-    """The variables as at a block's start, with these leaves; afterwards as they were."""
+    """Inside, the variables hold the values of `entry` with these leaves; afterwards what they held."""
     before = variables.values()
     seen = variables.around.remember()
     decoder = Decoder(fresh=True, mutated=variables.mutated)
     pending = iter(leaves)
-    # What exists outside is itself, also where the block reaches it by another way.
+    # The block may reach a list of the user's not by its variable but through another name or object. It
+    # then holds the original, which therefore counts as its own origin.
     decoder.origins.update({id(one.container): one.container for one in seen if one.is_plain()})
     own = [[next(pending) for _ in one.leaves] for one in entry]
     values: list[Any] = [None] * len(entry)
@@ -144,11 +150,13 @@ def _encode_exit(
     after: Sequence[Any],
     decoder: Decoder,
 ) -> tuple[list[Any], list[Appended], list[Any]]:
+    """The variables after a block ran: their structure, what it appended, and its results."""
     encoder = Encoder(decoder.origins, [one.node for one in entry])
     exits: list[Any] = [None] * len(after)
     appended: list[Appended] = []
     results: list[Any] = []
-    # No tracer of this trace may outlive it.
+    # A tracer is invalid after its trace. So of each leaf only what existed before is kept: a number, or
+    # an array that was there at the start. All else is a result of the jaxpr.
     outside = {id(leaf) for one in entry for leaf in one.leaves}
     for k in variables.order():
         value, name = after[k], variables.names[k]
@@ -156,6 +164,8 @@ def _encode_exit(
         if recorded:
             node, leaves = _last(entry[k].node, value)
         elif name in variables.watched:
+            # A watched variable adds no results. If it did not stay the same, another node says so (see
+            # `reading.changed_by_calls`), and the block is traced again with the variable as a changed one.
             stays = same_structure(encoder.encode_watched(value).node, entry[k].node)
             node, leaves = entry[k].node if stays else ConstantLeaf(None), []
         else:
@@ -168,7 +178,7 @@ def _encode_exit(
 
 
 def _last(entry: Node, recorder: ListRecorder) -> EncodedVariable:
-    """A recorded list at the end of a block: its last item, where that is carried."""
+    """A recorded list at the end of a block: its last item, if the loop carries that."""
     if isinstance(entry, GrowingList) and entry.last is None:
         return EncodedVariable(entry, [])
     return encode_growing(recorder)
@@ -188,5 +198,6 @@ def _encode_appended(variable: int, recorder: ListRecorder, results: list[Any]) 
 
 
 def _placed(leaves: list[Any], results: list[Any]) -> list[int]:
+    """Append the leaves to the results; their positions there."""
     results.extend(leaves)
     return list(range(len(results) - len(leaves), len(results)))

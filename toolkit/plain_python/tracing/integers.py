@@ -1,10 +1,14 @@
-"""Python's integers have no bound and JAX's wrap: a staged loop in which they would is refused.
+"""Refuses a staged loop in which an integer of Python's would overflow.
 
-The integers of a block that come from Python (an index, `k = 1` before the loop, a literal) are
-followed through its computation as intervals. What comes from arrays is JAX's from the start, and
-is not followed.
+    k = 1
+    for i in range(40):
+        k = k * 2           # 2**40 in Python; in int32 it would wrap to 0
 
-Source: interval arithmetic (Moore 1966); loops are followed until they grow by equal steps.
+Python's integers have no bound, and JAX's wrap silently. So before a loop runs, the integers that
+come from Python (an index, `k = 1` before the loop, a literal) are followed through its iterations as
+intervals. Integers that come from arrays are JAX's from the start and may wrap; they are not followed.
+
+Source: interval arithmetic (Moore 1966).
 """
 
 from __future__ import annotations
@@ -31,13 +35,14 @@ from toolkit.plain_python.tracing.intervals import (
     together,
 )
 
-_DOUBLINGS = 70  # iterations followed where their number is unknown: doubling leaves 64 bits before
-
-
-_LOOKOUTS = (2, 16, 128, 1024, 4096)  # iterations after which one looks far ahead, or gives up
-
-
-Items = Callable[[int | None], Sequence[Known]]  # of the k-th iteration; of any, without k
+# Iterations followed if their number is unknown. What doubles leaves 64 bits within 70; what grows by
+# equal steps would take 2**31 iterations, which is accepted.
+_DOUBLINGS = 70
+# After so many iterations the rest is extrapolated, if the integers grow by equal steps by then. After
+# the last one the loop is refused, since following more would take long.
+_LOOKOUTS = (2, 16, 128, 1024, 4096)
+# The item of the k-th iteration; for None an interval that covers the items of all iterations.
+Items = Callable[[int | None], Sequence[Known]]
 
 
 def check(
@@ -52,9 +57,9 @@ def check(
     Args:
       jaxpr: one iteration; its inputs are the variables and then the item.
       entry: the variables before the loop.
-      items: the item.
-      outputs: for each variable which result it is next, or None where it stays.
-      length: the number of iterations; None where it depends on data.
+      items: the leaves of an iteration's item.
+      outputs: for each variable the result that is its next value, or None if it stays the same.
+      length: the number of iterations; None if it depends on data.
 
     Raises:
       Overflow: if an integer leaves its type.
@@ -65,10 +70,10 @@ def check(
 
 
 def _grows(jaxpr: Any) -> bool:
-    """Whether integers may grow faster than by a constant a step."""
+    """Whether some integer may grow faster than by a constant a step; most loops have none such."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        # The condition of a `while` makes no integer that goes on.
+        # No result of a `while` condition is carried on, so only the body counts.
         inside = [opened(while_parts(equation).body)[0]] if name == "while" else inner(equation)
         if any(map(_grows, inside)):
             return True
@@ -101,7 +106,8 @@ def _follow(
 
     for k in range(_DOUBLINGS if length is None else length):
         if length is not None and k in _LOOKOUTS:
-            # Where every item together makes equal steps, the rest of the way is known.
+            # Two steps on the interval of all items: if they are equally large, so is each later one,
+            # and the end can be computed without following every iteration.
             ahead = [carry]
             for _ in range(2):
                 ahead.append(step(ahead[-1], None))
@@ -115,6 +121,7 @@ def _follow(
 
 
 def _evaluate(jaxpr: Any, inputs: Sequence[Known]) -> list[Known]:
+    """The intervals of a jaxpr's results."""
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> Known:
@@ -141,6 +148,7 @@ def _check_fits(equation: Any, dtype: Any, value: IntegerInterval) -> None:
 
 
 def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
+    """The intervals of one operation's results; None for what is not an integer of Python's."""
     name = equation.primitive.name
     nothing: list[Known] = [None] * len(equation.outvars)
     if name == "scan":
@@ -170,6 +178,7 @@ def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
 
 
 def _scan(equation: Any, inputs: list[Known]) -> list[Known]:
+    """An inner loop, followed in the same way."""
     loop = scan_parts(equation)
     consts, carry, items = loop.parted(inputs)
     body, outputs = opened(loop.body)[0], range(loop.carried)

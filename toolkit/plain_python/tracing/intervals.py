@@ -16,11 +16,11 @@ class IntegerInterval(NamedTuple):
         return IntegerInterval(min(self.low, other.low), max(self.high, other.high))
 
 
-Known = IntegerInterval | None  # None: not an integer of Python's
+Known = IntegerInterval | None  # None for a value that is not an integer from Python
 
 
 class Overflow(Exception):
-    """An integer that its type may not hold; `reached`, if known, and `operation` say where."""
+    """An integer leaves its type; `reached`: the value, if known; `operation`: what makes it, and where."""
 
     def __init__(self, reached: int | None, dtype: Any, operation: str) -> None:
         super().__init__(operation)
@@ -32,12 +32,14 @@ def hull(a: Known, b: Known) -> Known:
 
 
 def equal_steps(x: Known, y: Known, z: Known) -> bool:
+    """Whether both ends move from `x` to `y` as far as from `y` to `z`."""
     if x is None or y is None or z is None:
         return y is None and z is None
     return z.low - y.low == y.low - x.low and z.high - y.high == y.high - x.high
 
 
 def extended(a: Known, b: Known, times: int) -> Known:
+    """`b`, moved `times` times as far as from `a` to `b`."""
     if a is None or b is None:
         return None
     times = max(times, 0)
@@ -45,6 +47,7 @@ def extended(a: Known, b: Known, times: int) -> Known:
 
 
 def together(values: tuple[Known, ...]) -> Known:
+    """The interval of a value that may be any of these."""
     found = values[0]
     for value in values[1:]:
         found = hull(found, value)
@@ -52,7 +55,7 @@ def together(values: tuple[Known, ...]) -> Known:
 
 
 def corners(function: Callable[..., int], *inputs: IntegerInterval) -> IntegerInterval:
-    """A function that takes its extremes at the ends of its arguments (or at zero)."""
+    """The values of a function whose extremes lie at the ends of its arguments, or at zero."""
     points: list[tuple[int, ...]] = [()]
     for one in inputs:
         ends = {one.low, one.high} | ({0} if one.low < 0 < one.high else set())
@@ -66,6 +69,8 @@ def _remainder(a: IntegerInterval, b: IntegerInterval) -> IntegerInterval:
     return IntegerInterval(-largest if a.low < 0 else 0, largest if a.high > 0 else 0)
 
 
+# Powers and shifts stop at 1000: no type holds their results by then, and an exponent such as 2**31 would
+# make Python compute a number of gigabytes.
 def power(a: IntegerInterval, b: IntegerInterval) -> IntegerInterval:
     return corners(lambda x, y: x ** min(max(y, 0), 1000), a, b)
 
@@ -79,6 +84,7 @@ RULES: dict[str, Callable[..., IntegerInterval]] = {
     "max": lambda a, b: IntegerInterval(max(a.low, b.low), max(a.high, b.high)),
     "min": lambda a, b: IntegerInterval(min(a.low, b.low), min(a.high, b.high)),
     "rem": _remainder,
+    # The divisor may be 1 or -1, so a quotient is at most as large as the dividend, of either sign.
     "div": lambda a, _: IntegerInterval(min(a.low, -a.high), max(a.high, -a.low)),
     "sign": lambda _: IntegerInterval(-1, 1),
     "pow": power,

@@ -1,4 +1,8 @@
-"""Errors that say that a traced value stands where Python needs to know it."""
+"""Errors that say that a traced value stands where Python has to know the value.
+
+`layers[i]` with a traced `i`, `int(x)`, `jnp.zeros(n)`: JAX raises errors about tracers. They are
+replaced by a refusal that names the user's line and what to write instead.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,7 @@ _NEEDS_PYTHON = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
 )
-
-
-# What JAX says of the same in general errors.
+# In these cases JAX raises a plain TypeError or IndexError, which only its words tell from others.
 _WORDS = (
     "unhashable type: 'DynamicJaxprTracer'",
     "must have static",
@@ -38,6 +40,7 @@ def explained(error: Exception) -> ControlFlowError:
     return place.refuse(f"`{expression}`: {said}" if expression else said)
 
 
+# By whether Python asked for the truth of a traced value.
 _SAID = {
     True: (
         "a traced value is a condition where Python has to know it: in a comprehension, `assert`, "

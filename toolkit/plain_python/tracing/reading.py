@@ -17,7 +17,7 @@ from toolkit.plain_python.tracing.blocks import TracedBlock
 def changed_by_calls(
     variables: Variables, entry: Sequence[EncodedVariable], traced: TracedBlock
 ) -> tuple[str, ...]:
-    """The watched variables that something the block calls has changed in place."""
+    """The watched variables that were changed in place, by something that the block calls."""
     return tuple(
         name
         for name, one, exit in zip(variables.names, entry, traced.exits, strict=True)
@@ -26,7 +26,7 @@ def changed_by_calls(
 
 
 def is_input(traced: TracedBlock, output: int, position: int) -> bool:
-    """Whether a result is the input at `position`, untouched."""
+    """Whether a result is the input at `position`, unchanged."""
     return traced.jaxpr.jaxpr.outvars[output] is traced.jaxpr.jaxpr.invars[position]
 
 
@@ -37,16 +37,17 @@ def uses_input(traced: TracedBlock, position: int) -> bool:
 
 
 def has_other_width(traced: TracedBlock, dtype: Any) -> bool:
-    """Whether the block holds numbers of this kind in another width.
+    """Whether the block computes with floats, or integers, of another width than `dtype`.
 
-    Only then does it matter whether a number is weakly typed: `1.0 * bfloat16` is a bfloat16,
-    `float32(1.0) * bfloat16` is not.
+    Only then does it matter whether a number is weakly typed: the weakly typed `1.0 * bfloat16` is a
+    bfloat16, `float32(1.0) * bfloat16` is a float32.
     """
     kind = jnp.inexact if jnp.issubdtype(dtype, jnp.inexact) else jnp.integer
     return any(jnp.issubdtype(d, kind) and d != dtype for d in _dtypes(traced.jaxpr.jaxpr))
 
 
 def _dtypes(computation: Any) -> set[Any]:
+    """All dtypes in a jaxpr and in the jaxprs inside it."""
     jaxpr, _ = opened(computation)
     found = {getattr(v.aval, "dtype", None) for v in (*jaxpr.invars, *jaxpr.constvars)}
     for equation in jaxpr.eqns:

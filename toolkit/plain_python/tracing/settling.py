@@ -1,7 +1,15 @@
-"""Types that one iteration of a loop does not change.
+"""Tracing a loop's block until its variables have types that one iteration does not change.
 
-A Python number that becomes a float is promoted and the block traced again; a variable that every
-iteration assigns before reading it needs no first value. For anything else the caller is told.
+A loop of JAX needs the same types before and after each iteration; Python does not.
+
+    s = 0                   # before the loop an integer,
+    for x in xs:
+        s = s + x           # after one iteration a float32: `s` begins as 0.0
+        y = 2 * x           # assigned before it is read: `y` needs no value before the loop
+
+So the block is traced, the types at its end are compared with those at its start, the start is
+adapted as above, and the block is traced again until nothing changes. What cannot be adapted is told
+to the caller by `UnsettledTypes`.
 """
 
 from __future__ import annotations
@@ -36,12 +44,12 @@ class SettledBlock(NamedTuple):
 
     traced: TracedBlock
     entry: list[EncodedVariable]
-    watched: tuple[str, ...]  # variables that stayed what they were
+    watched: tuple[str, ...]  # variables that the block leaves alone
     mutated: tuple[str, ...]  # variables whose lists and dicts change in place
 
 
 class UnsettledTypes(Exception):
-    """A variable that is read before it is assigned changes its type."""
+    """A variable changes its type, and the block reads it before it assigns it."""
 
     def __init__(self, changes: list[str]) -> None:
         super().__init__("; ".join(changes))
@@ -51,9 +59,20 @@ class UnsettledTypes(Exception):
 def settle(
     variables: Variables, run: Callable[[Any], None], example: Any, may_not_run: bool
 ) -> SettledBlock:
-    """Trace a block until its types are stable."""
+    """Trace a block until its types are stable.
+
+    Args:
+      run: one iteration, given an item like `example`.
+      may_not_run: whether the loop may have no iteration, so that the types before it must hold after.
+
+    Raises:
+      UnsettledTypes: if they do not become stable.
+      UndefinedRead: if the block reads a variable that has no value.
+    """
     entry = encode_entry(variables, variables.values(), loop=True)
-    hidden: dict[int, Undefined] = {}  # variables that are tried without a first value
+    # Variables whose value before the loop does not fit and seems not to be read: the next trace sees
+    # them as undefined, and fails if it does read them.
+    hidden: dict[int, Undefined] = {}
     changes: dict[int, str] = {}
     while True:
         try:
@@ -68,7 +87,8 @@ def settle(
                 reason = first_assigned()
                 name = error.undefined.name
                 raise UndefinedRead.of(Undefined(name, reason), name) from None
-            # Perhaps only later iterations read it: Python knows of the first whether it does.
+            # Perhaps only later iterations read it, as under `if i > 0:`. The caller runs the first
+            # iteration on its own, where Python knows.
             raise UnsettledTypes(
                 [f"'{error.undefined.name}' is undefined in the first one"]
             ) from None
@@ -107,14 +127,18 @@ def _why(exit: ExitValue, change: str, may_not_run: bool) -> str:
 def _next_entry(
     traced: TracedBlock, one: EncodedVariable, exit: ExitValue, k: int, name: str
 ) -> EncodedVariable | None:
-    """The variable as the next trace should begin with it; None where that is impossible."""
+    """What the next trace should begin with for this variable; the same object if it fits already.
+
+    None if nothing fits.
+    """
     if isinstance(one.node, Absent):
         if name == RESULT and not isinstance(exit.node, Absent) and not one.leaves and exit.types:
-            # Read only where a flag says that it was set.
+            # The value of an early `return` is read only if a flag says that it was set. So zeros of its
+            # type can stand in the carry before.
             return EncodedVariable(exit.node, [zeros(aval) for aval in exit.types])
         return one
     if isinstance(one.node, GrowingList) and not isinstance(exit.node, GrowingList):
-        # Assigned anew in the block: what it was before is not seen.
+        # The block assigns a new list to the name, so the list from before the loop is not carried.
         return EncodedVariable(Absent(Undefined(name)), [])
     if not same_structure(one.node, exit.node):
         return None
@@ -130,7 +154,8 @@ def _next_entry(
         elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
         if not tree.varying_axes(now) <= tree.varying_axes(old):
-            # In jax.shard_map: what is the same everywhere before the loop differs after it.
+            # In `jax.shard_map` a value that is equal on all devices before the loop may differ after it.
+            # A carry has one type, so it is marked as differing from the start.
             leaves[j] = tree.vary(with_type(leaves[j], now), tree.varying_axes(now))
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
@@ -138,14 +163,14 @@ def _next_entry(
 
 
 def _promoted(leaf: Any, old: Any, now: Any) -> Any:
-    """A Python number in the type that it takes in the loop, where it has the same value there."""
+    """A number from before the loop in the type that it gets in the loop; None if it does not fit."""
     if not old.weak_type and not isinstance(leaf, bool):
         return None
     if jnp.promote_types(old.dtype, now.dtype) != now.dtype and not _weaker(old, now):
         return None
     whole = not jnp.issubdtype(old.dtype, jnp.inexact)
     if whole and is_python_number(leaf) and np.asarray(leaf, now.dtype).item() != leaf:
-        return None  # an integer that this float type does not have
+        return None  # this float type cannot represent the integer, so its value would change
     return with_type(leaf, now)
 
 
@@ -154,6 +179,7 @@ def _weaker(old: Any, now: Any) -> bool:
 
 
 def _change(name: str, one: EncodedVariable, traced: TracedBlock, k: int) -> str:
+    """How a variable changes in one iteration, for a message."""
     exit = traced.exits[k]
     old, now = traced.entry_types[k], exit.types
     if isinstance(exit.node, Absent):
@@ -176,5 +202,6 @@ def _change(name: str, one: EncodedVariable, traced: TracedBlock, k: int) -> str
 
 
 def first_assigned() -> str:
+    """The reason why a variable may have no value after a loop that may run zero times."""
     line = here().line
     return f"it is first assigned inside the loop at line {line}; give it a value before the loop"
