@@ -125,7 +125,7 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
         )  # fmt: skip
         with directory.held(place):
             began = clock()
-            loop.drive(job, loop.Position(0, state, 0.0, EMPTY))
+            loop.drive(job, loop.RunPosition(0, state, 0.0, EMPTY))
             return clock() - began
 
     driven()  # warm, too

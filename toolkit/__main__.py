@@ -7,24 +7,22 @@ from types import FrameType
 
 
 def main() -> int:
-    """Runs the command line; until it listens to signals itself, one of them ends the process without a traceback."""
+    """Runs the command line."""
+    # The imports below take long enough for a signal to come. Python's own answer to SIGINT would be a traceback, so
+    # until a run listens itself, a signal just ends the process. What is ignored stays so: `nohup` ignores SIGHUP.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
-    for descriptor in (
-        0,
-        1,
-        2,
-    ):  # one that is closed would become a file of ours, and take the messages of libraries
+    # If stdin, stdout or stderr were closed, the next file that is opened would get its number, and libraries that
+    # print messages would write them into that file. So each of the three is made to lead to nowhere.
+    for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    from toolkit.commands.cli import (
-        main as command,  # imports take long enough for a signal to come
-    )
+    from toolkit.commands import cli
 
-    return command()
+    return cli.main()
 
 
 def _leave(number: int, _: FrameType | None) -> None:

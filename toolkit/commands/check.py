@@ -139,6 +139,7 @@ def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
 
     Raises: RunError: exit 2 that names `finish` or each figure that fails, exit 6 for a final metric that is not finite.
     """
+    from toolkit.run.experiment import sources
     from toolkit.run.experiment.experiments import reported
     from toolkit.run.store import directory, files, final
 
@@ -149,9 +150,12 @@ def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
     from toolkit.run.report import plots, story
 
     problems: list[Problem] = []
-    for index, figure in enumerate(story.own_figures(story.read(place.path))):
+    figures = story.own_figures(story.read(place.path), prepared.settings)
+    pictures = sources.pictures(source)
+    file = pictures if pictures.is_file() else source
+    for index, figure in enumerate(figures):
         try:
-            with reported(source, f"figure {shown(figure.title)} failed"):
+            with reported(file, f"figure {shown(figure.title)} failed"):
                 plots.svg(figure, index)
         except RunError as error:
             problems += error.problems

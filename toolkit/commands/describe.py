@@ -197,9 +197,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
             name, justify="right" if number else "left", overflow="fold", no_wrap=number
         )
     for row in rows:
-        table.add_row(
-            *(Text(printable(cell)) for cell in row)
-        )  # a path may look like rich's markup
+        # As `Text`: in a plain string rich would read `[b]`, which a path may hold, as markup and drop it.
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=_width(), highlight=False, color_system=None)
     with console.capture() as captured:
         console.print(table)

@@ -12,10 +12,8 @@ from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import environment
 
 PACKAGE = Path(__file__).parents[1]
-PINS = (
-    PACKAGE / "constraints.txt",
-    PACKAGE.parent / "constraints.txt",
-)  # of a wheel, of a checkout
+# Where the pinned versions stand in an installed wheel, and in a checkout.
+PINS = (PACKAGE / "constraints.txt", PACKAGE.parent / "constraints.txt")
 ROWS = 40_000  # the miscompiled loop needs this many to show
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.run.torture import kit
 from toolkit.run.drive import runs
+from toolkit.run.drive.prepare import config_hash
 from toolkit.run.program import seeds_on_cores
 from toolkit.run.report import draw
 from toolkit.run.store import checkpoint, environment
@@ -30,7 +31,7 @@ def work(tmp_path, monkeypatch):
 PREPARED, COMPILED = {}, {}  # what was traced and compiled, in all tests of this process
 
 
-def prepare_once(loaded, prepare=runs.prepare):
+def prepare_once(loaded, written=None, prepare=runs.prepare):
     """An experiment's program and config, traced once."""
     runner = {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "budget", "claims"}
     others = {name: value for name, value in loaded.resolved.items() if name not in runner}
@@ -40,6 +41,7 @@ def prepare_once(loaded, prepare=runs.prepare):
     return PREPARED[key]._replace(
         loaded=loaded,
         settings=loaded.settings,
+        digest=config_hash(written or loaded.resolved),
         began=time.perf_counter(),
         environment=environment.record(loaded.experiment),
     )

@@ -37,7 +37,7 @@ def explain(path: Path) -> int:
         expected = "one that ended with exit code 6"
         raise fail(Exit.CONFIG, path, "nothing to explain", status, expected)
     with directory.held(directory.claim(path)) as place:
-        prepared = prepare(load.load(path / directory.CONFIG))
+        prepared = prepare(load.load(path / directory.CONFIG), directory.read_config(path))
         changed = environment.differences(record.get("environment", {}), prepared.environment)
         if changed:
             differs = f"the environment differs in {', '.join(changed)}: the step may differ too"

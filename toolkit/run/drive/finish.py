@@ -14,12 +14,12 @@ from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import directory, files
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import Position
+    from toolkit.run.drive.loop import RunPosition
     from toolkit.run.drive.prepare import PreparedRun
     from toolkit.run.experiment.interface import Final
 
 
-def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -> int:
+def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition) -> int:
     """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
     from toolkit.run.report import claims, draw
 
@@ -34,7 +34,7 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -
         "step": at.step,
         "seconds": metrics["seconds"],
     }
-    for warning in draw.write(place.path, {**place.record(), **ending}):
+    for warning in draw.write(place.path, {**place.record(), **ending}, settings):
         place.warn(warning)
     place.event("finish", step=at.step, by=ending["ended_by"])
     place.update(**ending)
@@ -48,7 +48,7 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -
 
 
 def _final(
-    place: directory.RunDirectory, prepared: PreparedRun, at: Position
+    place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
 ) -> tuple[Final, dict[str, float]]:
     """The result, and the metrics in `final/`, which is written unless a killed process has written it whole."""
     from toolkit.run.store import final
@@ -57,6 +57,7 @@ def _final(
     began = time.perf_counter()
     with experiments.reported(source, "finish failed"):
         result = prepared.traced.program.finish(at.state)
+    # A process that was killed after it wrote `final/` left it whole: it is kept, so that its `seconds` stay.
     if os.path.lexists(folder):
         damaged = final.changed(place.path, place.record().get("final") or {})
         durable = None if damaged else final.read(place.path)

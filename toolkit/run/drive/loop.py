@@ -41,7 +41,7 @@ class NotFinite(Exception):
         self.leaves = leaves  # name -> what it holds
 
 
-class Position(NamedTuple):
+class RunPosition(NamedTuple):
     """Where a run stands."""
 
     step: int
@@ -74,7 +74,7 @@ class _ChunkCall(NamedTuple):
     called: float  # on the run's clock
 
 
-def drive(job: Job, start: Position) -> Position:
+def drive(job: Job, start: RunPosition) -> RunPosition:
     """Runs the steps that are left, or as many as the budget has time for.
 
     While the device makes a chunk of them, the rows of the one before are looked at and written.
@@ -85,20 +85,22 @@ def drive(job: Job, start: Position) -> Position:
         RunError: exit 5 where a file cannot be written.
     """
     every, steps = job.settings.checkpoint_every, job.settings.steps
-    # A run killed after the last step that its budget had time for takes no other; but each run takes one.
+    # If a run is killed after the last step that its budget had time for, it must not step again when it is continued.
+    # A run that has not stepped at all takes one step, so that there is something to finish.
     end = start.step if start.step and job.pace.spent_after() else steps
     at, stride = start, Stride(job.compiled.most)
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
-        before: _ChunkCall | None = None
+        before: _ChunkCall | None = None  # the call whose rows are still to be written
         while at.step < end:
             chunk = following(at.step, end, job.settings, stride.steps, job.compiled.rows)
             call = _called(job, chunk, at.state)
-            # Its state is the call's now.
+            # The call reuses the memory of the state it was given, so from here on only its result is valid.
             at = at._replace(step=chunk.end, state=call.made.state)
             if before is not None:
                 _written(job, log, stride, before)
             before = call
-            if job.pace.budget is not None:  # the clock has to be read after the last step
+            # jax returns before the device is done. With a budget the clock is read below, and has to include the steps.
+            if job.pace.budget is not None:
                 jax.block_until_ready(call.made.values)
             signaled, last = job.stop.number, job.pace.is_last(chunk.end)
             if chunk.end % every == 0 or last or signaled is not None:
@@ -110,7 +112,8 @@ def drive(job: Job, start: Position) -> Position:
                 raise StoppedBySignal(signaled, chunk.end)
             if last:
                 break
-    _prune(job)  # a run killed right after its last checkpoint has not
+    # A run that was killed between its last checkpoint and the removal of older ones has still to remove them.
+    _prune(job)
     return at
 
 
@@ -154,7 +157,7 @@ def _written(
         found = np.asarray(made.found)[: chunk.rows]
     ended = job.pace.elapsed()
     began = stride.measured(chunk.end - chunk.start, call.called, ended)
-    # Looked at row by row only where there is something to find: a row has to cost microseconds.
+    # Looking for NaN row by row would dominate short steps, so first all rows of the call are asked at once.
     spoilt = (found & ~job.watch.may_hold).any()
     whole = all(np.isfinite(column).all() for column in values.values())
     columns = {name: column.tolist() for name, column in values.items()}
@@ -180,7 +183,7 @@ def _written(
     return ended
 
 
-def _save(job: Job, at: Position) -> None:
+def _save(job: Job, at: RunPosition) -> None:
     folder = job.place.path / directory.CHECKPOINTS
     size = checkpoint.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
     job.place.event("checkpoint", step=at.step, bytes=size)

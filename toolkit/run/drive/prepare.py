@@ -15,7 +15,7 @@ from toolkit.run.program.budget import paced
 from toolkit.run.store import directory, environment
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import Position
+    from toolkit.run.drive.loop import RunPosition
     from toolkit.run.program.compiled import CompiledProgram, TracedProgram
     from toolkit.run.program.finite import StateWatch
 
@@ -28,10 +28,18 @@ class PreparedRun(NamedTuple):
     traced: TracedProgram
     environment: dict[str, Any]
     began: float  # on `time.perf_counter`, before jax was loaded
+    digest: str  # of what config.yaml says; each checkpoint carries it
 
 
-def prepare(loaded: load.Loaded) -> PreparedRun:
-    """Loads the experiment, builds and traces its program. Raises: RunError (exit 2) that names the line."""
+def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> PreparedRun:
+    """Builds the experiment's program and traces it.
+
+    Args:
+        written: what the run's config.yaml says, where that is not `loaded.resolved`: an experiment that has gained a
+            field since then resolves to more than was written.
+
+    Raises: RunError (exit 2) that names the line.
+    """
     began = time.perf_counter()
     settings, program = build(loaded)
     from toolkit.run.program.compiled import trace
@@ -41,7 +49,9 @@ def prepare(loaded: load.Loaded) -> PreparedRun:
     traced = trace(program, settings.seed, source, gradients)
     with experiments.reported(source, "data failed"):
         data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
-    return PreparedRun(loaded, settings, traced, environment.record(source) | data, began)
+    record = environment.record(source) | data
+    digest = config_hash(loaded.resolved if written is None else written)
+    return PreparedRun(loaded, settings, traced, record, began, digest)
 
 
 def build(loaded: load.Loaded) -> tuple[Settings, Any]:
@@ -86,23 +96,23 @@ def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
 
 def start_position(
     place: directory.RunDirectory, prepared: PreparedRun, compiled: CompiledProgram
-) -> Position:
+) -> RunPosition:
     """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
-    from toolkit.run.drive.loop import Position
+    from toolkit.run.drive.loop import RunPosition
     from toolkit.run.store import arrays, checkpoint
     from toolkit.run.store.metrics import EMPTY
 
     folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
-    digest, room = config_hash(directory.read_config(place.path)), arrays.size(compiled.template)
-    found = checkpoint.load_newest(folder, digest, log, room, place.warn)
+    room = arrays.size(compiled.template)
+    found = checkpoint.load_newest(folder, prepared.digest, log, room, place.warn)
     if found is None:
         with experiments.reported(prepared.loaded.experiment, "init failed"):
-            return Position(0, compiled.init(), 0.0, EMPTY)
+            return RunPosition(0, compiled.init(), 0.0, EMPTY)
     state = checkpoint.restore(found, compiled.template, folder)
-    return Position(found.step, state, found.seconds, found.logged)
+    return RunPosition(found.step, state, found.seconds, found.logged)
 
 
-def watch(place: directory.RunDirectory, prepared: PreparedRun, at: Position) -> StateWatch:
+def watch(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition) -> StateWatch:
     """Which leaves of the state have to be finite.
 
     Records what the first state holds that is not finite: a leaf that starts with a NaN may keep it.

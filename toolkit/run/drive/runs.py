@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.run.drive import signals
 from toolkit.run.drive.finish import finish
-from toolkit.run.drive.prepare import PreparedRun, config_hash, prepare, start_position, watch
+from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watch
 from toolkit.run.drive.progress import forecast, progress
 from toolkit.run.experiment import experiments, load, plain_yaml
 from toolkit.run.experiment.durations import seconds
@@ -26,7 +26,7 @@ from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_frac
 from toolkit.run.store import birth, directory, environment, files
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import Position
+    from toolkit.run.drive.loop import RunPosition
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
@@ -41,7 +41,8 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
             if directory.is_free(target):
                 alone.enter_context(birth.alone(target, directory.this_process()))
             drift: list[str] = []
-            if directory.is_free(target):  # still, now that nobody else can start here
+            # Asked again, because another process may have made the run while this one waited for the lock.
+            if directory.is_free(target):
                 text = plain_yaml.dump(loaded.resolved)
                 prepared = prepare(loaded)
                 place = birth.create(target, text, _new_record(prepared, text, command))
@@ -63,8 +64,8 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
         directory.existing(path)
         directory.remove_leftovers(path)
         with directory.held(directory.claim(path)) as place:
-            _refuse_changed_config(place)
-            prepared = prepare(load.load(path / directory.CONFIG))
+            written = _unchanged_config(place)
+            prepared = prepare(load.load(path / directory.CONFIG), written)
             drift = _continue(place, prepared, command, allow_drift)
             return _go(place, prepared, drift, stop)
 
@@ -91,11 +92,12 @@ def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[s
 
 def _bits(prepared: PreparedRun) -> dict[str, str]:
     """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    seeds = prepared.settings.seeds
+    if seeds == 1:
+        return {}
     from toolkit.run.program.seeds import bits
 
-    seeds = prepared.settings.seeds
-    words = f"{seeds} seeds in one program, {bits(prepared.traced.program)}"
-    return {"bits": words} if seeds > 1 else {}
+    return {"bits": f"{seeds} seeds in one program, {bits(prepared.traced.program)}"}
 
 
 def _continue(
@@ -158,7 +160,7 @@ def _drive(
     prepared: PreparedRun,
     drift: list[str],
     stop: signals.StopRequest,
-) -> Position:
+) -> RunPosition:
     from toolkit.run.drive import loop
     from toolkit.run.program.seeds_on_cores import compile_program
 
@@ -173,13 +175,21 @@ def _drive(
     step = compiled
     if isinstance(start.state, Paced):
         step = with_fractions(compiled, pace, start.step, settings.log_every)
-    digest = config_hash(directory.read_config(place.path))
     try:
         with progress(start.step, settings.steps) as show:
             stop.deferred = True
             shown = forecast(place, pace, start.step, show)
             job = loop.Job(
-                settings, place, step, watched, source, digest, bool(drift), stop, pace, shown
+                settings,
+                place,
+                step,
+                watched,
+                source,
+                prepared.digest,
+                bool(drift),
+                stop,
+                pace,
+                shown,
             )
             return loop.drive(job, start)
     except loop.NotFinite as found:
@@ -189,19 +199,20 @@ def _drive(
         raise explain.refusal(place, prepared, compiled, found) from None
 
 
-def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: Position) -> Pace:
+def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPosition) -> Pace:
     """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
     budget = prepared.settings.budget
     if budget is None:
         return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
-    # A killed process has worked beyond its last checkpoint, and logged how long.
+    # A process that was killed had worked beyond its last checkpoint. Its rows say how long, and that time is spent.
     spent = max([start.seconds, *(row["seconds"] for row in directory.read_rows(place.path)[-1:])])
     pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
     began = time.perf_counter()
     with experiments.reported(prepared.loaded.experiment, "finish failed"):
         prepared.traced.program.finish(start.state)
     now = time.perf_counter()
-    # A machine that was slow to start is slow to end, and has been at work since before our clock.
+    # Kept for the end: drawing, twice what `finish` took just now, and half of what the start took. A machine that is
+    # slow to start is slow to end as well, and Python itself started before our clock did.
     pace.reserve = DRAWING + 2 * (now - began) + min((began - prepared.began) / 2, STARTING)
     if pace.spent_after():
         spent, end = duration(pace.elapsed()), duration(pace.reserve)
@@ -236,17 +247,19 @@ def _refuse_other_config(place: directory.RunDirectory, loaded: load.Loaded) -> 
         )
 
 
-def _refuse_changed_config(place: directory.RunDirectory) -> None:
-    """Raises: RunError (exit 3) if config.yaml is not what `run` wrote; the checkpoints belong to that."""
+def _unchanged_config(place: directory.RunDirectory) -> dict[str, Any]:
+    """What config.yaml says. Raises: RunError (exit 3) if `run` wrote something else: the checkpoints belong to that."""
     where, recorded = place.path / directory.CONFIG, place.record().get("config_sha256")
     try:
-        found = hashlib.sha256(files.read_regular(where, plain_yaml.MAX_BYTES)).hexdigest()
+        text = files.read_regular(where, plain_yaml.MAX_BYTES)
     except OSError as error:
         raise fail(Exit.CHECKPOINT, where, "damaged", str(error), "what `run` wrote") from None
+    found = hashlib.sha256(text).hexdigest()
     if recorded is not None and found != recorded:
         expected = f"sha256 {str(recorded)[:12]}; another config is another run"
         got = f"sha256 {found[:12]}"
         raise fail(Exit.CHECKPOINT, where, "changed since the start", got, expected)
+    return plain_yaml.parse(text.decode(errors="replace"), str(where)).value
 
 
 def _continues(at: Path, loaded: load.Loaded) -> bool:

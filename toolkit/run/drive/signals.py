@@ -21,9 +21,8 @@ class StopRequest:
     """Shared by the listening thread, which sets `number`, and the loop, which reads it between steps."""
 
     number: int | None = None  # the signal that asked to stop
-    deferred: bool = (
-        False  # True while there is a state worth saving: the first signal then waits for the loop
-    )
+    # True while there is a state worth saving. Then the first signal waits for the loop, which saves and leaves.
+    deferred: bool = False
 
 
 @contextlib.contextmanager
@@ -34,6 +33,7 @@ def watched() -> Iterator[StopRequest]:
         yield request
         return
     reading, writing = os.pipe()
+    # Python writes the number into the pipe from its C handler, which must never wait for the reader.
     os.set_blocking(writing, False)
     # `nohup` ignores SIGHUP; that wish is kept.
     numbers = [number for number in HANDLED if signal.getsignal(number) != signal.SIG_IGN]

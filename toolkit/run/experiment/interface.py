@@ -17,9 +17,7 @@ class Final(NamedTuple):
     """What remains of a finished run."""
 
     params: dict[str, Any]  # nested dict of arrays, written to final/params.safetensors
-    metrics: dict[
-        str, float
-    ]  # finite numbers, written to final/metrics.json; claims refer to these names
+    metrics: dict[str, float]  # finite, written to final/metrics.json; claims refer to these names
     table: tuple[tuple[str, str], ...] = ()  # rows (name, value) printed at the end
 
 
@@ -68,9 +66,8 @@ class Program(NamedTuple):
     """
 
     init: Callable[[Array], State]  # key -> state
-    step: Callable[
-        [State], tuple[State, dict[str, Array | Gradients]]
-    ]  # pure; each metric is a scalar, or `Gradients`
+    # Pure; each metric is a scalar, or `Gradients`.
+    step: Callable[[State], tuple[State, dict[str, Array | Gradients]]]
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
     # By name, from the shapes of a state: what is differentiated, the hyper-objective included.
     losses: Callable[[State], dict[str, Loss]] | None = None

@@ -19,9 +19,8 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-MAX_DIGITS = (
-    400  # Python refuses to convert integers of thousands of digits; no setting needs that many
-)
+# Python refuses to convert an integer of thousands of digits, with an error of its own. No setting needs that many.
+MAX_DIGITS = 400
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -173,9 +172,8 @@ def _node(
         name = _key(key, mapping, path, where)
         value = next(events)
         mapping[name] = _node(value, events, (*path, name), lines, where)
-        lines[(*path, name)] = (
-            key.start_mark.line + 1
-        )  # the key's line, also where its value begins further down
+        # An error should name the line of the key, also where the value begins further down.
+        lines[(*path, name)] = key.start_mark.line + 1
     return mapping
 
 

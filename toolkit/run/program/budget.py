@@ -38,7 +38,8 @@ class Pace:
         now = time.perf_counter()
         self._longest = max(self._longest, now - self._previous)
         self._previous = now
-        # Twice: the next step and the last save, each at their slowest.
+        # The run may go on if there is time for one more step and for the last save. Each is assumed to take as long
+        # as the slowest step so far, which had saving and logging in it.
         return step >= self.steps or self.spent_after(2 * self._longest)
 
     def spent_after(self, more: float = 0.0) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from toolkit.debug import gradient_report
 from toolkit.jaxprs.read import evaluate
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.experiments import reported
@@ -59,8 +58,9 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
     _check_state(template, state, source)
     _check_metrics(metrics, source)
     scalars, found = _parted(metrics)
-    with reported(source, "step: bad gradients"):
-        jax.eval_shape(_reports, found)
+    if found:
+        with reported(source, "step: bad gradients"):
+            jax.eval_shape(_reports, found)
     if gradients and not found:
         raise fail(
             Exit.CONFIG,
@@ -83,7 +83,8 @@ def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()
-    # Without weak types: a restored array has none, and another executable would round differently.
+    # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed run would
+    # need another executable, which may round differently.
     template = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         traced.template,
@@ -106,8 +107,8 @@ def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
         return jitted.lower(template, count, count).compile()
 
     with reported(source, "step failed"):
-        # Two programs: a `cond` would keep the gradients and the old state from being fused and
-        # overwritten in every step, at more than the cost of the step itself where that is short.
+        # The steps that report gradients are a program of their own. With a `cond` in a single program, XLA would have
+        # to keep the gradients and the old state in every step, which can cost more than a short step itself.
         return CompiledProgram(
             lambda: init(key),
             compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
@@ -124,6 +125,8 @@ def _parted(metrics: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Gr
 
 
 def _reports(gradients: dict[str, Gradients]) -> Reports:
+    from toolkit.debug import gradient_report
+
     return {name: gradient_report(*value) for name, value in gradients.items()}
 
 

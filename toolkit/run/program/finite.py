@@ -31,7 +31,8 @@ class StateWatch(NamedTuple):
 def watch(state: Any, start: Mapping[str, str]) -> StateWatch:
     """Of states like this one, where `start` is what `held` said of the first."""
     names = tuple(name for name, leaf in named_leaves(state).items() if checks.can_fail(leaf))
-    # Where a NaN may stay, it may also turn into what it stands for.
+    # A leaf that starts with an infinity may keep infinities. One that starts with a NaN may hold both: NaN often stands
+    # for "not set", and the value that is set later may be an infinity.
     kept = [(checks.NAN in start.get(name, ""), name in start) for name in names]
     return StateWatch(names, np.array(kept, bool).reshape(len(names), 2))
 

@@ -29,6 +29,7 @@ from toolkit.run.program.seeds_on_cores import Each, Shared, by_seed, keys
 ALIKE = "each by the program of a single run: equal to single runs to the bit"
 OWN_DATA = "each with data of its own: equal to single runs within rounding, not to the bit"
 AT_ONCE = "by vmap: equal to single runs within rounding, not to the bit"
+# Operations by which a program spreads its own work over devices; then the seeds are not spread as well.
 PLACED = ("shard_map", "sharding_constraint")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # of a rule's function, in the text of a jaxpr
 
@@ -113,6 +114,8 @@ def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) -> Shared:
     """The functions as one. Where they differ in constants, these become arguments; otherwise it is the first."""
+    # Two jaxprs are the same program if their texts agree and so do the arrays inside them that cannot become arguments
+    # (the text shows these shortened). What they close over outside, the constants, may differ.
     traced = [jax.make_jaxpr(function, return_shape=True)(example) for function in functions]
     first, shape = traced[0]
     texts = [_text(jaxpr) for jaxpr, _ in traced]
@@ -122,6 +125,7 @@ def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) 
         raise fail(
             Exit.CONFIG, "config", f"seeds: {name} depends on the seed", "another program", expected
         )
+    # Constants that are equal for all seeds stay what they are; the others are stacked, a row a seed.
     columns = list(zip(*(constants(jaxpr) for jaxpr, _ in traced), strict=True))
     alike = [len({_bytes(value) for value in column}) == 1 for column in columns]
     placed = any(word in texts[0] for word in PLACED)
@@ -149,6 +153,7 @@ def _vmapped(shared: Shared, seeds: int) -> Callable[[Any], Any]:
     spread = jax.shard_map(batched, mesh=mesh, in_specs=over, out_specs=over, check_vma=False)
     if seeds % len(devices) == 0:
         return lambda arguments: spread(shared.own, arguments)
+    # The share of each device has to be the same, so the last seed is computed again until they divide.
     padded = np.minimum(np.arange(-(-seeds // len(devices)) * len(devices)), seeds - 1)
 
     def run(arguments: Any) -> Any:

@@ -97,10 +97,12 @@ def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
     call = _on_cores(len(each.seeds))
-    watched = sum(
-        map(can_fail, each.advance.own)
-    )  # the first leaves of a part are not of the state
-    known: list[Any] = [None, []]  # the stacked states that were made last, and their parts
+    # A part begins with the seed's own arrays, which never change. The runner watches the leaves of the state alone, so
+    # what the program found in the first `own_leaves` that can be NaN is left out below.
+    own_leaves = sum(map(can_fail, each.advance.own))
+    # The stacked states that were made last, and their parts. The next call is nearly always given just these, and
+    # then nothing has to be split again.
+    known: list[Any] = [None, []]
 
     def start() -> Any:
         return join([init(i) for i in count])
@@ -111,12 +113,13 @@ def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
         else:
             own = [_at(each.advance.own, i) for i in count]
             parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
-        known[:] = None, []  # the calls take the parts
+        # The calls reuse the memory of the parts (they are donated): after a failure these must not be used again.
+        known[:] = None, []
         made = call(lambda i: one.advance(parts[i], rows, every))
         parts = [of.state for of in made]
         known[:] = join([part.state for part in parts]), parts
         values = by_seed(each.seeds, lambda i: made[i].values)
-        found = np.any([np.asarray(of.found)[:, watched:] for of in made], axis=0)
+        found = np.any([np.asarray(of.found)[:, own_leaves:] for of in made], axis=0)
         return Made(known[0], values, found, {})
 
     return one._replace(init=start, advance=advance, template=template)

@@ -7,18 +7,20 @@ the run is cut into calls, nor on where it is resumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.debug import GradientReport
 from toolkit.debug.nonfinite import checks
 from toolkit.jaxprs.read import inner
 
+if TYPE_CHECKING:
+    from toolkit.debug import GradientReport
+
 ROWS = 256  # the most that one call makes
-Reports = dict[str, GradientReport]
+Reports = dict[str, "GradientReport"]
 Step = Callable[[Any], tuple[Any, dict[str, Array], Reports]]  # state -> state, metrics, reports
 
 
@@ -46,7 +48,8 @@ def looped(step: Step, metrics: Mapping[str, Any]) -> Callable[[Any, Array, Arra
             def once(_step: Array, made: tuple[Any, Any]) -> tuple[Any, Any]:
                 state, values = made
                 state, scalars, _ = step(state)
-                # Each step overwrites its row: a scalar carried to the end costs XLA's CPU loops up to a tenth.
+                # Each step writes its metrics into the row, although only the last one counts. Carrying the scalars
+                # through the loop instead makes XLA's CPU loops up to 10 % slower.
                 return state, {name: _put(values[name], scalars[name], r) for name in values}
 
             state, values, found = made
@@ -85,8 +88,9 @@ def slow_in_loops(jaxpr: Any) -> bool:
 
 
 def _kinds(state: Any) -> Array:
-    """`nonfinite.kinds` of its leaves, which takes three times as long as to see that there is nothing to look for."""
+    """What the leaves of a state hold that is not finite: `checks.kinds` of those that can hold such."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if checks.can_fail(leaf)]
+    # `kinds` takes three times as long as to ask whether all is finite, which it nearly always is. So that is asked first.
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else True
     nothing = lambda leaves: jnp.zeros((len(leaves), 2), bool)
     return jax.lax.cond(finite, nothing, checks.kinds, leaves)

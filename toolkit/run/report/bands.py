@@ -33,7 +33,7 @@ class Look(NamedTuple):
         return DASHES[self.style]
 
 
-class Curve(NamedTuple):
+class MeanCurve(NamedTuple):
     """A metric of a group at the steps that all its finished runs have."""
 
     steps: list[int]
@@ -59,7 +59,7 @@ def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
     return tuple(Figure(name, "", _drawing(name, groups[:DRAWN])) for name in names)
 
 
-def curve(name: str, group: Group) -> Curve | None:
+def curve(name: str, group: Group) -> MeanCurve | None:
     """Mean, lowest and highest over the finished runs; None where they share no step."""
     series = [points for story in group.finished for points in _series(name, story)]
     shared = sorted(set.intersection(*map(set, series))) if series else []
@@ -67,7 +67,7 @@ def curve(name: str, group: Group) -> Curve | None:
         return None
     columns = [[points[step] for points in series] for step in shared]
     mean = [sum(column) / len(column) for column in columns]
-    return Curve(shared, mean, list(map(min, columns)), list(map(max, columns)))
+    return MeanCurve(shared, mean, list(map(min, columns)), list(map(max, columns)))
 
 
 def _series(name: str, story: Story) -> list[dict[int, float]]:

@@ -5,27 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit.run.experiment.common import Settings
 from toolkit.run.report.card import card
 from toolkit.run.report.page import page
 from toolkit.run.report.story import Story, changed, figures, read
 from toolkit.run.store import directory, files
 
 
-def write(path: Path, record: dict[str, Any] | None = None) -> list[str]:
+def write(
+    path: Path, record: dict[str, Any] | None = None, settings: Settings | None = None
+) -> list[str]:
     """Draws both into the run directory. Returns warnings.
 
     Args:
         record: stands in for a run.json that is about to be written.
+        settings: the config where it has been validated already; else config.yaml is.
     """
     story = read(path, record)
-    html, warnings = page_of(story)
+    html, warnings = page_of(story, settings)
     files.write_file(path / directory.REPORT, html.encode())
     files.write_file(path / directory.CARD, card(story).encode())
     return warnings
 
 
-def page_of(story: Story) -> tuple[str, list[str]]:
+def page_of(story: Story, settings: Settings | None = None) -> tuple[str, list[str]]:
     """The page of one run, and warnings."""
-    drawn, warnings = figures(story)
+    drawn, warnings = figures(story, settings)
     html, failures = page(story, drawn)
     return html, changed(story) + warnings + failures

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, RunError, fail
 from toolkit.run.experiment.interface import Figure
 from toolkit.run.report import claims
@@ -81,10 +82,10 @@ def changed(story: Story) -> list[str]:
     return [f"{story.path / directory.FINAL / name}: changed since the run" for name in names]
 
 
-def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
+def figures(story: Story, settings: Settings | None = None) -> tuple[tuple[Figure, ...], list[str]]:
     """The experiment's own figures of a finished run, and warnings; a figure never fails a run."""
     try:
-        found = own_figures(story)
+        found = own_figures(story, settings)
     except RunError as error:
         return (), [str(error)]
     source = Path(experiments.FOLDER) / f"{story.config['experiment']}.py"
@@ -94,8 +95,11 @@ def figures(story: Story) -> tuple[tuple[Figure, ...], list[str]]:
     return found, [f"{source}: changed since the run; the figures are of the newer file"]
 
 
-def own_figures(story: Story) -> tuple[Figure, ...]:
+def own_figures(story: Story, settings: Settings | None = None) -> tuple[Figure, ...]:
     """What the experiment's `figures` returns; none before the end.
+
+    Args:
+        settings: the config where it has been validated already; else config.yaml is.
 
     Raises: RunError (exit 2) where it fails, or returns something else.
     """
@@ -107,11 +111,13 @@ def own_figures(story: Story) -> tuple[Figure, ...]:
     if drawing is None:
         return ()
     file, draw = drawing
-    settings = load.validate(experiments.config_class(module), story.config, {(): str(story.path)})
+    if settings is None:
+        model = experiments.config_class(module)
+        settings = load.validate(model, story.config, {(): str(story.path)})
     with experiments.reported(file, "figures failed"):
         found = tuple(draw(settings, story.durable.params, story.durable.metrics, story.rows))
     for figure in found:
         if not isinstance(figure, Figure):
             got, expected = type(figure).__name__, "toolkit.run.Figure"
-            raise fail(Exit.CONFIG, source, "figures: wrong type", got, expected)
+            raise fail(Exit.CONFIG, file, "figures: wrong type", got, expected)
     return found

@@ -25,9 +25,8 @@ HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
 LAYOUT = "layout"  # key of the file's metadata
 
 Leaves = dict[str, Any]  # name -> array
-Layout = dict[
-    str, dict[str, Any]
-]  # name -> {"shape": [...], "dtype": "float32", "key_impl": only for PRNG keys}
+# name -> {"shape": [...], "dtype": "float32", "key_impl": only for PRNG keys}
+Layout = dict[str, dict[str, Any]]
 
 
 def named_leaves(tree: Any) -> Leaves:
@@ -50,7 +49,7 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
         array = np.asarray(leaf)
         layout[name] = {"shape": list(array.shape), "dtype": array.dtype.name}
         shared = array.dtype.name in _SHARED
-        # np.array(order="C") keeps zero dimensions, which ascontiguousarray would not.
+        # `ascontiguousarray` would turn an array without dimensions into one of shape (1,); `np.array` does not.
         tensors[name] = (
             np.array(array, order="C") if shared else np.frombuffer(array.tobytes(), np.uint8)
         )

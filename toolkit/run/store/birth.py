@@ -71,6 +71,7 @@ def _create_once(
     temporary, lock = files.aside(path), None
     try:
         temporary.mkdir()
+        # Locked while nobody can see it: another start that finds the directory finds it in use from the first moment.
         lock = os.open(
             temporary / directory.CONFIG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
         )
@@ -125,7 +126,8 @@ def _take(lock: Path) -> int | None:
         descriptor = files.open_regular(lock, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its holder may have removed it since we opened it; the lock of a file without a name is worth nothing.
+            # Between our `open` and our lock its holder may have removed the file. Then a third process can create and
+            # lock a new file of that name, so our lock would keep nobody out: try again with the new one.
             if os.path.samestat(os.fstat(descriptor), os.stat(lock, follow_symlinks=False)):
                 return descriptor
         except BlockingIOError:

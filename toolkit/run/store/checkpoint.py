@@ -122,7 +122,8 @@ def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoi
         raise ValueError(f"{MANIFEST}: of another version, {manifest['format']!r}")
     logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
     refuse_change(log, logged)
-    # Before it is read: whoever can write the file can write the manifest too.
+    # The limit is checked before the file is read. Whoever can damage the file can write any size into the manifest, and
+    # reading a huge one would fill the memory.
     limit = min(_count(manifest["bytes"]), room + arrays.HEADER_LIMIT)
     data = files.read_regular(entry / STATE, limit)
     if (len(data), hashlib.sha256(data).hexdigest()) != (manifest["bytes"], manifest["sha256"]):

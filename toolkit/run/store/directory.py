@@ -91,7 +91,9 @@ def claim(path: Path) -> RunDirectory:
     try:
         with files.storing(path):
             _lock(lock, path)
-        refuse_finished(path)  # its holder may have finished while we came
+        refuse_finished(
+            path
+        )  # asked again: its holder may have finished before it let go of the lock
     except BaseException:
         os.close(lock)
         raise

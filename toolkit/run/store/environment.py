@@ -13,8 +13,8 @@ from typing import Any
 from toolkit.run.experiment import sources as experiment_sources
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
-# XLA and OpenBLAS split work by the number of threads, and so round by it. Fixed numbers make machines agree; who
-# wants more threads sets these variables, and the record then says so.
+# XLA and OpenBLAS divide a sum among their threads, so the number of threads decides the last bits. Fixed numbers make
+# machines agree. Whoever wants more threads sets these variables; the record of the run says so.
 THREADS = {"NPROC": "4", "OPENBLAS_NUM_THREADS": "1"}
 PACKAGE = Path(__file__).parents[2]
 
@@ -89,9 +89,7 @@ def file_hash(path: Path) -> str:
 def _option(name: str) -> Any:
     import jax
 
-    return getattr(
-        jax.config, name
-    )  # options are added at run time, so type checkers do not know them
+    return getattr(jax.config, name)  # jax adds its options at run time: no type checker knows them
 
 
 def _package_hash() -> str:

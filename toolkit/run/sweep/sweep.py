@@ -167,9 +167,9 @@ def _launch(
     outcomes: dict[str, Outcome] = {}
     if not missing:
         return outcomes
-    for stale in target.glob(
-        f"{LEASE}*"
-    ):  # of a sweep that was killed: what it still has running saves and ends
+    # A sweep that was killed may have left runs at work on other machines. They look for its lease: once that is gone
+    # they save and end, so that this sweep can continue them.
+    for stale in target.glob(f"{LEASE}*"):
         stale.unlink(missing_ok=True)
     lease = target / f"{LEASE}{secrets.token_hex(4)}"
     with files.storing(lease):

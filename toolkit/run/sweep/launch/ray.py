@@ -14,12 +14,10 @@ from toolkit.run.sweep.launch.options import Options
 from toolkit.run.sweep.launch.process import Command, Outcome, leased
 from toolkit.run.sweep.launch.window import windowed
 
-os.environ.setdefault(
-    "RAY_USAGE_STATS_ENABLED", "0"
-)  # ray reports to its makers unless told not to, before import
-os.environ.setdefault(
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-)  # a run without --devices sees what the machine has
+# Ray sends usage statistics to its makers unless this is set before it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray hides all accelerators from a task that asks for none. A run without --devices should see what the machine has.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
@@ -61,8 +59,6 @@ def _connect(options: Options, count: int) -> None:
             "a running Ray cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks",
         ) from error
     finally:
-        for (
-            number,
-            handler,
-        ) in handlers.items():  # ray takes SIGTERM; the sweep has its own way with it
+        # Ray installs a handler for SIGTERM that exits. The sweep needs its own, which has the runs save first.
+        for number, handler in handlers.items():
             signal.signal(number, handler)

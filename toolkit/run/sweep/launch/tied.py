@@ -13,7 +13,8 @@ from typing import NoReturn
 
 
 def main(words: list[str]) -> NoReturn:
-    # The command gets these too. Handled, not ignored: the command would inherit that.
+    # Whoever signals this group of processes reaches the command as well, which saves and leaves; this process waits for
+    # it. The handler does nothing. To ignore the signals would not do, because the command would inherit that.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     command = subprocess.Popen(words, stdin=subprocess.DEVNULL)

@@ -14,9 +14,8 @@ from toolkit.run.experiment.errors import printable
 from toolkit.run.sweep.launch.process import MESSAGE_LIMIT, Command, Outcome
 
 POLL = 0.05  # seconds between looks at what runs
-LOST = (
-    128 + signal.SIGKILL
-)  # a worker that died took its run along; the run's directory is whole all the same
+# The exit code of a run whose worker died: as if the run had been killed. Its directory is whole all the same.
+LOST = 128 + signal.SIGKILL
 
 
 class Handle(Protocol):
