@@ -23,7 +23,6 @@ EXPERIMENT = '''"""A toy: noisy descent to a vector of ones."""
 
 from __future__ import annotations
 
-import pathlib
 from typing import NamedTuple
 
 import jax

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import CONFIG, EXPERIMENT
+from tests.run.small_experiments import ON_DATA, lay_out
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -99,34 +100,29 @@ def test_a_report_survives_its_experiment(toolkit, run, work):
     assert err[0].startswith("warning: runs/toy-1/config.yaml: experiment: not found")
 
 
-def test_the_card_tells_what_a_reader_needs(toolkit, work):
-    learns = EXPERIMENT.replace(
-        "return run.Program(init, step, finish)",
-        'return run.Program(init, step, finish, data={"points": {"x": jnp.arange(config.width)}})',
-    )
-    (work / "experiments/toy.py").write_text(learns)
-    assert toolkit("run", "toy.yaml", "label=a|b", "--out", "x")[0] == 0
+@pytest.fixture
+def on_data(work):
+    lay_out(work, "on_data", ON_DATA)
+    (work / "points.txt").write_text("1.5 2.5")
+    return work
 
-    card = (work / "x/README.md").read_text()
+
+def test_the_card_tells_what_a_reader_needs(toolkit, on_data):
+    assert toolkit("run", "on_data.yaml", "label=a|b", "--out", "x")[0] == 0
+
+    card = (on_data / "x/README.md").read_text()
     for words in (
-        "toolkit run toy.yaml", "## Results", "| error |", "## Hyperparameters",
-        '| label | "a\\|b" |', "| adjoint.damping | 0.001 |", "## Data", "- points: x int", "; sha256 ",
+        "toolkit run on_data.yaml", "## Results", "| w |", "## Hyperparameters",
+        '| label | "a\\|b" |', "| steps | 20 |", "## Data", "- points: x float", "; sha256 ",
         "## Environment", "- python 3.",
     ):  # fmt: skip
         assert words in card, words
     assert "## Pitfalls" not in card
 
 
-def test_other_data_is_drift(toolkit, work):
-    learns = EXPERIMENT.replace(
-        "return run.Program(init, step, finish)",
-        'x = jnp.asarray(float(pathlib.Path("data.txt").read_text()))\n'
-        '    return run.Program(init, step, finish, data={"points": x})',
-    )
-    (work / "experiments/toy.py").write_text(learns)
-    (work / "data.txt").write_text("1.5")
-    assert toolkit("run", "toy.yaml", "nan_at=12", "--out", "x")[0] == 6
-    (work / "data.txt").write_text("1.25")
+def test_other_data_is_drift(toolkit, on_data):
+    assert toolkit("run", "on_data.yaml", "nan_at=12", "--out", "x")[0] == 6
+    (on_data / "points.txt").write_text("1.5 2.25")
 
     code, _, err = toolkit("resume", "x")
     assert (code, "the environment differs in data/points, got" in err[0]) == (7, True)

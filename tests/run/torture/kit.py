@@ -61,12 +61,12 @@ def build(config):
     return run.Program(init, step, finish)
 '''
 
-CONFIG = """\
-experiment: stream
+RUNNER = """\
 steps: 300
 log_every: 1
 checkpoint_every: 10
 """
+CONFIG = f"experiment: stream\n{RUNNER}"
 EVERY = 10
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.run.small_experiments import FADING, lay_out
 from tests.run.torture import kit
 from toolkit.run.drive import runs
 from toolkit.run.experiment import durations
@@ -134,21 +135,14 @@ def test_a_budget_too_short_for_its_end_takes_one_step_and_says_so(toolkit, quic
 
 @pytest.fixture
 def fractions(work):
-    """The stream with a rate that falls with the fraction used."""
-    source = work / "experiments/stream.py"
-    text = source.read_text().replace("def step(state):", "def step(state, fraction):")
-    text = text.replace("config.rate * gradient", "decay(fraction) * gradient")
-    text = text.replace(
-        "    def init",
-        "    decay = run.by_fraction(lambda step: config.rate * (1 - step / 10), 10)\n\n    def init",
-    )
-    source.write_text(text.replace("step, finish)", "step, finish, takes_fraction=True)"))
+    """An experiment with a rate that falls with the fraction used."""
+    lay_out(work, "fading", FADING, kit.RUNNER)
 
 
 def test_fractions_of_the_steps_are_data_and_the_run_resumes_to_the_same_bits(
     toolkit, quick, fractions, monkeypatch
 ):
-    words = ("run", "stream.yaml", "steps=20", "checkpoint_every=5", "--out")
+    words = ("run", "fading.yaml", "steps=20", "checkpoint_every=5", "--out")
     assert toolkit(*words, "whole")[0] == 0
     rows = kit.lines("whole/metrics.jsonl")
     assert [row["fraction"] for row in rows] == pytest.approx([i / 20 for i in range(20)])
@@ -165,14 +159,14 @@ def test_fractions_of_the_steps_are_data_and_the_run_resumes_to_the_same_bits(
         assert toolkit(*words, "x")[0] == 130
     assert toolkit("resume", "x")[0] == 0
     assert kit.result("x") == kit.result("whole")
-    assert toolkit("check", "stream.yaml")[0] == 0
+    assert toolkit("check", "fading.yaml")[0] == 0
 
 
 def test_fractions_of_the_time_are_read_once_a_row(toolkit, quick, fractions, monkeypatch):
-    toolkit("run", "stream.yaml", "steps=2", "--out", "warm")
+    toolkit("run", "fading.yaml", "steps=2", "--out", "warm")
     slowed(monkeypatch, 0.02)
     words = ("budget=4s", "steps=100000", "log_every=5")
-    assert toolkit("run", "stream.yaml", *words, "--out", "x")[0] == 0
+    assert toolkit("run", "fading.yaml", *words, "--out", "x")[0] == 0
     used = [row["fraction"] for row in kit.lines("x/metrics.jsonl")]
     assert used == sorted(used) and 0.8 < used[-1] <= 1
     assert len(set(used)) >= len(used) - 1
