@@ -125,7 +125,7 @@ class Flops:
         return Flops(self.low + other.low, self.high + other.high, found)
 
     def times(self, number: int) -> Flops:
-        """As often."""
+        """The operations of so many runs."""
         return Flops(self.low * number, self.high * number, self.unknown if number else ())
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ def _range(low: int, high: int) -> str:
 
 
 def _joined(unknown: Sequence[Unknown]) -> tuple[Unknown, ...]:
-    """Several of one place as one."""
+    """Unknowns of one text as one, with the widest bounds among them."""
     found: dict[str, Unknown] = {}
     for one in unknown:
         old = found.setdefault(one.text, one)

@@ -29,8 +29,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _E = TypeVar("_E", bound=Exception)
 
 _BETWEEN = (JAX, *WRAPPERS)
+# An error may pass several readable functions. The attribute tells the outer ones that it has its notes.
 _SEEN = "_shortened_by_toolkit"
-_LINES = 12  # of a message, where one line calls the public function
+_LINES = 12  # of the whole message, if the call of the public function takes one line
 _REMEDIES = {
     jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond, or decorate it with @tk.control_flow",
     jax.errors.TracerIntegerConversionError: "let the function close over a Python int, or index a jax array",
@@ -55,17 +56,18 @@ def readable(function: _F) -> _F:
 
 
 def cause(error: Exception) -> Exception | None:
-    """For `raise refusal from cause(error)`: None where the refusal says all, and the frames are left out."""
+    """For `raise refusal from cause(error)`: None, as the refusal says all; the error where frames are wanted."""
     return error if _shows_all() else None
 
 
 def shorten(error: Exception) -> None:
     """Take the frames of this package and of JAX out of an error that is passing through.
 
-    Only of a mistake in the user's code, or a refusal that we raised: what went wrong in our own code
-    without our saying so is a fault of ours, and stays whole.
+    That is done for mistakes in the user's code and for refusals that this package raises. Any other
+    error in this package's own code is a fault of ours, whose frames are needed: it stays whole.
     """
-    # A frozen exception, say: nothing may stand in for the user's error.
+    # Shortening may fail itself, for example where an exception takes no attributes. The user then sees
+    # the error as it is, and never one about the shortening.
     with contextlib.suppress(Exception):
         _shorten(error)
 
@@ -79,11 +81,12 @@ def _shorten(error: Exception) -> None:
         return
     last, leak, seen = meant[-1], _is_leak(error), hasattr(error, _SEEN)
     refused = _file(last).startswith(OURS)
+    # It ends in our code, and not with a `raise` of ours: a fault of ours.
     if refused and len(meant) > 1 and not (seen or leak or _is_refusal(error, last)):
         return
     setattr(error, _SEEN, True)
     users = [step for step in meant if not _file(step).startswith(OURS)]
-    # Of a long way through the user's functions both ends are shown, and the rest is named.
+    # An error deep in the user's functions shows the first and the last of them; a note names the others.
     shown = users if refused else _ends(users)
     error.__traceback__ = _chain(shown)
     _reword(error)
@@ -93,6 +96,7 @@ def _shorten(error: Exception) -> None:
     if users and not refused and not seen:
         others = [step for step in users if step not in shown]
         said = [*_shapes(shown), *_remedy(error), _left_out(others)]
+        # Python prints four lines around the call, three a frame, and the message: the notes get the rest.
         room = _LINES - 4 - 3 * len(shown) - str(error).count("\n") - 1
         notes += _joined([part for part in said if part], max(room, 1))
     error.__notes__ = notes
@@ -106,7 +110,7 @@ def call_as(name: str, function: Callable[..., Any], expected: str, *args: Any) 
         try:
             signature = inspect.signature(function)
             signature.bind(*args)
-        except ValueError:  # some builtins have none
+        except ValueError:  # some builtins have no signature
             pass
         except TypeError:
             refusal = TypeError(f"`{name}` must take {expected}: got {signature}.")
@@ -153,7 +157,7 @@ def _shows_all() -> bool:
 
 
 def _is_leak(error: Exception) -> bool:
-    """Whether a traced value of the user's, of an earlier trace, was met; wherever that was."""
+    """Whether the user has kept a traced value beyond its trace. Our own frames may be where it is met."""
     return isinstance(error, jax.errors.UnexpectedTracerError) and OURS not in str(error)
 
 
@@ -180,7 +184,7 @@ def _hidden(step: TracebackType) -> bool:
 
 
 def _is_refusal(error: Exception, last: TracebackType) -> bool:
-    """Whether it was raised there by a `raise`, with a message: no accident, and no `assert`."""
+    """Whether a `raise` with a message raised it in this frame; an accident or an `assert` is no refusal."""
     operation = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]]
     return operation == "RAISE_VARARGS" and bool(error.args)
 
@@ -234,6 +238,8 @@ def _remedy(error: Exception) -> list[str]:
     return [_REMEDIES[kinds[0]]] if kinds else []
 
 
+# Parts of JAX's messages that say nothing to a user of this package: where to read on, how the trace
+# came about, and how to look for a leak.
 _SEE = re.compile(r"\s*See https://\S+\s*$")
 _TRACED = re.compile(
     r"\n?The error occurred while tracing .*?\. This concrete value was not available in Python because it depends on"
@@ -251,6 +257,7 @@ def _reword(error: Exception) -> None:
     if not (known or _TRACED.search(said)):
         return
     said = _TRACED.sub(" It depends on", _SEE.sub("", said))
+    # The package traces the user's function with all operands in one struct; the user knows their names.
     said = re.sub(r"\boperands\.(carried\.)?(theta|y)\b", r"\2", said)
     lines = [line.strip() for line in said.splitlines()]
     error.args = (" ".join(line for line in lines if line and not _LEAKED.match(line)),)

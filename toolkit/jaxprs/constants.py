@@ -27,7 +27,7 @@ def constants(closed: Any) -> list[Any]:
 
 
 def opened(equation: Any) -> bool:
-    """Whether `evaluate_with` calls the program within this equation with constants of its own."""
+    """Whether the program within this equation has constants, which `evaluate_with` replaces."""
     return bool(_inner_constants(equation))
 
 

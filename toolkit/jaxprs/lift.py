@@ -36,7 +36,8 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
       arrange: whether to make the products fast to differentiate in the first example.
     """
     traced = lambda *args: fun(*args)
-    traced.__wrapped__ = fun  # type: ignore[attr-defined]  # whose name JAX's messages then bear
+    # JAX's messages name the function that is traced: this makes them name the user's, not the lambda.
+    traced.__wrapped__ = fun  # type: ignore[attr-defined]
     jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
     is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
     constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
@@ -61,11 +62,12 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
 
 
 def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`fun` of arrays, traced once for each set of shapes and types it meets; then its equations are bound again.
+    """`fun` of arrays, traced once for each set of shapes and types; later calls evaluate its equations.
 
-    It must close over no tracer. Where it does, it is traced each time.
+    A function that closes over a tracer is traced in each call: its equations hold that tracer, which
+    belongs to one trace and would leak into the next.
 
-    Cost: binding takes a third of the time in which a gradient is traced.
+    Cost: evaluating the equations takes a third of the time of tracing a gradient.
     """
     known: dict[Any, tuple[Any, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""Jaxprs by their parts, whatever the JAX release."""
+"""Traced programs (jaxprs): what they consist of, and their results, whatever the JAX release."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ _WIDE = tuple(map(np.dtype, ("int64", "uint64", "float64", "complex128")))
 
 
 def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr and its constants, whether or not it holds them (by JAX release, and by primitive)."""
+    """A program without its constants, and these.
+
+    Until jax 0.10 a `ClosedJaxpr` holds a `Jaxpr` and its constants, and some primitives keep a `Jaxpr`
+    alone. Since jax 0.12 every `Jaxpr` holds its constants.
+    """
     return getattr(computation, "jaxpr", computation), getattr(computation, "consts", ())
 
 
@@ -57,23 +61,24 @@ def evaluate_open(jaxpr: Any, constants: Sequence[Any], *operands: Any) -> list[
 def evaluate_equation(equation: Any, operands: Sequence[Any]) -> list[Any]:
     """The results of one equation."""
     primitive = equation.primitive
-    # A custom derivative rule is kept as programs, and bound as functions: JAX turns one into the other.
+    # An equation keeps a custom derivative rule as programs, but binding it takes functions. This turns
+    # one into the other, so that the result is differentiated by the rule and not through the body.
     params = primitive.get_bind_params(equation.params)
-    # Settings that were in force where the equation was made, such as `jax.enable_x64`.
+    # Settings such as the mesh or the kind of random bits are those under which the equation was made.
     with equation.ctx.manager:
         results = primitive.bind(*operands, **params)
     return list(results) if primitive.multiple_results else [results]
 
 
 def is_callback(equation: Any) -> bool:
-    """Whether it only talks to the outside: running it twice would print or write twice."""
+    """Whether an equation prints, or calls the host for nothing: run again, it would do so twice."""
     name = equation.primitive.name
     silent = all(isinstance(variable, DropVar) for variable in equation.outvars)
     return silent and (name.startswith("debug_") or name.endswith("callback"))
 
 
 def without_callbacks(equation: Any) -> Any:
-    """The equation with nothing inside that only talks to the outside."""
+    """The equation without the callbacks (see `is_callback`) in the programs within it."""
     if not equation.effects:
         return equation
     params = {name: _silenced(value) for name, value in equation.params.items()}
@@ -92,13 +97,20 @@ def reverses(computation: Any) -> bool:
 
 
 def literal(atom: Any) -> Any:
-    """The value of a literal, of the literal's own type whatever `jax_enable_x64` says now."""
+    """The value of a literal, in the type that it had when the program was traced.
+
+    A Python number takes its type from `jax_enable_x64` as it is now, which may have changed since.
+    """
     value = atom.val
     return value if hasattr(value, "dtype") else np.asarray(value, atom.aval.dtype)
 
 
 def wide(computation: Any) -> AbstractContextManager[Any]:
-    """Where its equations can be bound: inside `jax.enable_x64` if one of them was made there."""
+    """The context in which a program can run equation by equation.
+
+    It is `jax.enable_x64` if some result has 64 bits. Outside of it JAX cuts such results to 32 bits, and
+    the next equation then meets another type than the one it was made for.
+    """
     return jax.enable_x64(True) if _is_wide(computation) else nullcontext()
 
 
@@ -112,7 +124,7 @@ def _is_wide(computation: Any) -> bool:
 
 
 def first_reader(jaxpr: Any, variable: Any) -> tuple[int, Any]:
-    """The first equation that reads a constant."""
+    """The position of the first equation that reads a constant, and the equation; (0, None) if none does."""
     for index, equation in enumerate(jaxpr.eqns):
         if any(atom is variable for atom in equation.invars):
             return index, equation
@@ -120,7 +132,7 @@ def first_reader(jaxpr: Any, variable: Any) -> tuple[int, Any]:
 
 
 def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """The union of what each result's operands carry, equation by equation."""
+    """Which labels reach each result, if every equation hands those of all its operands to all its results."""
     jaxpr, _ = opened(computation)
     nothing = frozenset[str]()
     known = {id(v): one for v, one in zip(jaxpr.invars, inputs, strict=True)}

@@ -18,10 +18,10 @@ import jax
 
 from toolkit.jaxprs.classes import ClosedJaxpr, Literal, Var
 
-# Of w's columns; below, the products are as fast, or it takes as long to transpose w as is won.
-LEAST_COLUMNS = 2
-LEAST_ROWS_A_COLUMN = 2  # of w
-LEAST_EXAMPLES_A_COLUMN = 10  # rows of x
+# A product with fewer is as fast as it stands, or transposing w takes the time that is won.
+LEAST_COLUMNS = 2  # of w
+LEAST_ROWS_A_COLUMN = 2  # rows of w for each of its columns
+LEAST_EXAMPLES_A_COLUMN = 10  # rows of x for each column of w
 
 
 def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
@@ -79,6 +79,7 @@ def _is_thin(equation: Any) -> bool:
 def _by_transpose(equation: Any) -> list[Any]:
     """`x @ w` as `x (w')'`."""
     x, w = equation.invars
+    # Without the barrier XLA sees that the two transposes cancel, and makes the first product of it again.
     turned, kept = (Var(w.aval.update(shape=w.aval.shape[::-1])) for _ in range(2))
     dimensions = (((x.aval.ndim - 1,), (1,)), ((), ()))
     transpose, barrier = jax.lax.transpose_p, jax.lax.optimization_barrier_p

@@ -38,7 +38,10 @@ def join(*bounds: Bounds) -> Bounds:
 
 
 def widened(old: Bounds, new: Bounds) -> Bounds:
-    """`new`, where a bound that has moved since `old` goes all the way: loops then come to an end."""
+    """`new`, with each bound that has moved since `old` set to infinity.
+
+    The bounds of a counter would otherwise move in each pass over a loop, and the passes would not end.
+    """
     low = old.low if new.low >= old.low else -math.inf
     high = old.high if new.high <= old.high else math.inf
     return Bounds(low, high)

@@ -76,7 +76,8 @@ def _reached(equation: Any, values: list[Dependence], at: Any, analyse: Analyse)
     )
     if not moving:
         return [set() for _ in equation.outvars]
-    # Together the operands need one trace; but a rule may lump them into one array.
+    # One trace for each operand tells them apart even where a rule concatenates them. Where they are many
+    # that would be slow, and one trace with all of them moving has to do.
     groups = [(position,) for position in moving] if len(moving) <= _MOST_APART else [moving]
     reached = [_of_group(equation, group, values, at, analyse) for group in groups]
     return [set().union(*sets) for sets in zip(*reached, strict=True)]
@@ -88,7 +89,7 @@ def _of_group(
     key = (id(equation), moving)
     if key not in at.traced:
         trace = _trace_vjp if equation.primitive.name != "custom_jvp_call" else _trace_jvp
-        # The equation is kept, so that its id stays its own.
+        # The equation is kept too: were it freed, another one could get its id and its entry.
         at.traced[key] = (equation, _attempt(trace, equation, moving))
     traced = at.traced[key][1]
     if traced is None:  # it refuses to be traced: no alarm
@@ -140,7 +141,8 @@ def _against(
     for position, value in zip(moving, pulled, strict=True):
         if value.bounds == ZERO:
             continue
-        # A rule need not use the cotangent (it may estimate): what is not zero is alive.
+        # A backward rule may return an estimate that does not depend on the cotangent. Whatever it returns,
+        # unless it is zero, counts for every result.
         for number in _alive(value) or numbers:
             reached[number].add(position)
     return reached
@@ -158,7 +160,7 @@ def _is_inexact(variable: Any) -> bool:
 def _attempt(trace: Callable[..., Any], equation: Any, moving: tuple[int, ...]) -> Any:
     """The traced rule, or None where it cannot be traced outside the place it stands in."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are for who differentiates
+        warnings.simplefilter("ignore")  # the user has not asked for this derivative
         try:
             return trace(equation, moving)
         except Exception:

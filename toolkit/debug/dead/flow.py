@@ -73,7 +73,8 @@ def _transfer(equation: Any, values: list[Dependence], scope: FlowScope) -> list
         return [Dependence(value.live, value.dead, value.bounds) for value in values]
     if name == "select_n":
         condition = _deciding(values[0], "`where`/`select`", at)
-        # Last, so that a kill in a case is named before one in the condition.
+        # The condition is looked at last: the user learns more from a kill in a case than from the fact
+        # that a condition has no derivative.
         values = [replace(values[0], dead={}), *values[1:], condition]
     return _elementary(equation, values, source, at)
 
@@ -173,7 +174,8 @@ def _scan(equation: Any, values: list[Dependence], at: FlowScope) -> list[Depend
     _, result = _settled(step, list(start))
     if loop.length == 0:
         return [*start, *(Dependence() for _ in result[loop.carried :])]
-    # At least one iteration: what only the start had, the last iteration has lost.
+    # There is at least one iteration, so the results are those of an iteration and not of the start: an
+    # input that only the start moves with, and no iteration hands on, has lost its way.
     return [replace(value) for value in result]
 
 
@@ -190,7 +192,8 @@ def _cond(programs: Sequence[Any], values: list[Dependence], at: FlowScope) -> l
     index, operands = values[0], values[1:]
     condition = _deciding(index, "`cond`", at)
     low, high = index.bounds
-    # Python's truth values are constants; indices out of range are clipped.
+    # Bounds on the index leave out branches that are never taken: a Python bool is a constant here. JAX
+    # clips an index that is out of range.
     first, last = max(0, int(max(low, 0))), int(min(high, len(programs) - 1))
     taken = [analyse(branch, operands, at) for branch in programs[first : max(last, first) + 1]]
     if not taken:

@@ -150,7 +150,8 @@ def _extreme(name: str, better: Callable[[Bounds, Bounds], bool]) -> Callable[..
         a, b = (value.bounds for value in values)
         if is_point(a) and a == b:
             return {}
-        # At a tie JAX halves the gradient; but an operand that can only tie is flat where it does.
+        # Where two operands are equal, JAX gives each half of the gradient. An operand that is never larger
+        # can at most be equal, and counts as never chosen.
         cause = Cause(f"`{name}`", "the other operand is always chosen")
         return {0: cause} if better(b, a) else {1: cause} if better(a, b) else {}
 

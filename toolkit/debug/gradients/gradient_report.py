@@ -134,12 +134,14 @@ def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) 
     if isinstance(max_norm, (int, float)) and not max_norm > 0:
         raise ValueError(f"`max_norm` must be positive: got {max_norm!r}.")
     norm = tree.norm([_wide(leaf) for leaf in _required(grads).values()])
-    clipped = ~(norm <= max_norm)  # not `>`: a norm that is NaN passes nothing on
+    clipped = ~(
+        norm <= max_norm
+    )  # true of a NaN norm too, which optax clips to NaN; `>` would be false
     lost = jnp.where(clipped, norm - max_norm, 0).astype(norm.dtype)
     seen = jnp.asarray(0, jnp.int32) if previous is None else previous.steps
     frequency = jnp.zeros_like(norm) if previous is None else previous.frequency
     steps = seen + 1
-    # A running mean: the same type in a loop's carry, and no count of clipped steps beside it.
+    # As a running mean the frequency needs no second counter, and keeps its type in a loop's carry.
     frequency = frequency + (clipped - frequency) / steps
     return ClipReport(norm, lost, clipped, steps, frequency.astype(norm.dtype))
 

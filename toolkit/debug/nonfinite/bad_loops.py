@@ -23,8 +23,10 @@ from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.read import evaluate, evaluate_equation, flow, without_callbacks
 
 _LIMIT = np.iinfo(np.int32).max
-_DEEPEST = 40  # iterations that are traced back one from another; each is interpreted
-_RUNS = 8  # of bad steps in a stacked result; the first of each is interpreted
+_DEEPEST = (
+    40  # iterations that are traced back, one from another; each is interpreted, which is slow
+)
+_RUNS = 8  # runs of bad steps that are told apart in a stacked result; the first step of each is interpreted
 
 
 @dataclass
@@ -71,8 +73,8 @@ class BadLoop:
     def result(self, steps: int) -> list[Value]:
         """The carry after the last step."""
         results = self.carry(steps)
-        # A backward pass adds up what the steps contribute, that of the first step last: the sum is
-        # NaN by then and does not show it, but the first step is what the user looks for.
+        # A backward pass runs from the last step to the first, and adds up what they contribute. By the
+        # first step, which the user looks for, the sum is NaN already, so it is asked for by itself.
         late = self._first_bad_index(steps) if self.reverse else None
         if late is None:
             return results

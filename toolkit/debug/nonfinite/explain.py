@@ -86,7 +86,9 @@ def explain(fn: Callable[..., Tree], *args: Any) -> NonFiniteReport | None:
     try:
         with wide(traced):
             return _replayed(traced, inputs, bad, outputs)
-    except Exception as error:  # an equation that only compiles, or that this replay cannot read
+    except (
+        Exception
+    ) as error:  # some equations run only compiled, and others are unknown to the replay
         return from_checkify(fn, args, outputs, error)
 
 
@@ -104,7 +106,8 @@ def _replayed(
         birth = first_flagged(traced, [value.array for value in inputs])
         return report(birth, "forward", outputs, suggest(birth, "forward"), ())
     primal = replay.primal
-    # What spoils the value itself comes before what spoils a slope alone, even if that is earlier.
+    # A fault in the value comes before a fault in a slope, even if the slope was computed earlier: mending
+    # the value often mends both. Infinities that were written down come last, as most are masks.
     first = min(reaching, key=lambda b: (b.legal, _phase(b, primal) != "forward", b.order))
     phase = _phase(first, primal)
     others = {*replay.births, *given} - reaching - first.causes

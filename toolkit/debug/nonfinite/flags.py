@@ -1,7 +1,8 @@
 """Which equation of a compiled computation is the first to make something non-finite.
 
-One flag an equation comes out of it, and no intermediate value: this is for what cannot be run
-equation by equation, the inside of `shard_map`, and for what is finite when it is.
+The compiled computation returns one flag for each equation, and no intermediate value. It serves where
+running equation by equation is impossible (inside of `shard_map`), and where it gives finite numbers
+although the compiled computation does not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from toolkit.debug.nonfinite.explain import explain
 from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport
 from toolkit.errors.readable import readable
 
-_SETTLED = 2  # calls: the first may change a type, and with it what can be donated
+# The first call may change the type of an argument (a Python number becomes an array), and with it which
+# buffers are donated. After two calls that show no new one, the others need not be copied any more.
+_SETTLED = 2
 _LISTED = 4  # leaves that a message names
 
 
@@ -95,7 +97,8 @@ class Guarded:
         if len(self._calls) == self._every:
             self.check()
         else:
-            # What comes back is looked at once in `every`: a NaN stays in it.
+            # A state that comes back in the next call keeps its NaN, so it is looked at once in `every`
+            # calls. Only what does not come back has to be looked at now.
             self._look(frozenset(call.carried.values()))
         return results
 

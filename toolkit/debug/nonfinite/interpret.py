@@ -23,13 +23,14 @@ from toolkit.jaxprs.read import (
 )
 from toolkit.jaxprs.recorded_lines import transformations
 
-# Equations whose result is mostly their first operand: what made that one says more.
+# Their result is mostly their first operand. What made that operand says more to the user than "reshape",
+# so it is kept as the maker of the result.
 _MOVES = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "expand_dims", "neg", "reshape"}
     | {"rev", "slice", "squeeze", "stop_gradient", "transpose", "dynamic_slice", "gather", "mul"}
 )
 
-# What the derivatives of other functions are made of.
+# The operations that the derivatives of other functions consist of.
 _SLOPES = frozenset({"add_any", "div", "integer_pow", "mul", "pow", "rsqrt"})
 
 
@@ -84,8 +85,8 @@ class Replay:
                 return self._constant(literal(atom), where)
             return known[id(atom)]
 
-        # `jax.grad` drops the value: the smallest that nothing reads, and the last such, before
-        # the backward pass.
+        # `jax.grad` computes the value of the loss and reads it nowhere. It is recognised by that: of the
+        # values before the backward pass that nothing reads, the one of least rank, and the last of those.
         unread: list[Value] = []
         for index, equation in enumerate(jaxpr.eqns):
             here = scope.at(index, equation)
@@ -103,7 +104,8 @@ class Replay:
                     known[id(variable)] = value
                 elif value.is_primal and (not unread or value.ndim <= unread[0].ndim):
                     unread = [value]
-            for atom in equation.invars:  # large arrays go as soon as nothing reads them
+            # Forget what no later equation reads, or all intermediate arrays would stay in memory at once.
+            for atom in equation.invars:
                 if last_read[id(atom)] == index and id(atom) not in results:
                     known.pop(id(atom), None)
         self.dropped += [value.spoilt_by for value in unread]
@@ -156,7 +158,8 @@ class Replay:
         found = frozenset[Birth]().union(*ends)
         if all(ends):
             return found
-        # One end of a forward mode is finite, so the bad ones may be slopes.
+        # In forward mode values and slopes leave side by side. One of them is finite here, so the bad ones
+        # may be slopes; births by operations that only slopes consist of are left out.
         return frozenset(birth for birth in found if birth.operation not in _SLOPES)
 
     def bear(

@@ -60,7 +60,8 @@ def _has_kinds(leaf: Any) -> Array:
 
 
 def _strong(array: Any) -> Any:
-    """Of its own type: a weak one would change in the loop."""
+    """The array in a type that is not weak. A `while_loop` refuses a carry whose type changes, as a weak
+    one does once a step has added an array to it."""
     return (
         lax.convert_element_type(array, array.dtype)
         if hasattr(array, "dtype")

@@ -17,13 +17,13 @@ import numpy as np
 
 from toolkit.debug.source_lines import NOWHERE, SourceLine
 
-# A cleaned entry, where most functions are finite (`acosh` starts at 1). Not an integer, so that it
-# rarely cancels a neighbour.
+# What takes the place of a bad entry, to see what the others do. Most functions are finite there, except
+# for `acosh`, which begins at 1. A rounder number could cancel with a neighbour and make a new 1 / 0.
 _HARMLESS = 0.54321
 _HARMLESS_FOR = {"acosh": 1.54321}
 
-# All entries of a result depend on all entries of the operands: a cleaned matrix is no longer
-# definite or regular, and would seem to fail by itself.
+# Factorisations and the like. Replacing entries of a matrix may make it indefinite or singular, and the
+# equation would then fail for a reason of our making: here all bad entries count as handed on.
 _WHOLE = frozenset(
     {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "lu", "qr"}
     | {"ormqr", "schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve"}
@@ -158,6 +158,7 @@ def attribute(
       bear: makes the birth of this equation, told whether it has a NaN.
     """
     wanted = [nonfinite(result) for result in results]
+    # A dict, because a set would give another order in each process, and so another report.
     births = list({birth: None for value in values for birth in value.masks})
     if not births:
         return _given(bear(_any_nan(results)), wanted)
@@ -169,20 +170,22 @@ def attribute(
             return results
         return evaluate([_cleaned(value, removed, primitive) for value in values])
 
-    fresh = [np.zeros_like(mask) for mask in wanted]
-    apart = list(fresh)  # of those, what the operands' bad entries do not change
+    fresh = [np.zeros_like(mask) for mask in wanted]  # bad with all births made harmless: born here
+    apart = list(fresh)  # of those, the entries that do not change when the births are there
     if primitive not in _WHOLE:
         alone = without(births)
         fresh = [nonfinite(r) & mask for r, mask in zip(alone, wanted, strict=True)]
         apart = [_unchanged(r, old) & f for r, old, f in zip(alone, results, fresh, strict=True)]
     found: list[Masks] = [{} for _ in results]
     if legal and not (real and primitive in _WHOLE):
+        # Legal infinities alone: an infinity that stays one is handed on, a NaN of them is born here.
         alone = without(real)
         made = [nans(r) & mask for r, mask in zip(alone, wanted, strict=True)]
         fresh = [old | new for old, new in zip(fresh, made, strict=True)]
         for i, result in enumerate(alone):
             kept = nonfinite(result) & wanted[i] & ~fresh[i]
             found[i] |= {birth: kept for birth in legal if kept.any()}
+    # Each other birth alone: what is bad now is its own, unless it would be bad without any.
     for birth in real:
         others = [other for other in births if other is not birth]
         for i, result in enumerate(without(others)):
@@ -225,7 +228,8 @@ def _cleaned(value: Value, removed: Sequence[Birth], primitive: str) -> Any:
     gone = _nothing(value.array)
     for birth in removed:
         gone = gone | value.masks.get(birth, False)
-    for birth, mask in value.masks.items():  # an entry of two births stays bad with either
+    # An entry that belongs to two births stays bad as long as one of them does.
+    for birth, mask in value.masks.items():
         gone = gone if birth in removed else gone & ~mask
     if not gone.any():
         return value.array
@@ -246,7 +250,7 @@ def _nothing(array: Any) -> np.ndarray:
 
 
 def _wide(array: Any) -> np.ndarray:
-    # NumPy knows no bfloat16 or float8: float32 holds all of theirs.
+    # NumPy's functions refuse bfloat16 and float8; float32 holds each of their numbers.
     known = np.asarray(array)
     return (
         known.astype(np.float32) if known.dtype.kind == "V" or known.dtype.itemsize < 2 else known

@@ -1,4 +1,4 @@
-"""`shard_map` in a replay: one step, whose first bad equation is found by flags."""
+"""`shard_map` in a replay: it runs as one step, and flags tell which of its equations was the first bad one."""
 
 from __future__ import annotations
 

@@ -83,7 +83,8 @@ def calls(equation: Any) -> Calls:
     """The calls that led to `equation`."""
     frames = _frames(equation)
     inner = list(itertools.takewhile(lambda frame: is_jax(frame.file), frames))
-    # Of a derivative, what its rule called is no part of the user's call.
+    # Frames within a derivative rule differ from those of the operation itself. They are cut off the key,
+    # so that an operation and its derivative have the same one.
     rules = [i for i, frame in enumerate(inner) if frame.file == hidden.DIFFERENTIATION]
     cut = rules[-1] + 1 if rules else 0
     key = tuple((id(frame.code), frame.at) for frame in frames[cut:] if not _is_between(frame))
@@ -111,14 +112,15 @@ def is_formula(
     if any(is_close(value, known) for frame in inside for known in defaults(frame.code)):
         return False
     if not found.user and not found.packages:
-        # In the program of a function that JAX has jitted: what it is passed are no numbers there,
-        # except for what it takes as static.
+        # The equation stands in a function that JAX itself has jitted. Its arguments are variables there,
+        # so that a number was either written in JAX's code or passed as a static argument.
         return abs(value) == round(abs(value)) or not is_passed(value, outside)
     if any(is_close(abs(value), known) for frame in inside for known in literals(frame.code)):
         return True
     if found.packages and is_guard(value, dtype):
         return True
-    # Of what JAX makes from lengths and counts, and by formulas, only what was passed is left.
+    # Other functions of JAX compute numbers from lengths or by formulas. Of theirs only those count that
+    # the caller has written out.
     if all(_hands_on(frame, called) for frame in found.jax):
         return False
     caller = found.packages[0] if found.packages else found.user
@@ -129,7 +131,7 @@ def is_formula(
 def _hands_on(frame: Frame, called: str) -> bool:
     """Whether a function of JAX does nothing with numbers but hand them on."""
     name = frame.code.co_name
-    if name == "switch":  # it knows the count of the branches
+    if name == "switch":  # it clips the index by the number of branches, which nobody has written
         return False
     if name in hidden.SEEDED:
         return True

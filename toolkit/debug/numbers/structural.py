@@ -40,7 +40,8 @@ def scalar(constant: Any) -> Any:
         return int(first)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         return complex(first)
-    # 0.1 in float32 is 0.10000000149: the shortest decimal that rounds to it is what was written.
+    # 0.1 becomes 0.10000000149 in float32. NumPy prints the shortest decimal that rounds to the same
+    # number, which is the one that the user wrote.
     return float(str(first))
 
 

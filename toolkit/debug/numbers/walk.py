@@ -130,14 +130,16 @@ class Walk:
             differentiated=differentiated,
             caller=made_by.user or scope.caller,
         )
-        # An operation's derivative says nothing that it has not said.
+        # The derivative of an operation contains its numbers once more: they are reported once.
         again = differentiated and key in self.seen and not made_by.rule
         self.seen.add(key)
         numbers = [_number(atom, known, moves) for atom in equation.invars]
         read = _read(equation, numbers, made_by, counters)
         for operation, value, position in [] if again else read:
             if made_by.packages and operation == "mul" and not isinstance(value, complex):
-                value = abs(value)  # a step of descent, say: it was not written with its sign
+                value = abs(
+                    value
+                )  # a package negates its own numbers: a step of descent is `-lr * g`
             one = Found(value, place, operation, inside)
             atom = equation.invars[position] if position is not None else None
             if not _is_news(one, atom, equation, made_by, at):
@@ -150,7 +152,8 @@ class Walk:
             elif move.found.place == place:
                 move.read = True
                 self.found.append(one)
-        # What was made into an array, or is written in a call, is found there.
+        # A number that was found at the call, or on its way into an array, is not handed on to the program
+        # that is called: it would be found there again, at a line that says less.
         is_call = equation.primitive.name in CALLS and not made_by.packages
         handed = [
             None if (atom in moves if _is_variable(atom) else is_call) else number

@@ -176,7 +176,7 @@ def _in_numbers(new: Signature, old: Signature) -> Iterator[str]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    # 1, 1.0 and True are equal in Python, and three programs to JAX.
+    # 1, 1.0 and True are equal in Python, but JAX compiles a program for each, as their types differ.
     return a is b or (type(a) is type(b) and bool(a == b))
 
 

@@ -58,7 +58,8 @@ class Watched:
         if _compiled(self._jitted, size, heard):
             self._account(signature_of(self._jitted, args, kwargs))
         elif not self.compilations and not _traced((args, kwargs)):
-            # Compiled before it was watched, or by another jit of the same function: they share.
+            # The first call found its program compiled, because it ran before it was watched or another
+            # `jit` of the same function compiled it. It is counted, so that later ones have a call to differ from.
             self._account(signature_of(self._jitted, args, kwargs))
         return result
 
@@ -130,8 +131,9 @@ def watch(jitted: Callable[..., Any], limit: int | None = None) -> Watched:
 def _compiled(jitted: Any, size: int | None, heard: int) -> bool:
     """Whether a call before which the cache had `size` entries has compiled `jitted`.
 
-    Neither sign is enough: the cache also grows where a NumPy array takes the place of a JAX one,
-    and what was compiled may be another function that `jitted` calls while it is traced.
+    The size of the cache alone does not tell: it also grows when a NumPy array takes the place of a JAX
+    one, without any compilation. Nor do the announcements of JAX: what was compiled may be another function
+    that `jitted` calls while it is traced. Together they do.
     """
     if size is not None and cache_size(jitted) == size:
         return False
@@ -144,7 +146,7 @@ def _listening() -> bool:
     jax.monitoring.record_event_duration_secs(_PROBE, 0.0)
     if _heard.probes > before:
         return True
-    # The first time, and after jax.monitoring.clear_event_listeners().
+    # Nobody listens yet, or somebody has called jax.monitoring.clear_event_listeners().
     jax.monitoring.register_event_duration_secs_listener(_listen)
     return False
 

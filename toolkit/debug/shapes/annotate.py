@@ -191,7 +191,8 @@ def _annotated(watch: FollowedCalls, source: Source, function: Function) -> Anno
         if key == (source.file, function) or _within((source.file, function), key)
     )
     home = own[0]
-    if is_installed(home):  # a library's wrapper around the user's function: that is what is meant
+    # `fn` is a wrapper that a library has put around the user's function: the user means the latter.
+    if is_installed(home):
         others = [key for key in blocks if key != own and not is_installed(key[0])]
         home = others[0][0] if others else home
         blocks = {key: block for key, block in blocks.items() if key != own or not others}

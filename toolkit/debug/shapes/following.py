@@ -107,7 +107,8 @@ class FollowedCalls:
 
     def _on_call(self, frame: types.FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        if id(code) not in self._known:  # equal codes differ by their place, so not the code itself
+        # Two code objects are equal if they do the same, wherever they stand, so their ids are the keys.
+        if id(code) not in self._known:
             self._known[id(code)] = (code, self._kind(code))
         kind = self._known[id(code)][1]
         if kind is None or event != "call":
@@ -118,7 +119,8 @@ class FollowedCalls:
             made = (self._constructs, kind, kind.around(frame.f_locals))
             call = _RunningCall(frame, construct=made)
             outer = self._calls[-1].construct if self._calls else None
-            if outer is None or not outer[1].ours:  # what is inside ours is told apart no further
+            # Loops within a loop of ours are how it is made, and are not told apart.
+            if outer is None or not outer[1].ours:
                 call.context.enter_context(_unmet_context())
             self._calls.append(call)
             return self._in_construct
@@ -159,7 +161,9 @@ class FollowedCalls:
             between.append(one.construct)
         between.reverse()
         if between and between[-1][2].name == "if" and not _is_condition(frame, code):
-            between.pop()  # what stands behind an early `return`, which guards it
+            # `@control_flow` puts what follows an early `return` into a block of its own, as if behind an
+            # `if`. The user has written no `if` there.
+            between.pop()
         around, tries = (parent.around, parent.tries) if parent else ((), ())
         if between:
             around += reduced([(kind, described) for _, kind, described in between])
@@ -195,7 +199,8 @@ class FollowedCalls:
         return lambda _, event, value: self._in_function(call, code, event, value)
 
     def _left(self, frame: types.FrameType) -> None:
-        if any(one.frame is frame for one in self._calls):  # a generator may be left unseen
+        # A generator that is not run to its end never returns: its call is dropped with the one below it.
+        if any(one.frame is frame for one in self._calls):
             last = None
             while last is not frame:
                 call = self._calls.pop()
@@ -256,7 +261,11 @@ class FollowedCalls:
 
 
 def _unmet_context() -> contextlib.AbstractContextManager[Any]:
-    """JAX runs no Python of what it has traced before, except in a context that it has not met."""
+    """A context that JAX has not traced in before.
+
+    JAX keeps what it has traced and does not run the Python code again, which would then show no lines.
+    Its caches tell contexts apart, so in a new one everything runs.
+    """
     return set_xla_metadata(toolkit_annotate=str(next(_contexts)))
 
 

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 RESULT = "_tk_result"  # where @control_flow puts what a `return` inside a loop or an `if` returns
 _ENTRIES: dict[type[ast.AST], str] = {ast.Attribute: ".", ast.Subscript: "[]"}
-_UNNAMED = (
-    "<string>",
-    "<stdin>",
-)  # Python 3.13 keeps a source there: that of another piece of code
+# Code without a file. Python 3.13 keeps a source under these names, but it may be that of other code.
+_UNNAMED = ("<string>", "<stdin>")
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Compound = ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith | ast.Match
 
