@@ -7,12 +7,11 @@ from toolkit.run.experiment import experiments, sources
 from toolkit.run.store import environment
 
 PICTURES = """
-from experiments.toy import LIMIT, Config
+from experiments.toy import LIMIT
 from toolkit import run
 
 
 def figures(config, params, metrics, rows):
-    assert isinstance(config, Config)
     bars = {"error": metrics["error"], "limit": LIMIT}
     return (run.pictures.bars("Drawn beside", "", bars),)
 """
@@ -38,7 +37,7 @@ def test_a_fault_in_the_pictures_is_told_with_their_line(toolkit, work):
     code, _, err = toolkit("run", "toy.yaml", "--out", "x")
     assert code == 0
     assert any(
-        "experiments/toy_figures.py:8: figures failed, got ZeroDivisionError" in e for e in err
+        "experiments/toy_figures.py:7: figures failed, got ZeroDivisionError" in e for e in err
     )
 
 
