@@ -58,9 +58,10 @@ def last_steps(loop: PreparedWhile, count: int) -> Counted:
         active = number < whole.steps
         return jax.lax.cond(active, loop.step, lambda _, carry: carry, loop.closed, carry), None
 
-    # The value comes from the whole loop, to the bit, and the derivative from the last steps.
+    # `count` steps at most, so a scan will do; what lies behind the end of the loop keeps the carry.
     numbers = tree.vary(jnp.arange(count, dtype=jnp.int32), tree.varying_axes(init))
     carry, _ = jax.lax.scan(one, start, skipped + numbers)
+    # The value is that of the whole loop, to the bit, and the derivative that of the last steps.
     moving, _, _ = tree.split(carry)
     value, fixed, _ = tree.split(whole.carry)
     return Counted(tree.merge(tree.graft(value, moving), fixed), whole.steps)
@@ -120,11 +121,15 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
             end = jnp.minimum(limit, (row + 1) * segment)
             return buffer, _advance(loop, closed, at, end, asked)
 
+        # The rows that are not written are never read. Copies of `init` have the right type and, in
+        # `jax.shard_map`, the right varying axes.
         empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), init)
         buffer, last = jax.lax.while_loop(
             lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
         )
         kept = (buffer, tree.select(closed, wanted[0]))
+        # A gradient of this gradient would have to run these loops backwards, and JAX's error would name
+        # no remedy.
         last, kept = refuse_reverse_mode((last, kept), _NO_REVERSE_OVER_REVERSE)
         return last, (*kept, last.steps)
 
@@ -138,7 +143,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
             later, carry_bar, closed_bar = state
             row = later - 1
             moving, fixed, _ = tree.split(jax.tree.map(lambda rows: _get(rows, row), buffer))
-            limit = jnp.minimum(steps - row * segment, segment)
+            limit = jnp.minimum(steps - row * segment, segment)  # the last segment may be shorter
 
             def part(moving: Tree, wanted: Tree) -> Tree:
                 carry, closed = tree.merge(moving, fixed), tree.merge(wanted, constant)

@@ -24,8 +24,8 @@ def loop(
 ) -> tuple[Tree, Tree]:
     """`carry, y = body(carry, x)` for each entry of `xs`, as `jax.lax.scan`.
 
-    The policy says how the derivative is made, and never changes the value. Arrays that `body`
-    closes over are differentiated under each. `body` is traced once, and once more where a number
+    The policy says how the derivative is made, and never changes the value. Under each policy the
+    arrays that `body` closes over have derivatives. `body` is traced once, and once more if a number
     in `init` has to be promoted.
 
     Args:
@@ -37,7 +37,7 @@ def loop(
       gradient: one of `tk.control`'s policies: `store()`, `checkpoint()`, `truncate(k)`,
         `reversible(inverse)`, `forward()`.
       progress: True prints at most 20 lines to stderr, such as `loop: 300/1000`, by a host
-        callback, once for each step also where the loop is differentiated, run again, or batched.
+        callback. A step counts once, also if the loop is differentiated, run again or batched.
 
     Returns: the last carry, and the `y` of all steps, with the step as leading axis.
 

@@ -146,6 +146,7 @@ def _length(xs: Tree, length: Any) -> int:
 
 def entry(leaf: Array) -> Any:
     """The type of one entry of `xs`."""
+    # An array without entries has no `leaf[0]`, whose type JAX would tell exactly (weakly typed or not).
     if leaf.shape[0] == 0:
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     return jax.eval_shape(lambda leaf: leaf[0], leaf)
@@ -205,7 +206,7 @@ def _checked_body(body: Callable) -> Callable:
             )
         return _checked("body", result[0]), _checked("body", result[1])
 
-    checked.__wrapped__ = body  # type: ignore[attr-defined]  # whom messages are about
+    checked.__wrapped__ = body  # type: ignore[attr-defined]  # messages name this function
     return checked
 
 

@@ -17,6 +17,7 @@ def printer(length: int) -> Ticker:
     every = max(-(-length // _LINES), 1)
 
     def tick(done: Array, since: int) -> None:
+        # The callback runs only in the steps that print. In every step it would slow the loop down.
         jax.lax.cond(
             (done // every > (done - since) // every) | (done == length),
             lambda: jax.debug.callback(_print, done, length),

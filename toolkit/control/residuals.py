@@ -55,6 +55,7 @@ def left_by(loop: PreparedLoop, steps: int) -> int:
     xs = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((steps, *leaf.shape[1:]), leaf.dtype), loop.xs
     )
+    # A result that is an input of the trace exists anyway, so it is not counted.
     traced = jax.make_jaxpr(left)(loop.closed, loop.init, xs).jaxpr
     kept = {out for out in traced.outvars if not isinstance(out, Literal)} - {*traced.invars}
     return size([out.aval for out in kept])

@@ -46,7 +46,7 @@ def while_loop(
       gradient: one of `tk.control`'s policies.
       with_info: whether to return a `LoopInfo` too.
 
-    Returns: the last carry, also where `max_steps` cut the loop short; with `with_info`, the pair
+    Returns: the last carry, also if `max_steps` ended the loop; with `with_info`, the pair
     `(carry, LoopInfo(steps, stopped))`.
 
     Raises:
@@ -58,7 +58,8 @@ def while_loop(
     missing, an error names what to use. The number of steps counts as constant.
 
     Cost: a buffer of `max_steps` carries under `store()`, fewer under `checkpoint()`; under `vmap`
-    each step of a differentiated loop copies the buffer, because the lanes end apart.
+    each step of a differentiated loop copies the buffer, because the batch elements may end at
+    different steps.
     """
     require_policy(gradient)
     loop = prepare_while(cond, body, init, max_steps)

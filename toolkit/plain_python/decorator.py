@@ -32,12 +32,12 @@ def control_flow(function: _F) -> _F:
     A `for` over a `range`, an array, or `enumerate`, `zip` or `reversed` of those becomes a scan
     (a `while_loop` where the range's bounds are traced); a `while` whose test is a JAX value becomes
     a `while_loop`; an `if`, a conditional expression, `and`, `or`, `not` and a chained comparison on
-    a traced value become a `cond`. Everything else stays the Python that it was, a `for` over a list
-    or a dict included. `break`, `continue`, early `return` and `else` on loops keep their meaning.
+    a traced value become a `cond`. Everything else stays Python's, also a `for` over a list or a
+    dict. `break`, `continue`, early `return` and `else` on loops keep their meaning.
 
-    What Python would do is what happens, or the code is refused with its line, the variable and a
-    remedy. A loop is never unrolled instead: write `for i in tk.control.unroll(range(3))` for that.
-    The loop's memory policy is `for i in tk.control.steps(range(n), gradient=...)`.
+    The function does what Python would do, or it is refused with the line, the variable and a remedy.
+    A loop is unrolled only if it says so: `for i in tk.control.unroll(range(3))`. A loop's memory
+    policy is set by `for i in tk.control.steps(range(n), gradient=...)`.
 
     Args:
       function: a plain function or method with source; inner functions are converted with it,
@@ -48,15 +48,15 @@ def control_flow(function: _F) -> _F:
       and closure.
 
     Raises:
-      ControlFlowError: at decoration, for what cannot be converted; at trace time, for what
-        depends on data as no compiled program can; UnboundLocalError: for a variable that may be
-        undefined where it is read.
+      ControlFlowError: at decoration, for code that cannot be converted; while tracing, for code that
+        depends on data in a way that no compiled program can.
+      UnboundLocalError: for a variable that may have no value where it is read.
 
     Differentiation: as `tk.loop`, `tk.while_loop` and `jax.lax.cond`; a loop whose number of
       iterations depends on data has forward mode only.
 
-    Cost: once a function about 10 ms; each block is traced once (again where a Python number
-      turns out to be a float or a vector).
+    Cost: about 10 ms a function, once; each block is traced once, and again if a Python number
+      turns out to be a float or a vector.
     """
     if isinstance(function, (staticmethod, classmethod)):
         raise ControlFlowError(

@@ -23,18 +23,20 @@ class checkpoint:
     """Keep few carries, and run the steps between them again in the reverse pass.
 
     Args:
-      how: "sqrt" keeps a carry every sqrt(length) steps; an int k every k-th; a tuple such as
-        (10, 10, 10), sizes from the outside in whose product covers the length, keeps 10 carries,
-        10 more while it runs one of the ten segments again, and all that 10 steps leave; with a
-        last size of 1, (10, 10, 10, 1), the last 10 steps keep their carries alone, and run again.
+      how: "sqrt" keeps a carry every sqrt(length) steps; an int `k` keeps every k-th carry. A tuple
+        gives the sizes of nested segments from the outside in; their product covers the length.
+        (10, 10, 10) divides 1,000 steps into 10 segments of 10 segments of 10 steps. It keeps 10
+        carries, 10 more while one outer segment runs again, and all that 10 steps leave. With a last
+        size of 1, (10, 10, 10, 1), the innermost 10 steps keep their carries only, and run once more.
 
     Differentiation: forward and reverse mode, any order. In `tk.while_loop`, with `max_steps`:
     reverse mode and Hessians (`jax.hessian`).
 
-    Cost: memory of `length / k` carries and what k steps leave; for a tuple the sum of all sizes
-    but the last, and what that many steps leave; besides, one cotangent of what the loop closes
-    over for each level. One more run of the steps for each level above the innermost. 1,000 steps
-    of an `[8, 256]` state with `[256, 256]` weights: see benchmarks/control.py.
+    Cost: memory of `length / k` carries and of what k steps leave. For a tuple: as many carries as
+    the sum of all sizes but the last, and what as many steps leave as the last size says. Besides,
+    for each level one cotangent of what the loop closes over. In time, one more run of the steps for
+    each level above the innermost. 1,000 steps of an `[8, 256]` state with `[256, 256]` weights: see
+    benchmarks/control.py.
 
     Source: Griewank & Walther 2008, chapter 12; Chen et al. 2016.
     """

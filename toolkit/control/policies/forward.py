@@ -21,8 +21,8 @@ class forward:
     """Carry tangents along with the steps: the memory does not depend on their number.
 
     Args:
-      max_tangents: refuse more differentiated scalars than this, in `init`, `xs` and what the loop
-        closes over together; each costs a run of the loop.
+      max_tangents: the most differentiated scalars that are accepted, in `init`, `xs` and what the
+        loop closes over together; each costs a run of the loop. At least 1.
 
     Differentiation: forward and reverse mode; higher orders by forward mode over either.
 

@@ -27,7 +27,7 @@ class Policy(Protocol):
 
 
 def require_policy(gradient: Any) -> None:
-    """Refuse what is no policy, and a policy's class in place of a policy."""
+    """Refuse what is not a policy, also the class `store` in place of `store()`."""
     if isinstance(gradient, type) or not isinstance(gradient, Policy):
         got = f"the class {gradient.__name__}" if isinstance(gradient, type) else repr(gradient)
         raise TypeError(
@@ -37,6 +37,7 @@ def require_policy(gradient: Any) -> None:
 
 
 def step_of(loop: PreparedLoop) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
+    """The loop's step as `jax.lax.scan` takes it: `(carry, x) -> (carry, y)`."""
     return lambda carry, x: loop.step(loop.closed, carry, x)
 
 

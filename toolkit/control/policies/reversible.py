@@ -162,6 +162,8 @@ def _reversible(
         last, (ys, _) = _run(loop, (closed, init, xs), _weights(init))
         return last, ys
 
+    # `symbolic_zeros` tells which arguments are differentiated (`wanted`). The others get no cotangents,
+    # so an array of data that the loop reads costs no memory for them.
     def forward(*primals: Tree) -> tuple[tuple[Tree, Tree], Tree]:
         values, wanted = tree.values_and_wanted(primals)
         closed, init, xs, back_closed = refuse_derivatives(values, _NO_SECOND_ORDER)
@@ -175,6 +177,7 @@ def _reversible(
 
         def undo(state: tuple[Tree, ReverseState, Array], slices: tuple) -> tuple[Any, Tree]:
             (later, bars, worst), (x_wanted, x_constant, y_bar, mark) = state, slices
+            # One step of the reverse pass: recover the carry before, run `body` on it, and pull back.
             carry = back.call(back_closed, later, tree.merge(x_wanted, x_constant))
             moving, fixed, _ = tree.split(carry)
 
@@ -200,6 +203,7 @@ def _reversible(
             # In `jax.shard_map` devices add up the cotangents of the arrays that they share, so an error
             # on one device must make the result NaN on all.
             worst = jax.lax.pmax(worst, axes)
+        # NaN rather than an exception: under `jit` nothing can be raised.
         admitted = _admitted(init) if tol is None else tol
         _warn(worst, admitted)
         bars, xs_bar = tree.nan_unless(worst <= admitted, (bars, xs_bar))

@@ -24,19 +24,20 @@ from toolkit.types import Tree
 class truncate:
     """Differentiate through windows of `k` steps, counted from the end.
 
-    Each window starts from a carry that is held constant, the first one from `init` itself. So the
-    last carry is differentiated through the last `k` steps, and what a step puts out through the
-    steps of its window: truncated backpropagation through time. Biased: what lies before a window
-    counts for nothing. With `k` at least the length it is `store()`.
+    This is truncated backpropagation through time. Each window starts from a carry that is held
+    constant, except the first, which starts from `init`. So the last carry is differentiated through
+    the last `k` steps, and the output of a step through the steps of its window. The derivative is
+    biased: the influence of all steps before a window is left out. With `k` at least the length it is
+    `store()`.
 
     Args:
       k: steps in a window, at least 1.
 
     Differentiation: forward and reverse mode, any order.
 
-    Cost: memory and reverse pass of `k` steps where the body puts out no floating `y`; else of
-    `length / k` carries and what `k` steps leave, and one more run of the steps. In
-    `tk.while_loop` the loop runs twice, because where it will stop is not known before.
+    Cost: if the body returns no floating `y`, memory and reverse pass of `k` steps. Else memory of
+    `length / k` carries and of what `k` steps leave, and one more run of the steps. In
+    `tk.while_loop` the loop runs twice, because it is not known beforehand where it will stop.
 
     Source: Williams & Peng 1990; Shaban et al. 2019 (K-RMD).
     """

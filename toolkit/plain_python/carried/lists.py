@@ -66,6 +66,7 @@ class ListRecorder:
         self.place = here()
 
     def extend(self, items: Any) -> None:
+        # What another loop has grown is added as arrays, without taking it apart.
         if isinstance(items, StackedList) and not items.materialised:
             for item in items.prefix:
                 self.append(item)
@@ -176,6 +177,7 @@ def stack_chunks(counts: list[int | None], stacked: list[Any], length: int) -> l
     ]
     widths = [1 if count is None else count for count in counts]
     kinds = {_item_type(block, 2) for block in blocks}
+    # The appends of one iteration lie side by side along axis 1, and flattening keeps Python's order.
     if len(kinds) == 1:
         whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *blocks)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), whole)

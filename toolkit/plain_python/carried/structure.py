@@ -67,6 +67,7 @@ class MutableKind(NamedTuple):
         return self.type(self.default) if self.type is defaultdict else self.type()
 
 
+# Only these types, not their subclasses: a user's class may keep more than its items.
 MUTABLE = (list, dict, OrderedDict, defaultdict)
 LIST = MutableKind(list, None)
 

@@ -20,9 +20,8 @@ class FunctionScope:
 
     own: set[str]  # its variables: parameters, what it assigns, what it declares nonlocal
     changed: set[str]  # own variables that some block may change
-    tracked: set[
-        str
-    ]  # variables that may lack a value when read: `changed`, and the outer function's
+    # Variables that may lack a value when they are read: `changed`, and those of the function around it.
+    tracked: set[str]
     grown: set[str]  # lists that some block appends to
     mutated: set[str]  # variables that are changed in place anywhere in the function
     inner: set[str]  # own variables that a function inside this one assigns

@@ -24,6 +24,7 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
     if function not in (builtins.max, builtins.min) or kwargs:
         return function(*args, **kwargs)
     scalars = args if len(args) > 1 else args[0]
+    # Other arguments, arrays of more dimensions too, go to Python, which gives its own error.
     traced = isinstance(scalars, (list, tuple)) and any(map(is_traced, scalars))
     if not traced or any(np.shape(scalar) != () for scalar in scalars):
         return function(*args)
@@ -49,6 +50,7 @@ def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
         return function(*args)
     if is_traced(args[0]) and args[0].ndim == 1:
         return jnp.any(args[0]) if stop_at else jnp.all(args[0])
+    # A known value that decides ends the search, as in Python. The truths of traced ones are combined.
     result: Any = not stop_at
     for value in args[0]:
         known = truth(value)
@@ -100,6 +102,7 @@ def power(base: Any, exponent: Any) -> Any:
     """`base ** exponent`."""
     if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
         return (1.0 * base) ** exponent  # `2 ** -1` is 0.5 in Python; JAX refuses it for integers
+    # Only an int of Python's to a weakly typed integer may overflow where Python would not.
     if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
         return base**exponent
     if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):

@@ -61,6 +61,7 @@ def call_on_list(function: Any, value: Any, name: str, *args: Any, **kwargs: Any
         return function(read(value, name), *args, **kwargs)
     if function is builtins.len:
         return len(value)
+    # Items of one type are one array already. Other functions, and other arguments (`axis=1`), get a list.
     arrays = value.arrays()
     if arrays is not None and isinstance(arrays, jax.Array) and not args and not kwargs:
         if any(function is one for one in _STACKS):

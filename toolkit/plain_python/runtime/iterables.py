@@ -80,6 +80,7 @@ def unroll(iterable: Iterable[Any]) -> Any:
 
 def make_range(*bounds: Any) -> Any:
     """`range`, where bounds may be traced."""
+    # Python's `range` takes all integers that are known, arrays of shape () included.
     try:
         return range(*bounds)
     except jax.errors.TracerIntegerConversionError:

@@ -29,7 +29,7 @@ def not_(value: Any) -> Any:
 
 
 def and_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
-    """`first and rest[0]() and ...`: the first operand that is false, or the last.
+    """`first and rest[0]() and ...`: the first operand that is false, or the last operand.
 
     `state`: variables that functions called in the operands may assign.
     """
@@ -37,10 +37,11 @@ def and_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -
 
 
 def or_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
-    """`first or rest[0]() or ...`: the first operand that is true, or the last."""
+    """`first or rest[0]() or ...`: the first operand that is true, or the last operand."""
     return _chain(first, rest, True, state)
 
 
+# `stop_at` is the truth at which the chain ends: False for `and`, True for `or`.
 def _chain(
     value: Any, rest: tuple[Callable[[], Any], ...], stop_at: bool, state: Variables | None
 ) -> Any:

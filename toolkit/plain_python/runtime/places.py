@@ -73,6 +73,7 @@ def set_item(value: Any, path: tuple[Any, ...], new: Any, name: str, given: bool
     """
     value = read(value, name)
     index, *rest = path
+    # `d["w"][i] = v`: the array `d["w"]` is replaced in the dict `d`, which changes in place.
     if rest:
         inner = value[index]
         changed = set_item(inner, tuple(rest), new, f"{name}[...]")

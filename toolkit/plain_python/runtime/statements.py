@@ -51,6 +51,7 @@ def for_(iterable: Any, body: Callable[[Any], None], state: Variables, leave: st
     items = None if isinstance(part, UnrolledIterable) else staged(part)
     if items is not None:
         return for_static(user, items, gradient, settings.progress)
+    # A policy or a limit would be ignored in silence if the loop ran as Python.
     if settings is iterable:
         raise refuse(
             "tk.control.steps goes over a range, an array, or enumerate, zip and reversed of those: "
@@ -71,6 +72,8 @@ def _for_python(iterable: Any, user: UserFor) -> None:
             if user.leave and user.left() is True:
                 break
             continue
+        # From here every further item is traced. Python would stop at the `break`, which tracing cannot
+        # see, so an endless iterator would never end.
         if not hasattr(iterable, "__len__") and not isinstance(
             iterable, (Zip, Enumerate, UnrolledIterable)
         ):
@@ -89,6 +92,8 @@ def while_(
     count = 0
     while True:
         asked = test()
+        # Even a known JAX value in the test says that later ones may be traced: `i < 10` with
+        # `i = jnp.int32(0)`.
         if isinstance(asked, jax.Array) and not mode.runs_as_python():
             return while_traced(state, test, body)
         if not asked:
@@ -178,6 +183,8 @@ def caught() -> None:
     error = sys.exception()
     if isinstance(error, ControlFlowError):
         raise error
+    # Python would raise an UnboundLocalError for a variable that was never assigned, and the user may
+    # catch it. One that has no value because of a traced condition is a matter of staging.
     if isinstance(error, UndefinedRead) and (error.undefined.reason or mode.is_staged()):
         raise error
     if mode.is_staged() and isinstance(error, Exception) and needs_python(error):

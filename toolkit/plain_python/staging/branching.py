@@ -54,6 +54,7 @@ def branch(
         nodes.append(node)
         leaves.append(merged)
     appended = _merge_appended(variables, sides)
+    # One `cond` for all variables, so that each branch is compiled once.
     wanted = [one for merged in (*leaves, *appended) for one in merged if one.aval is not None]
     results = iter(_conditional(condition, sides, wanted))
 
@@ -65,6 +66,8 @@ def branch(
     values: list[Any] = [None] * len(nodes)
     for k in variables.order():
         values[k] = decoder.decode(variables.names[k], nodes[k], final[k])
+    # A watched variable stayed the same object. A list that a loop around this condition grows takes what
+    # the branches append as outputs of the `cond`, below.
     for k, node in enumerate(nodes):
         if isinstance(node, GrowingList) or variables.names[k] in variables.watched:
             values[k] = before[k]
@@ -76,6 +79,8 @@ def branch(
 def _side(
     variables: Variables, entry: list[EncodedVariable], run: Callable[[], None]
 ) -> TracedBlock:
+    # A branch sees the values themselves, not tracers for them: a Python number that it does not touch
+    # stays one, and may still be an index or a key.
     return trace(variables, entry, lambda _: run(), as_inputs=False, conditional=True)
 
 
@@ -86,7 +91,7 @@ def _conditional(
         def compute() -> list[Any]:
             found = evaluate(sides[side].jaxpr)
             return [
-                zeros(one.aval)
+                zeros(one.aval)  # nothing reads it after this branch
                 if one.outputs[side] is None
                 else with_type(found[one.outputs[side]], one.aval, weak=False)  # type: ignore[index]
                 for one in wanted

@@ -46,6 +46,8 @@ def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
     """The arrays that change from one iteration to the next."""
     carried, position = [], 0
     for one, exit in zip(settled.entry, settled.traced.exits, strict=True):
+        # It has no value before the loop, and needs none. But its last value may be read afterwards, and
+        # a scan hands out only what it carries. Numbers that are the same after each iteration are known.
         if isinstance(one.node, Absent):
             carried += [
                 CarriedArray(None, output, zeros(aval))
@@ -54,6 +56,7 @@ def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
             ]
             continue
         for k, _ in enumerate(one.leaves):
+            # What stays the same is a constant of the loop, for which no policy has to store anything.
             if not _stays(settled.traced, one, exit, k, position):
                 carried.append(CarriedArray(position, exit.outputs[k], inputs[position]))
             position += 1
@@ -85,6 +88,7 @@ def check_integers(
     Args:
       known: the k-th item of a `for`; None for a `while`, and for a range with traced bounds.
     """
+    # A number is followed if it is an int of Python's; an array counts as None.
     entry = [_interval(leaf, leaf) for one in settled.entry for leaf in one.leaves]
     outputs: list[int | None] = [None] * len(entry)
     for one in carried:
@@ -158,6 +162,7 @@ def variables_after(
         name, one, exit = variables.names[k], settled.entry[k], settled.traced.exits[k]
         if isinstance(exit.node, GrowingList) or name in settled.watched:
             continue
+        # After zero iterations a variable without a value before the loop still has none.
         if may_not_run and isinstance(one.node, Absent):
             values[k] = _maybe_never(name, one.node.undefined, exit)
         else:

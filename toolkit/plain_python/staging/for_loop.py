@@ -54,6 +54,7 @@ class UserFor(NamedTuple):
         if self.leave is None:
             return self.body(item)
         left = self.left()
+        # Known only while the first iterations run on their own: then it is False.
         if not isinstance(left, jax.core.Tracer):
             return self.body(item)
         going = jnp.logical_not(left)
@@ -77,13 +78,14 @@ def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -
             )
         except UnsettledTypes as unsettled:
             first_changes = first_changes or unsettled.changes
+            # The first refusal names the types as the user wrote them, so its words are kept.
             if start == _PEELS:
                 raise refuse(unstable(first_changes)) from None
             user.run(items.known(start))
             if user.leave and user.left() is True:
                 return
             continue
-        # A body that ends in `break` runs once; as a scan it would carry what later iterations skip.
+        # If the body always ends in `break`, only its first iteration runs, and no scan is needed.
         if user.leave and _leaves_at_once(settled, user):
             return user.run(items.known(start))
         rest = jax.tree.map(lambda leaf: leaf[start:], items.xs) if start else items.xs  # noqa: B023
@@ -113,6 +115,7 @@ def _scan(
     variables, traced = user.variables, settled.traced
     inputs = inputs_of(settled)
     carried = carried_by(settled, inputs)
+    # What the block appends is an output of each iteration, which the scan stacks.
     kept = [k for one in traced.appended for outputs in one.outputs for k in outputs]
 
     check_integers(settled, carried, known, length)
@@ -123,7 +126,9 @@ def _scan(
         results = evaluate(traced.jaxpr, *seen, *jax.tree.leaves(x))
         after = strong(traced, carried, results)
         if flag is not None:
-            # A scan cannot stop. After a `break` each iteration keeps the old values.
+            # A scan cannot stop, so after a `break` the iterations have to keep the old values. The
+            # condition in `UserFor.run` does that for variables with a value before the loop. Those that
+            # the body assigns first are undefined there, so their last values are selected here.
             after = [
                 jax.lax.select(seen[flag], old, new) if one.position is None else new
                 for one, old, new in zip(carried, carry, after, strict=True)

@@ -37,9 +37,7 @@ class MergedLeaf(NamedTuple):
 
     value: Any
     aval: Any
-    outputs: tuple[
-        int | None, int | None
-    ]  # which result of each branch; None if nothing reads it after that branch
+    outputs: tuple[int | None, int | None]  # the result of each branch; None if it is never read
 
 
 def merge(
@@ -53,9 +51,8 @@ def merge(
     """
     a, b = exits
     if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
-        return a.node, [
-            MergedLeaf(True, None, (None, None))
-        ]  # the loop was left now or before: True in both cases
+        # The iteration sets the flag for certain, and if it is skipped the flag is True already.
+        return a.node, [MergedLeaf(True, None, (None, None))]
     absent = [isinstance(exit.node, Absent) for exit in exits]
     if all(absent):
         return a.node, []
@@ -75,6 +72,7 @@ def merge(
         return a.node, []
     if not same_structure(a.node, b.node):
         return _absent(name, _disagreement(name, exits)), []
+    # Leaf by leaf: what both branches leave alike stays what it was, a Python number included.
     merged = []
     for k, (left, right) in enumerate(zip(a.leaves, b.leaves, strict=True)):
         if _is_same(left, right):
@@ -94,9 +92,8 @@ def _is_same(left: Any, right: Any) -> bool:
     if left is right and left is not None:
         return True
     numbers = is_python_number(left) and is_python_number(right)
-    return (
-        numbers and type(left) is type(right) and repr(left) == repr(right)
-    )  # `==` would take -0.0 for 0.0
+    # `==` would take -0.0 for 0.0, and NaN for another number.
+    return numbers and type(left) is type(right) and repr(left) == repr(right)
 
 
 def common_type(a: Any, b: Any) -> Any:
