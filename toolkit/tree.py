@@ -223,7 +223,7 @@ def values_and_wanted(primals: Tree) -> tuple[Tree, Tree]:
     return values, wanted
 
 
-def written_out(cotangent: Tree, like: Tree) -> Tree:
+def instantiate_zeros(cotangent: Tree, like: Tree) -> Tree:
     """Cotangents of the floating leaves of `like`, symbolic zeros written out; None elsewhere."""
 
     def one(bar: Any, leaf: Any) -> Any:

@@ -46,6 +46,14 @@ class GradientStep:
         return 1
 
 
+class NoTangents(GradientStep):
+    forward_mode = False
+
+
+class OfFunctions(GradientStep):
+    needs_objective = True
+
+
 def test_a_plain_class_of_three_members_is_a_rule() -> None:
     solve = tk.argmin(fun, DESCENT, adjoint=GradientStep())
     hg = jax.jit(tk.hypergradient(outer, solve))(Y0, THETA)
@@ -68,6 +76,21 @@ def test_a_plain_class_serves_between_levels() -> None:
         solve = tk.bilevel.nested(y, z)
         gradient = jax.grad(lambda x, s=solve: s(x=x).values["z"])(x0)
         assert jnp.isfinite(gradient)
+
+
+def test_what_a_rule_cannot_do_is_asked_of_it() -> None:
+    """Optional members: `forward_mode`, `needs_objective`."""
+    one = jnp.ones(())
+    level = lambda name, fun, **k: tk.bilevel.Level(name, fun, DESCENT, one, **k)
+    y = level("y", lambda x, y, z: (y - x * z) ** 2)
+    z = level("z", lambda y, z: (z - y) ** 2, edges={"y": NoTangents()})
+    with pytest.raises(ValueError, match=r"along `y` must have forward mode.*NoTangents"):
+        tk.bilevel.nested(y, z)(x=one)
+    y = level("y", lambda x, y, w: (x * y * w) ** 2, adjoint=OfFunctions())
+    z = level("z", lambda y, z: (y - z) ** 2)
+    w = level("w", lambda y, z, w: (w - y * z) ** 2, edges={"y": GradientStep()})
+    with pytest.raises(ValueError, match="`adjoint` of level `y` must not be OfFunctions"):
+        tk.bilevel.nested(y, z, w)(x=one)
 
 
 def without(member: str) -> Any:

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.adjoint.landscape import Landscape, Visit
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.errors.readable import readable
@@ -25,10 +25,6 @@ SCHEMES = ("one_sided", "centered", "holomorphic")
 # with one near 0. The ratio of the two says what part of the nudge is left unanswered.
 ANSWERED = 1e-3  # up to here a nudged solve counts as converged
 UNUSABLE = 0.1  # beyond this not one digit of the answer is known
-# How far the gradient of the energy is from linear between free and nudged solution, relative to its
-# change (see `Landscape.judge`); 0 for a quadratic. At 1/2 the one-sided error is as large as the
-# answer: the nudged solution has left the basin of the free one, or runs away to infinity.
-BENT = 0.5
 
 _NO_FORWARD_MODE = "Nudged() has no forward mode (jvp, jacfwd): a cotangent is what it nudges with; use Implicit()."
 _NO_SECOND_ORDER = (
@@ -195,7 +191,7 @@ def _at_solution(
 
     def backward(residuals: Tree, y_bar: Tree) -> tuple[None, Tree, None, PullbackReport]:
         y, (wanted, constant), beta, report = residuals
-        q = refuse_derivatives(tree.written_out(y_bar, y), _NO_SECOND_ORDER)
+        q = refuse_derivatives(tree.instantiate_zeros(y_bar, y), _NO_SECOND_ORDER)
         theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
         said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, report)
         return None, theta_bar, None, said
@@ -244,66 +240,6 @@ def _pullback(
     issues |= jnp.where(jnp.isfinite(unanswered), 0, int(Issue.NOT_FINITE))
     issues |= jnp.where(jnp.any(visits.descends), int(Issue.NEGATIVE_CURVATURE), 0)
     return theta_bar, PullbackReport(jnp.where(zero, 0, issues), jnp.sum(visits.gradient_evals) + 1)
-
-
-class EnergyPoint(NamedTuple):
-    """A point `y` and the slope of the energy there, without tilt."""
-
-    y: Tree
-    slope: Tree
-
-
-class Visit(NamedTuple):
-    """A nudged solution, judged."""
-
-    residual: Array  # [] 2-norm
-    bent: Array  # [] bool: on the way from the free solution the slope is far from linear
-    descends: Array  # [] bool: on that way the energy curves downwards
-    gradient_evals: Array  # [] int32
-
-
-@dataclass(frozen=True, eq=False)
-class Landscape:
-    """The energy as a function of y, real or continued to complex y."""
-
-    tilted: Tilted
-    theta: Tree
-    continued: bool
-
-    def at(self, y: Tree) -> EnergyPoint:
-        """`y`, with the direction of ascent there; of a continued energy, the derivative."""
-        slope = jax.grad(lambda y: jnp.real(self.tilted.energy(y, self.theta)))(y)
-        return EnergyPoint(y, slope if self.continued else tree.conj(slope))
-
-    def residual(self, place: EnergyPoint, tilt: Tree) -> Array:
-        """2-norm of what is zero at a tilted solution."""
-        if not self.continued:
-            return tree.norm(jax.tree.map(jnp.add, place.slope, tree.conj(tilt)))
-        # An energy u + iv that is analytic has one complex derivative: that of u, which is i times that of
-        # v. The solver zeroes the first. Where the function is not analytic the second is another
-        # number, so the larger of the two residuals counts.
-        of_imaginary = jax.grad(lambda y: jnp.imag(self.tilted.energy(y, self.theta)))(place.y)
-        by_real = jax.tree.map(jnp.add, place.slope, tilt)
-        by_imaginary = jax.tree.map(lambda v, q: 1j * v + q, of_imaginary, tilt)
-        return jnp.maximum(tree.norm(by_real), tree.norm(by_imaginary))
-
-    def judge(self, free: EnergyPoint, y: Tree, tilt: Tree, steps: Array) -> Visit:
-        """How the nudged solution `y` belongs to the free one."""
-        nudged = self.at(y)
-        middle = self.at(jax.tree.map(lambda a, b: (a + b) / 2, free.y, y))
-        move = optax.tree.sub(y, free.y)
-        first = optax.tree.sub(middle.slope, free.slope)
-        second = optax.tree.sub(nudged.slope, middle.slope)
-        # A linear slope changes by the same amount in both halves of the way. The difference of the two
-        # changes, against the whole change, measures how bent it is.
-        uneven, change = tree.norm(optax.tree.sub(second, first)), optax.tree.add(first, second)
-        curvatures = [jnp.real(optax.tree.vdot(move, part)) for part in (first, second)]
-        return Visit(
-            self.residual(nudged, tilt),
-            ~(uneven <= BENT * tree.norm(change)),
-            (curvatures[0] < 0) | (curvatures[1] < 0),
-            steps + (4 if self.continued else 3),
-        )
 
 
 def _complex(y: Tree) -> Tree:

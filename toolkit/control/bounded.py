@@ -154,7 +154,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
             return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
 
         entered = (steps + segment - 1) // segment
-        bars = tree.written_out(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
+        bars = tree.instantiate_zeros(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
         _, carry_bar, closed_bar = jax.lax.while_loop(
             lambda state: state[0] > 0, one, (entered, *bars)
         )

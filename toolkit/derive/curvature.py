@@ -40,7 +40,7 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
     def backward(residuals: tuple[Tree, Tree], u: Tree) -> tuple[Tree, Tree, Tree]:
         wanted, constant = residuals
         y, theta, x = tree.merge(wanted, constant)
-        u = tree.written_out(u, y)
+        u = tree.instantiate_zeros(u, y)
         is_wanted = tree.present(wanted)
 
         # Only gradients that are wanted are formed: of constants (data) they may be large.

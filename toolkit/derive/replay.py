@@ -195,7 +195,7 @@ def _with_pullback_of(body: Body, replayed: Body) -> Body:
             return tree.split(replayed(*tree.merge(wanted, constant))).inexact
 
         like, pullback = jax.vjp(differentiated, wanted)
-        return pullback(tree.written_out(cotangent, like))[0]
+        return pullback(tree.instantiate_zeros(cotangent, like))[0]
 
     step.defvjp(forward, backward, symbolic_zeros=True)
     return step

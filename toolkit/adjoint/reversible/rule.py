@@ -176,7 +176,7 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         theta, xs = tree.merge(wanted, constant), tree.merge(xs_wanted, xs_constant)
         # JAX's cotangent of a complex number is the conjugate of its gradient. On real and imaginary
         # parts, as the loop works, it is the gradient itself.
-        y_bar, velocity_bar = loop.reals(tree.conj(tree.written_out(last_bar, start)))
+        y_bar, velocity_bar = loop.reals(tree.conj(tree.instantiate_zeros(last_bar, start)))
         # The scan below carries the cotangent of the velocity after its step with what reaches it through
         # `y + s v` already added: for the last step that is added here (`sum`: 0 where there is no step).
         velocity_bar = _combined(1, velocity_bar, entries.step_size[-1:].sum(), y_bar)

@@ -194,7 +194,9 @@ def _reversible(
 
         last_bar, ys_bar = cotangents
         ys_bar = tree.vary(_output_bars(ys_bar, loop.y), tree.varying_axes(last))
-        bars = ReverseState(tree.written_out(last_bar, last), jax.tree.map(jnp.zeros_like, wanted))
+        bars = ReverseState(
+            tree.instantiate_zeros(last_bar, last), jax.tree.map(jnp.zeros_like, wanted)
+        )
         slices = xs_wanted, xs_constant, ys_bar, marks
         state = last, bars, _no_error(init)
         (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
