@@ -11,7 +11,8 @@ from experiments.compare_rules import Config
 from toolkit import run
 
 HEAD = ("rule", "value", "relative error", "cosine", "ms", "temporary KiB", "grads", "HVPs", "")
-EDGES = (0.0, 0.22, 0.33, 0.41, 0.47, 0.58, 0.64, 0.71, 0.73)  # right ones but the first and last
+# Where a column's text ends, as a part of the width; that of the first and last begins there.
+EDGES = (0.0, 0.22, 0.33, 0.41, 0.47, 0.58, 0.64, 0.71, 0.73)
 FLOOR = 1e-7  # errors below are drawn there
 
 
@@ -48,12 +49,15 @@ def measured_rows(config: Config, params: dict[str, Any]) -> list[Row]:
 def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
-    """The table, its columns as pictures, and the gradients."""
+    """All of them, as the report shows them."""
     measured = measured_rows(config, params)
     made = [row for row in measured if row.gradient is not None]
-    kinds = list(dict.fromkeys(row.kind for row in measured))
+    steps = getattr(config.solver, "num_steps", None)
+    return (_table(measured), _columns(made, steps), _gradients(made))
 
-    def table(figure: Any) -> None:
+
+def _table(measured: list[Row]) -> run.Figure:
+    def draw(figure: Any) -> None:
         figure.set_layout_engine("none")
         figure.set_size_inches(figure.get_figwidth(), 0.26 * (len(measured) + 1))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -70,7 +74,19 @@ def figures(
                 reason = textwrap.fill(row.reason, 130)
                 axes.text(0.17, line, reason, va="center", fontsize=7.5, linespacing=1)
 
-    def columns(figure: Any) -> None:
+    return run.Figure(
+        "Rules",
+        "Each against the first; the costs of one hypergradient, compiled. At the end, what its "
+        "report says, or why the rule was refused.",
+        draw,
+        wide=True,
+    )
+
+
+def _columns(made: list[Row], steps: int | None) -> run.Figure:
+    kinds = list(dict.fromkeys(row.kind for row in made))
+
+    def draw(figure: Any) -> None:
         figure.set_size_inches(figure.get_figwidth(), 0.22 * len(made) + 0.8)
         parts = (
             ("relative error", [max(row.relative_error, FLOOR) for row in made]),
@@ -90,11 +106,21 @@ def figures(
             axes.set_yticks(range(len(made)), [row.rule for row in made], fontsize=9)
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="x", which="minor", labelbottom=False)
-            # A decade at least: less would have one tick or none.
+            # At least a decade is shown, because a shorter axis would have one tick or none.
             low, high = axes.get_xlim()
             axes.set_xlim(low, max(high, 10 * low))
 
-    def pictures(figure: Any) -> None:
+    return run.Figure(
+        "Error, time, memory",
+        f"One colour a kind. Errors below {FLOOR:g} are drawn there."
+        + (f" The solve makes {steps} steps." if steps else ""),
+        draw,
+        wide=True,
+    )
+
+
+def _gradients(made: list[Row]) -> run.Figure:
+    def draw(figure: Any) -> None:
         width = min(len(made), 9)
         height = -(-len(made) // width)
         figure.set_size_inches(figure.get_figwidth(), 1.45 * height)
@@ -106,28 +132,11 @@ def figures(
             axes.imshow(image, cmap="RdBu", vmin=-largest, vmax=largest)
             axes.set_title(row.rule, fontsize=8, fontweight="normal")
 
-    steps = config.solver.model_dump().get("num_steps")
-    return (
-        run.Figure(
-            "Rules",
-            "Each against the first; the costs of one hypergradient, compiled. At the end, what its "
-            "report says, or why the rule was refused.",
-            table,
-            wide=True,
-        ),
-        run.Figure(
-            "Error, time, memory",
-            f"One colour a kind. Errors below {FLOOR:g} are drawn there."
-            + (f" The solve makes {steps} steps." if steps else ""),
-            columns,
-            wide=True,
-        ),
-        run.Figure(
-            "The hypergradient of each pixel's penalty",
-            "One picture a rule, one scale; blue where a smaller penalty is better.",
-            pictures,
-            wide=True,
-        ),
+    return run.Figure(
+        "The hypergradient of each pixel's penalty",
+        "One picture a rule, one scale; blue where a smaller penalty is better.",
+        draw,
+        wide=True,
     )
 
 
