@@ -65,7 +65,7 @@ from experiments.architecture_search_cells import (
     trained_from_scratch,
     words,
 )
-from toolkit import catalogue, run
+from toolkit import run
 
 RULES = {
     "exact": "exact hypergradient",
@@ -88,11 +88,11 @@ class Config(run.Settings):
     l2: Positive = 0.03
     updates: Count = 5  # of theta in a step of the run
     inner_step_size: Positive = 0.1  # of the rules that step the weights once an update
-    solver: catalogue.Solver = catalogue.LBFGS(max_steps=300, tol=1e-5)
-    adjoint: catalogue.Adjoint = catalogue.Implicit(
-        linear_solver=catalogue.CG(max_steps=500, tol=1e-3)
+    solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=300, tol=1e-5)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
+        linear_solver=tk.linear.CG(max_steps=500, tol=1e-3)
     )
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.05)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.05)
 
     @model_validator(mode="after")
     def _each_rule_once(self) -> Self:
@@ -172,8 +172,8 @@ def levels(config: Config, data: Data) -> tuple[Callable[..., Any], tk.SolutionM
     """The outer function, and training as a function of (start, theta)."""
     solve = tk.argmin(
         lambda y, theta: penalised(y, jax.nn.softmax(theta), data.train, config.l2),
-        config.solver.build(),
-        adjoint=config.adjoint.build(),
+        config.solver,
+        adjoint=config.adjoint,
     )
     return lambda y, theta: loss(y, jax.nn.softmax(theta), data.validation), solve
 
@@ -267,7 +267,7 @@ def from_trained(
 
 def conclude(config: Config, data: Data, thetas: dict[str, jax.Array]) -> run.Final:
     """Keep the strongest operations, train what is left, and rank it among all architectures."""
-    all_of = trained_from_scratch(config.solver.build(), config.l2, data)
+    all_of = trained_from_scratch(config.solver, config.l2, data)
     found = {rule: kept(thetas[rule]) for rule in config.rules}
     found["exhaustive"] = np.argmin(all_of["validation_loss"], axis=0)
     random = all_of["test_accuracy"]

@@ -43,7 +43,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.run.experiment.common import STRICT
 
 REPEATS = 5  # of the timing
@@ -71,7 +71,7 @@ class Cleaning(BaseModel):
 
 
 Methods = dict[
-    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], catalogue.BilevelMethod
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], tk.bilevel.BilevelMethod
 ]
 
 
@@ -160,7 +160,7 @@ def courses(config: Config) -> dict[str, Course]:
 
 def _course(instance: tk.problems.Instance, methods: Mapping[str, Any], name: str) -> Course:
     problem = tk.bilevel.Problem(*instance.losses_and_data)
-    algorithms = {label: method.build()(problem) for label, method in methods.items()}
+    algorithms = {label: method(problem) for label, method in methods.items()}
     return Course(instance, algorithms, lambda y, theta: instance.measure(y, theta)[name])
 
 

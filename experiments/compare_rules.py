@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 Count = Annotated[int, Field(ge=10)]
@@ -49,8 +49,8 @@ class Config(run.Settings):
     train_size: Count = 500
     validation_size: Count = 500
     log_penalty: float = -4.0
-    solver: catalogue.Solver
-    adjoints: dict[str, catalogue.Adjoint]
+    solver: tk.solver.Solver
+    adjoints: dict[str, tk.adjoint.Adjoint]
 
 
 def build(config: Config) -> run.Program:
@@ -58,8 +58,8 @@ def build(config: Config) -> run.Program:
     inner, outer, y0, theta = problem(config)
 
     def finish(_: jax.Array) -> run.Final:
-        rules = {name: kind.build() for name, kind in config.adjoints.items()}
-        comparison = tk.compare_adjoints(inner, outer, config.solver.build(), y0, theta, rules)
+        rules = config.adjoints
+        comparison = tk.compare_adjoints(inner, outer, config.solver, y0, theta, rules)
         rows = comparison.to_rows()
         made = [row for row in rows if row["gradient"] is not None]
         metrics = {
@@ -82,7 +82,7 @@ def build(config: Config) -> run.Program:
         return run.Final(params, metrics, table)
 
     def differentiated(_: jax.Array) -> dict[str, run.Loss]:
-        return run.losses_of(tk.argmin(inner, config.solver.build()), outer, y0, theta)
+        return run.losses_of(tk.argmin(inner, config.solver), outer, y0, theta)
 
     return run.Program(lambda key: jnp.zeros(()), lambda state: (state, {}), finish, differentiated)
 

@@ -35,7 +35,7 @@ import optax
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
@@ -51,9 +51,9 @@ class Config(run.Settings):
     l2: Annotated[float, Field(ge=0)] = 0.0  # of the training on ten images
     starts: Count = 4  # random starts a hypergradient averages over
     new_starts: bool = True  # drawn anew at each outer step
-    solver: catalogue.Solver = catalogue.GradientDescent(step_size=0.1, num_steps=50, momentum=0.9)
-    adjoint: catalogue.Adjoint = catalogue.Unroll()
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.02)
+    solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.1, num_steps=50, momentum=0.9)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Unroll()
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.02)
     draws: Annotated[int, Field(ge=2)] = 20  # of ten real digits, and of starts to judge from
 
 
@@ -79,7 +79,7 @@ def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     keys, optimizer = keys_of(config), config.optimizer.build()
     train, test = load(config)
-    solve = training(config, config.adjoint.build())
+    solve = training(config, config.adjoint)
 
     def outer(y: Any, _: Any) -> jax.Array:
         return jnp.mean(jax.vmap(lambda one: loss(config, one, train))(y))
@@ -157,7 +157,7 @@ def training(config: Config, adjoint: Any) -> tk.SolutionMap:
         each = jax.vmap(lambda one: loss(config, one, taught))(y)
         return jnp.sum(each) + config.l2 / 2 * optax.tree.norm(y, squared=True)
 
-    return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
+    return tk.argmin(objective, config.solver, adjoint=adjoint)
 
 
 def one_a_class(key: jax.Array, data: Labelled) -> jax.Array:

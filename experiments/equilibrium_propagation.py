@@ -34,7 +34,7 @@ import optax
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.adjoint import Implicit, Nudged, Unroll
 from toolkit.data import Labelled
 from toolkit.energy import layered
@@ -56,9 +56,9 @@ class Config(run.Settings):
     units: Literal["tanh", "sigmoid"] = "tanh"
     scale: Positive = 0.5
     gain: Positive = 8.0
-    solver: catalogue.Solver = catalogue.GradientDescent(step_size=0.5, num_steps=100, momentum=0.5)
-    adjoint: catalogue.Adjoint = catalogue.Nudged(beta=BETA, normalize=True)
-    optimizer: catalogue.Optimizer = catalogue.AdamW(learning_rate=1e-3, weight_decay=0.5)
+    solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.5, num_steps=100, momentum=0.5)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Nudged(beta=BETA, normalize=True)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.AdamW(learning_rate=1e-3, weight_decay=0.5)
     betas: tuple[Positive, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -74,7 +74,7 @@ class State(NamedTuple):
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     training, held_out = load(config)
-    rule, optimizer = config.adjoint.build(), config.optimizer.build()
+    rule, optimizer = config.adjoint, config.optimizer.build()
 
     def init(key: jax.Array) -> State:
         _, model_key, _ = jax.random.split(key, 3)
@@ -142,7 +142,7 @@ def loss_of(config: Config, labels: jax.Array) -> Any:
 
 def relaxation(config: Config, rule: Any, images: jax.Array) -> tk.SolutionMap:
     """The state of least energy at images, as a function of (start, theta)."""
-    return tk.argmin(energy_of(config, images), config.solver.build(), adjoint=rule)
+    return tk.argmin(energy_of(config, images), config.solver, adjoint=rule)
 
 
 def hypergradient(config: Config, rule: Any, batch: Labelled, theta: Any) -> tk.Hypergradient:
@@ -172,7 +172,7 @@ def batch_at(config: Config, data: Labelled, step: jax.Array) -> Labelled:
 
 def accuracy(config: Config, theta: Any, data: Labelled) -> jax.Array:
     """The part of the digits whose largest logit is the right one."""
-    solve = tk.argmin(energy_of(config, data.images), config.solver.build())
+    solve = tk.argmin(energy_of(config, data.images), config.solver)
     y = solve(layered.rest(theta, data.images), theta).value
     return jnp.mean(jnp.argmax(y[-1], axis=1) == data.labels)
 
@@ -215,7 +215,7 @@ def conclude(config: Config, training: Labelled, held_out: Labelled, state: Stat
 
 def rules(config: Config) -> dict[str, Any]:
     """The rules whose prices are compared, the reference first; nudges of one size for all."""
-    beta = config.adjoint.beta if isinstance(config.adjoint, catalogue.Nudged) else BETA
+    beta = config.adjoint.beta if isinstance(config.adjoint, tk.adjoint.Nudged) else BETA
     nudged = {scheme: Nudged(beta, scheme, normalize=True) for scheme in SCHEMES}
     return {"implicit": reference(), "unroll": Unroll(), **nudged}
 
@@ -225,7 +225,7 @@ def compare(config: Config, batch: Labelled, theta: Any) -> tk.Comparison:
     return tk.compare_adjoints(
         energy_of(config, batch.images),
         loss_of(config, batch.labels),
-        config.solver.build(),
+        config.solver,
         layered.rest(theta, batch.images),
         theta,
         adjoints=rules(config),

@@ -32,7 +32,7 @@ import optax
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
@@ -47,11 +47,11 @@ class Config(run.Settings):
     corrupted: Annotated[float, Field(ge=0, le=1)] = 0.4
     hidden: Annotated[int, Field(ge=1)] = 128
     l2: Annotated[float, Field(ge=0)] = 1e-3
-    solver: catalogue.Solver = catalogue.GradientDescent(step_size=0.3, num_steps=20, momentum=0.9)
-    adjoint: catalogue.Adjoint = catalogue.Implicit(
-        linear_solver=catalogue.CG(max_steps=20, tol=1e-3), damping=0.3
+    solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.3, num_steps=20, momentum=0.9)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
+        linear_solver=tk.linear.CG(max_steps=20, tol=1e-3), damping=0.3
     )
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.1)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.1)
     final_step_size: Annotated[float, Field(gt=0)] = 0.3
     final_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     final_steps: Annotated[int, Field(ge=1)] = 1000
@@ -86,7 +86,7 @@ def build(config: Config) -> run.Program:
     def outer(y: Any, theta: jax.Array) -> jax.Array:
         return jnp.mean(losses(config, y, data.validation))
 
-    solve = tk.argmin(inner, config.solver.build(), adjoint=config.adjoint.build())
+    solve = tk.argmin(inner, config.solver, adjoint=config.adjoint)
     hypergradient = tk.hypergradient(outer, solve)
 
     def init(key: jax.Array) -> State:

@@ -30,7 +30,7 @@ import optax
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
@@ -50,8 +50,8 @@ class Config(run.Settings):
     lowest_rate: Annotated[float, Field(gt=0)] = 0.01  # of the grid of constant rates
     highest_rate: Annotated[float, Field(gt=0)] = 2.0
     rates: Annotated[int, Field(ge=2)] = 20
-    adjoint: catalogue.Adjoint = catalogue.Reversible(mean_momentum=0.5)
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.05)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Reversible(mean_momentum=0.5)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.05)
 
 
 class Data(NamedTuple):
@@ -76,7 +76,7 @@ def build(config: Config) -> run.Program:
     def outer(y: Any, _: Any) -> jax.Array:
         return loss(config, y, data.validation)
 
-    solve = training(config, data, config.adjoint.build())
+    solve = training(config, data, config.adjoint)
     hypergradient = tk.hypergradient(outer, solve)
 
     def init(_: jax.Array) -> State:

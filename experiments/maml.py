@@ -75,7 +75,7 @@ from experiments.maml_tasks import (
     standard_error,
     summary,
 )
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.problems import few_shot
 from toolkit.problems.few_shot import Examples, Task
 from toolkit.run.experiment.common import STRICT
@@ -89,8 +89,8 @@ class Method(BaseModel):
     """An adaptation, and what the start learns from it."""
 
     model_config = STRICT
-    adjoint: catalogue.Adjoint
-    solver: catalogue.Solver
+    adjoint: tk.adjoint.Adjoint
+    solver: tk.solver.Solver
     proximity: Annotated[float, Field(ge=0)] = 0.0
     adapts: Literal["all", "head"] = "all"
     learns_from: Literal["query_loss", "displacement"] = "query_loss"
@@ -112,7 +112,7 @@ class Config(run.Settings):
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     hidden: tuple[Count, ...] = (40, 40)
     tasks: Count = 25  # of an outer step
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=1e-3)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=1e-3)
     judged_tasks: Annotated[int, Field(ge=2)] = 1000
     judged_step_size: Positive = 0.01  # of the same descent from every start
     judged_steps: Count = 10
@@ -227,13 +227,13 @@ def levels(loss: Fit, method: Method, task: Task) -> tuple[tk.SolutionMap, Any]:
     def outer(delta: Theta, theta: Theta) -> jax.Array:
         return misfit(loss, theta, delta, task.query)
 
-    solver, adjoint = method.solver.build(), method.adjoint.build()
+    solver, adjoint = method.solver, method.adjoint
     return adaptation(loss, method, solver, adjoint, task.support), outer
 
 
 def directions(loss: Fit, method: Method) -> Callable[[Theta, Task], tuple[Theta, Any, Any]]:
     """`(theta, task) -> (direction, loss after adaptation, issues)`; the start goes against it."""
-    solver, adjoint = method.solver.build(), method.adjoint.build()
+    solver, adjoint = method.solver, method.adjoint
 
     def query_gradient(theta: Theta, task: Task) -> tuple[Theta, Any, Any]:
         solve, outer = levels(loss, method, task)
@@ -258,7 +258,7 @@ def judge(config: Config, family: Family, method: Method, theta: Theta, task: Ta
     descent = tk.solver.GradientDescent(config.judged_step_size, 1)
     once, whole = (
         adaptation(family.loss, method, solver, tk.adjoint.Stopped(), task.support)
-        for solver in (descent, method.solver.build())
+        for solver in (descent, method.solver)
     )
 
     def advance(delta: Theta, _: None) -> tuple[Theta, jax.Array]:

@@ -38,7 +38,7 @@ from jax import lax
 from pydantic import Field, model_validator
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 NUM_CLASSES = 10
@@ -58,7 +58,7 @@ class Config(run.Settings):
     beta: Positive = 0.05
     tol: Positive = 1e-4  # a sweep that changes no state by more is the last one
     max_sweeps: Count = 200
-    optimizer: catalogue.Optimizer = catalogue.AdamW(learning_rate=1e-3, weight_decay=3.0)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.AdamW(learning_rate=1e-3, weight_decay=3.0)
     timed_epochs: Count = 10
 
     @model_validator(mode="after")

@@ -39,7 +39,7 @@ import optax
 from pydantic import Field
 
 import toolkit as tk
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 Positive = Annotated[float, Field(gt=0)]
@@ -60,11 +60,11 @@ class Config(run.Settings):
     lowest_penalty: Positive = 1e-7  # of the grid of shared penalties, and of the learned ones
     highest_penalty: Positive = 10.0
     grid_size: Annotated[int, Field(ge=3)] = 25
-    solver: catalogue.Solver = catalogue.LBFGS(max_steps=200, tol=5e-4)
-    adjoint: catalogue.Adjoint = catalogue.Implicit(
-        linear_solver=catalogue.CG(max_steps=500, tol=1e-3)
+    solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=200, tol=5e-4)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
+        linear_solver=tk.linear.CG(max_steps=500, tol=1e-3)
     )
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.1)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.1)
 
 
 class Data(NamedTuple):
@@ -96,7 +96,7 @@ def build(config: Config) -> run.Program:
     def outer(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
         return loss(weights_of(u, theta), data.validation)
 
-    solve = training(config, data.train, config.adjoint.build())
+    solve = training(config, data.train, config.adjoint)
     hypergradient = tk.hypergradient(outer, solve)
 
     def init(_: jax.Array) -> State:
@@ -203,7 +203,7 @@ def training(config: Config, train: Labelled, adjoint: Any) -> tk.SolutionMap:
         squares = jnp.sum(u["w"] ** 2) + config.bias_penalty * jnp.sum(u["b"] ** 2)
         return loss(weights_of(u, theta), train) + squares / 2
 
-    return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
+    return tk.argmin(objective, config.solver, adjoint=adjoint)
 
 
 def start(config: Config, data: Data) -> dict[str, jax.Array]:

@@ -62,7 +62,7 @@ from experiments.reweight_long_tail_digits import (
     long_tails,
     weight_of_loss,
 )
-from toolkit import catalogue, run
+from toolkit import run
 from toolkit.data import Labelled
 
 SMALLEST_CLASS = 174  # digits of the rarest label in the whole data set
@@ -88,11 +88,11 @@ class Config(run.Settings):
     validation_size: Count = 5  # a class
     test_size: Count = 50  # a class
     l2: Annotated[float, Field(gt=0)] = 1e-3
-    solver: catalogue.Solver = catalogue.LBFGS(max_steps=300, tol=1e-5)
-    adjoint: catalogue.Adjoint = catalogue.Implicit(
-        linear_solver=catalogue.CG(max_steps=500, tol=1e-3)
+    solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=300, tol=1e-5)
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
+        linear_solver=tk.linear.CG(max_steps=500, tol=1e-3)
     )
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.1)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.1)
 
     @model_validator(mode="after")
     def _the_classes_suffice(self) -> Self:
@@ -116,7 +116,7 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data, optimizer, adjoint = load(config), config.optimizer.build(), config.adjoint.build()
+    data, optimizer, adjoint = load(config), config.optimizer.build(), config.adjoint
 
     def levels(of: Data) -> tuple[Any, tk.SolutionMap]:
         outer = lambda y, _: jnp.mean(losses(y, of.validation))
@@ -211,14 +211,14 @@ def training(config: Config, train: Labelled, adjoint: Any) -> tk.SolutionMap:
         return weighted_loss(y, weights, train, config.l2)
 
     objective = of_loss if config.weights == "loss" else of_fixed
-    return tk.argmin(objective, config.solver.build(), adjoint=adjoint)
+    return tk.argmin(objective, config.solver, adjoint=adjoint)
 
 
 def fit(config: Config, data: Labelled, weights: jax.Array) -> tk.Solution:
     """Training from zero under given weights."""
     solve = tk.argmin(
         lambda y, weights: weighted_loss(y, weights, data, config.l2),
-        config.solver.build(),
+        config.solver,
         adjoint=tk.adjoint.Stopped(),
     )
     return solve(start(), weights)

@@ -4,7 +4,7 @@ Each can be handed to `tk.solver.ProximalGradient` directly where theta is its p
 lambda picks the parameter out of theta. Trees in, trees of the same structure, shapes and dtypes out.
 All are differentiable in `y`, the parameters and the step size. NaN in `y` gives NaN, and so do
 parameters under which g is not convex (a negative penalty, an empty set) and a negative step size.
-Projections onto simplices, balls and half-spaces are in `optax.projections`.
+Projections onto simplices, balls and half-spaces are in `tk.projection`.
 """
 
 from __future__ import annotations

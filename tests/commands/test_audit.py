@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from toolkit import catalogue, run
+import toolkit as tk
+from toolkit import run
 
 
 class Config(run.Settings):
     rate: float = 0.03
     units: int = 12
     cut: tuple[float, ...] = (0.4, 0.6)
-    optimizer: catalogue.Optimizer = catalogue.Adam(learning_rate=0.02)
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.02)
     late: bool = False
 
 

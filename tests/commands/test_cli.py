@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.run.conftest import ROOT
-from toolkit import catalogue
+from toolkit import roles
 from toolkit.commands import cli, doctor
 from toolkit.commands import list as list_command
 from toolkit.jaxprs import loops
@@ -18,8 +18,8 @@ def test_list_names_kinds_with_fields_and_experiments(toolkit):
     code, out, _ = toolkit("list")
     text = "\n".join(out)
     assert code == 0
-    for family in catalogue.FAMILIES.values():
-        assert all(f"  {kind} " in text for kind in family)
+    for family in roles.FAMILIES:
+        assert all(f"  {kind} " in text for kind in roles.family(family))
     assert "num_terms, step_size: null, tol: 0.001" in text
     assert "A toy: noisy descent" in text
     assert toolkit("list", "adjoints")[1][0] == "adjoints:"

@@ -333,7 +333,7 @@ MISTAKES = [
         "a text for a number",
         "tk.solver.GradientDescent('0.1', 5)",
         ValueError,
-        ("`step_size` must be a number", "got str"),
+        ("`step_size` must be a nonnegative number", "got '0.1'"),
     ),
     Mistake(
         "a number for a key",

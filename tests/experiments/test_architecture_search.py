@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import toolkit as tk
 from experiments import architecture_search_cells as cells
 from tests.traces import counted
-from toolkit import catalogue
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
 
@@ -31,7 +31,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _loaded(*words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(CONFIG), [*SMALL, *words])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 
@@ -136,14 +136,14 @@ def test_one_step_rules_go_along_their_formulas() -> None:
 @pytest.mark.slow
 def test_the_exact_rule_goes_along_the_differences_of_trained_losses() -> None:
     # Newton ends at the rounding of float64; what a solve leaves is noise of the differences.
-    solver = catalogue.Newton(
-        max_steps=50, tol=1e-12, linear_solver=catalogue.CG(max_steps=2000, tol=1e-12)
+    solver = tk.solver.Newton(
+        max_steps=50, tol=1e-12, linear_solver=tk.linear.CG(max_steps=2000, tol=1e-12)
     )
-    adjoint = catalogue.Implicit(linear_solver=catalogue.CG(max_steps=2000, tol=1e-12))
+    adjoint = tk.adjoint.Implicit(linear_solver=tk.linear.CG(max_steps=2000, tol=1e-12))
     module, settings = _loaded()
     data, y, theta = _in_float64(module, settings)
-    descent = catalogue.GradientDescent(step_size=0.1, num_steps=2000, momentum=0.9)
-    nearly = settings.model_copy(update={"solver": descent, "adjoint": catalogue.Stopped()})
+    descent = tk.solver.GradientDescent(step_size=0.1, num_steps=2000, momentum=0.9)
+    nearly = settings.model_copy(update={"solver": descent, "adjoint": tk.adjoint.Stopped()})
     y = jax.jit(module.exactly(nearly, data))(y, theta).solution.value  # Newton must start nearby
     exact = settings.model_copy(update={"solver": solver, "adjoint": adjoint})
     hypergradient = jax.jit(module.exactly(exact, data))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from toolkit import catalogue
+from toolkit import kinds
 from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def _loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """The experiment and its config, with few rules, one of which is refused."""
     monkeypatch.chdir(ROOT)
     loaded = load.load(Path(CONFIG), [*SMALL, "adjoints.forward.max_tangents=9"])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     settings = load.validate(module.Config, loaded.resolved, {})
     few = {name: settings.adjoints[name] for name in FEW}
     return module, settings.model_copy(update={"adjoints": few})
@@ -35,7 +35,9 @@ def _loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 def test_every_rule_is_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     rules = load.load(Path(CONFIG)).resolved["adjoints"].values()
-    assert {rule["kind"] for rule in rules} == set(catalogue.FAMILIES["adjoints"])
+    assert {rule["kind"] for rule in rules} == set(
+        kinds.of_room("toolkit.adjoint", "differentiable")
+    )
     schemes = {rule["scheme"] for rule in rules if rule["kind"] == "nudged"}
     assert schemes == {"one_sided", "centered", "holomorphic"}
 

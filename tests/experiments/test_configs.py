@@ -54,7 +54,7 @@ def test_experiment_opens_with_its_command_and_its_question(
 ) -> None:
     monkeypatch.chdir(ROOT)
     path = experiments.find(name, "test")
-    module = experiments.whole(path)
+    module = experiments.load(path)
     # The reader meets the question, then what can be asked, then the program; the rest comes after it.
     defined = [node for node in ast.parse(path.read_text()).body if hasattr(node, "name")]
     functions = [node.name for node in defined if isinstance(node, ast.FunctionDef)]
@@ -76,7 +76,7 @@ def test_every_input_of_a_configs_losses_can_learn(
 ) -> None:
     monkeypatch.chdir(ROOT)
     loaded = load.load(path.relative_to(ROOT))
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     settings = load.validate(experiments.config_class(module), loaded.resolved, {(): str(path)})
     with jax.enable_x64(False):  # as the runner has it
         program = module.build(settings)

@@ -23,7 +23,7 @@ SMALL = ("train_size=200", "hidden=8", "starts=2", "solver.num_steps=10")
 
 def _loaded(*words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(CONFIG), [*SMALL, *words])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 

@@ -47,7 +47,7 @@ def test_one_word_changes_the_derivative_and_not_the_value(monkeypatch: pytest.M
         for kind in KINDS:
             words = [f"adjoint.kind={kind}", "solver.num_steps=5", "hidden=8", "train_size=50"]
             loaded = load.load(Path("configs/tiny.yaml"), words)
-            module = experiments.whole(loaded.experiment)
+            module = experiments.load(loaded.experiment)
             settings = load.validate(module.Config, loaded.resolved, {})
             program = module.build(settings)
             state = jax.jit(program.init)(jax.random.key(0))

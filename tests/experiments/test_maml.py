@@ -25,7 +25,7 @@ from toolkit.run.experiment.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/maml.yaml"
-MODULE = experiments.whole(ROOT / "experiments" / "maml.py")
+MODULE = experiments.load(ROOT / "experiments" / "maml.py")
 TASK = few_shot.wave_task(
     jax.random.key(1), few_shot.Wave(jnp.asarray(2.0), jnp.asarray(1.0)), 6, 9
 )
@@ -34,7 +34,7 @@ STEP_SIZE, STEPS, PROXIMITY = 0.02, 3, 2.0
 
 def _loaded(path: str, *words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(path), list(words))
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 
@@ -113,7 +113,7 @@ def test_maml_and_anil_differentiate_the_loss_after_adaptation(adapts: str, laye
 def test_anil_leaves_the_body_where_it_is() -> None:
     chosen = method({"kind": "stopped"}, adapts="head")
     solve = MODULE.adaptation(
-        maml_tasks.squared_error, chosen, chosen.solver.build(), tk.adjoint.Stopped(), TASK.support
+        maml_tasks.squared_error, chosen, chosen.solver, tk.adjoint.Stopped(), TASK.support
     )
     delta = solve(MODULE.no_displacement(chosen, NETWORK), NETWORK).value
     body, head = maml_tasks.displaced(NETWORK, delta)

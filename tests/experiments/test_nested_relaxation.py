@@ -25,7 +25,7 @@ EXACT = ("scale=0.25", "tol=1e-13", "max_sweeps=1000", "beta=1e-3", "gain=2.0")
 
 def _loaded(*words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(CONFIG), [*SMALL, *words])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 

@@ -24,7 +24,7 @@ SMALL = ("dataset=breast_cancer", "products=false")
 
 def _loaded(*words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(CONFIG), [*SMALL, *words])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 
@@ -62,7 +62,7 @@ def test_the_shared_penalty_gathers_the_gradients_of_all(monkeypatch: pytest.Mon
     with jax.enable_x64(False):
         module, settings = _loaded("products=true")
         data = module.load(settings)
-        solve = module.training(settings, data.train, settings.adjoint.build())
+        solve = module.training(settings, data.train, settings.adjoint)
         hypergradient = tk.hypergradient(
             lambda u, theta: module.loss(module.weights_of(u, theta), data.validation), solve
         )
@@ -77,7 +77,7 @@ def test_the_shared_penalty_gathers_the_gradients_of_all(monkeypatch: pytest.Mon
 
 
 def test_products_of_pairs_are_all_there() -> None:
-    module = experiments.whole(ROOT / "experiments" / "per_feature_penalty.py")
+    module = experiments.load(ROOT / "experiments" / "per_feature_penalty.py")
     features = module.with_products(jnp.asarray([[2.0, 3.0, 5.0]]))
     np.testing.assert_array_equal(features[0], [2, 3, 5, 4, 6, 10, 9, 15, 25])
 

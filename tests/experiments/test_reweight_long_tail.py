@@ -16,7 +16,6 @@ import pytest
 import toolkit as tk
 from experiments import reweight_long_tail_digits as digits
 from tests.traces import counted
-from toolkit import catalogue
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
 
@@ -32,7 +31,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _loaded(*words: str) -> tuple[Any, Any]:
     loaded = load.load(Path(CONFIG), [*SMALL, *words])
-    module = experiments.whole(loaded.experiment)
+    module = experiments.load(loaded.experiment)
     return module, load.validate(module.Config, loaded.resolved, {})
 
 
@@ -108,8 +107,8 @@ def test_the_slope_of_the_integral_is_the_weight() -> None:
 def test_hypergradient_is_that_of_differences(kind: str) -> None:
     module, settings = _loaded(f"weights={kind}", "head_size=6", "imbalance=3", "l2=0.01")
     # Newton ends at the rounding of float64; what a solve leaves is noise of the differences.
-    newton = catalogue.Newton(
-        max_steps=50, tol=1e-12, linear_solver=catalogue.CG(max_steps=2000, tol=1e-12)
+    newton = tk.solver.Newton(
+        max_steps=50, tol=1e-12, linear_solver=tk.linear.CG(max_steps=2000, tol=1e-12)
     )
     exact = settings.model_copy(update={"solver": newton})
     with jax.enable_x64(False):

@@ -430,16 +430,19 @@ def test_start_of_another_shape_is_refused(solver: Any, start: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CG(0, 1e-3), r"`max_steps` must be a positive int: got 0"),
-        (lambda: CG(1.5, 1e-3), r"`max_steps` must be a positive int: got 1\.5"),
-        (lambda: GMRES(-1, 1e-3), r"`max_steps` must be a positive int: got -1"),
-        (lambda: BiCGStab("3", 1e-3), r"`max_steps` must be a positive int: got '3'"),
-        (lambda: Neumann(0), r"`num_terms` must be a positive int: got 0"),
-        (lambda: CG(3, -1.0), r"`tol` must be nonnegative .*got -1\.0"),
-        (lambda: GMRES(3, float("nan")), r"`tol` must be nonnegative .*got nan"),
-        (lambda: BiCGStab(3, None), r"`tol` must be nonnegative .*got None"),
-        (lambda: Neumann(3, tol="1e-3"), r"`tol` must be nonnegative .*got '1e-3'"),
-        (lambda: Neumann(3, step_size=0.0), r"`step_size` must be positive.*got 0\.0"),
+        (lambda: CG(0, 1e-3), r"`max_steps` must be an int of at least 1: got 0"),
+        (lambda: CG(1.5, 1e-3), r"`max_steps` must be an int of at least 1: got 1\.5"),
+        (lambda: GMRES(-1, 1e-3), r"`max_steps` must be an int of at least 1: got -1"),
+        (lambda: BiCGStab("3", 1e-3), r"`max_steps` must be an int of at least 1: got '3'"),
+        (lambda: Neumann(0), r"`num_terms` must be an int of at least 1: got 0"),
+        (lambda: CG(3, -1.0), r"`tol` must be a nonnegative number: got -1\.0"),
+        (lambda: GMRES(3, float("nan")), r"`tol` must be a nonnegative number: got nan"),
+        (lambda: BiCGStab(3, None), r"`tol` must be a nonnegative number: got None"),
+        (lambda: Neumann(3, tol="1e-3"), r"`tol` must be a nonnegative number: got '1e-3'"),
+        (
+            lambda: Neumann(3, step_size=0.0),
+            r"`step_size` must be a positive number or None: got 0\.0",
+        ),
     ],
 )
 def test_bad_settings_are_refused(make: Callable, message: str) -> None:

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from toolkit import catalogue, run
+import toolkit as tk
+from toolkit import run
 
 LIMIT = 100.0
 
@@ -36,8 +37,8 @@ LIMIT = 100.0
 class Config(run.Settings):
     rate: float = 0.1
     width: int = 4
-    adjoint: catalogue.Adjoint = catalogue.Implicit()
-    solver: catalogue.Solver | None = None
+    adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit()
+    solver: tk.solver.Solver | None = None
     sizes: tuple[int, ...] = (1, 2)
     label: str = "plain"
     nan_at: int = -1

@@ -9,8 +9,10 @@ from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll
 from toolkit.adjoint.zeros import ZeroDerivativeWarning
+from toolkit.roles import Adjoint
 
 __all__ = [
+    "Adjoint",
     "Forward",
     "Implicit",
     "Nudged",

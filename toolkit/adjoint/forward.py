@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps
 from toolkit.derive.tangents import forward_rule
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, settings
 from toolkit.types import InnerProblem, Primal, Tree
 
 
-@dataclass(frozen=True)
+@settings("forward")
 class Forward:
     """The derivative of the computed iterate, by one tangent a hyperparameter beside the steps.
 
@@ -32,12 +31,7 @@ class Forward:
     Source: Franceschi et al. 2017 (forward-HG); Wengert 1964.
     """
 
-    max_tangents: int = 1000
-
-    @readable
-    def __post_init__(self) -> None:
-        if isinstance(self.max_tangents, bool) or not isinstance(self.max_tangents, int):
-            raise ValueError(f"`max_tangents` must be an int: got {self.max_tangents!r}.")
+    max_tangents: Count = 1000
 
     @property
     def presumes_solution(self) -> bool:

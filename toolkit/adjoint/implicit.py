@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,10 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.derive.linearised_system import linearise, require_linear_solver, solve
-from toolkit.errors.readable import readable
-from toolkit.types import InnerProblem, LinearInfo, LinearSolver, Primal, Tree
+from toolkit.derive.linearised_system import linearise, solve
+from toolkit.roles import LinearSolver
+from toolkit.settings import NonNegative, settings
+from toolkit.types import InnerProblem, LinearInfo, Primal, Tree
 
 
 class Pullback(NamedTuple):
@@ -32,7 +32,7 @@ class Pullback(NamedTuple):
     jacobian: Callable[[Tree], Tree]  # F_y + damping at y, linearised
 
 
-@dataclass(frozen=True)
+@settings("implicit")
 class Implicit:
     """The derivative of the exact solution, whatever steps led to it.
 
@@ -56,12 +56,7 @@ class Implicit:
     """
 
     linear_solver: LinearSolver | None = None
-    damping: float | Array = 0.0
-
-    @readable
-    def __post_init__(self) -> None:
-        require_linear_solver(self.linear_solver)
-        tree.require_scalar("damping", self.damping)
+    damping: NonNegative = 0.0
 
     @property
     def presumes_solution(self) -> bool:

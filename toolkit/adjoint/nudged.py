@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.landscape import Landscape, Visit
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
-from toolkit.errors.readable import readable
+from toolkit.settings import Positive, settings
 from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
 
 Scheme = Literal["one_sided", "centered", "holomorphic"]
-SCHEMES = ("one_sided", "centered", "holomorphic")
 
 # A nudged solve that starts from the free solution has a residual of the size of its nudge, and ends
 # with one near 0. The ratio of the two says what part of the nudge is left unanswered.
@@ -33,7 +32,7 @@ _NO_SECOND_ORDER = (
 )
 
 
-@dataclass(frozen=True)
+@settings("nudged")
 class Nudged:
     """The pullback from solutions of the nudged problem: equilibrium propagation.
 
@@ -86,22 +85,10 @@ class Nudged:
     Laborieux & Zenke 2022, equation 9 (holomorphic).
     """
 
-    beta: float | Array
+    beta: Positive
     scheme: Scheme = "centered"
     normalize: bool = False
-    num_points: int = 4
-
-    @readable
-    def __post_init__(self) -> None:
-        tree.require_scalar("beta", self.beta)
-        if isinstance(self.beta, (int, float)) and not self.beta > 0:
-            raise ValueError(f"`beta` must be a positive scalar: got {self.beta!r}.")
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}: got {self.scheme!r}.")
-        if isinstance(self.num_points, bool) or not isinstance(self.num_points, int):
-            raise ValueError(f"`num_points` must be an int: got {self.num_points!r}.")
-        if self.num_points < 2:
-            raise ValueError(f"`num_points` must be at least 2: got {self.num_points}.")
+    num_points: Annotated[int, Ge(2)] = 4
 
     @property
     def presumes_solution(self) -> bool:

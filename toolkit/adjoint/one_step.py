@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
+from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
 
 
-@dataclass(frozen=True)
+@settings("one_step")
 class OneStep:
     """The derivative of one application of the solver's step at the solution.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from jax import Array
 
 from toolkit import tree
+from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
 
 
-@dataclass(frozen=True)
+@settings("stopped")
 class Stopped:
     """The derivative of the solution is zero: it is treated as a constant.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.requirements import require_steps_without_data_loops
 from toolkit.derive.replay import replayed_scan
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, settings
 from toolkit.types import InnerProblem, Primal, SolverSteps, Tree
 
 _REFUSAL = (
@@ -21,7 +20,7 @@ _REFUSAL = (
 )
 
 
-@dataclass(frozen=True)
+@settings("truncated")
 class Truncated:
     """The derivative through the last `num_steps` steps; those before are a constant.
 
@@ -40,16 +39,7 @@ class Truncated:
     Source: Shaban et al. 2019 (K-RMD).
     """
 
-    num_steps: int
-
-    @readable
-    def __post_init__(self) -> None:
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int):
-            raise ValueError(f"`num_steps` must be an int: got {self.num_steps!r}.")
-        if self.num_steps < 1:
-            raise ValueError(
-                f"`num_steps` must be at least 1: got {self.num_steps}; use Stopped() for none."
-            )
+    num_steps: Count
 
     @property
     def presumes_solution(self) -> bool:

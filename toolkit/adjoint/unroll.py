@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,10 @@ from toolkit.derive.replay import (
     Segments,
     nested_scan,
     replayed_scan,
-    require_segments,
     segment_sizes,
     written_out,
 )
-from toolkit.errors.readable import readable
+from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
 
 REFUSAL = (
@@ -27,7 +25,7 @@ REFUSAL = (
 )
 
 
-@dataclass(frozen=True)
+@settings("unroll")
 class Unroll:
     """The derivative of the computed iterate: through every step of the solver.
 
@@ -59,15 +57,12 @@ class Unroll:
     forward_mode: bool = False
     written_out: bool = False
 
-    @readable
     def __post_init__(self) -> None:
-        if self.checkpoint is not None:
-            require_segments("checkpoint", self.checkpoint, others="None, ")
-            if self.written_out:
-                raise ValueError(
-                    "`checkpoint` must be None with written_out=True, where no step is made again: "
-                    f"got {self.checkpoint!r}."
-                )
+        if self.checkpoint is not None and self.written_out:
+            raise ValueError(
+                "`checkpoint` must be None with written_out=True, where no step is made again: "
+                f"got {self.checkpoint!r}."
+            )
 
     @property
     def presumes_solution(self) -> bool:

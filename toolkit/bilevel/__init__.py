@@ -30,9 +30,10 @@ from toolkit.bilevel.methods.stocbio import StocBiO
 from toolkit.bilevel.methods.sustain import SUSTAIN
 from toolkit.bilevel.methods.ttsa import TTSA
 from toolkit.bilevel.methods.vrbo import VRBO
-from toolkit.bilevel.parts.descent import power_decay
 from toolkit.bilevel.parts.iteration import Record, iterate
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.settings import power_decay
+from toolkit.roles import BilevelMethod
 
 __all__ = [
     "AID",
@@ -55,6 +56,7 @@ __all__ = [
     "VRBO",
     "Algorithm",
     "AmIGO",
+    "BilevelMethod",
     "DoubleLoop",
     "Info",
     "Level",

@@ -60,15 +60,18 @@ def report(prepared: PreparedRun) -> list[str]:
 def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
     """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
     from toolkit.run.drive.prepare import build
+    from toolkit.run.experiment import load
 
-    supplied = list(numbers(_seen(prepared.loaded.resolved)))
+    loaded = prepared.loaded
+    supplied = list(numbers(_seen(loaded.resolved)))
     found = _found(prepared, supplied)
     if not found:
         return ()
     # What is left may still be computed from the config, in a way that nobody foresees: then it is
     # another number in the program of a slightly different config.
     try:
-        _, program = build(prepared.loaded._replace(resolved=_moved(prepared.loaded.resolved)))
+        moved_settings = load.validate(type(loaded.settings), _moved(loaded.resolved), {})
+        _, program = build(loaded._replace(settings=moved_settings))
         moved = prepared._replace(traced=prepared.traced._replace(program=program))
         kept = set(_found(moved, ()))
     except RunError:  # the experiment refuses these values

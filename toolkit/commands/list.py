@@ -1,15 +1,13 @@
-"""`toolkit list`: what a config may name, read from the same models that check it."""
+"""`toolkit list`: what a config may name, read from the classes that check it."""
 
 from __future__ import annotations
 
+import dataclasses
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.run.experiment.errors import Exit, fail, nearest, shown
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 
 def add(parser: ArgumentParser) -> None:
@@ -22,15 +20,15 @@ def run(arguments: Namespace) -> int:
 
     Raises: RunError (exit 2) for a family that does not exist.
     """
-    from toolkit.catalogue import FAMILIES
+    from toolkit import roles
 
-    wanted, known = arguments.family, [*FAMILIES, "experiments"]
+    wanted, known = arguments.family, [*roles.FAMILIES, "experiments"]
     if wanted is not None and wanted not in known:
         got, expected = shown(wanted), f"one of {', '.join(known)}"
         near = nearest(wanted, known)
         raise fail(Exit.CONFIG, "toolkit list", "no such family", got, expected, near)
     names = known if wanted is None else [wanted]
-    entries = {name: _kinds(FAMILIES[name]) for name in names if name != "experiments"}
+    entries = {name: _kinds(roles.family(name)) for name in names if name != "experiments"}
     if "experiments" in names:
         entries["experiments"] = _experiments()
     print("\n\n".join("\n".join([f"{name}:", *lines]) for name, lines in entries.items()))
@@ -46,22 +44,22 @@ def _experiments() -> list[str]:
     return found or [f"  (none under ./{folder})"]
 
 
-def _kinds(models: dict[str, type[BaseModel]]) -> list[str]:
-    return [_kind(kind, model) for kind, model in models.items()]
+def _kinds(classes: dict[str, type]) -> list[str]:
+    return [_kind(kind, cls) for kind, cls in classes.items()]
 
 
-def _kind(kind: str, model: type[BaseModel]) -> str:
-    fields = [_field(name, field) for name, field in model.model_fields.items() if name != "kind"]
-    summary = (model.__doc__ or "").strip().partition("\n")[0]
+def _kind(kind: str, cls: Any) -> str:
+    fields = [_field(field) for field in dataclasses.fields(cls) if field.name != "kind"]
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
     return f"{_entry(kind, summary)}\n      {', '.join(fields) or '(no fields)'}"
 
 
-def _field(name: str, field: Any) -> str:
+def _field(field: dataclasses.Field[Any]) -> str:
     from toolkit.run.experiment import plain_yaml
 
-    if field.is_required():
-        return name
-    return f"{name}: {plain_yaml.dump(field.default).splitlines()[0]}"
+    if field.default is dataclasses.MISSING:
+        return field.name
+    return f"{field.name}: {plain_yaml.dump(field.default).splitlines()[0]}"
 
 
 def _entry(name: str, summary: str) -> str:

@@ -26,13 +26,15 @@ def run(arguments: Namespace) -> int:
 
 
 def _common() -> dict[str, Any]:
-    from toolkit.catalogue import FAMILIES
+    from pydantic import TypeAdapter
+
+    from toolkit import roles
     from toolkit.run.experiment.common import Settings
 
     common = Settings.model_json_schema()
     definitions: dict[str, Any] = common.setdefault("$defs", {})
-    for kind in (model for family in FAMILIES.values() for model in family.values()):
-        described = kind.model_json_schema(ref_template="#/$defs/{model}")
+    for cls in (cls for name in roles.FAMILIES for cls in roles.family(name).values()):
+        described = TypeAdapter(cls).json_schema(ref_template="#/$defs/{model}")
         definitions |= described.pop("$defs", {})
-        definitions[kind.__name__] = described
+        definitions[cls.__name__] = described
     return common

@@ -37,15 +37,6 @@ class System(NamedTuple):
     factors: Factors | None = None
 
 
-def require_linear_solver(value: Any) -> None:
-    """Refuse what is neither None nor an instance that solves linear systems."""
-    if value is not None and (isinstance(value, type) or not callable(value)):
-        raise TypeError(
-            "`linear_solver` must be None, one of tk.linear such as CG(max_steps=100, tol=1e-6), or a "
-            f"callable (matvec, b, x0=None) -> (x, LinearInfo): got {value!r}."
-        )
-
-
 def linearise(
     problem: InnerProblem, y: Tree, theta: Tree, damping: Array | float = 0.0, x: Tree = None
 ) -> tuple[Tree, System]:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax import Array
 
 from toolkit import tree
 from toolkit.derive.refusal import refuse_forward_mode
+from toolkit.settings import Count
 from toolkit.types import Tree
 
 Body = Callable[[Tree, Tree, Tree], Tree]  # (carry, operands, x) -> carry
 Step = Callable[[Tree, Tree], tuple[Tree, Tree]]  # (carry, x) -> (carry, y)
 Ticker = Callable[[Array, int], None]  # told how many steps are done, and how many of them since
-Segments = int | Literal["sqrt"] | tuple[int, ...]
+Segments = Count | Literal["sqrt"] | Annotated[tuple[Count, ...], MinLen(1)]
 
 
 def scan(body: Body, carry: Tree, operands: Tree, xs: Tree) -> Tree:

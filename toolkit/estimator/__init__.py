@@ -5,7 +5,7 @@ A loss that is a long unroll can be differentiated a window at a time; those rul
 """
 
 from toolkit.estimator.backprop import Backprop
-from toolkit.estimator.estimate import Estimate, Estimator
+from toolkit.estimator.estimate import Estimate
 from toolkit.estimator.evolution_strategies import EvolutionStrategies
 from toolkit.estimator.forward_gradient import ForwardGradient
 from toolkit.estimator.node_perturbation import NodePerturbation, unperturbed
@@ -13,6 +13,7 @@ from toolkit.estimator.persistent_es import PersistentES
 from toolkit.estimator.truncated_backprop import TruncatedBackprop
 from toolkit.estimator.truncated_es import TruncatedES
 from toolkit.estimator.unrolled import Unrolled, WindowedEstimator
+from toolkit.roles import Estimator
 
 __all__ = [
     "Backprop",

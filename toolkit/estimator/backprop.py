@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 from jax import Array
 
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, Loss, of_inexact
+from toolkit.settings import settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
+@settings("backprop")
 class Backprop:
     """The exact gradient, by reverse mode; the key is ignored.
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from toolkit import tree
@@ -88,25 +87,7 @@ def as_gradient(like: Tree, sum_of_directions: Tree) -> Tree:
     )
 
 
-def require_count(name: str, value: Any) -> None:
-    """Refuse what is not a positive Python integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive int: got {value!r}.")
-
-
-def require_batch(batch: Any, name: str, count: int) -> None:
-    """Refuse a batch that does not divide the `count` called `name`; None is all at once."""
-    if batch is None:
-        return
-    require_count("batch", batch)
-    if count % batch:
-        raise ValueError(f"`batch` must divide `{name}`: got {batch} and {count}.")
-
-
-def require_sigma(sigma: Any) -> None:
-    """Refuse what is not a positive finite number; a traced one passes."""
-    if isinstance(sigma, jax.core.Tracer):
-        return
-    numeric = isinstance(sigma, (int, float, np.number, np.ndarray, jax.Array))
-    if not numeric or isinstance(sigma, bool) or np.ndim(sigma) or not 0 < sigma < np.inf:
-        raise ValueError(f"`sigma` must be a positive finite number: got {sigma!r}.")
+def require_divisor(name: str, value: int | None, whole_name: str, whole: int) -> None:
+    """Refuse a number that does not divide `whole`, which is called `whole_name`; None is all at once."""
+    if value is not None and whole % value:
+        raise ValueError(f"`{name}` must divide `{whole_name}`: got {value} and {whole}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,9 +13,7 @@ from toolkit.estimator.estimate import (
     Loss,
     as_gradient,
     of_inexact,
-    require_batch,
-    require_count,
-    require_sigma,
+    require_divisor,
 )
 from toolkit.estimator.sampling import (
     at_both_signs,
@@ -26,10 +23,11 @@ from toolkit.estimator.sampling import (
     split,
     weighted,
 )
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
+@settings("evolution_strategies")
 class EvolutionStrategies:
     """`g = 1/(2 n sigma) sum_i e_i [L(theta + sigma e_i) - L(theta - sigma e_i)]`, `e_i ~ N(0, I)`.
 
@@ -53,15 +51,12 @@ class EvolutionStrategies:
     Learning, section 2 (mirrored sampling); Nesterov and Spokoiny 2017.
     """
 
-    sigma: float | Array
-    num_pairs: int
-    batch: int | None = None
+    sigma: Positive
+    num_pairs: Count
+    batch: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_sigma(self.sigma)
-        require_count("num_pairs", self.num_pairs)
-        require_batch(self.batch, "num_pairs", self.num_pairs)
+        require_divisor("batch", self.batch, "num_pairs", self.num_pairs)
 
     def __call__(self, loss: Loss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 from jax import Array
@@ -14,14 +13,14 @@ from toolkit.estimator.estimate import (
     Loss,
     as_gradient,
     of_inexact,
-    require_batch,
-    require_count,
+    require_divisor,
 )
 from toolkit.estimator.sampling import average, gaussian_like, split, weighted
+from toolkit.settings import Count, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
+@settings("forward_gradient")
 class ForwardGradient:
     """`g = 1/n sum_i (grad L . v_i) v_i` with `v_i ~ N(0, I)`, by forward mode.
 
@@ -40,13 +39,11 @@ class ForwardGradient:
     Source: Baydin et al. 2022, Gradients without Backpropagation, algorithm 1; Wengert 1964.
     """
 
-    num_directions: int = 1
-    batch: int | None = None
+    num_directions: Count = 1
+    batch: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_count("num_directions", self.num_directions)
-        require_batch(self.batch, "num_directions", self.num_directions)
+        require_divisor("batch", self.batch, "num_directions", self.num_directions)
 
     def __call__(self, loss: Loss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`; the value is `loss(theta)` to the bit."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import jax
@@ -17,12 +16,11 @@ from toolkit.estimator.estimate import (
     Estimate,
     real_losses,
     rejoin,
-    require_batch,
-    require_count,
-    require_sigma,
+    require_divisor,
 )
 from toolkit.estimator.sampling import average, gaussian_like, shifted, split
 from toolkit.jaxprs.hidden import trace_state
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 NodeLoss = Callable[[Tree, "Perturb"], Array]  # (theta, perturb) -> [] or [B] real
@@ -47,7 +45,7 @@ def unperturbed(name: str, x: Tree, index: int | Array | None = None) -> Tree:
     return x
 
 
-@dataclass(frozen=True)
+@settings("node_perturbation")
 class NodePerturbation:
     """The gradient by the chain rule; the derivative by the nodes is measured, not backpropagated.
 
@@ -83,15 +81,12 @@ class NodePerturbation:
     baseline); Dalm, van Gerven and Ahmad 2023 for deep networks.
     """
 
-    sigma: float | Array
-    num_samples: int = 1
-    batch: int | None = None
+    sigma: Positive
+    num_samples: Count = 1
+    batch: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_sigma(self.sigma)
-        require_count("num_samples", self.num_samples)
-        require_batch(self.batch, "num_samples", self.num_samples)
+        require_divisor("batch", self.batch, "num_samples", self.num_samples)
 
     def __call__(self, loss: NodeLoss) -> Callable[[Tree, Array], Estimate]:
         """`(theta, key) -> (value, gradient)`; the value is the (mean) loss without noise."""

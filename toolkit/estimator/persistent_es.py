@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -15,9 +14,7 @@ from toolkit.estimator.estimate import (
     Estimate,
     as_gradient,
     rejoin,
-    require_batch,
-    require_count,
-    require_sigma,
+    require_divisor,
 )
 from toolkit.estimator.sampling import (
     at_both_signs,
@@ -35,6 +32,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
@@ -46,7 +44,7 @@ class PersistentState(NamedTuple):
     time: Array  # [] int32, steps made in this episode
 
 
-@dataclass(frozen=True)
+@settings("persistent_es")
 class PersistentES:
     """Persistent evolution strategies: truncated windows without the bias of truncation.
 
@@ -79,17 +77,13 @@ class PersistentES:
     Computation Graphs with Persistent Evolution Strategies, algorithm 2.
     """
 
-    sigma: float | Array
-    num_pairs: int
-    truncation: int
-    batch: int | None = None
+    sigma: Positive
+    num_pairs: Count
+    truncation: Count
+    batch: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_sigma(self.sigma)
-        require_count("num_pairs", self.num_pairs)
-        require_count("truncation", self.truncation)
-        require_batch(self.batch, "num_pairs", self.num_pairs)
+        require_divisor("batch", self.batch, "num_pairs", self.num_pairs)
 
     def __call__(self, system: Unrolled) -> WindowedEstimator:
         """The pair `(init, step)`; the value is the window's mean loss over all particles."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.errors.readable import readable
-from toolkit.estimator.estimate import Estimate, rejoin, require_count
+from toolkit.estimator.estimate import Estimate, rejoin
 from toolkit.estimator.unrolled import (
     Unrolled,
     WindowedEstimator,
@@ -20,6 +19,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.settings import Count, settings
 from toolkit.types import Tree
 
 
@@ -30,7 +30,7 @@ class TruncatedState(NamedTuple):
     time: Array  # [] int32, steps made in this episode
 
 
-@dataclass(frozen=True)
+@settings("truncated_backprop")
 class TruncatedBackprop:
     """The derivative through the last `truncation` steps at most; the window's first state is a constant.
 
@@ -48,11 +48,7 @@ class TruncatedBackprop:
     Backpropagation Through Time.
     """
 
-    truncation: int
-
-    @readable
-    def __post_init__(self) -> None:
-        require_count("truncation", self.truncation)
+    truncation: Count
 
     def __call__(self, system: Unrolled) -> WindowedEstimator:
         """The pair `(init, step)`; the value is the window's mean loss at `theta`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -14,9 +12,7 @@ from toolkit.estimator.estimate import (
     Estimate,
     as_gradient,
     rejoin,
-    require_batch,
-    require_count,
-    require_sigma,
+    require_divisor,
 )
 from toolkit.estimator.sampling import (
     at_both_signs,
@@ -35,10 +31,11 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
+@settings("truncated_es")
 class TruncatedES:
     """`EvolutionStrategies` for each window's loss; all particles start from the one state that is carried.
 
@@ -58,17 +55,13 @@ class TruncatedES:
     Source: Metz et al. 2019; Vicol et al. 2021, algorithm 1.
     """
 
-    sigma: float | Array
-    num_pairs: int
-    truncation: int
-    batch: int | None = None
+    sigma: Positive
+    num_pairs: Count
+    truncation: Count
+    batch: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_sigma(self.sigma)
-        require_count("num_pairs", self.num_pairs)
-        require_count("truncation", self.truncation)
-        require_batch(self.batch, "num_pairs", self.num_pairs)
+        require_divisor("batch", self.batch, "num_pairs", self.num_pairs)
 
     def __call__(self, system: Unrolled) -> WindowedEstimator:
         """The pair `(init, step)`; the value is the window's mean loss at `theta`, unperturbed."""

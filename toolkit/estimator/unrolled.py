@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.estimator.estimate import Estimate, real_scalar, require_count
+from toolkit.estimator.estimate import Estimate, real_scalar
+from toolkit.settings import Count, require
 from toolkit.types import Tree
 
 
@@ -65,7 +66,7 @@ def after_window(system: Unrolled, time: Array, length: int) -> Array:
 
 def require_windows(system: Unrolled, truncation: int) -> None:
     """Refuse windows that do not fill an episode."""
-    require_count("horizon", system.horizon)
+    require("horizon", system.horizon, Count)
     if system.horizon % truncation:
         raise ValueError(
             f"`truncation` must divide the system's `horizon`: got {truncation} and "

@@ -8,6 +8,7 @@ from toolkit.linear.diagonal import Diagonal
 from toolkit.linear.gmres import GMRES
 from toolkit.linear.neumann import Neumann
 from toolkit.linear.nystrom import Nystrom
+from toolkit.roles import LinearSolver, Preconditioner
 from toolkit.types import LinearInfo
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Dense",
     "Diagonal",
     "LinearInfo",
+    "LinearSolver",
     "Neumann",
     "Nystrom",
+    "Preconditioner",
     "choose",
 ]

@@ -6,7 +6,6 @@ broke down.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -22,12 +21,11 @@ from toolkit.linear.judge import (
     checked,
     counters,
     judge,
-    require_preconditioner,
-    require_steps,
-    require_tol,
     start,
 )
-from toolkit.types import LinearInfo, Preconditioner, Tree
+from toolkit.roles import Preconditioner
+from toolkit.settings import Count, NonNegative, settings
+from toolkit.types import LinearInfo, Tree
 
 
 class _BiCGStabState(NamedTuple):
@@ -39,7 +37,7 @@ class _BiCGStabState(NamedTuple):
     broken: Array  # [] bool, a division by zero ended the recurrence
 
 
-@dataclass(frozen=True)
+@settings("bicgstab")
 class BiCGStab:
     """Stabilised biconjugate gradients, for any square `A`.
 
@@ -56,15 +54,9 @@ class BiCGStab:
     Source: van der Vorst 1992.
     """
 
-    max_steps: int
-    tol: float
+    max_steps: Count
+    tol: NonNegative
     preconditioner: Preconditioner | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        require_preconditioner(self.preconditioner)
 
     @readable
     def __call__(

@@ -9,7 +9,6 @@ and the product is the largest part of the program: so one loop body with one pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -25,12 +24,11 @@ from toolkit.linear.judge import (
     counters,
     judge,
     real_dot,
-    require_preconditioner,
-    require_steps,
-    require_tol,
     start,
 )
-from toolkit.types import LinearInfo, Preconditioner, Tree
+from toolkit.roles import Preconditioner
+from toolkit.settings import Count, NonNegative, settings
+from toolkit.types import LinearInfo, Tree
 
 
 class _CGState(NamedTuple):
@@ -52,7 +50,7 @@ class _CGState(NamedTuple):
     done: Array  # [] bool
 
 
-@dataclass(frozen=True)
+@settings("cg")
 class CG:
     """Conjugate gradients, for symmetric (Hermitian) `A`.
 
@@ -74,15 +72,9 @@ class CG:
     """
 
     symmetric_only: ClassVar[bool] = True
-    max_steps: int
-    tol: float
+    max_steps: Count
+    tol: NonNegative
     preconditioner: Preconditioner | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        require_preconditioner(self.preconditioner)
 
     @readable
     def __call__(

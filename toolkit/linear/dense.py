@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import flat_system, judge
+from toolkit.settings import settings
 from toolkit.types import LinearInfo, Tree
 
 # Power iterations on the inverse. Where it is nearly singular one direction is lengthened far more than
@@ -19,7 +19,7 @@ from toolkit.types import LinearInfo, Tree
 _POWER_STEPS = 3
 
 
-@dataclass(frozen=True)
+@settings("dense")
 class Dense:
     """Materialise `A`; Cholesky where it is symmetric positive definite, LU elsewhere.
 

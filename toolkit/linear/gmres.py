@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,15 +14,14 @@ from toolkit.linear.judge import (
     approximate_inverse,
     flat_system,
     judge,
-    require_preconditioner,
-    require_steps,
-    require_tol,
     start,
 )
-from toolkit.types import LinearInfo, Preconditioner, Tree
+from toolkit.roles import Preconditioner
+from toolkit.settings import Count, NonNegative, settings
+from toolkit.types import LinearInfo, Tree
 
 
-@dataclass(frozen=True)
+@settings("gmres")
 class GMRES:
     """Restarted GMRES, for any square `A`; JAX's routine, one restart at a time.
 
@@ -42,17 +39,10 @@ class GMRES:
     Source: Saad & Schultz 1986.
     """
 
-    max_steps: int
-    tol: float
+    max_steps: Count
+    tol: NonNegative
     preconditioner: Preconditioner | None = None
-    restart: int = 20
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        require_preconditioner(self.preconditioner)
-        require_steps("restart", self.restart)
+    restart: Count = 20
 
     @readable
     def __call__(

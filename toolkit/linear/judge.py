@@ -125,29 +125,6 @@ def approximate_inverse(
     return preconditioner.approximate_inverse(matvec, like), preconditioner.products(like)
 
 
-def require_preconditioner(value: Any) -> None:
-    """Refuse what cannot make an approximate inverse."""
-    methods = ("approximate_inverse", "products")
-    if value is not None and not all(hasattr(value, name) for name in methods):
-        raise ValueError(
-            "`preconditioner` must be None, tk.linear.Diagonal, tk.linear.Nystrom, or an object with the "
-            "methods approximate_inverse(matvec, like) -> (r -> near A^-1 r) and products(like) -> int: "
-            f"got {value!r}."
-        )
-
-
-def require_steps(name: str, value: Any) -> None:
-    """Refuse a number of steps that is not a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive int: got {value!r}.")
-
-
-def require_tol(value: Any) -> None:
-    """Refuse a tolerance that is no nonnegative number; arrays are not looked into."""
-    if not isinstance(value, Array) and not (isinstance(value, (int, float)) and value >= 0):
-        raise ValueError(f"`tol` must be nonnegative (relative to the norm of b): got {value!r}.")
-
-
 def judge(
     matvec: tree.Matvec,
     b: Tree,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -16,10 +15,9 @@ from toolkit.linear.judge import (
     add_scaled,
     checked,
     judge,
-    require_steps,
-    require_tol,
     start,
 )
+from toolkit.settings import Count, NonNegative, Positive, settings
 from toolkit.types import LinearInfo, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
@@ -27,7 +25,7 @@ _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is gi
 _MARGIN = 1.1
 
 
-@dataclass(frozen=True)
+@settings("neumann")
 class Neumann:
     """`x = step_size * sum_{j < num_terms} (I - step_size A)^j b`.
 
@@ -45,20 +43,9 @@ class Neumann:
     """
 
     symmetric_only: ClassVar[bool] = True
-    num_terms: int
-    step_size: float | Array | None = None
-    tol: float = 1e-3
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("num_terms", self.num_terms)
-        require_tol(self.tol)
-        if self.step_size is not None:
-            tree.require_scalar("step_size", self.step_size)
-        if isinstance(self.step_size, (int, float)) and not self.step_size > 0:
-            raise ValueError(
-                f"`step_size` must be positive, or None to estimate it: got {self.step_size!r}."
-            )
+    num_terms: Count
+    step_size: Positive | None = None
+    tol: NonNegative = 1e-3
 
     @readable
     def __call__(

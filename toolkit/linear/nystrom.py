@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -15,14 +14,13 @@ from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     flat_system,
     judge,
-    require_steps,
-    require_tol,
     start,
 )
+from toolkit.settings import Count, NonNegative, Positive, settings
 from toolkit.types import LinearInfo, Tree
 
 
-@dataclass(frozen=True)
+@settings("nystrom")
 class Nystrom:
     """`x = (A_k + damping I)^{-1} b`, `A_k` the rank-`k` Nystrom approximation of `A`.
 
@@ -50,17 +48,9 @@ class Nystrom:
     """
 
     symmetric_only: ClassVar[bool] = True
-    rank: int
-    damping: float | Array
-    tol: float = 1e-3
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("rank", self.rank)
-        require_tol(self.tol)
-        tree.require_scalar("damping", self.damping)
-        if isinstance(self.damping, (int, float)) and not self.damping > 0:
-            raise ValueError(f"`damping` must be positive: got {self.damping}.")
+    rank: Count
+    damping: Positive
+    tol: NonNegative = 1e-3
 
     @readable
     def __call__(

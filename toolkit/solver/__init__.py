@@ -1,5 +1,6 @@
 """Solvers: settings that bind to a problem and show their steps."""
 
+from toolkit.roles import Solver
 from toolkit.solver.anderson import Anderson
 from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
@@ -18,4 +19,5 @@ __all__ = [
     "Optax",
     "ProjectedGradient",
     "ProximalGradient",
+    "Solver",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
-from toolkit.errors.readable import readable
-from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.settings import Count, Tolerance, settings
+from toolkit.solver.settings import require_kind
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -24,7 +23,7 @@ class AndersonState(NamedTuple):
     evaluations: Array  # [] int32, so far
 
 
-@dataclass(frozen=True)
+@settings("anderson")
 class Anderson:
     """Anderson acceleration: the next iterate combines the last `history` values of the map.
 
@@ -44,16 +43,9 @@ class Anderson:
     Source: Walker & Ni 2011, equation 2.
     """
 
-    max_steps: int
-    tol: float
-    history: int = 5
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
-            raise ValueError(f"`history` must be an int of at least 1: got {self.history!r}.")
+    max_steps: Count
+    tol: Tolerance
+    history: Count = 5
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, a fixed point."""

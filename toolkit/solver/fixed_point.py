@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 from jax import Array
 
-from toolkit import tree
-from toolkit.errors.readable import readable
-from toolkit.solver.settings import require_kind, require_steps, require_tol
+from toolkit.settings import Count, Fraction, Tolerance, settings
+from toolkit.solver.settings import require_kind
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -20,7 +18,7 @@ class IterationState(NamedTuple):
     y: Tree
 
 
-@dataclass(frozen=True)
+@settings("fixed_point_iteration")
 class FixedPointIteration:
     """`y <- damping * y + (1 - damping) * fun(y, theta)`.
 
@@ -34,17 +32,9 @@ class FixedPointIteration:
     Cost: one evaluation of `fun` a step.
     """
 
-    max_steps: int
-    tol: float
-    damping: float = 0.0
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        tree.require_scalar("damping", self.damping)
-        if isinstance(self.damping, (int, float)) and not 0 <= self.damping < 1:
-            raise ValueError(f"`damping` must be in [0, 1): got {self.damping}.")
+    max_steps: Count
+    tol: Tolerance
+    damping: Fraction = 0.0
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, a fixed point."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.errors.readable import readable
+from toolkit.settings import Fraction, Natural, NonNegative, Tolerance, settings
 from toolkit.solver.settings import (
-    Schedule,
+    PerStep,
     add_scaled,
     at_step,
     known_schedule,
     require_broadcast,
     require_kind,
     require_schedule,
-    require_steps,
-    require_tol,
 )
 from toolkit.types import Descent, Evaluation, InnerProblem, Method, Tree
 
@@ -31,7 +28,7 @@ class DescentState(NamedTuple):
     velocity: Tree
 
 
-@dataclass(frozen=True)
+@settings("gradient_descent")
 class GradientDescent:
     """`v <- momentum * v - grad; y <- y + step_size * v`, from `v = 0`.
 
@@ -47,17 +44,14 @@ class GradientDescent:
     Cost: one gradient a step.
     """
 
-    step_size: Schedule
-    num_steps: int
-    momentum: Schedule = 0.0
-    tol: float | None = None
+    step_size: NonNegative | PerStep
+    num_steps: Natural
+    momentum: Fraction | PerStep = 0.0
+    tol: Tolerance | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_steps("num_steps", self.num_steps)
         require_schedule("step_size", self.step_size, self.num_steps)
         require_schedule("momentum", self.momentum, self.num_steps)
-        require_tol(self.tol)
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""

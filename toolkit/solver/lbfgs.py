@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Tolerance, settings
 from toolkit.solver.optax import OptaxState
-from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
+from toolkit.solver.settings import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
-@dataclass(frozen=True)
+@settings("lbfgs")
 class LBFGS:
     """Limited-memory BFGS (10 pairs) with a zoom line search: `optax.lbfgs`.
 
@@ -33,13 +32,8 @@ class LBFGS:
     Source: Liu & Nocedal 1989; line search: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
     """
 
-    max_steps: int
-    tol: float
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
+    max_steps: Count
+    tol: Tolerance
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin; complex leaves as pairs of real ones."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from jax import Array
 
 from toolkit import tree
-from toolkit.derive.linearised_system import linearise, require_linear_solver, solve
-from toolkit.errors.readable import readable
-from toolkit.solver.settings import add_scaled, require_steps, require_tol
-from toolkit.types import Evaluation, InnerProblem, LinearSolver, Method, Tree
+from toolkit.derive.linearised_system import linearise, solve
+from toolkit.roles import LinearSolver
+from toolkit.settings import Count, Tolerance, settings
+from toolkit.solver.settings import add_scaled
+from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 class NewtonState(NamedTuple):
@@ -20,7 +20,7 @@ class NewtonState(NamedTuple):
     y: Tree
 
 
-@dataclass(frozen=True)
+@settings("newton")
 class Newton:
     """`y <- y - J^{-1} F(y)`: F the gradient (argmin), the function (root), or `fun(y) - y`.
 
@@ -37,15 +37,9 @@ class Newton:
     Cost: one F and one linear solve a step.
     """
 
-    max_steps: int
-    tol: float
+    max_steps: Count
+    tol: Tolerance
     linear_solver: LinearSolver | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_steps("max_steps", self.max_steps)
-        require_tol(self.tol)
-        require_linear_solver(self.linear_solver)
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, of any kind."""

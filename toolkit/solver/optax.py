@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import optax
 from jax import Array
 
-from toolkit.errors.readable import readable
-from toolkit.solver.settings import require_kind, require_objective, require_steps, require_tol
+from toolkit.optimizers import Optimizer, built
+from toolkit.settings import Natural, Tolerance, settings
+from toolkit.solver.settings import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -20,7 +20,7 @@ class OptaxState(NamedTuple):
     optimizer: Tree
 
 
-@dataclass(frozen=True)
+@settings("optax")
 class Optax:
     """`updates, s <- optimizer.update(grad, s, y); y <- y + updates`.
 
@@ -37,24 +37,14 @@ class Optax:
     Cost: one gradient a step.
     """
 
-    optimizer: optax.GradientTransformation
-    num_steps: int
-    tol: float | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        if not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ValueError(
-                f"`optimizer` must be an optax transformation such as optax.adam(1e-3): "
-                f"got {type(self.optimizer).__name__}."
-            )
-        require_steps("num_steps", self.num_steps)
-        require_tol(self.tol)
+    optimizer: Optimizer
+    num_steps: Natural
+    tol: Tolerance | None = None
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
-        objective, optimizer = problem.objective, self.optimizer
+        objective, optimizer = problem.objective, built(self.optimizer)
         takes_extra = isinstance(optimizer, optax.GradientTransformationExtraArgs)
 
         def init(y0: Tree, theta: Tree) -> OptaxState:

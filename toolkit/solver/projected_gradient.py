@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Annotated, Any
 
-from toolkit.errors.readable import readable
+from toolkit.kinds import Given
+from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.proximal_gradient import ProximalGradient
-from toolkit.solver.settings import Schedule, require_schedule, require_steps, require_tol
+from toolkit.solver.settings import PerStep, require_schedule
 from toolkit.types import InnerProblem, Method, Tree
 
+Projection = Annotated[
+    Any,
+    Given(
+        "a callable (y, theta) -> tree like y, such as tk.projection.simplex",
+        fits=callable,
+        names="toolkit.projection",
+    ),
+]
 
-@dataclass(frozen=True)
+
+@settings("projected_gradient")
 class ProjectedGradient:
     """`y <- projection(y - step_size * grad, theta)`: minimises `fun` over a convex set.
 
@@ -35,21 +44,13 @@ class ProjectedGradient:
     Cost: one gradient and one projection a step.
     """
 
-    projection: Callable[[Tree, Tree], Tree]
-    step_size: Schedule
-    max_steps: int
-    tol: float
+    projection: Projection
+    step_size: NonNegative | PerStep
+    max_steps: Count
+    tol: Tolerance
 
-    @readable
     def __post_init__(self) -> None:
-        if not callable(self.projection):
-            raise ValueError(
-                "`projection` must be a callable (y, theta) -> tree like y, such as "
-                f"optax.projections.projection_simplex: got {self.projection!r}."
-            )
-        require_steps("max_steps", self.max_steps)
         require_schedule("step_size", self.step_size, self.max_steps)
-        require_tol(self.tol)
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""

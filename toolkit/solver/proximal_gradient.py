@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +10,14 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
-from toolkit.errors.readable import readable
+from toolkit.kinds import Given
+from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.settings import (
-    Schedule,
+    PerStep,
     at_step,
     require_broadcast,
     require_kind,
     require_schedule,
-    require_steps,
-    require_tol,
 )
 from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
 
@@ -32,7 +29,17 @@ class ProximalState(NamedTuple):
     residual: Array  # [] ||y_before - y|| / step_size, without derivative
 
 
-@dataclass(frozen=True)
+Prox = Annotated[
+    Any,
+    Given(
+        "a callable (y, theta, step_size) -> tree like y, such as tk.prox.lasso",
+        fits=callable,
+        names="toolkit.prox",
+    ),
+]
+
+
+@settings("proximal_gradient")
 class ProximalGradient:
     """`y <- prox(y - step_size * grad, theta, step_size)`: minimises `fun + g` over y.
 
@@ -62,21 +69,13 @@ class ProximalGradient:
     Source: Parikh & Boyd 2014, section 4.2; derivative: Bertrand et al. 2020, proposition 1.
     """
 
-    prox: Callable[[Tree, Tree, Array], Tree]
-    step_size: Schedule
-    max_steps: int
-    tol: float
+    prox: Prox
+    step_size: NonNegative | PerStep
+    max_steps: Count
+    tol: Tolerance
 
-    @readable
     def __post_init__(self) -> None:
-        if not callable(self.prox):
-            raise ValueError(
-                "`prox` must be a callable (y, theta, step_size) -> tree like y, such as "
-                f"tk.prox.lasso: got {self.prox!r}."
-            )
-        require_steps("max_steps", self.max_steps)
         require_schedule("step_size", self.step_size, self.max_steps)
-        require_tol(self.tol)
 
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from toolkit import tree
+from toolkit.kinds import Given
 from toolkit.types import InnerProblem, Kind, Tree
 
-Schedule = float | Array | Callable[[Tree, Array], Array]
+PerStep = Annotated[
+    Any,
+    Given(
+        "an array of shape () or [num_steps], or a callable (theta, step) -> array",
+        fits=lambda value: (
+            not isinstance(value, type) and (callable(value) or hasattr(value, "dtype"))
+        ),
+    ),
+]
 
 
 def require_kind(solver: object, kind: Kind, allowed: tuple[Kind, ...], instead: str) -> None:
@@ -36,50 +44,26 @@ def require_objective(solver: object, problem: InnerProblem) -> Callable:
     return problem.objective
 
 
-def require_steps(name: str, value: Any) -> None:
-    """Refuse a number of steps that is not a nonnegative Python integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(
-            f"`{name}` must be a nonnegative int (it sets the length of a loop): got {value!r}."
-        )
-
-
-def require_tol(value: Any) -> None:
-    """Refuse a tolerance that is neither None nor a nonnegative number."""
-    if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-        raise ValueError(
-            f"`tol` must be None or a nonnegative number (absolute, on the residual): got {value!r}."
-        )
-
-
 def require_schedule(name: str, value: Any, num_steps: int) -> None:
-    """Refuse a schedule that is not a number, an array `[]` or `[num_steps]`, or a callable.
+    """Refuse an array that is neither of shape () nor has one real entry a step.
 
     Known step sizes must be nonnegative: a negative one climbs, and can settle on a maximum.
     """
-    if callable(value):
-        return
-    given, got = value, type(value).__name__
-    if not isinstance(value, jax.core.Tracer):
-        try:
-            value = jnp.asarray(value)
-        except (TypeError, ValueError):
-            value = None
-    if value is None or jnp.shape(value) not in ((), (num_steps,)):
-        got = got if value is None else f"shape {jnp.shape(value)}"
+    if callable(value) or isinstance(value, int | float):
+        return  # its annotation has judged it
+    if jnp.shape(value) not in ((), (num_steps,)):
         raise ValueError(
             f"`{name}` must be a number, an array of shape () or ({num_steps},), or a callable "
-            f"(theta, step) -> array: got {got}."
+            f"(theta, step) -> array: got shape {jnp.shape(value)}."
         )
     if jnp.iscomplexobj(value):
-        raise ValueError(f"`{name}` must be real: got {tree.describe(given)}.")
+        raise ValueError(f"`{name}` must be real: got {tree.describe(value)}.")
     if not isinstance(value, jax.core.Tracer):
         least = np.min(np.asarray(value, float), initial=np.inf)  # NaN where one is
         if np.isnan(least) or (name == "step_size" and least < 0):
             allowed = "nonnegative and not NaN" if name == "step_size" else "a number, not NaN"
-            raise ValueError(
-                f"`{name}` must be {allowed}: got {'' if np.ndim(value) == 0 else 'an entry '}{least}."
-            )
+            entry = "" if np.ndim(value) == 0 else "an entry "
+            raise ValueError(f"`{name}` must be {allowed}: got {entry}{least}.")
 
 
 def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:

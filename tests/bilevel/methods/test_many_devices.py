@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"

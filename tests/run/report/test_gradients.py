@@ -90,7 +90,7 @@ def test_off_it_is_not_computed(reporting):
     from toolkit.run.program.seeds_on_cores import compile_program
 
     loaded = load.load(Path("toy.yaml"))
-    program = experiments.whole(loaded.experiment).build(loaded.settings)
+    program = experiments.load(loaded.experiment).build(loaded.settings)
     off, on = (
         compile_program(trace(program, 0, loaded.experiment, gradients), loaded.experiment)
         for gradients in (False, True)

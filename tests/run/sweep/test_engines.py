@@ -65,7 +65,7 @@ def test_a_signal_saves_and_the_same_command_continues(work, words):
 
 def test_a_scheduler_by_address(work):
     distributed = pytest.importorskip("distributed")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[3])
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None
     ) as cluster:

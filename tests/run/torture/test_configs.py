@@ -13,7 +13,7 @@ import pytest
 
 from tests.run.conftest import ROOT
 from tests.run.torture import kit
-from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.experiment.errors import RunError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -189,9 +189,8 @@ TEXTS = [path.read_text() for path in CONFIGS]
 
 @pytest.fixture
 def at_home(monkeypatch):
-    """In the project's root, where the experiments of the configs are; each is read once."""
+    """In the project's root, where the experiments of the configs are."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(experiments, "declarations", functools.cache(experiments.declarations))
     monkeypatch.setattr(load, "_schema", functools.cache(load._schema))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +21,16 @@ from toolkit.adjoint.reversible.exact_descent import (
 )
 from toolkit.adjoint.reversible.momentum import Plan
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
-from toolkit.errors.readable import readable
-from toolkit.types import Descent, InnerProblem, Issue, Primal, PullbackReport, SolverSteps, Tree
+from toolkit.settings import Weight, settings
+from toolkit.types import (
+    Descent,
+    InnerProblem,
+    Issue,
+    Primal,
+    PullbackReport,
+    SolverSteps,
+    Tree,
+)
 
 _NO_FORWARD_MODE = (
     "Reversible() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
@@ -35,7 +42,7 @@ _NO_SECOND_ORDER = (
 )
 
 
-@dataclass(frozen=True)
+@settings("reversible")
 class Reversible:
     """The derivative of the computed iterate, through every step, from the last state alone.
 
@@ -73,13 +80,7 @@ class Reversible:
     Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3.
     """
 
-    mean_momentum: float | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        mean = self.mean_momentum
-        if mean is not None and not (isinstance(mean, (int, float)) and 0 < mean <= 1):
-            raise ValueError(f"`mean_momentum` must be None or in (0, 1]: got {mean!r}.")
+    mean_momentum: Weight | None = None
 
     @property
     def presumes_solution(self) -> bool:

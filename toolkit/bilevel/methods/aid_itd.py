@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import optax
 from jax import Array
 
 from toolkit.adjoint import Implicit, Unroll
-from toolkit.bilevel.parts.descent import StepSize, at, require_count, require_settings
+from toolkit.bilevel.parts.descent import StepSize, at
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
 from toolkit.linear import CG
+from toolkit.roles import Adjoint
+from toolkit.settings import Count, require, settings
 from toolkit.solve.hypergradient import hypergradient
 from toolkit.solve.maps import argmin
 from toolkit.solver import GradientDescent, Optax
-from toolkit.types import Adjoint, LinearSolver, Tree
+from toolkit.types import LinearSolver, Tree
 
 
 class Memory(NamedTuple):
@@ -28,8 +29,8 @@ class Memory(NamedTuple):
     v: Tree  # the warm start of the implicit rule's linear system, else None
 
 
-@dataclass(frozen=True)
-class DoubleLoop:
+@settings("double_loop")
+class DoubleLoop(TwoOptimizers):
     """K inner steps, the hypergradient of their end by `adjoint`, one outer step.
 
     With one batch B of the inner and B' of the outer data for the whole step:
@@ -57,18 +58,9 @@ class DoubleLoop:
     Source: see `AID` and `ITD`.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
+    inner_steps: Count = 10
     adjoint: Adjoint | None = None
     warm_start: bool = True
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -129,7 +121,7 @@ def AID(
 
     Source: Pedregosa 2016; Rajeswaran et al. 2019 (iMAML); Grazzi et al. 2020, for the errors.
     """
-    require_count("linear_steps", linear_steps)
+    require("linear_steps", linear_steps, Count)
     linear_solver = CG(linear_steps, 1e-10) if linear_solver is None else linear_solver
     adjoint = Implicit(linear_solver)
     return DoubleLoop(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import optax
 from jax import Array
 
-from toolkit.bilevel.parts.descent import StepSize, at, require_settings
+from toolkit.bilevel.parts.descent import at
 from toolkit.bilevel.parts.double_loop import Invert, double_step
 from toolkit.bilevel.parts.linear_system import Product, descend
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Natural, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
-class AmIGO:
+@settings("amigo")
+class AmIGO(TwoOptimizers):
     """Amortized implicit gradients: N steps of y, K of v, both from where they were, one of theta.
 
     Every batch B is drawn anew; B' is one batch of the outer data:
@@ -46,18 +44,9 @@ class AmIGO:
     Source: Arbel & Mairal 2022, algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    linear_steps: int = 10
-    linear_step_size: StepSize | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    inner_steps: Count = 10
+    linear_steps: Natural = 10
+    linear_step_size: Rate | None = None
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

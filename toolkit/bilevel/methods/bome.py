@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import StepSize, at, moved, require_settings
+from toolkit.bilevel.parts.descent import at, moved
 from toolkit.bilevel.parts.oracles import (
     draw,
     inner_slope,
@@ -21,13 +18,14 @@ from toolkit.bilevel.parts.oracles import (
     theta_slope,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
-class BOME:
+@settings("bome")
+class BOME(TwoOptimizers):
     """Bilevel optimization made easy: both variables descend f under the constraint that q descends.
 
     With `q(y, theta) = g(y, theta) - g(w, theta)`, w held constant, and one batch of each data:
@@ -57,17 +55,8 @@ class BOME:
     Source: Ye, Liu, Wright, Stone & Liu 2022, algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    control: float = 0.5
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    inner_steps: Count = 10
+    control: Positive = 0.5
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -95,7 +84,7 @@ class BOME:
         return algorithm(self, problem, moves, step)
 
 
-def _multiplier(f: Tree, q: Tree, control: float) -> Array:
+def _multiplier(f: Tree, q: Tree, control: Array | float) -> Array:
     """`max(0, control - <f, q> / |q|^2)`, and 0 where q is."""
     squared = tree.norm(q) ** 2
     along = tree.pairing(f, q) / jnp.where(squared == 0, 1, squared)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import optax
-
-from toolkit.bilevel.parts.descent import StepSize, require_count, require_settings
 from toolkit.bilevel.parts.double_loop import by_sample, double_step, series_step_size
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Positive, settings
 
 
-@dataclass(frozen=True)
-class BSA:
+@settings("bsa")
+class BSA(TwoOptimizers):
     """Bilevel stochastic approximation: N steps of y, a sampled Neumann series, one step of theta.
 
     Every batch B is drawn anew; B' is one batch of the outer data; `p` is uniform on 0 ... Q - 1:
@@ -45,19 +41,11 @@ class BSA:
     Source: Ghadimi & Wang 2018, algorithms 2 and 3.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    linear_steps: int = 10
-    linear_step_size: float | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
+    inner_steps: Count = 10
+    linear_steps: Count = 10
+    linear_step_size: Positive | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_settings(self)
-        require_count("linear_steps", self.linear_steps)
         series_step_size(self)
 
     def __call__(self, problem: Problem) -> Algorithm:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from jax import Array
 
 from toolkit.bilevel.parts.descent import (
-    StepSize,
     at,
     fresh_at_first,
     moved,
-    require_settings,
     storm,
 )
 from toolkit.bilevel.parts.oracles import (
@@ -29,8 +25,9 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import MethodSettings, Momentum, Rate
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, settings
 from toolkit.types import Tree
 
 
@@ -52,8 +49,8 @@ class Memory(NamedTuple):
     before: tuple[Tree, Tree, Tree] | None  # (y, z, theta) of the step before
 
 
-@dataclass(frozen=True)
-class F2SA:
+@settings("f2sa")
+class F2SA(MethodSettings):
     """Fully first-order stochastic approximation; with `momentum`, F3SA.
 
     With the penalty l of the step and fresh batches B of the inner and B' of the outer data:
@@ -88,18 +85,12 @@ class F2SA:
     Source: Kwon, Kwon, Wright & Nowak 2023, algorithms 1 and 2.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    penalty: StepSize = 10.0
-    penalised_step_size: StepSize | None = None
-    momentum: StepSize | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
+    inner_steps: Count = 10
+    penalty: Rate = 10.0
+    penalised_step_size: Rate | None = None
+    momentum: Momentum | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_settings(self)
         if self.momentum is not None and self.inner_steps != 1:
             raise ValueError(
                 f"`inner_steps` must be 1 with `momentum` (F3SA): got {self.inner_steps}; set it to 1."

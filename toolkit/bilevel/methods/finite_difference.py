@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import StepSize, at, is_zero, moved, require_settings
+from toolkit.bilevel.parts.descent import at, is_zero, moved
 from toolkit.bilevel.parts.oracles import draw, inner_slope, minus, outer_slopes, plus, theta_slope
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.optimizers import Schedule
+from toolkit.settings import NonNegative, Positive, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
-class T1T2:
+@settings("t1t2")
+class T1T2(TwoOptimizers):
     """Derivative through the last inner update, exactly: the identity for the inverse Hessian.
 
     With a batch B of the inner and B' of the outer data:
@@ -44,16 +43,6 @@ class T1T2:
     Source: Luketina et al. 2016, equation 4.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
-
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         moves = moves_of(self, problem)
@@ -77,8 +66,8 @@ class T1T2:
         return algorithm(self, problem, moves, step)
 
 
-@dataclass(frozen=True)
-class DARTS:
+@settings("darts")
+class DARTS(TwoOptimizers):
     """Differentiable architecture search's step: the response of a virtual update, by a difference.
 
     With a batch B of the inner and B' of the outer data, and `b = grad_y f_B'(w, theta)`:
@@ -106,17 +95,8 @@ class DARTS:
     Source: Liu, Simonyan & Yang 2019, equations 7 and 8 and algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    virtual_step_size: StepSize | None = None
-    radius: float = 0.01
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    virtual_step_size: NonNegative | Schedule | None = None
+    radius: Positive = 0.01
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -143,8 +123,8 @@ class DARTS:
         return algorithm(self, problem, moves, step)
 
 
-@dataclass(frozen=True)
-class SAMA:
+@settings("sama")
+class SAMA(TwoOptimizers):
     """Scalable meta learning: DARTS' difference along a direction that the inner optimizer has adapted.
 
     With a batch B of the inner and B' of the outer data, `u` the update that the inner optimizer makes
@@ -174,16 +154,7 @@ class SAMA:
     Source: Choe et al. 2023, equations 4 and 5.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    radius: float = 1.0
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    radius: Positive = 1.0
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -211,7 +182,7 @@ def _batches(problem: Problem, s: State, batch_size: int | None) -> tuple[Tree, 
 
 
 def _difference(
-    problem: Problem, y: Tree, theta: Tree, b: Tree, batch: Tree, radius: float
+    problem: Problem, y: Tree, theta: Tree, b: Tree, batch: Tree, radius: Array | float
 ) -> Tree:
     """`d2_thetay g b`, by a central difference of length `radius` to each side; 0 for b = 0."""
     length = tree.norm(b)

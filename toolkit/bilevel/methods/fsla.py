@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import optax
 from jax import Array
 
-from toolkit.bilevel.parts.descent import StepSize, fresh_at_first, require_settings, storm
+from toolkit.bilevel.parts.descent import fresh_at_first, storm
 from toolkit.bilevel.parts.oracles import (
     cross,
     draw,
@@ -19,8 +17,9 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import Momentum, Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.settings import settings
 from toolkit.types import Tree
 
 
@@ -31,8 +30,8 @@ class Memory(NamedTuple):
     theta: Tree  # of the step before
 
 
-@dataclass(frozen=True)
-class FSLA:
+@settings("fsla")
+class FSLA(TwoOptimizers):
     """Fully single loop algorithm: one step of y, then of v, then of theta, with momentum.
 
     Five fresh batches a step, B_k of the inner data and B'_k of the outer:
@@ -61,17 +60,8 @@ class FSLA:
     Source: Li, Gu & Huang 2022, algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    linear_step_size: StepSize | None = None
-    momentum: StepSize = 0.1
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    linear_step_size: Rate | None = None
+    momentum: Momentum = 0.1
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

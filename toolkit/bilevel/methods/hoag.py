@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from annotated_types import Interval
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import StepSize, require_settings
 from toolkit.bilevel.parts.oracles import (
     cross,
     draw,
@@ -22,9 +20,10 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
 from toolkit.linear import CG
+from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
 
 
@@ -38,8 +37,8 @@ class Memory(NamedTuple):
     linear_residual: Array  # [] |H v - grad_y f|, likewise
 
 
-@dataclass(frozen=True)
-class HOAG:
+@settings("hoag")
+class HOAG(TwoOptimizers):
     """Hyperparameter optimization with approximate gradient: two warm-started solves to `eps_k`.
 
     With `eps_k = tol decay^k`, but no less than what rounding leaves of the first |grad_y g| (1e-12 of it
@@ -71,21 +70,10 @@ class HOAG:
     Source: Pedregosa 2016, algorithm 1 and theorem 2.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 1000
-    linear_steps: int = 100
-    tol: float = 0.1
-    decay: float = 0.9
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
-        if self.decay >= 1:
-            raise ValueError(f"`decay` must be in (0, 1): got {self.decay!r}.")
+    inner_steps: Count = 1000
+    linear_steps: Natural = 100
+    tol: Positive = 0.1
+    decay: Annotated[float, Interval(gt=0, lt=1)] = 0.9
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

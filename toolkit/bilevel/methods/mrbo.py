@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import optax
-
-from toolkit.bilevel.parts.descent import StepSize, require_settings
 from toolkit.bilevel.parts.double_loop import by_sum, series_step_size
 from toolkit.bilevel.parts.problem import Algorithm, Problem
 from toolkit.bilevel.parts.recursive import recursive_momentum
-from toolkit.errors.readable import readable
+from toolkit.bilevel.parts.settings import Momentum, TwoOptimizers
+from toolkit.settings import Natural, Positive, settings
 
 
-@dataclass(frozen=True)
-class MRBO:
+@settings("mrbo")
+class MRBO(TwoOptimizers):
     """Momentum-based recursive bilevel optimizer: StocBiO's samples, corrected by recursive momentum.
 
     With u = (y, theta), a batch B of the inner data and a sampled hypergradient h (batches B', B_1 ...
@@ -44,18 +40,11 @@ class MRBO:
     Source: Yang, Ji & Liang 2021, algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    linear_steps: int = 10
-    linear_step_size: float | None = None
-    momentum: StepSize = 0.5
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
+    linear_steps: Natural = 10
+    linear_step_size: Positive | None = None
+    momentum: Momentum = 0.5
 
-    @readable
     def __post_init__(self) -> None:
-        require_settings(self)
         series_step_size(self)
 
     def __call__(self, problem: Problem) -> Algorithm:

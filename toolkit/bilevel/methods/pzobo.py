@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import StepSize, moved, require_settings
+from toolkit.bilevel.parts.descent import moved
 from toolkit.bilevel.parts.oracles import draw, inner_slope, minus, outer_slopes, plus, rows, take
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
-@dataclass(frozen=True)
-class PZOBO:
+@settings("pzobo")
+class PZOBO(TwoOptimizers):
     """Partial zeroth-order bilevel optimizer: differences of whole inner loops in place of d y / d theta.
 
     With `u_1 ... u_Q` standard normal in the shape of theta, and `Y_N(theta)` the end of N inner steps
@@ -52,18 +51,9 @@ class PZOBO:
     Source: Sow, Ji & Liang 2022, algorithm 1 (2 on batches).
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    directions: int = 10
-    radius: float = 0.1
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    inner_steps: Count = 10
+    directions: Count = 10
+    radius: Positive = 0.1
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

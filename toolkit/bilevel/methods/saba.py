@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit.bilevel.parts import whole
-from toolkit.bilevel.parts.descent import StepSize, require_settings
 from toolkit.bilevel.parts.oracles import curved, outer_slopes, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
 from toolkit.bilevel.parts.triple import along, triple
-from toolkit.errors.readable import readable
+from toolkit.settings import settings
 from toolkit.types import Tree
 
 
@@ -35,8 +33,8 @@ class Memory(NamedTuple):
     outer: Table
 
 
-@dataclass(frozen=True)
-class SABA:
+@settings("saba")
+class SABA(TwoOptimizers):
     """Stochastic average bilevel algorithm: SOBA's three steps with a memory of every block.
 
     The data is cut into blocks of `batch_size` successive examples; a step draws one block i of the inner and one
@@ -69,17 +67,8 @@ class SABA:
     Source: Dagreou, Ablin, Vaiter & Moreau 2022, section 3.2.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    linear_step_size: StepSize | None = None
+    linear_step_size: Rate | None = None
     full_start: bool = False
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

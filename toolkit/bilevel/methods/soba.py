@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import optax
-
-from toolkit.bilevel.parts.descent import StepSize, require_settings
 from toolkit.bilevel.parts.oracles import draw
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
 from toolkit.bilevel.parts.triple import along, sampled
-from toolkit.errors.readable import readable
+from toolkit.settings import settings
 
 
-@dataclass(frozen=True)
-class SOBA:
+@settings("soba")
+class SOBA(TwoOptimizers):
     """Stochastic bilevel algorithm: three simultaneous steps with one batch of each kind.
 
     With B of the inner data and B' of the outer, all at the same `(y, theta, v)`:
@@ -44,16 +40,7 @@ class SOBA:
     Source: Dagreou, Ablin, Vaiter & Moreau 2022.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    linear_step_size: StepSize | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    linear_step_size: Rate | None = None
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""

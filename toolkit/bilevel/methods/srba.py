@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from toolkit import tree
 from toolkit.bilevel.parts import whole
-from toolkit.bilevel.parts.descent import StepSize, require_settings, storm
+from toolkit.bilevel.parts.descent import storm
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
+from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
 from toolkit.bilevel.parts.triple import Sample, Triple, along, sampled
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
@@ -30,8 +29,8 @@ class Memory(NamedTuple):
     v: Tree
 
 
-@dataclass(frozen=True)
-class SRBA:
+@settings("srba")
+class SRBA(TwoOptimizers):
     """Stochastic recursive bilevel algorithm: SOBA's directions, summed up from differences.
 
     With u = (y, v, theta) and D the three directions of SOBA:
@@ -64,18 +63,9 @@ class SRBA:
     Source: Dagreou, Moreau, Vaiter & Ablin 2024, algorithm 1.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    linear_step_size: StepSize | None = None
-    period: int | None = None
-    radius: float | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
-
-    @readable
-    def __post_init__(self) -> None:
-        require_settings(self)
+    linear_step_size: Rate | None = None
+    period: Count | None = None
+    radius: Positive | None = None
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
@@ -115,6 +105,6 @@ class SRBA:
         return algorithm(self, problem, moves, step, linear=True, memory=start)
 
 
-def _projected(v: Tree, radius: float) -> Tree:
+def _projected(v: Tree, radius: Array | float) -> Tree:
     scale = radius / jnp.maximum(tree.norm(v), radius)
     return jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), v)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import optax
-
-from toolkit.bilevel.parts.descent import StepSize, require_settings
 from toolkit.bilevel.parts.double_loop import by_sum, double_step, series_step_size
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Natural, Positive, settings
 
 
-@dataclass(frozen=True)
-class StocBiO:
+@settings("stocbio")
+class StocBiO(TwoOptimizers):
     """Stochastic bilevel optimizer: N steps of y, a Neumann series of Q products, one step of theta.
 
     Every batch B is drawn anew; B' is one batch of the outer data; `b = grad_y f_B'`:
@@ -43,18 +39,11 @@ class StocBiO:
     Source: Ji, Yang & Liang 2021, algorithm 2.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    linear_steps: int = 10
-    linear_step_size: float | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
+    inner_steps: Count = 10
+    linear_steps: Natural = 10
+    linear_step_size: Positive | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_settings(self)
         series_step_size(self)
 
     def __call__(self, problem: Problem) -> Algorithm:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import optax
 from jax import Array
 
 from toolkit.bilevel.parts import whole
-from toolkit.bilevel.parts.descent import StepSize, require_settings, storm
+from toolkit.bilevel.parts.descent import storm
 from toolkit.bilevel.parts.double_loop import by_sum, series_step_size
 from toolkit.bilevel.parts.oracles import zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.recursive import Directions, sampled
+from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.errors.readable import readable
+from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
 
 
@@ -26,8 +25,8 @@ class Memory(NamedTuple):
     direction: Directions
 
 
-@dataclass(frozen=True)
-class VRBO:
+@settings("vrbo")
+class VRBO(TwoOptimizers):
     """Variance-reduced bilevel optimizer: SPIDER's differences along every move of y and of theta.
 
     With D = (grad_y g, hypergradient by the Neumann series of StocBiO), sampled anew for each difference
@@ -61,19 +60,12 @@ class VRBO:
     Source: Yang, Ji & Liang 2021, algorithm 2.
     """
 
-    inner_step_size: StepSize
-    outer_step_size: StepSize
-    batch_size: int | None = None
-    inner_steps: int = 10
-    linear_steps: int = 10
-    linear_step_size: float | None = None
-    period: int | None = None
-    inner_optimizer: optax.GradientTransformation | None = None
-    outer_optimizer: optax.GradientTransformation | None = None
+    inner_steps: Count = 10
+    linear_steps: Natural = 10
+    linear_step_size: Positive | None = None
+    period: Count | None = None
 
-    @readable
     def __post_init__(self) -> None:
-        require_settings(self)
         series_step_size(self)
 
     def __call__(self, problem: Problem) -> Algorithm:

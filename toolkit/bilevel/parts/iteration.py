@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import require_count
 from toolkit.bilevel.parts.problem import Info
+from toolkit.settings import Count, require
 from toolkit.types import Tree
 
 
@@ -61,8 +61,8 @@ def iterate(
       FloatingPointError: y, theta or v is not finite; the message names the method and the step.
       ValueError: `every` does not divide `num_steps`.
     """
-    require_count("every", every)
-    require_count("num_steps", num_steps)
+    require("every", every, Count)
+    require("num_steps", num_steps, Count)
     if num_steps % every:
         raise ValueError(f"`every` must divide `num_steps`: got {every} and {num_steps}.")
     rows: list[tuple[Any, ...]] = []

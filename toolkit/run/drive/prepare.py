@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +39,6 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
 
     Raises: RunError (exit 2) that names the line.
     """
-    began = time.perf_counter()
     settings, program = build(loaded)
     from toolkit.run.program.compiled import trace
     from toolkit.run.store.arrays import fingerprint  # jax, from here on
@@ -51,18 +49,14 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
         data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
     record = environment.record(source) | data
     digest = config_hash(loaded.resolved if written is None else written)
-    return PreparedRun(loaded, settings, traced, record, began, digest)
+    return PreparedRun(loaded, settings, traced, record, loaded.began, digest)
 
 
 def build(loaded: load.Loaded) -> tuple[Settings, Any]:
     """The typed config, and the program that the experiment makes of it, not looked at yet."""
     source = loaded.experiment
-    if loaded.settings.seeds > 1:
-        _call_from_many_threads()
-    module = experiments.whole(source)
-    # The whole module's `Config`, not the slice's, so that `isinstance` holds within the experiment.
-    settings = load.validate(experiments.config_class(module), loaded.resolved, {(): str(source)})
-    make = getattr(module, "build", None)
+    settings = loaded.settings
+    make = getattr(loaded.module, "build", None)
     if not callable(make):
         raise fail(
             Exit.CONFIG,
@@ -74,16 +68,6 @@ def build(loaded: load.Loaded) -> tuple[Settings, Any]:
     with experiments.reported(source, "build failed"):
         program = _made(make, settings)
     return settings, paced(program) if getattr(program, "takes_fraction", False) else program
-
-
-def _call_from_many_threads() -> None:
-    """Programs run in the thread that calls them, instead of one of XLA's: no bit changes, and seeds share the cores.
-
-    Before the experiment is loaded: it may start the backend, which reads this once.
-    """
-    import jax
-
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _made(make: Callable[[Any], Any], settings: Settings) -> Any:

@@ -1,7 +1,7 @@
 """The commands `run` and `resume`: from a config to a finished directory, in the order that failures need.
 
-Config errors come before the import of jax, the directory is locked before the experiment loads, and nothing exists
-on disk until the program has been traced.
+A missing file and broken YAML are told before jax is imported, a wrong value once the experiment is; nothing exists on
+disk until the program has been traced.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def _problem(
     detail: Mapping[str, Any], data: Any, schema: Schema, where: Mapping[tuple, str]
 ) -> tuple[tuple, Problem]:
     kind, location = detail["type"], detail["loc"]
-    if kind in ("missing", "extra_forbidden"):
+    if kind in ("missing", "extra_forbidden", "unexpected_keyword_argument"):
         parent, key = _walk(location[:-1], data, schema), location[-1]
         path = (*parent.path, key)
         return path, _key_problem(kind, parent, key, path, where)
@@ -59,7 +59,7 @@ def _problem(
     if kind in ("value_error", "assertion_error"):
         reason = str(context.get("error", detail["msg"])) or "refused"
         return place.path, Problem(_blame(place.path, where), f"{what}: bad value", got, reason)
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
         expected = "a mapping"
     expected = expected.removeprefix("Input should be ").removeprefix("Value should be ")
     names = [str(item) for item in place.schema.get("enum", [])]

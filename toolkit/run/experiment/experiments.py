@@ -1,8 +1,4 @@
-"""Experiments are files, found by a plain name under the working directory and loaded in one of two ways.
-
-`declarations` runs only the statements that `Config` needs, so that a config is judged without importing jax;
-`whole` runs the file. Neither reads nor writes byte code: a cache keyed on whole seconds can serve an older file.
-"""
+"""Experiments are files, found by a plain name under the working directory, and imported."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -23,20 +19,19 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, shown
 
 FOLDER = "experiments"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_loaded: dict[Path, tuple[bytes, ModuleType]] = {}  # by file: its text, and what that defines
 
 
-class _WholeLoader(SourceFileLoader):
+class _Loader(SourceFileLoader):
+    """Runs the source as it is now.
+
+    Python's own loader prefers byte code that it cached under the file's size and time in whole seconds:
+    two edits within one second would run the older file.
+    """
+
     def get_code(self, fullname: str) -> Any:
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
-
-
-class _DeclarationsLoader(SourceFileLoader):
-    def get_code(self, fullname: str) -> Any:
-        path = self.get_filename(fullname)
-        tree = ast.parse(self.get_data(path), path)
-        tree.body = needed_by("Config", tree.body)
-        return self.source_to_code(tree, path)
 
 
 def find(name: Any, where: str) -> Path:
@@ -77,7 +72,7 @@ def figures(path: Path, module: ModuleType) -> tuple[Path, Callable[..., Any]] |
     Raises: RunError (exit 2) that names the line at which the file of pictures fails.
     """
     pictures = sources.pictures(path)
-    file, draws = (pictures, whole(pictures)) if pictures.is_file() else (path, module)
+    file, draws = (pictures, load(pictures)) if pictures.is_file() else (path, module)
     return (file, draws.figures) if hasattr(draws, "figures") else None
 
 
@@ -90,23 +85,29 @@ def summary(path: Path) -> str:
     return text.strip().partition("\n")[0]
 
 
-def declarations(path: Path) -> ModuleType:
-    """The part of the file that `Config` needs; the whole file where that part does not stand on its own."""
-    try:
-        module = _load(path, _DeclarationsLoader)
-        if issubclass(module.Config, Settings) and module.Config.__pydantic_complete__:
-            return module
-    except (
-        Exception
-    ):  # whatever the slice lacks, the whole file has, or else it reports the error itself
-        pass
-    return whole(path)
+def load(path: Path) -> ModuleType:
+    """The experiment's module, imported once while its text stays the same.
 
+    It finds modules beside it under the working directory: `from experiments.maml_figures import figures`.
 
-def whole(path: Path) -> ModuleType:
-    """The experiment's module. Raises: RunError (exit 2) that names the line at which it fails."""
+    Raises: RunError (exit 2) that names the line at which it fails.
+    """
     with reported(path, "cannot be loaded"):
-        return _load(path, _WholeLoader)
+        text = path.read_bytes()
+        known = _loaded.get(path.resolve())
+        if known is None or known[0] != text:
+            known = _loaded[path.resolve()] = text, _import(path)
+        return known[1]
+
+
+def call_from_many_threads() -> None:
+    """Programs run in the thread that calls them, instead of one of XLA's: no bit changes, and seeds share the cores.
+
+    Call it before the experiment is loaded: that may start the backend, which reads this once.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def config_class(module: ModuleType) -> type[Settings]:
@@ -143,48 +144,12 @@ def reported(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def needed_by(name: str, body: Iterable[ast.stmt]) -> list[ast.stmt]:
-    """The top-level statements that binding `name` needs, directly or through other names, in their order."""
-    body = list(body)
-    bound = [_names(statement, ast.Store) for statement in body]
-    kept = {i for i, statement in enumerate(body) if _is_future(statement)}
-    wanted, seen = [name], set()
-    while wanted:
-        current = wanted.pop()
-        seen.add(current)
-        for i in (i for i, names in enumerate(bound) if current in names and i not in kept):
-            kept.add(i)
-            wanted += [used for used in _names(body[i], ast.Load) if used not in seen]
-    return [body[i] for i in sorted(kept)]
-
-
-def _names(statement: ast.stmt, context: type[ast.expr_context]) -> set[str]:
-    """Names that a statement binds (Store) or reads (Load) at any depth; a superset does no harm."""
-    names = {
-        n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, context)
-    }
-    if context is ast.Load:
-        texts = (
-            n.value
-            for n in ast.walk(statement)
-            if isinstance(n, ast.Constant) and isinstance(n.value, str)
-        )
-        return names | {text for text in texts if text.isidentifier()}  # annotations in quotes
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-    return names
-
-
-def _is_future(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
-
-
-def _load(path: Path, loader_class: type[SourceFileLoader]) -> ModuleType:
-    name = f"{FOLDER}.{path.stem}"
-    loader = loader_class(name, str(path))
+def _import(path: Path) -> ModuleType:
+    folder, name = path.resolve().parent, f"{FOLDER}.{path.stem}"
+    _forget_others(folder)
+    if str(folder.parent) not in sys.path:
+        sys.path.insert(0, str(folder.parent))
+    loader = _Loader(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # it is None only without a loader
     module = importlib.util.module_from_spec(spec)
@@ -195,6 +160,15 @@ def _load(path: Path, loader_class: type[SourceFileLoader]) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+def _forget_others(folder: Path) -> None:
+    """Modules of another working directory's experiments would stand in for those of this one."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{FOLDER}."):
+            file = getattr(module, "__file__", None)
+            if file is None or Path(file).resolve().parent != folder:
+                del sys.modules[name]
 
 
 def _last_line_in(path: Path, error: BaseException) -> int | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from toolkit import kinds
 from toolkit.run.experiment import experiments, overrides, plain_yaml
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.complaints import translate
@@ -26,15 +29,18 @@ ORDER = (
 
 
 class Loaded(NamedTuple):
-    """A valid config, before anything of the experiment has run."""
+    """A valid config and its experiment, before that builds anything."""
 
     settings: Settings
     experiment: Path  # relative to the working directory
     resolved: dict[str, Any]  # every default written out, JSON types only
+    module: ModuleType  # the experiment
+    began: float  # on `time.perf_counter`, before the experiment imported jax: a budget counts that too
 
 
 def load(path: Path, words: Sequence[str] = ()) -> Loaded:
     """Reads, overrides and validates. Raises: RunError (exit 2), one problem a key."""
+    began = time.perf_counter()
     changes = overrides.parse(words)
     document = _mapping(path)
     where: dict[tuple, str] = {at: f"{path}:{line}" for at, line in document.lines.items()} | {
@@ -47,16 +53,19 @@ def load(path: Path, words: Sequence[str] = ()) -> Loaded:
         where[owner] = where[change.path] = overrides.WHERE
 
     source = _source(document.value, changes, path, where)
-    model = experiments.config_class(experiments.declarations(source))
+    if overrides.apply(document.value, changes, {}).get("seeds", 1) != 1:
+        experiments.call_from_many_threads()
+    module = experiments.load(source)
+    model = experiments.config_class(module)
     data = overrides.apply(document.value, changes, _default_containers(model))
     settings = validate(model, data, where)
-    return Loaded(settings, source, resolve(settings))
+    return Loaded(settings, source, resolve(settings), module, began)
 
 
 def model_of(path: Path) -> type[Settings]:
     """The `Config` of the experiment that a config names; the config itself may be incomplete."""
     source = _source(_mapping(path).value, (), path, {})
-    return experiments.config_class(experiments.declarations(source))
+    return experiments.config_class(experiments.load(source))
 
 
 def validate(model: type[Settings], data: dict[str, Any], where: dict[tuple, str]) -> Settings:
@@ -129,13 +138,15 @@ def _default_containers(model: type[BaseModel]) -> dict[str, Any]:
     return {
         name: _plain(value)
         for name, value in defaults.items()
-        if isinstance(value, BaseModel | dict | list | tuple)
+        if isinstance(value, BaseModel | dict | list | tuple) or kinds.is_kind(type(value))
     }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if kinds.is_kind(type(value)):
+        return kinds.dump(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

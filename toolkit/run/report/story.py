@@ -106,7 +106,7 @@ def own_figures(story: Story, settings: Settings | None = None) -> tuple[Figure,
     if story.durable is None or story.config.get("seeds", 1) > 1:  # they are of one seed
         return ()
     source = experiments.find(story.config["experiment"], str(story.path / directory.CONFIG))
-    module = experiments.whole(source)
+    module = experiments.load(source)
     drawing = experiments.figures(source, module)
     if drawing is None:
         return ()

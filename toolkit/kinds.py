@@ -1,0 +1,178 @@
+"""What a config may write where Python takes settings: the kinds of a room, the functions of a module.
+
+pydantic asks the hooks below when a config's model is built, and is imported nowhere else here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+_NONE: Any = type(None)
+_PLAIN = (bool, int, float, str, _NONE)
+_OWN = (
+    0  # the tag of an object that is of no kind; a config's tags are texts, so none can be this one
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A value that only Python code can make: a callable, or an object with certain methods.
+
+    Used as `Annotated[Any, Given(...)]`. Where `room` or `names` is set, a config writes a name in its
+    place; otherwise it writes what the annotation's other members admit.
+
+    Args:
+      expected: what the value must be, in the words of a message.
+      fits: whether a value is that.
+      room: the module whose settings classes a config may name by `kind`.
+      member: the method that a settings class of `room` must have to be one of these.
+      names: the module whose functions a config may name.
+      error: the exception that refuses a value.
+    """
+
+    expected: str
+    fits: Callable[[Any], bool]
+    room: str = ""
+    member: str = "__call__"
+    names: str = ""
+    error: type[Exception] = ValueError
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return _function_schema(self.names) if self.names else _room_schema(self, handler)
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> Any:
+        if self.names:
+            return {"enum": list(functions(self.names))}
+        choices = [one for one in handler(core)["oneOf"] if one]  # {} admits an object of no kind
+        tags = of_room(self.room, self.member)
+        mapping = {tag: one["$ref"] for tag, one in zip(tags, choices, strict=True)}
+        return {"oneOf": choices, "discriminator": {"propertyName": "kind", "mapping": mapping}}
+
+
+def of_room(room: str, member: str = "__call__") -> dict[str, type]:
+    """The settings classes that a module offers, by kind: those with the method `member`."""
+    offered = vars(import_module(room)).values()
+    return {one.kind: one for one in offered if is_kind(one) and _has(one, member)}
+
+
+def _has(cls: type, member: str) -> bool:
+    # `hasattr` would find the `__call__` of `type`, by which any class can be called.
+    return any(member in vars(base) for base in cls.__mro__)
+
+
+def is_kind(value: Any) -> bool:
+    """Whether a value is a settings class."""
+    return isinstance(value, type) and isinstance(getattr(value, "kind", None), str)
+
+
+def functions(module: str) -> dict[str, Callable[..., Any]]:
+    """The public functions that a module defines, by name."""
+    defined = inspect.getmembers(import_module(module), inspect.isfunction)
+    return {n: f for n, f in defined if f.__module__ == module and not n.startswith("_")}
+
+
+@functools.cache
+def field_types(cls: Any) -> dict[str, Any]:
+    """The annotations of the fields of a settings class, as objects."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; anything else is its own only member."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(one for member in get_args(annotation) for one in members(member))
+    return (annotation,)
+
+
+def given(annotation: Any) -> Given | None:
+    """The `Given` of `Annotated[..., Given(...)]`, or None."""
+    marks = getattr(annotation, "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Given)), None)
+
+
+def dump(settings: Any) -> Any:
+    """Settings as a config writes them: JSON types only, `kind` first."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+
+
+def schema(cls: type, source: Any, handler: Any) -> Any:
+    """pydantic's schema of a settings class: its fields as a config may write them, `kind` first."""
+    from pydantic_core import core_schema
+
+    fields = []
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name != "kind"):
+        admitted = _writable(field_types(cls)[field.name])
+        if admitted is None and field.default is not dataclasses.MISSING:
+            continue  # Python code may set it; a config has nothing to say there
+        inner = handler.generate_schema(admitted)
+        if field.default is not dataclasses.MISSING:
+            inner = core_schema.with_default_schema(inner, default=field.default)
+        fields.append(core_schema.dataclass_field(field.name, inner, kw_only=True))
+    return core_schema.dataclass_schema(
+        cls,
+        core_schema.dataclass_args_schema(cls.__name__, fields, extra_behavior="forbid"),
+        [field["name"] for field in fields],
+        post_init=True,  # what concerns several fields is told with the line of the config too
+        config=core_schema.CoreConfig(allow_inf_nan=False),
+        ref=f"{cls.__module__}.{cls.__qualname__}",
+    )
+
+
+def _writable(annotation: Any) -> Any:
+    """The part of an annotation that a config can write, or None."""
+    admitted = []
+    for member in members(annotation):
+        mark = given(member)
+        if mark is not None:
+            admitted += [Annotated[Any, mark]] if mark.room or mark.names else []
+        elif get_origin(member) is Annotated:
+            base, *marks = get_args(member)
+            if (base := _writable(base)) is not None:
+                admitted.append(functools.reduce(lambda one, m: Annotated[one, m], marks, base))
+        elif get_origin(member) in (Literal, tuple) or member in _PLAIN:
+            admitted.append(member)
+    wholly_none = all(member is _NONE for member in admitted)
+    return None if wholly_none else functools.reduce(operator.or_, admitted)
+
+
+def _function_schema(module: str) -> Any:
+    from pydantic_core import PydanticKnownError, core_schema
+
+    def named(value: Any) -> Any:
+        if callable(value):
+            return value
+        known = functions(module)
+        if isinstance(value, str) and value in known:
+            return known[value]
+        raise PydanticKnownError("literal_error", {"expected": f"one of {', '.join(known)}"})
+
+    name = core_schema.plain_serializer_function_ser_schema(lambda function: function.__name__)
+    return core_schema.no_info_plain_validator_function(named, serialization=name)
+
+
+def _room_schema(mark: Given, handler: Any) -> Any:
+    from pydantic_core import core_schema
+
+    def tag(value: Any) -> Any:
+        if isinstance(value, dict):
+            kind = value.get("kind")
+            return kind if kind is None or isinstance(kind, str) else repr(kind)
+        if is_kind(type(value)) and value.kind in choices:
+            return value.kind
+        return _OWN if mark.fits(value) else None
+
+    choices: dict[Any, Any] = {
+        kind: handler.generate_schema(cls) for kind, cls in of_room(mark.room, mark.member).items()
+    }
+    return core_schema.tagged_union_schema({**choices, _OWN: core_schema.any_schema()}, tag)

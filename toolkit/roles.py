@@ -1,0 +1,99 @@
+"""The roles that settings play: what Python code may hand over in each, and which room a config names kinds from.
+
+A role annotates a field of settings or of an experiment's `Config`, and is offered by its room:
+`adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit()`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from toolkit import kinds, types
+from toolkit.kinds import Given
+from toolkit.optimizers import Optimizer
+
+
+def _is_object(value: Any) -> bool:
+    return not isinstance(value, type)
+
+
+Adjoint = Annotated[
+    types.Adjoint,
+    Given(
+        "one of tk.adjoint, such as Implicit()",
+        fits=lambda value: _is_object(value) and hasattr(value, "differentiable"),
+        room="toolkit.adjoint",
+        member="differentiable",
+        error=TypeError,
+    ),
+]
+Solver = Annotated[
+    types.Solver,
+    Given(
+        "one of tk.solver, such as GradientDescent(step_size=0.1, num_steps=100), or a callable "
+        "(fun, y0, theta) -> tk.Solution",
+        fits=lambda value: _is_object(value) and (hasattr(value, "bind") or callable(value)),
+        room="toolkit.solver",
+        member="bind",
+        error=TypeError,
+    ),
+]
+LinearSolver = Annotated[
+    types.LinearSolver,
+    Given(
+        "one of tk.linear, such as CG(max_steps=100, tol=1e-6), or a callable "
+        "(matvec, b, x0=None) -> (x, LinearInfo)",
+        fits=lambda value: _is_object(value) and callable(value),
+        room="toolkit.linear",
+        member="__call__",
+        error=TypeError,
+    ),
+]
+Preconditioner = Annotated[
+    types.Preconditioner,
+    Given(
+        "tk.linear.Diagonal, tk.linear.Nystrom, or an object with the methods "
+        "approximate_inverse(matvec, like) -> (r -> near A^-1 r) and products(like) -> int",
+        fits=lambda value: (
+            _is_object(value)
+            and hasattr(value, "approximate_inverse")
+            and hasattr(value, "products")
+        ),
+        room="toolkit.linear",
+        member="approximate_inverse",
+    ),
+]
+Estimator = Annotated[
+    Any,
+    Given(
+        "one of tk.estimator, such as Backprop()",
+        fits=lambda value: _is_object(value) and callable(value),
+        room="toolkit.estimator",
+        error=TypeError,
+    ),
+]
+BilevelMethod = Annotated[
+    Any,
+    Given(
+        "one of tk.bilevel, such as SOBA(inner_step_size=0.1, outer_step_size=0.1)",
+        fits=lambda value: _is_object(value) and callable(value),
+        room="toolkit.bilevel",
+        error=TypeError,
+    ),
+]
+
+FAMILIES = {  # what `toolkit list` calls each role
+    "adjoints": Adjoint,
+    "solvers": Solver,
+    "linear_solvers": LinearSolver,
+    "optimizers": Optimizer,
+    "bilevel_methods": BilevelMethod,
+    "estimators": Estimator,
+}
+
+
+def family(name: str) -> dict[str, type]:
+    """The settings classes of a family, by the kind that a config writes."""
+    mark = kinds.given(FAMILIES[name])
+    assert mark is not None  # a role is made with one
+    return kinds.of_room(mark.room, mark.member)
