@@ -145,10 +145,11 @@ def _bound(bounds: list[Any], name: str) -> Any:
 def _words(annotation: Any) -> str:
     """What an annotation admits, as a message says it."""
     members = kinds.members(annotation)
-    last = [one for one in members if one is type(None)]
-    said = [_word(one) for one in members if one not in (*last, Array)]
-    parts = list(dict.fromkeys([*said, *(["None"] if last else [])]))
-    return (", or " if any("," in part for part in parts) else " or ").join(parts)
+    others = [one for one in members if one is not type(None)]
+    parts = list(dict.fromkeys(_word(one) for one in others if one is not Array))
+    said = (", or " if any("," in part for part in parts) else " or ").join(parts)
+    # None is named in a list of what is admitted; beside a single type it would only blur the message.
+    return f"None, {said}" if len(others) < len(members) and ", or " in said else said
 
 
 def _word(annotation: Any) -> str:

@@ -441,7 +441,7 @@ def test_start_of_another_shape_is_refused(solver: Any, start: Any) -> None:
         (lambda: Neumann(3, tol="1e-3"), r"`tol` must be a nonnegative number: got '1e-3'"),
         (
             lambda: Neumann(3, step_size=0.0),
-            r"`step_size` must be a positive number or None: got 0\.0",
+            r"`step_size` must be a positive number: got 0\.0",
         ),
     ],
 )

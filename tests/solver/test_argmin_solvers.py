@@ -312,11 +312,11 @@ def test_minibatches(adjoint: Any, tol: float | None) -> None:
         (lambda: GradientDescent(0.1, 2, momentum=np.ones((2, 2))), r"`momentum` must be"),
         (
             lambda: GradientDescent(0.1, 2, tol=-1e-3),
-            r"`tol` must be a nonnegative number or None: got -0\.001",
+            r"`tol` must be a nonnegative number: got -0\.001",
         ),
         (
             lambda: GradientDescent(0.1, 2, tol=float("nan")),
-            r"`tol` must be a nonnegative number or None: got nan",
+            r"`tol` must be a nonnegative number: got nan",
         ),
         (lambda: Optax(0.1, 2), r"`optimizer` must be an optax transformation, .*got 0\.1"),
         (lambda: Optax(optax.adam(0.1), "2"), r"`num_steps` must be .*got '2'"),

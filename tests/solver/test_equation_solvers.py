@@ -159,8 +159,14 @@ def test_small_types_are_kept(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FixedPointIteration(3, 1e-3, 1.0), r"`damping` must be in \[0, 1\): got 1\.0"),
-        (lambda: FixedPointIteration(3, 1e-3, -0.1), r"`damping` must be in \[0, 1\): got -0\.1"),
+        (
+            lambda: FixedPointIteration(3, 1e-3, 1.0),
+            r"`damping` must be a number in \[0, 1\): got 1\.0",
+        ),
+        (
+            lambda: FixedPointIteration(3, 1e-3, -0.1),
+            r"`damping` must be a number in \[0, 1\): got -0\.1",
+        ),
         (lambda: FixedPointIteration(3.0, 1e-3), r"`max_steps` must be .*got 3\.0"),
         (lambda: Anderson(3, 1e-3, 0), r"`history` must be an int of at least 1: got 0"),
         (lambda: Anderson(3, -1.0), r"`tol` must be .*got -1\.0"),

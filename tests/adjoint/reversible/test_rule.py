@@ -304,9 +304,7 @@ def test_step_sizes_per_entry_are_refused() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 1.5, "0.9"])
 def test_mean_momentum_is_checked(mean: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"`mean_momentum` must be a number in \(0, 1\], or None: got"
-    ):
+    with pytest.raises(ValueError, match=r"`mean_momentum` must be a number in \(0, 1\]: got"):
         Reversible(mean_momentum=mean)
 
 

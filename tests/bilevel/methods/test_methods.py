@@ -256,7 +256,9 @@ def test_bad_settings_and_data_are_refused() -> None:
         tk.bilevel.Problem(lambda y, x: 0.0, q.outer)
     with pytest.raises(ValueError, match=r"`linear_steps` must be an int of at least 1: got 0"):
         AID(0.1, 0.1, linear_steps=0)
-    with pytest.raises(ValueError, match=r"`momentum` must be in \(0, 1\]: got 2"):
+    with pytest.raises(
+        ValueError, match=r"`momentum` must be a number in \(0, 1\], or an optax schedule .*: got 2"
+    ):
         FSLA(0.1, 0.1, momentum=2)
     with pytest.raises(ValueError, match=r"`inner_steps` must be an int of at least 1: got 0"):
         AmIGO(0.1, 0.1, inner_steps=0)
