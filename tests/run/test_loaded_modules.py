@@ -17,7 +17,6 @@ MAY_LOAD = {
     "toolkit.adjoint.reversible": "*",
     "toolkit.linear": "*",
     "toolkit.solver": "*",
-    "toolkit.catalogue": "*",
     "toolkit.solve": "*",
     "toolkit.models": "*",
     "toolkit.derive": "*",
