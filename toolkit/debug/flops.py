@@ -95,6 +95,7 @@ _EACH = frozenset(
 _SUMS = frozenset(
     {"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"}
 )  # one operation for each entry read
+# Real operations of one complex operation: (a + ib)(c + id) takes four products and two sums.
 _COMPLEX = {"add": 2, "sub": 2, "neg": 2, "add_any": 2, "mul": 6, "reduce_sum": 2}
 _LISTED = 3  # reasons that are printed
 
@@ -173,6 +174,7 @@ def _equation(equation: Any, place: SourceLine) -> Flops:
         return _RULES[name](equation, place)
     if name in _FREE:
         return Flops()
+    # An unknown primitive that runs programs: how often it runs them is not known.
     if any(True for _ in inner(equation)):
         return Flops(unknown=(Unknown(f"`{name}` at {place}"),))
     results = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
@@ -208,6 +210,7 @@ def _convolution(equation: Any, _: SourceLine) -> Flops:
 def _product(result: Any, terms: int) -> int:
     if not jnp.issubdtype(result.dtype, jnp.inexact):
         return 0
+    # A product and a sum for each term; of complex numbers 6 + 2.
     each = 8 if jnp.issubdtype(result.dtype, jnp.complexfloating) else 2
     return each * math.prod(result.shape) * terms
 
@@ -237,6 +240,7 @@ def _scan(equation: Any, place: SourceLine) -> Flops:
 
 def _while(equation: Any, place: SourceLine) -> Flops:
     loop = while_parts(equation)
+    # How often it runs depends on data, so the cost of one step is given in place of the whole.
     one = _counted(loop.condition, place) + _counted(loop.body, place)
     if not one.high and not one.unknown:
         return Flops()

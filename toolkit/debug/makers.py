@@ -46,7 +46,8 @@ def _maker(jaxpr: Any, atom: Any, around: SourceLine) -> SourceLine:
             inner = called(equation)
             if inner is None:
                 return here
-            # The line inside a function says more, unless the function only hands an operand on.
+            # The line inside of a function that is called says more than the call. A function that hands an
+            # operand on has no such line: what made the operand is looked for instead.
             within, _ = opened(inner)
             result = within.outvars[number]
             if any(result is given for given in within.invars):

@@ -22,6 +22,7 @@ def at(step: TracebackType) -> str:
     code = step.tb_frame.f_code
     positions = list(code.co_positions())[step.tb_lasti // 2]
     first, last, begin, end = positions
+    # Columns are counted in bytes of UTF-8, so lines are cut as bytes.
     if first is None or last is None or begin is None or end is None:
         return ""
     lines = [linecache.getline(code.co_filename, n).encode() for n in range(first, last + 1)]

@@ -33,6 +33,7 @@ def opened(equation: Any) -> bool:
 
 def evaluate_with(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     """The results of a closed jaxpr whose constants are replaced by `values`."""
+    # The values of inner programs follow in the order of the equations, so one iterator serves all levels.
     pending = iter(values)
     known: dict[Any, Any] = dict(
         zip(closed.jaxpr.constvars, _take(pending, closed.consts), strict=True)
@@ -70,6 +71,8 @@ def literals(jaxpr: Any, replaced: bool = True) -> Iterator[Any]:
 
 
 def _results(equation: Any, own: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
+    # Only equations that hold constants are taken apart: all others are bound as they are, which keeps them,
+    # and so the bits of their results, as JAX has made them.
     if own and equation.primitive.name == "scan":
         return _scan(equation, own, inputs)
     if own:

@@ -67,7 +67,7 @@ def scan_parts(equation: Any) -> ScanParts:
     params = equation.params
     if "num_carry" in params:  # until jax 0.10.1
         constants, carried = params["num_consts"], params["num_carry"]
-    else:  # since jax 0.12
+    else:  # since jax 0.12, where a tree of the operands takes the place of the counts
         constants, carried = (len(list(part)) for part in params["ft_in"].unpack()[:2])
     how = (params["reverse"], params["unroll"])
     return ScanParts(params["jaxpr"], params["length"], constants, carried, *how)

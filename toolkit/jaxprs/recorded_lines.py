@@ -43,7 +43,7 @@ def summary(equation: Any) -> str:
 
 
 def exclude(folder: str) -> None:
-    """Have JAX's messages name no line below this folder as the user's."""
+    """Have JAX's messages name no line below this folder as the user's; for the rest of the process."""
     source_info_util.register_exclusion(folder)
 
 

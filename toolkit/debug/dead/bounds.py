@@ -108,10 +108,12 @@ def _of_complex(name: str, operands: Sequence[Bounds]) -> Bounds:
 
 
 def _times(a: float, b: float) -> float:
+    # A bound of infinity means "any number", and zero times any number is zero. Floats would make a NaN.
     return 0.0 if a == 0 or b == 0 else a * b
 
 
 def _product(a: Bounds, b: Bounds) -> Bounds:
+    # A product is linear in each factor, so its extremes are at corners.
     corners = [_times(x, y) for x in a for y in b]
     return Bounds(min(corners), max(corners))
 
@@ -121,6 +123,7 @@ def _quotient(a: Bounds, b: Bounds) -> Bounds:
         return ZERO
     if b.low < 0 < b.high:
         return ANY
+    # The denominator has one sign, so that 1 / b is monotone; at the bound 0 it is infinite with that sign.
     sign = -1.0 if b.low < 0 else 1.0
     reciprocals = [sign * math.inf if bound == 0 else 1 / bound for bound in b]
     return _product(a, Bounds(min(reciprocals), max(reciprocals)))
@@ -172,7 +175,7 @@ def _whole(x: float, rounded: Callable[[float], float]) -> float:
 
 
 def _many(a: Bounds) -> Bounds:
-    """A sum of any number of entries."""
+    """A sum of any number of entries, none included: only its sign is known."""
     return Bounds(_times(math.inf, min(a.low, 0)), _times(math.inf, max(a.high, 0)))
 
 

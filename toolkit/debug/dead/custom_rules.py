@@ -43,6 +43,8 @@ def transfer(
     body_jaxpr = called(equation)
     if at.in_rule:  # a rule's program is not differentiated again: `odeint` calls itself there
         return analyse(body_jaxpr, values, at)
+    # The body of a rule of JAX or of this package agrees with its derivative, and says why a path ends. A
+    # user's rule may well be there because the body's own derivative is of no use.
     owner = _owner(body_jaxpr)
     reached = _reached(equation, values, at, analyse)
     trusted = owner.ours or owner.jax  # of the user's rules the body says nothing

@@ -64,7 +64,8 @@ def dead_gradients(
     numbers = _positions(argnums, len(specs))
     names = _names(fn, len(specs))
     leaves, structure = tree_flatten_with_path(specs)
-    # A Python number that is not looked at may steer the tracing, as a flag does.
+    # A Python number that is not asked about stays a number: it may be a flag or a length, which the
+    # function needs while it is traced.
     is_array = [
         hasattr(leaf, "dtype") or (path[0].idx in numbers and tree.is_numeric(leaf))
         for path, leaf in leaves
@@ -99,7 +100,8 @@ def _moves(aval: Any) -> bool:
 def _is_dead(number: int, aval: Any, results: Sequence[Dependence], scope: FlowScope) -> bool:
     if not aval.size or any(number in value.live for value in results):
         return False
-    # What this package stops and also refuses to differentiate is an error there, not a zero.
+    # A rule of this package that cannot be traced here refuses that derivative with an error. The user
+    # then sees no silent zero, and nothing is to be reported.
     kill = _worst(number, results, scope)
     return kill is None or kill.rank == 0 or number not in scope.refused
 

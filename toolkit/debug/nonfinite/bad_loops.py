@@ -46,10 +46,11 @@ class BadLoop:
     depends_on: Sequence[frozenset[str]]  # of the carry and the stacked results, over all steps
     carries: dict[int, list[Value]] = field(default_factory=dict)
     iterations: dict[int, list[Value]] = field(default_factory=dict)
-    depth: int = 0
+    depth: int = 0  # of iterations that wait for the origin of what they read
 
     def carry(self, step: int) -> list[Value]:
         """The carry before `step`, with its origins."""
+        # The origin of one iteration's carry leads to others, and often to the same ones: both are kept.
         if step not in self.carries:
             _, arrays, last_free = self.run_to(step)
             self.carries[step] = [
@@ -65,6 +66,8 @@ class BadLoop:
             sliced = [_sliced(value, index) for value in self.xs]
             scope = self.here.iteration(self.name, step, index)
             results = self.replay.run(self.body, [*self.consts, *carry, *sliced], scope)
+            # The loop itself is not being differentiated, so what a derivative inside it returns to the
+            # carry has left the derivative.
             if not is_differentiated(self.here.names):
                 self.replay.note_ends(results)
             self.iterations[step] = results
@@ -125,7 +128,7 @@ class BadLoop:
             wanted = origins.by_kind(array)[kind]
             if not wanted.any():
                 continue
-            if step < 0:
+            if step < 0:  # it was there before the first step
                 found = origins.restricted(self.init[leaf].masks, wanted) or self.init[leaf].masks
             else:
                 found = self._made(leaf, int(step), kind)
@@ -135,6 +138,8 @@ class BadLoop:
 
     def _made(self, leaf: int, step: int, kind: int) -> Masks:
         """Whose the leaf's entries of this kind are that appear in `step`."""
+        # A NaN that was handed on through thousands of steps would be followed through all of them, one
+        # interpreted step after another. Beyond some depth the loop as a whole is named instead.
         if self.depth > _DEEPEST:
             return {}
         self.depth += 1
@@ -143,7 +148,7 @@ class BadLoop:
         return origins.restricted(value.masks, origins.by_kind(value.array)[kind]) or value.masks
 
     def _unseen(self, array: Any, step: int) -> Masks:
-        """Bad in the compiled loop and not when interpreted."""
+        """The birth of entries that are bad in the compiled loop and not when interpreted."""
         scope = self.here.iteration(self.name, step, self.index(max(step, 0)))
         values = [*self.consts, *self.init, *self.xs]
         note = "The compiled loop makes it; which of its equations does, the replay could not tell."
@@ -160,6 +165,7 @@ def scan(
     replay: Replay, equation: Any, values: Sequence[Value], here: PlaceInProgram
 ) -> list[Value]:
     """The results of a `scan`."""
+    # The loop runs compiled, then once more with its memory, then some steps again: prints happen in none.
     equation = without_callbacks(equation)
     parts = scan_parts(equation)
     body, length, reverse = parts.body, parts.length, parts.reverse
@@ -243,6 +249,8 @@ def _dependence(
     constant = [value.depends_on for value in consts]
     carried = [value.depends_on for value in init]
     sliced = [value.depends_on for value in xs]
+    # A leaf of the carry may take on the labels of another in each step, so this goes on until none is new.
+    # There are finitely many labels, and none is ever lost: it ends.
     while True:
         found = flow(body, [*constant, *carried, *sliced])
         grown = [old | new for old, new in zip(carried, found[: len(init)], strict=True)]

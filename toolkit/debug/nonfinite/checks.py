@@ -41,6 +41,8 @@ def kinds(leaves: Sequence[Array]) -> Array:
     return jnp.stack(found) if found else jnp.zeros((0, 2), bool)
 
 
+# Jitted on its own and told `before`, so that many looks are one array on the device, and the host waits for
+# it once.
 @jax.jit
 def any_spoilt(before: Any, leaves: Sequence[Array], infinite: Any) -> Array:
     """`before`, or whether `spoilt` says so of any leaf: bool `[]`."""

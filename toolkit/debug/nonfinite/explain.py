@@ -102,6 +102,8 @@ def _replayed(
     values = replay.run(traced, inputs, PlaceInProgram())
     replay.note_ends(values)
     reaching = {birth for i in bad for birth in values[i].masks}
+    # The compiled computation returned a NaN, and its equations one by one did not: XLA has fused or
+    # reordered some of them. Flags in the compiled computation then tell which.
     if not reaching:
         birth = first_flagged(traced, [value.array for value in inputs])
         return report(birth, "forward", outputs, suggest(birth, "forward"), ())
@@ -122,6 +124,7 @@ def _phase(birth: Birth, primal: Collection[Birth]) -> str:
         return "forward"
     if any(_same(birth, other) for other in primal):
         return "forward"
+    # A checkpoint computes forward values again within the backward pass, under the name "rematted".
     if "transpose" in birth.names and "rematted" not in birth.names:
         return "backward"
     return "derivative"
@@ -160,6 +163,7 @@ def _traced(
     arrays = _where(leaves, jax.Array, np.ndarray, np.generic)
     numbers = _where(leaves, float, complex)
     counts = _where(leaves, bool, int)
+    # The first choice that can be traced is the best: it tells the most about what the result depends on.
     choices = [sorted({*arrays, *numbers, *counts}), sorted({*arrays, *numbers}), arrays]
     for chosen in choices:
         try:

@@ -36,6 +36,8 @@ def from_checkify(
     """What `jax.experimental.checkify` knows: the primitive, and where it was traced."""
     note = f"The replay failed ({type(error).__name__}: {_first_line(error)}); checkify answered."
     operation, place = "unknown", NOWHERE
+    # checkify knows less, but it reads every primitive that JAX can compile, and so it may answer where
+    # the replay cannot. If it fails too, the report says that nothing more is known.
     try:
         checked, _ = checkify.checkify(fn, errors=checkify.float_checks)(*args)
         raised = checked.get_exception()

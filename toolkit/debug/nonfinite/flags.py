@@ -67,6 +67,7 @@ def _flag(
             results = _flag(inner, values, here, scopes, found)
         else:
             results = evaluate_equation(equation, values)
+            # Bad results from good operands: here it begins. Equations after it have bad operands.
             scopes.append(here)
             found.append(_is_bad(results) & ~_is_bad(values))
         known |= dict(zip(map(id, equation.outvars), results, strict=True))

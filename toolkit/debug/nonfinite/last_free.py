@@ -35,6 +35,8 @@ def runner(
 
         def body(state: Any) -> Any:
             step, carry, last = state
+            # Overwritten as long as the leaf is free of a kind: what stays is the last such step, in which
+            # the kind must have been made.
             last = jnp.where(free(carry), step, last)
             return step + 1, list(advance(step, carry)), last
 
@@ -55,6 +57,7 @@ def _has_kinds(leaf: Any) -> Array:
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return jnp.zeros(3, bool)
     nan, inf = jnp.isnan(leaf), jnp.isinf(leaf)
+    # Complex numbers have no order: each of their infinities counts as +inf.
     below = jnp.zeros_like(inf) if jnp.iscomplexobj(leaf) else leaf < 0
     return jnp.stack([nan.any(), (inf & ~below & ~nan).any(), (inf & below).any()])
 

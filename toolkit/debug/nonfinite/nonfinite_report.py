@@ -134,7 +134,7 @@ def report(
 
 
 def _first_each(births: tuple[Birth, ...]) -> tuple[Masked, ...]:
-    """One of each place and operation."""
+    """One of each place and operation: a line in a loop of a thousand steps is listed once."""
     listed: dict[tuple[SourceLine, str, str], Masked] = {}
     for birth in births:
         path = next(iter(birth.depends_on), "") if birth.operation == "input" else ""

@@ -26,6 +26,7 @@ def shard_map(
     equation = without_callbacks(equation)
     parts = shard_parts(equation)
 
+    # The flags are computed on each device where the program itself would run, and so under the same mesh.
     def placed(flags: Callable[..., Array]) -> Callable[..., Array]:
         return jax.shard_map(
             flags,

@@ -32,6 +32,8 @@ def suggest(birth: Birth, phase: str) -> str | None:
     """A remedy for the place where something non-finite is made, or None."""
     found = _remedy(birth, phase)
     about_slopes = phase != "forward" and birth.operation not in ("constant", "input")
+    # In a derivative most faults come from the slope of a value that `jnp.where` throws away afterwards. The
+    # hint is added to what helps for slopes, and left out where the numbers themselves are too large.
     if found and about_slopes and found != _ADAM and "overflows" not in found:
         return f"{found} {_WHERE}"
     return found
@@ -88,7 +90,10 @@ def _root(birth: Birth) -> str:
 
 
 def _slope_of(birth: Birth) -> str | None:
-    """What makes an infinite slope, judged by what made the denominator and by the source."""
+    """What makes an infinite slope, judged by what made the denominator and by the words of the source.
+
+    A derivative divides by sqrt(x) or by x: its equations say "div", and only these two tell which it is.
+    """
     source = birth.place.source
     if any(maker in ("rsqrt", "sqrt") for maker in birth.makers) or any(
         word in source for word in ("sqrt", "norm", "std", "hypot")

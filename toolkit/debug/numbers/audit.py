@@ -98,10 +98,12 @@ def _traced(fn: Callable[..., Any], specs: Sequence[Any]) -> tuple[Any, list[Any
 
     is_array = [hasattr(leaf, "dtype") for leaf in leaves]
     is_number = [isinstance(leaf, (int, float)) and not isinstance(leaf, bool) for leaf in leaves]
+    # A Python number is best traced as an array: it is then an argument, and what is computed from it is no
+    # constant. Some functions need it as it is, and then it is left out by its value.
     if any(is_number):
         try:
             return trace([a or n for a, n in zip(is_array, is_number, strict=True)]), []
-        except (jax.errors.JAXTypeError, TypeError):  # it steers the tracing, as a flag or a length
+        except (jax.errors.JAXTypeError, TypeError):  # it is a length, an axis or a flag
             pass
     return trace(is_array), [x for x, is_one in zip(leaves, is_number, strict=True) if is_one]
 

@@ -184,7 +184,7 @@ def is_of_jax(computation: Any) -> bool:
 
 @functools.cache
 def literals(code: CodeType) -> frozenset[float]:
-    """The sizes of the numbers in a function's code, and of the module's that it names."""
+    """The sizes of the numbers in a function's code, and of the constants of its module that it names."""
     module = vars(_module(code)) if _module(code) else {}
     named = [module.get(name) for name in code.co_names]
     return frozenset(abs(number) for number in _flat((*code.co_consts, *named)))
@@ -192,7 +192,10 @@ def literals(code: CodeType) -> frozenset[float]:
 
 @functools.cache
 def defaults(code: CodeType) -> frozenset[float]:
-    """The fractional defaults of the parameters of a public function, given its code."""
+    """The fractional defaults of the parameters of a public function, given its code.
+
+    They are numbers that the user could have passed and did not, as the 0.01 of `jax.nn.leaky_relu`.
+    """
     if code.co_filename.startswith(hidden.RANDOM):  # a fair coin is no choice
         return frozenset()
     function = getattr(_module(code), code.co_name, None)

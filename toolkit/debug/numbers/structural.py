@@ -13,8 +13,10 @@ import numpy as np
 
 _SMALL = 2  # up to here an integer is structure
 _LARGEST_SCANNED = 1_000_000  # entries; larger arrays are data
-_TOLERANCE = 2e-6  # relative: float32 rounding, twice
-_ROUNDINGS = 4096  # units of rounding up to which a multiple of them is a safety margin
+_TOLERANCE = (
+    2e-6  # relative; numbers that were rounded to float32, and computed with once, still agree
+)
+_ROUNDINGS = 4096  # a library's tolerances are small multiples of its dtype's rounding, as 10 * eps
 
 _IRRATIONAL = (math.pi, math.sqrt(math.pi), math.sqrt(2 * math.pi), math.sqrt(2), math.e)
 _LOGARITHMS = (math.log(2), math.log(10), math.log(math.pi), math.log(2 * math.pi))
@@ -96,6 +98,7 @@ class Supplied:
     def __init__(self, values: Iterable[Any]) -> None:
         given = {abs(value) for value in values if math.isfinite(value)}
         whole = sorted(n for n in given if n == int(n) and n > 0)
+        # Programs multiply and divide the numbers of a config: steps a epoch times epochs, n // batch.
         products = {a * b for a, b in itertools.combinations_with_replacement(whole, 2)}
         ratios = {a // b for a, b in itertools.permutations(whole, 2)}
         forms = itertools.chain(*map(_made_of, given), *(_of_length(int(n)) for n in whole))

@@ -13,6 +13,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit.jaxprs.hidden import static_arguments
 
+# Settings of JAX that are part of a program: changing one compiles every function again.
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -110,6 +111,7 @@ def _argument(
     if statics is not None and statics & here:
         return Argument(keyword, True, arg, None, {})
     leaves, structure = tree_flatten_with_path(arg)
+    # Where `jitted` does not tell which arguments are static, one that JAX cannot trace must be.
     if statics is None and any(_untyped(leaf) for _, leaf in leaves):
         return Argument(keyword, True, arg, None, {})
     described = {keystr(path): _leaf(leaf, statics is None) for path, leaf in leaves}

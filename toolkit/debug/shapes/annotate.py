@@ -215,7 +215,8 @@ def _block(
     lines = []
     for number in range(function.first, function.last + 1):
         found = seen.get((source.file, number), [])
-        # What a lambda returns is news only where the line itself says nothing.
+        # A line such as `f = lambda x: ...` would say the same twice: what the lambda returns is shown only
+        # where the line binds nothing else.
         found = [one for one in found if one.what != "lambda"] or found
         text = source.lines[number - 1]
         shapes = tuple(dict.fromkeys(shape for one in found for shape in one.shapes))

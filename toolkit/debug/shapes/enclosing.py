@@ -48,6 +48,8 @@ def construct(code: types.CodeType) -> Construct | None:
     known = _known().get(code)
     if known is not None or not is_jax(code.co_filename):
         return known
+    # These two are defined within `jax.vmap` and `jax.shard_map`: there is no object to take their code from,
+    # so they are known by name.
     if code.co_name == hidden.VMAP:
         return Construct(_vmap)
     if code.co_qualname == hidden.SHARD_MAP:
@@ -67,6 +69,7 @@ def reduced(found: Sequence[tuple[Construct, Enclosing]]) -> tuple[Enclosing, ..
     return tuple(around for _, around in kept)
 
 
+# Inside of a `fori_loop` JAX calls its own `scan`: the user has written only one loop.
 _IMPLEMENTS = {"fori_loop": ("scan", "while_loop"), "map": ("scan", "vmap"), "switch": ("cond",)}
 
 

@@ -132,6 +132,7 @@ def value_of(target: ast.expr, variables: Mapping[str, Any]) -> Any:
         key = target.slice.value if isinstance(target.slice, ast.Constant) else None
         if isinstance(target.slice, ast.Name):
             key = variables.get(target.slice.id)
+        # Only plain dicts and lists: looking up an entry of another class may run code of the user's.
         if type(holder) is dict and isinstance(key, (str, int)):
             return holder.get(key)
         if type(holder) is list and isinstance(key, int) and -len(holder) <= key < len(holder):
