@@ -6,14 +6,15 @@ optax makes closures, which cannot be compared, printed or written to a config; 
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated, Any
+from typing import Any
 
 import optax
 from jax import Array
 
-from toolkit.kinds import Given
+from toolkit.roles import Optimizer, Schedule
 from toolkit.settings import Fraction, NonNegative, Number, Positive, settings
+
+__all__ = ["Adam", "AdamW", "Optimizer", "PowerDecay", "RMSProp", "Schedule", "Sgd", "built"]
 
 
 @settings("sgd")
@@ -110,32 +111,6 @@ class PowerDecay:
     def __call__(self, step: Array | int) -> Array:
         """The value at a step."""
         return self.constant / (step + 1.0) ** self.exponent
-
-
-def _is_transformation(value: Any) -> bool:
-    # By its methods: optax.MultiSteps and the like are no GradientTransformation, and serve all the same.
-    return (hasattr(value, "init") and hasattr(value, "update")) or hasattr(value, "build")
-
-
-Optimizer = Annotated[
-    Any,
-    Given(
-        "an optax transformation, such as optax.adam(1e-3)",
-        fits=_is_transformation,
-        room=__name__,
-        member="build",
-        error=TypeError,
-    ),
-]
-Schedule = Annotated[
-    Any,
-    Given(
-        "an optax schedule (step -> number)",
-        fits=lambda value: callable(value) and not inspect.isclass(value),
-        room=__name__,
-        member="__call__",
-    ),
-]
 
 
 def built(optimizer: Any) -> optax.GradientTransformation:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from toolkit import kinds, types
 from toolkit.kinds import Given
-from toolkit.optimizers import Optimizer
 
 
 def _is_object(value: Any) -> bool:
@@ -79,6 +78,32 @@ BilevelMethod = Annotated[
         fits=lambda value: _is_object(value) and callable(value),
         room="toolkit.bilevel",
         error=TypeError,
+    ),
+]
+
+
+def _is_transformation(value: Any) -> bool:
+    # By its methods: optax.MultiSteps and the like are no GradientTransformation, and serve all the same.
+    return (hasattr(value, "init") and hasattr(value, "update")) or hasattr(value, "build")
+
+
+Optimizer = Annotated[
+    Any,
+    Given(
+        "an optax transformation, such as optax.adam(1e-3)",
+        fits=_is_transformation,
+        room="toolkit.optimizers",
+        member="build",
+        error=TypeError,
+    ),
+]
+Schedule = Annotated[
+    Any,
+    Given(
+        "an optax schedule (step -> number)",
+        fits=lambda value: _is_object(value) and callable(value),
+        room="toolkit.optimizers",
+        member="__call__",
     ),
 ]
 

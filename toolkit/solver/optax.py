@@ -7,7 +7,8 @@ from typing import NamedTuple
 import optax
 from jax import Array
 
-from toolkit.optimizers import Optimizer, built
+from toolkit.optimizers import built
+from toolkit.roles import Optimizer
 from toolkit.settings import Natural, Tolerance, settings
 from toolkit.solver.settings import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree

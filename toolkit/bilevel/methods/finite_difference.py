@@ -12,7 +12,7 @@ from toolkit.bilevel.parts.oracles import draw, inner_slope, minus, outer_slopes
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.optimizers import Schedule
+from toolkit.roles import Schedule
 from toolkit.settings import NonNegative, Positive, settings
 from toolkit.types import Tree
 

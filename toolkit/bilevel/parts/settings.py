@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.optimizers import Optimizer, PowerDecay, Schedule
+from toolkit.optimizers import PowerDecay
+from toolkit.roles import Optimizer, Schedule
 from toolkit.settings import Count, Positive, Weight
 
 Rate = Positive | Schedule  # a number, an array [], or an optax schedule of the method's step
