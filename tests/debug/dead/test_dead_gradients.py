@@ -431,6 +431,15 @@ def test_empty_arrays_are_no_alarm():
     assert dead_gradients(lambda x: jnp.sum(x), jax.ShapeDtypeStruct((0,), jnp.float64)) == ()
 
 
+def test_composites_are_followed():
+    # Their parameter of jax 0.10 has another name in jax 0.12.
+    alive = jax.lax.composite(lambda x: 2 * x, name="test.double")
+    dead = jax.lax.composite(jnp.round, name="test.round")
+    assert dead_gradients(lambda x: alive(x).sum(), VECTOR) == ()
+    (found,) = dead_gradients(lambda x: dead(x).sum(), VECTOR)
+    assert "round" in found.reason
+
+
 def test_a_line_in_a_jitted_function_is_its_own():
     _quantised(jnp.ones(3))  # cached, from another place
     (found,) = dead_gradients(lambda x: jnp.sum(_quantised(x)), VECTOR)
