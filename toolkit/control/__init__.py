@@ -3,8 +3,6 @@
 A loop is prepared once (`prepared`), and then handed to its policy (`policies`), which runs it.
 """
 
-from typing import TYPE_CHECKING
-
 from toolkit.control.memory import memory_estimate
 from toolkit.control.policies.checkpoint import checkpoint
 from toolkit.control.policies.forward import forward
@@ -14,12 +12,6 @@ from toolkit.control.policies.store import store
 from toolkit.control.policies.truncate import truncate
 from toolkit.control.while_loop import LoopInfo
 from toolkit.faces import lazy
-
-if TYPE_CHECKING:
-    from toolkit.plain_python.decorator import control_flow
-    from toolkit.plain_python.errors import ControlFlowError
-    from toolkit.plain_python.mode import as_python
-    from toolkit.plain_python.runtime.iterables import steps, unroll
 
 __all__ = [
     "ControlFlowError",
