@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import toolkit as tk
-from tests.bilevel import quadratic as q
+from tests.bilevel.methods import quadratic as q
 jax.config.update("jax_enable_x64", True)
 mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
 seeds = jnp.arange(2)
