@@ -28,7 +28,8 @@ MATHEMATICS = {"bilevel", "estimator", "laws", "linear", "solve", "solver"}
 def mathematics_is_compiled_quickly(request):
     """Compile without XLA's optimisation in the folders of MATHEMATICS, on the newer JAX.
 
-    On the older one (jax 0.10, in CI under Python 3.11) the same laws hold of optimised programs.
+    On the older one (jax 0.10, in CI under Python 3.11) the first law of every rule is held against optimised
+    programs too.
     """
     name = "jax_disable_most_optimizations"
     folder = request.path.relative_to(Path(__file__).parent).parts[0]
