@@ -11,20 +11,27 @@ import pytest
 from jax import lax
 
 import toolkit as tk
-from tests.debug.nonfinite import planted
+from tests.debug.nonfinite.planted import healthy, loops, slopes, solves, straight
+from tests.debug.nonfinite.planted.bug import PARAMS, line_of
 from toolkit.debug import explain
 from toolkit.debug.nonfinite import interpret
 
+BUGS = {
+    name: (module, bug)
+    for module in (straight, slopes, loops, solves)
+    for name, bug in module.BUGS.items()
+}
 
-@pytest.mark.parametrize("name", planted.BUGS)
+
+@pytest.mark.parametrize("name", BUGS)
 def test_bug_is_found(name):
-    bug = planted.BUGS[name]
+    module, bug = BUGS[name]
 
     report = explain(bug.fn, *bug.args)
 
     assert report is not None
-    assert report.file == planted.__file__
-    assert report.line == planted.line_of(bug.line or name)
+    assert report.file == module.__file__
+    assert report.line == line_of(module, bug.line or name)
     assert bug.operation in report.operation
     assert report.phase == bug.phase
     assert report.iterations == bug.iterations
@@ -36,36 +43,36 @@ def test_bug_is_found(name):
     assert report.note == ""
 
 
-@pytest.mark.parametrize("name", planted.HEALTHY)
+@pytest.mark.parametrize("name", healthy.HEALTHY)
 def test_healthy_program_gives_no_alarm(name):
-    fn, args = planted.HEALTHY[name]
+    fn, args = healthy.HEALTHY[name]
 
     assert explain(fn, *args) is None
 
 
-@pytest.mark.parametrize("name", planted.POLICIES)
+@pytest.mark.parametrize("name", loops.POLICIES)
 def test_loop_policy_shows_the_users_line(name):
-    policy, iterations = planted.POLICIES[name]
+    policy, iterations = loops.POLICIES[name]
 
-    report = explain(planted.policy_loop(policy), 1.0, planted._XS)
+    report = explain(loops.policy_loop(policy), 1.0, loops.XS)
 
-    assert (report.line, report.iterations) == (planted.line_of("tk.loop"), iterations)
+    assert (report.line, report.iterations) == (line_of(loops, "tk.loop"), iterations)
     assert report.phase == "derivative"
 
 
 def test_implicit_hypergradient_names_the_inner_objective():
-    solve = planted.hyper(tk.adjoint.Implicit())
+    solve = solves.hyper(tk.adjoint.Implicit())
 
     report = explain(jax.grad(solve), {"shift": jnp.array(-0.5)})
 
-    assert report.line == planted.line_of("inner objective")
+    assert report.line == line_of(solves, "inner objective")
     assert report.depends_on == ("theta['shift']",)
 
 
 def test_shard_map_is_looked_into():
-    report = explain(planted.over_devices, jnp.array([0.0, 1.0]))
+    report = explain(solves.over_devices, jnp.array([0.0, 1.0]))
 
-    assert (report.operation, report.line) == ("log", planted.line_of("shard_map"))
+    assert (report.operation, report.line) == ("log", line_of(solves, "shard_map"))
     assert "shard_map" in report.note
 
 
@@ -91,7 +98,7 @@ def test_infinite_input_is_named_but_a_mask_is_not():
 
 def test_masked_faults_are_listed():
     report = explain(
-        *planted.BUGS["beside a masked fault"][:1], *planted.BUGS["beside a masked fault"].args
+        *straight.BUGS["beside a masked fault"][:1], *straight.BUGS["beside a masked fault"].args
     )
 
     assert [(masked.operation, masked.line) for masked in report.masked] == [
@@ -126,7 +133,7 @@ def test_infinite_constant_that_is_returned():
 
 
 def test_debug_print_runs_once(capfd):
-    explain(planted.printing, jnp.array(0.0))
+    explain(solves.printing, jnp.array(0.0))
     jax.effects_barrier()
 
     assert capfd.readouterr().out.count("x = ") == 1
@@ -229,10 +236,10 @@ def test_failure_of_the_replay_falls_back_to_checkify(monkeypatch):
 
     monkeypatch.setattr(interpret, "evaluate_equation", fail)
 
-    report = explain(planted.fractional_power, planted.PARAMS)
+    report = explain(straight.fractional_power, PARAMS)
 
     assert report.operation == "power (pow)"
-    assert report.line == planted.line_of("power of a negative number")
+    assert report.line == line_of(straight, "power of a negative number")
     assert "a primitive from elsewhere" in report.note
     assert "checkify" in str(report)
 
