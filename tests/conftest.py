@@ -21,7 +21,7 @@ hypothesis.settings.load_profile("toolkit")
 # Folders whose tests hold mathematics against closed forms. XLA's optimisation takes half of their time, and makes
 # programs faster that run for a millisecond anyway. The other folders compile as a user does: what they look at
 # (memory, bits, NaN, costs, whole runs) depends on it.
-MATHEMATICS = {"bilevel", "estimator", "laws", "linear", "solve", "solver"}
+MATHEMATICS = {"energy", "estimator", "laws"}
 
 
 @pytest.fixture(autouse=True, scope="module")
