@@ -29,13 +29,14 @@ __all__ = [
     "truncate",
     "unroll",
 ]
+
 # `plain_python` imports the loops of this room, so importing it here would be a circle. These names are
 # imported when someone first asks for them.
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "toolkit.plain_python.decorator": ("control_flow",),
-        "toolkit.plain_python.errors": ("ControlFlowError",),
+        "toolkit.plain_python.refusals": ("ControlFlowError",),
         "toolkit.plain_python.runtime.iterables": ("steps", "unroll"),
         "toolkit.plain_python.mode": ("as_python",),
     },

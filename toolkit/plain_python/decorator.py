@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from toolkit.errors.readable import cause, shorten
 from toolkit.jaxprs.recorded_lines import exclude
-from toolkit.plain_python import errors, mode
-from toolkit.plain_python.errors import ControlFlowError
+from toolkit.plain_python import mode, refusals
+from toolkit.plain_python.refusals import ControlFlowError
 from toolkit.plain_python.reserved import FLOW
 from toolkit.plain_python.rewriting import names, source
 from toolkit.plain_python.rewriting.lowering import lower_function
@@ -83,10 +83,10 @@ def control_flow(function: _F) -> _F:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with errors.nothing_swallowed():
+            with refusals.nothing_swallowed():
                 return converted(*args, **kwargs)
         except RecursionError as error:
-            raise errors.refuse(
+            raise refusals.refuse(
                 f"{function.__qualname__} calls itself without end: both branches of a traced "
                 "condition are traced. Where the depth depends on data write a `while`."
             ) from cause(error)
@@ -102,5 +102,5 @@ def control_flow(function: _F) -> _F:
 
 # JAX notes for each operation the innermost frame that is not its own. Without this it would note our
 # files, and a jaxpr or a profile would show the machinery in place of the user's line.
-for _folder in errors.OURS:
+for _folder in refusals.OURS:
     exclude(_folder)

@@ -19,6 +19,14 @@ from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
 from toolkit.control import residuals
+from toolkit.control.policies.recovered import (
+    default_tolerance,
+    distance,
+    drift,
+    no_error,
+    projection,
+    random_signs,
+)
 from toolkit.control.prepared import (
     Counted,
     PreparedLoop,
@@ -94,7 +102,7 @@ class reversible:
 
     def memory(self, loop: PreparedLoop) -> int:
         """Four carries, a number a step, and what one step leaves."""
-        marks = loop.length * _no_error(loop.init).dtype.itemsize
+        marks = loop.length * no_error(loop.init).dtype.itemsize
         return (
             4 * residuals.size(loop.init)
             + marks
@@ -127,18 +135,18 @@ def reconstruction_error(
     loop = prepare(body, init, xs, length)
     back = _lifted_inverse(inverse, loop)
     closed, init, xs = tree.stop_gradient((loop.closed, loop.init, loop.xs))
-    weights = _weights(init)
+    weights = random_signs(init)
     last, (_, marks) = _run(loop, (closed, init, xs), weights)
 
     def undo(state: tuple[Tree, Array], slices: tuple[Tree, Array]) -> tuple[Any, None]:
         (later, worst), (x, mark) = state, slices
         carry = back.call(tree.stop_gradient(back.closed), later, x)
         again, _ = loop.step(closed, carry, x)
-        error = jnp.maximum(_error(again, later), _drift(carry, mark, weights))
+        error = jnp.maximum(distance(again, later), drift(carry, mark, weights))
         return (carry, jnp.maximum(worst, error)), None
 
-    (first, worst), _ = jax.lax.scan(undo, (last, _no_error(init)), (xs, marks), loop.length, True)
-    return jnp.maximum(worst, _error(first, init))
+    (first, worst), _ = jax.lax.scan(undo, (last, no_error(init)), (xs, marks), loop.length, True)
+    return jnp.maximum(worst, distance(first, init))
 
 
 class ReverseState(NamedTuple):
@@ -159,7 +167,7 @@ def _reversible(
 ) -> Callable[..., tuple[Tree, Tree]]:
     @jax.custom_vjp
     def run(closed: Tree, init: Tree, xs: Tree, back_closed: Tree) -> tuple[Tree, Tree]:
-        last, (ys, _) = _run(loop, (closed, init, xs), _weights(init))
+        last, (ys, _) = _run(loop, (closed, init, xs), random_signs(init))
         return last, ys
 
     # `symbolic_zeros` tells which arguments are differentiated (`wanted`). The others get no cotangents,
@@ -167,13 +175,13 @@ def _reversible(
     def forward(*primals: Tree) -> tuple[tuple[Tree, Tree], Tree]:
         values, wanted = tree.values_and_wanted(primals)
         closed, init, xs, back_closed = refuse_derivatives(values, _NO_SECOND_ORDER)
-        last, (ys, marks) = _run(loop, (closed, init, xs), _weights(init))
+        last, (ys, marks) = _run(loop, (closed, init, xs), random_signs(init))
         parts = tree.select(closed, wanted[0]), tree.select(xs, wanted[2])
         return (last, ys), (last, init, marks, parts, back_closed)
 
     def backward(residuals: Tree, cotangents: Tree) -> tuple[Tree, Tree, Tree, None]:
         last, init, marks, ((wanted, constant), (xs_wanted, xs_constant)), back_closed = residuals
-        weights = _weights(init)
+        weights = random_signs(init)
 
         def undo(state: tuple[Tree, ReverseState, Array], slices: tuple) -> tuple[Any, Tree]:
             (later, bars, worst), (x_wanted, x_constant, y_bar, mark) = state, slices
@@ -188,7 +196,7 @@ def _reversible(
 
             _, pullback, again = jax.vjp(step, moving, wanted, x_wanted, has_aux=True)
             carry_bar, closed_bar, x_bar = pullback((bars.carry, y_bar))
-            error = jnp.maximum(_error(again, later), _drift(carry, mark, weights))
+            error = jnp.maximum(distance(again, later), drift(carry, mark, weights))
             bars = ReverseState(carry_bar, jax.tree.map(jnp.add, bars.closed, closed_bar))
             return (carry, bars, jnp.maximum(worst, error)), x_bar
 
@@ -198,15 +206,15 @@ def _reversible(
             tree.instantiate_zeros(last_bar, last), jax.tree.map(jnp.zeros_like, wanted)
         )
         slices = xs_wanted, xs_constant, ys_bar, marks
-        state = last, bars, _no_error(init)
+        state = last, bars, no_error(init)
         (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
-        worst = jnp.maximum(worst, _error(first, init))
+        worst = jnp.maximum(worst, distance(first, init))
         if axes := tuple(sorted(tree.varying_axes(worst))):
             # In `jax.shard_map` devices add up the cotangents of the arrays that they share, so an error
             # on one device must make the result NaN on all.
             worst = jax.lax.pmax(worst, axes)
         # NaN rather than an exception: under `jit` nothing can be raised.
-        admitted = _admitted(init) if tol is None else tol
+        admitted = default_tolerance(init) if tol is None else tol
         _warn(worst, admitted)
         bars, xs_bar = tree.nan_unless(worst <= admitted, (bars, xs_bar))
         return bars.closed, bars.carry, xs_bar, None
@@ -223,7 +231,7 @@ def _run(
 
     def step(carry: Tree, x: Tree) -> tuple[Tree, tuple[Tree, Array]]:
         after, y = loop.step(closed, carry, x)
-        return after, (y, _mark(carry, weights))
+        return after, (y, projection(carry, weights))
 
     return ticked_scan(step, init, xs, loop.length, loop.ticker)
 
@@ -237,65 +245,6 @@ def _output_bars(bars: Tree, like: Tree) -> Tree:
         return jnp.zeros(bar.shape, bar.dtype) if isinstance(bar, SymbolicZero) else bar
 
     return jax.tree.map(one, bars, like, is_leaf=lambda bar: isinstance(bar, SymbolicZero))
-
-
-def _weights(carry: Tree) -> list[Array]:
-    """Random signs, one for each floating number of a carry."""
-    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    signs = [
-        jax.random.rademacher(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return tree.vary(signs, tree.varying_axes(carry))
-
-
-def _mark(carry: Tree, weights: list[Array]) -> Array:
-    """The random projection of a carry: its numbers with random signs, summed up.
-
-    An error in the carry changes the sum by about the error's norm, whatever its direction.
-    """
-    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
-    total = _no_error(carry)
-    for leaf, signs in zip(leaves, weights, strict=True):
-        total += jnp.sum((leaf * signs).astype(total.dtype))
-    return total
-
-
-def _drift(carry: Tree, mark: Array, weights: list[Array]) -> Array:
-    """How far the projection of a recovered carry is from the noted one, relative to the carry."""
-    distance = jnp.abs(_mark(carry, weights) - mark)
-    return _relative(distance, tree.split(carry).inexact)
-
-
-def _error(got: Tree, expected: Tree) -> Array:
-    """The relative distance of two carries; infinite if an integer, boolean or key differs."""
-    moving, fixed, _ = tree.split(got)
-    expected_moving, expected_fixed, _ = tree.split(expected)
-    difference = jax.tree.map(jnp.subtract, moving, expected_moving)
-    error = _relative(tree.norm(difference).astype(_no_error(got).dtype), expected_moving)
-    pairs = zip(jax.tree.leaves(fixed), jax.tree.leaves(expected_fixed), strict=True)
-    for a, b in pairs:
-        error = jnp.where(jnp.all(a == b), error, jnp.inf)
-    return error
-
-
-def _relative(distance: Array, like: Tree) -> Array:
-    # Without the `where`, two equal carries of zeros would give 0 / 0.
-    return jnp.where(distance == 0, 0, distance / tree.norm(like).astype(distance.dtype))
-
-
-def _no_error(carry: Tree) -> Array:
-    """Zero, in the precision in which carries are compared."""
-    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
-    zero = jnp.zeros((), jnp.result_type(jnp.float32, *leaves))
-    return tree.vary(zero, tree.varying_axes(carry))
-
-
-def _admitted(carry: Tree) -> float:
-    """The default tolerance: half of the digits of the coarsest floating type."""
-    leaves = jax.tree.leaves(tree.split(carry).inexact)
-    return max((float(jnp.finfo(leaf.dtype).eps) for leaf in leaves), default=0.0) ** 0.5
 
 
 def _warn(worst: Array, admitted: float) -> None:

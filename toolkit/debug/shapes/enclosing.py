@@ -15,8 +15,8 @@ from toolkit.control.while_loop import while_loop
 from toolkit.errors.frames import is_jax
 from toolkit.jaxprs import hidden
 from toolkit.plain_python.staging.branching import branch
-from toolkit.plain_python.staging.for_loop import for_static, for_traced
-from toolkit.plain_python.staging.while_loop import while_from_the_start, while_traced
+from toolkit.plain_python.staging.staged_for import for_static, for_traced
+from toolkit.plain_python.staging.staged_while import while_from_the_start, while_traced
 from toolkit.solve.maps import SolutionMap
 
 Variables = Mapping[str, Any]

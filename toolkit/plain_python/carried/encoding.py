@@ -35,7 +35,7 @@ from toolkit.plain_python.carried.structure import (
     kind_of,
 )
 from toolkit.plain_python.carried.undefined import Undefined
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 
 _ITERATOR = "it is an iterator, which would move on once, at trace time: use a list or an array, and index it"
 _OBJECT = (

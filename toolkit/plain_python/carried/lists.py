@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from toolkit import tree
-from toolkit.plain_python.errors import UserLine, here, refuse
+from toolkit.plain_python.refusals import UserLine, here, refuse
 
 
 class ItemRun(NamedTuple):

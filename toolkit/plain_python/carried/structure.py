@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from toolkit.plain_python.carried.arrays import type_text
+from toolkit.plain_python.carried.typed_arrays import type_text
 from toolkit.plain_python.carried.undefined import Undefined
 
 

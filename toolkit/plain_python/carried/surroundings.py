@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 
 # Both limits keep a trace fast: what is larger is not remembered, and a change of it is not found.
 _LARGE = 100_000  # entries of a NumPy array

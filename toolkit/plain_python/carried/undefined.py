@@ -6,7 +6,7 @@ says why, and rewritten code that reads `y` gets an error with that reason.
 
 from __future__ import annotations
 
-from toolkit.plain_python.errors import here
+from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import RESULT
 
 

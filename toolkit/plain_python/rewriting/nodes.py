@@ -72,7 +72,7 @@ def at(node: _Node, like: ast.AST) -> _Node:
         ast.copy_location(node, like)
         # Python 3.11+ underlines the failing expression in a traceback. One column of width keeps it
         # from underlining code that the user did not write, and marks the node as generated: see
-        # `errors.place_of`.
+        # `refusals.place_of`.
         node.end_lineno, node.end_col_offset = node.lineno, node.col_offset + 1  # type: ignore[attr-defined]
     for child in ast.iter_child_nodes(node):
         at(child, like)

@@ -21,7 +21,7 @@ import linecache
 import types
 from typing import Any
 
-from toolkit.plain_python.errors import ControlFlowError, UserLine
+from toolkit.plain_python.refusals import ControlFlowError, UserLine
 from toolkit.plain_python.reserved import FLOW, PREFIX
 from toolkit.plain_python.rewriting import names
 

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from toolkit.plain_python.errors import ControlFlowError
+from toolkit.plain_python.refusals import ControlFlowError
 from toolkit.plain_python.rewriting import names
 from toolkit.plain_python.rewriting.source import refused_at
 

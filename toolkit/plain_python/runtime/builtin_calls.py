@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python import mode
-from toolkit.plain_python.carried.arrays import is_traced
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.carried.typed_arrays import is_traced
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.truth import truth
 
 

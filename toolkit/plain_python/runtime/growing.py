@@ -19,7 +19,7 @@ from toolkit.control.loop import loop
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_item
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.places import read
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from toolkit.control.policies.reversible import reversible
 from toolkit.control.policies.store import store
 from toolkit.plain_python.carried.lists import StackedList
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.items import Enumerate, TracedRange, Zip, is_array
 
 

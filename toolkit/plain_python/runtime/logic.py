@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.plain_python.carried.arrays import is_traced
 from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.runtime.places import read

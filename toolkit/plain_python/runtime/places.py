@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python import mode
-from toolkit.plain_python.carried.arrays import is_traced
 from toolkit.plain_python.carried.lists import ListRecorder, StackedList
+from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 
 
 def read(value: Any, name: str) -> Any:

@@ -18,17 +18,17 @@ import jax.numpy as jnp
 from toolkit.control.policies.store import store
 from toolkit.errors.readable import cause
 from toolkit.plain_python import mode
-from toolkit.plain_python.carried.arrays import is_traced
+from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import ControlFlowError, here, refuse
+from toolkit.plain_python.refusals import ControlFlowError, here, refuse
 from toolkit.plain_python.runtime.iterables import LoopSettings, UnrolledIterable
 from toolkit.plain_python.runtime.places import read
 from toolkit.plain_python.staging.branching import branch
-from toolkit.plain_python.staging.for_loop import UserFor, for_static, for_traced
 from toolkit.plain_python.staging.items import Enumerate, TracedRange, Zip, staged
+from toolkit.plain_python.staging.staged_for import UserFor, for_static, for_traced
+from toolkit.plain_python.staging.staged_while import while_from_the_start, while_traced
 from toolkit.plain_python.staging.truth import truth
-from toolkit.plain_python.staging.while_loop import while_from_the_start, while_traced
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 _LONG = 100  # iterations of a Python `while` under a trace after which a warning says so

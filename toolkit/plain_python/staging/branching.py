@@ -15,12 +15,12 @@ from typing import Any
 import jax
 
 from toolkit.jaxprs.read import evaluate
-from toolkit.plain_python.carried.arrays import type_text, with_type, zeros
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.lists import ItemRun, SingleItem
 from toolkit.plain_python.carried.structure import GrowingList, Node
+from toolkit.plain_python.carried.typed_arrays import type_text, with_type, zeros
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.merging import MergedLeaf, common_type, merge
 from toolkit.plain_python.tracing.blocks import Appended, TracedBlock, encode_entry, trace
 from toolkit.plain_python.tracing.reading import changed_by_calls

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 
 from toolkit import tree
-from toolkit.plain_python.carried.arrays import is_python_number, with_type, zeros
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.structure import Absent, GrowingList
+from toolkit.plain_python.carried.typed_arrays import is_python_number, with_type, zeros
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import integers
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock
 from toolkit.plain_python.tracing.intervals import IntegerInterval, Overflow

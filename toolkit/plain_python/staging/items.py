@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python.carried.lists import StackedList
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 
 
 class TracedRange(NamedTuple):

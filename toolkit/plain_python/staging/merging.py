@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from toolkit.plain_python.carried.arrays import is_python_number
 from toolkit.plain_python.carried.structure import (
     Absent,
     ConstantLeaf,
@@ -24,8 +23,9 @@ from toolkit.plain_python.carried.structure import (
     paths,
     same_structure,
 )
+from toolkit.plain_python.carried.typed_arrays import is_python_number
 from toolkit.plain_python.carried.undefined import Undefined
-from toolkit.plain_python.errors import here
+from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import RESULT
 from toolkit.plain_python.tracing.blocks import ExitValue
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from toolkit.plain_python import mode
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 
 
 def truth(value: Any) -> Any:

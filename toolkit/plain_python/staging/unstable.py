@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.branching import data_dependent_length
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 

@@ -16,12 +16,12 @@ import jax
 from toolkit.errors.readable import cause
 from toolkit.jaxprs.classes import ClosedJaxpr
 from toolkit.plain_python import mode
-from toolkit.plain_python.carried.arrays import is_python_number
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable, Encoder, encode_growing
 from toolkit.plain_python.carried.lists import ItemRun, ListRecorder, StackedList
 from toolkit.plain_python.carried.structure import ConstantLeaf, GrowingList, Node, same_structure
+from toolkit.plain_python.carried.typed_arrays import is_python_number
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import UserLine, refuse
+from toolkit.plain_python.refusals import UserLine, refuse
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 

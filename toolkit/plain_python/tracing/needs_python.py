@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax
 
-from toolkit.plain_python.errors import ControlFlowError, place_of
+from toolkit.plain_python.refusals import ControlFlowError, place_of
 
 _NEEDS_PYTHON = (
     jax.errors.TracerIntegerConversionError,

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from toolkit.jaxprs.read import inner, opened
-from toolkit.plain_python.carried.arrays import is_extended
 from toolkit.plain_python.carried.encoding import EncodedVariable
+from toolkit.plain_python.carried.typed_arrays import is_extended
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.tracing.blocks import TracedBlock
 

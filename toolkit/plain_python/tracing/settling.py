@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
-from toolkit.plain_python.carried.arrays import is_python_number, type_text, with_type, zeros
 from toolkit.plain_python.carried.encoding import EncodedVariable
 from toolkit.plain_python.carried.structure import (
     Absent,
@@ -31,9 +30,10 @@ from toolkit.plain_python.carried.structure import (
     paths,
     same_structure,
 )
+from toolkit.plain_python.carried.typed_arrays import is_python_number, type_text, with_type, zeros
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import here
+from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import RESULT
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock, encode_entry, trace
 from toolkit.plain_python.tracing.reading import changed_by_calls, has_other_width, uses_input

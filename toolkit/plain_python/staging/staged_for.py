@@ -21,7 +21,7 @@ from toolkit.control.loop import loop
 from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python.carried.lists import grow, stack_chunks
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import refuse
+from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.carry import (
     carried_by,
@@ -33,8 +33,8 @@ from toolkit.plain_python.staging.carry import (
     variables_after,
 )
 from toolkit.plain_python.staging.items import ScanItems, TracedRange
+from toolkit.plain_python.staging.staged_while import run_while
 from toolkit.plain_python.staging.unstable import settle_or_refuse, unstable
-from toolkit.plain_python.staging.while_loop import run_while
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
 # How many first iterations may run on their own. `a, b = b, a + x` with `a = b = 0` needs two, until

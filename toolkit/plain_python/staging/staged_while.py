@@ -19,10 +19,10 @@ from toolkit.control.policies.store import store
 from toolkit.control.while_loop import while_loop
 from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.jaxprs.read import evaluate
-from toolkit.plain_python.carried.arrays import is_traced
+from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.errors import here, refuse
+from toolkit.plain_python.refusals import here, refuse
 from toolkit.plain_python.reserved import PREFIX
 from toolkit.plain_python.staging.carry import (
     carried_by,

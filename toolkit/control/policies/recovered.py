@@ -1,0 +1,69 @@
+"""How far a recovered carry is from the one that the loop had, for `reversible` to judge."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.types import Tree
+
+
+def random_signs(carry: Tree) -> list[Array]:
+    """Random signs, one for each floating number of a carry."""
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    signs = [
+        jax.random.rademacher(key, leaf.shape, leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return tree.vary(signs, tree.varying_axes(carry))
+
+
+def projection(carry: Tree, weights: list[Array]) -> Array:
+    """The random projection of a carry: its numbers with random signs, summed up.
+
+    An error in the carry changes the sum by about the error's norm, whatever its direction.
+    """
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    total = no_error(carry)
+    for leaf, signs in zip(leaves, weights, strict=True):
+        total += jnp.sum((leaf * signs).astype(total.dtype))
+    return total
+
+
+def drift(carry: Tree, mark: Array, weights: list[Array]) -> Array:
+    """How far the projection of a recovered carry is from the noted one, relative to the carry."""
+    gap = jnp.abs(projection(carry, weights) - mark)
+    return _relative(gap, tree.split(carry).inexact)
+
+
+def distance(got: Tree, expected: Tree) -> Array:
+    """The relative distance of two carries; infinite if an integer, boolean or key differs."""
+    moving, fixed, _ = tree.split(got)
+    expected_moving, expected_fixed, _ = tree.split(expected)
+    difference = jax.tree.map(jnp.subtract, moving, expected_moving)
+    error = _relative(tree.norm(difference).astype(no_error(got).dtype), expected_moving)
+    pairs = zip(jax.tree.leaves(fixed), jax.tree.leaves(expected_fixed), strict=True)
+    for a, b in pairs:
+        error = jnp.where(jnp.all(a == b), error, jnp.inf)
+    return error
+
+
+def _relative(gap: Array, like: Tree) -> Array:
+    # Without the `where`, two equal carries of zeros would give 0 / 0.
+    return jnp.where(gap == 0, 0, gap / tree.norm(like).astype(gap.dtype))
+
+
+def no_error(carry: Tree) -> Array:
+    """Zero, in the precision in which carries are compared."""
+    leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
+    zero = jnp.zeros((), jnp.result_type(jnp.float32, *leaves))
+    return tree.vary(zero, tree.varying_axes(carry))
+
+
+def default_tolerance(carry: Tree) -> float:
+    """The default tolerance: half of the digits of the coarsest floating type."""
+    leaves = jax.tree.leaves(tree.split(carry).inexact)
+    return max((float(jnp.finfo(leaf.dtype).eps) for leaf in leaves), default=0.0) ** 0.5
