@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
@@ -19,7 +20,6 @@ from toolkit.estimator.sampling import (
     at_both_signs,
     average,
     gaussian_like,
-    shifted,
     split,
     weighted,
 )
@@ -72,7 +72,7 @@ class EvolutionStrategies:
             def pair(pair_key: Array) -> tuple[Array, Tree]:
                 direction = gaussian_like(pair_key, inexact)
                 plus, minus = at_both_signs(
-                    lambda signed: fun(shifted(inexact, self.sigma, signed)), direction
+                    lambda signed: fun(tree.add_scaled(inexact, self.sigma, signed)), direction
                 )
                 return (plus + minus) / 2, weighted((plus - minus) / (2 * self.sigma), direction)
 

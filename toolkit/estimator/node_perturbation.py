@@ -18,7 +18,7 @@ from toolkit.estimator.estimate import (
     rejoin,
     require_divisor,
 )
-from toolkit.estimator.sampling import average, gaussian_like, shifted, split
+from toolkit.estimator.sampling import average, gaussian_like, split
 from toolkit.jaxprs.hidden import trace_state
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
@@ -101,7 +101,7 @@ class NodePerturbation:
 
             def add_noise(sample_key: Array) -> _AtNode:
                 def noisy(address: _Address, x: Tree) -> Tree:
-                    return shifted(x, self.sigma, gaussian_like(address(sample_key), x))
+                    return tree.add_scaled(x, self.sigma, gaussian_like(address(sample_key), x))
 
                 return noisy
 

@@ -20,7 +20,6 @@ from toolkit.estimator.sampling import (
     at_both_signs,
     average,
     gaussian_like,
-    shifted,
     split,
     weighted,
 )
@@ -117,7 +116,7 @@ class PersistentES:
                 drift = jax.tree.map(jnp.add, earlier, direction)
 
                 def window(signed: Tree, systems: Tree) -> tuple[Tree, Array]:
-                    moved = rejoin(parts, shifted(parts.inexact, self.sigma, signed))
+                    moved = rejoin(parts, tree.add_scaled(parts.inexact, self.sigma, signed))
                     # Both particles of a pair start with the same key, so that their losses differ by
                     # `theta` alone. Different random starts would be noise in the difference.
                     first = begin_or_continue(system, systems, moved, state.time, pair_start_key)

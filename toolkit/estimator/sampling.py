@@ -35,11 +35,6 @@ def gaussian_like(key: Array, like: Tree) -> Tree:
     return tree.as_like(like, jax.tree.unflatten(structure, drawn))
 
 
-def shifted(theta: Tree, scale: float | Array, direction: Tree) -> Tree:
-    """`theta + scale * direction` in the types of `theta`."""
-    return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), theta, direction)
-
-
 def at_both_signs(fun: Callable[..., Tree], direction: Tree, *pairs: Tree) -> Tree:
     """`fun(direction, ...)` and `fun(-direction, ...)` along a leading axis `[2]`, as of `pairs`."""
     signed = jax.tree.map(lambda d: jnp.stack([d, -d]), direction)

@@ -18,7 +18,6 @@ from toolkit.estimator.sampling import (
     at_both_signs,
     average,
     gaussian_like,
-    shifted,
     split,
     weighted,
 )
@@ -84,7 +83,8 @@ class TruncatedES:
             def pair(pair_key: Array) -> tuple[None, Tree]:
                 direction = gaussian_like(pair_key, parts.inexact)
                 plus, minus = at_both_signs(
-                    lambda signed: window(shifted(parts.inexact, self.sigma, signed))[1], direction
+                    lambda signed: window(tree.add_scaled(parts.inexact, self.sigma, signed))[1],
+                    direction,
                 )
                 return None, weighted((plus - minus) / (2 * self.sigma), direction)
 

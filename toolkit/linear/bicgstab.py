@@ -16,7 +16,6 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
-    add_scaled,
     approximate_inverse,
     checked,
     counters,
@@ -83,22 +82,18 @@ class BiCGStab:
             # Both divisions can meet an exact 0, where the recurrence has nothing left to go on with. They
             # then give 0 instead of NaN, x stays what it was, and `broken` ends the loop.
             denominator = dot(shadow, ap)
-            alpha = _divide(s.rho, denominator)
-            half = add_scaled(s.r, -alpha, ap)
+            alpha = tree.safe_divide(s.rho, denominator)
+            half = tree.add_scaled(s.r, -alpha, ap)
             toward_half = inverse(half)
             a_half = matvec(toward_half)
-            omega = _divide(dot(a_half, half), dot(a_half, a_half))
-            x = add_scaled(add_scaled(s.x, alpha, toward), omega, toward_half)
-            r = add_scaled(half, -omega, a_half)
+            omega = tree.safe_divide(dot(a_half, half), dot(a_half, a_half))
+            x = tree.add_scaled(tree.add_scaled(s.x, alpha, toward), omega, toward_half)
+            r = tree.add_scaled(half, -omega, a_half)
             rho = dot(shadow, r)
-            beta = _divide(rho, s.rho) * _divide(alpha, omega)
-            p = add_scaled(r, beta, add_scaled(s.p, -omega, ap))
+            beta = tree.safe_divide(rho, s.rho) * tree.safe_divide(alpha, omega)
+            p = tree.add_scaled(r, beta, tree.add_scaled(s.p, -omega, ap))
             broken = (denominator == 0) | (omega == 0)
             return _BiCGStabState(x, r, p, rho, s.steps + 1, broken)
 
         last = jax.lax.while_loop(unfinished, step, first)
         return judge(matvec, b, last.x, last.steps, self.tol, products=made + 2 * last.steps)
-
-
-def _divide(a: Array, b: Array) -> Array:
-    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

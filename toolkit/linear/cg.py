@@ -18,7 +18,6 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
-    add_scaled,
     approximate_inverse,
     checked,
     counters,
@@ -122,8 +121,10 @@ class CG:
         product = matvec(s.v)
         vav = real_dot(s.v, product)
         alpha = jnp.where((vav == 0) | s.checking, 0, s.rz / jnp.where(vav == 0, 1, vav))
-        x = add_scaled(s.x, alpha, s.v)
-        r = add_scaled(tree.where(s.checking, b, s.r), jnp.where(s.checking, -1, -alpha), product)
+        x = tree.add_scaled(s.x, alpha, s.v)
+        r = tree.add_scaled(
+            tree.where(s.checking, b, s.r), jnp.where(s.checking, -1, -alpha), product
+        )
         z = inverse(r)
         norm, rz = _norm(r), real_dot(r, z)
         ended = jnp.where(vav == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
@@ -133,7 +134,7 @@ class CG:
         again = (steps < self.max_steps) & (norm > target) & (norm <= s.before / 2)
         before = jnp.where(s.checking, norm, s.before)
         met = ~s.checking & self._met(norm, steps, target)
-        p = add_scaled(z, jnp.where(s.checking, 0, rz / s.rz), s.v)
+        p = tree.add_scaled(z, jnp.where(s.checking, 0, rz / s.rz), s.v)
         return _CGState(
             x, r, tree.where(met, x, p), norm, rz, before, steps, s.products + 1, met,
             s.negative | (~s.checking & (vav <= 0)),

@@ -91,16 +91,6 @@ def real_dot(a: Tree, b: Tree) -> Array:
     return jnp.real(optax.tree.vdot(a, b))
 
 
-def add_scaled(x: Tree, scale: Array | float, y: Tree) -> Tree:
-    """`x + scale * y`, leaf by leaf, in the types of `x`: trees may mix precisions."""
-
-    def one(a: Array, b: Array) -> Array:
-        total = a + scale * b
-        return total if jnp.iscomplexobj(total) else total.astype(a.dtype)
-
-    return jax.tree.map(one, x, y)
-
-
 def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)

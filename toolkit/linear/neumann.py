@@ -12,7 +12,6 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
-    add_scaled,
     checked,
     judge,
     start,
@@ -56,10 +55,10 @@ class Neumann:
         x = start(b, x0)
         # x_{k+1} = x_k + step_size (b - A x_k): from x_0 = 0 its k-th iterate is the k-term series.
         if x0 is None:
-            x = add_scaled(x, step_size, b)
+            x = tree.add_scaled(x, step_size, b)
 
         def term(_: Array, x: Tree) -> Tree:
-            return add_scaled(x, step_size, optax.tree.sub(b, matvec(x)))
+            return tree.add_scaled(x, step_size, optax.tree.sub(b, matvec(x)))
 
         terms = self.num_terms - 1 if x0 is None else self.num_terms
         x = jax.lax.fori_loop(0, terms, term, x)

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from toolkit import tree
 from toolkit.settings import Fraction, Natural, NonNegative, Tolerance, settings
+from toolkit.solver.schedules import at_step, known_schedule
 from toolkit.solver.settings import (
     PerStep,
-    add_scaled,
-    at_step,
-    known_schedule,
     require_broadcast,
     require_kind,
     require_schedule,
@@ -77,11 +76,11 @@ class GradientDescent:
             require_broadcast("step_size", step_size, state.y)
             require_broadcast("momentum", momentum, state.y)
             if not heavy_ball:
-                return DescentState(add_scaled(state.y, -step_size, gradient), None)
+                return DescentState(tree.add_scaled(state.y, -step_size, gradient), None)
             velocity = jax.tree.map(
                 lambda v, g: (momentum * v - g).astype(v.dtype), state.velocity, gradient
             )
-            return DescentState(add_scaled(state.y, step_size, velocity), velocity)
+            return DescentState(tree.add_scaled(state.y, step_size, velocity), velocity)
 
         descent = Descent(schedule, known_schedule(self.momentum, self.num_steps))
         return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol, descent)

@@ -10,7 +10,6 @@ from toolkit import tree
 from toolkit.derive.linearised_system import linearise, solve
 from toolkit.roles import LinearSolver
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.settings import add_scaled
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -57,6 +56,6 @@ class Newton:
         ) -> NewtonState:
             _, system = linearise(problem, state.y, theta, x=x)
             move, _ = solve(linear_solver, system, tree.as_real(residual))
-            return NewtonState(add_scaled(state.y, -1, tree.as_like(state.y, move)))
+            return NewtonState(tree.add_scaled(state.y, -1, tree.as_like(state.y, move)))
 
         return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)

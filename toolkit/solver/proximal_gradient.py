@@ -12,9 +12,9 @@ from toolkit import tree
 from toolkit.derive.composite import gradient_step
 from toolkit.kinds import Given
 from toolkit.settings import Count, NonNegative, Tolerance, settings
+from toolkit.solver.schedules import at_step
 from toolkit.solver.settings import (
     PerStep,
-    at_step,
     require_broadcast,
     require_kind,
     require_schedule,

@@ -66,21 +66,6 @@ def require_schedule(name: str, value: Any, num_steps: int) -> None:
             raise ValueError(f"`{name}` must be {allowed}: got {entry}{least}.")
 
 
-def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:
-    """The value of a schedule at step `t`: a number, an array of one entry a step, or a callable."""
-    if callable(schedule):
-        value = schedule(theta, t)
-        if not tree.is_numeric(value) or jnp.iscomplexobj(value):
-            raise ValueError(
-                f"`{name}` must return a real array from (theta, step): got {tree.describe(value)}."
-            )
-        return value
-    if jnp.ndim(schedule) == 1:
-        # Of no step there is no entry, but a step is traced all the same.
-        return jnp.asarray(schedule)[t] if len(schedule) else jnp.ones(())
-    return schedule
-
-
 def require_broadcast(name: str, value: Any, y: Tree) -> None:
     """Refuse a setting that would change the shape of a leaf of `y`."""
     shape = jnp.shape(value)
@@ -89,15 +74,3 @@ def require_broadcast(name: str, value: Any, y: Tree) -> None:
             f"`{name}` must be a scalar at each step, or broadcast to every leaf of `y`: got shape "
             f"{shape} for {tree.describe(y)}."
         )
-
-
-def known_schedule(schedule: Any, num_steps: int) -> np.ndarray | None:
-    """`[num_steps]` values of a schedule that is a number or an array, None where it is computed."""
-    if callable(schedule) or isinstance(schedule, jax.core.Tracer):
-        return None
-    return np.broadcast_to(np.asarray(schedule), (num_steps,))
-
-
-def add_scaled(y: Any, scale: Any, direction: Any) -> Any:
-    """`y + scale * direction`, leaf by leaf, in the types of `y`."""
-    return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), y, direction)

@@ -1,0 +1,34 @@
+"""Schedules of a solver: a number, an array of one entry a step, or a callable `(theta, step)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit import tree
+
+
+def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:
+    """The value of a schedule at step `t`: a number, an array of one entry a step, or a callable."""
+    if callable(schedule):
+        value = schedule(theta, t)
+        if not tree.is_numeric(value) or jnp.iscomplexobj(value):
+            raise ValueError(
+                f"`{name}` must return a real array from (theta, step): got {tree.describe(value)}."
+            )
+        return value
+    if jnp.ndim(schedule) == 1:
+        # With num_steps = 0 there is no entry to take, but the step is traced all the same and needs some
+        # number.
+        return jnp.asarray(schedule)[t] if len(schedule) else jnp.ones(())
+    return schedule
+
+
+def known_schedule(schedule: Any, num_steps: int) -> np.ndarray | None:
+    """`[num_steps]` values of a schedule that is a number or an array, None where it is computed."""
+    if callable(schedule) or isinstance(schedule, jax.core.Tracer):
+        return None
+    return np.broadcast_to(np.asarray(schedule), (num_steps,))
