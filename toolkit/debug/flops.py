@@ -20,81 +20,29 @@ from toolkit.jaxprs.loops import branches, scan_parts, solve_parts, while_parts
 from toolkit.jaxprs.operations import contracted_axes, convolved_channels, window_size
 from toolkit.jaxprs.read import called, inner, opened
 
-_FREE = frozenset(
-    {"and", "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "clamp", "concatenate"}
-    | {"convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice", "eq", "expand_dims"}
-    | {"dynamic_update_slice", "empty", "empty2", "full_like", "gather", "ge", "gt", "imag", "iota"}
-    | {
-        "is_finite",
-        "le",
-        "lt",
-        "name",
-        "ne",
-        "nextafter",
-        "not",
-        "optimization_barrier",
-        "or",
-        "pad",
-    }
-    | {"pvary", "random_bits", "random_clone", "random_fold_in", "random_seed", "random_split"}
-    | {"random_unwrap", "random_wrap", "real", "reduce_and", "reduce_or", "stack", "unstack"}
-    | {
-        "reduce_precision",
-        "reshape",
-        "rev",
-        "scatter",
-        "select_n",
-        "sharding_constraint",
-        "shift_left",
-    }
-    | {"shift_right_arithmetic", "shift_right_logical", "sign", "slice", "sort", "split", "squeeze"}
-    | {
-        "stop_gradient",
-        "threefry2x32",
-        "top_k",
-        "transpose",
-        "xor",
-        "debug_callback",
-        "debug_print",
-    }
-    | {"axis_index", "complex", "conj", "reduce_xor", "tie", "tile", "zeros_like"}
-)
-_EACH = frozenset(
-    {
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-    }
-    | {"cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor"}
-    | {
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "max",
-        "min",
-        "mul",
-        "neg",
-        "pow",
-        "rem",
-        "round",
-        "rsqrt",
-    }
-    | {"sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "integer_pow", "cumsum", "cumprod"}
-    | {"cumlogsumexp", "cummax", "cummin"}
-)
-_SUMS = frozenset(
-    {"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"}
-)  # one operation for each entry read
+# Nothing is computed: moves, casts, comparisons, choices, integers and random bits.
+_FREE = frozenset((
+    "and", "argmax", "argmin", "axis_index", "bitcast_convert_type", "broadcast_in_dim", "clamp",
+    "complex", "concatenate", "conj", "convert_element_type", "copy", "copy_p", "debug_callback",
+    "debug_print", "device_put", "dynamic_slice", "dynamic_update_slice", "empty", "empty2", "eq",
+    "expand_dims", "full_like", "gather", "ge", "gt", "imag", "iota", "is_finite", "le", "lt",
+    "name", "ne", "nextafter", "not", "optimization_barrier", "or", "pad", "pvary", "random_bits",
+    "random_clone", "random_fold_in", "random_seed", "random_split", "random_unwrap", "random_wrap",
+    "real", "reduce_and", "reduce_or", "reduce_precision", "reduce_xor", "reshape", "rev",
+    "scatter", "select_n", "sharding_constraint", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sign", "slice", "sort", "split", "squeeze", "stack", "stop_gradient",
+    "threefry2x32", "tie", "tile", "top_k", "transpose", "unstack", "xor", "zeros_like",
+))  # fmt: skip
+# One operation for each entry of the result.
+_EACH = frozenset((
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
+    "ceil", "cos", "cosh", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "digamma",
+    "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "integer_pow", "lgamma",
+    "log", "log1p", "logistic", "max", "min", "mul", "neg", "pow", "rem", "round", "rsqrt", "sin",
+    "sinh", "sqrt", "square", "sub", "tan", "tanh",
+))  # fmt: skip
+# One operation for each entry that is read.
+_SUMS = frozenset({"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"})
 # Real operations of one complex operation: (a + ib)(c + id) takes four products and two sums.
 _COMPLEX = {"add": 2, "sub": 2, "neg": 2, "add_any": 2, "mul": 6, "reduce_sum": 2}
 _LISTED = 3  # reasons that are printed

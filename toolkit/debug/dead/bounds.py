@@ -230,33 +230,11 @@ def _is_boolean(a: Bounds) -> bool:
 
 # Each entry of the result is one of the first operand.
 _SHAPES = (
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "cummax",
-    "cummin",
-    "device_put",
-    "dynamic_slice",
-    "expand_dims",
-    "gather",
-    "optimization_barrier",
-    "pcast",
-    "pvary",
-    "real",
-    "reduce_and",
-    "reduce_max",
-    "reduce_min",
-    "reduce_or",
-    "reduce_precision",
-    "reshape",
-    "rev",
-    "sharding_constraint",
-    "slice",
-    "squeeze",
-    "stop_gradient",
-    "transpose",
-)
+    "broadcast_in_dim", "convert_element_type", "copy", "copy_p", "cummax", "cummin", "device_put",
+    "dynamic_slice", "expand_dims", "gather", "optimization_barrier", "pcast", "pvary", "real",
+    "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_precision", "reshape", "rev",
+    "sharding_constraint", "slice", "squeeze", "stop_gradient", "transpose",
+)  # fmt: skip
 _ODD = {name: _monotone(getattr(math, name)) for name in ("tanh", "erf", "atan", "asinh", "sinh")}
 _RULES: dict[str, Callable[..., Bounds]] = {
     **dict.fromkeys(_SHAPES, lambda a, *_: a),
@@ -302,15 +280,9 @@ _RULES: dict[str, Callable[..., Bounds]] = {
     "square": lambda a: _integer_power(a, 2),
     "sub": lambda a, b: _sum(a, _negative(b)),
 }
-_ZERO_TO_ZERO = {
-    *_SHAPES,
-    *("add", "add_any", "sub", "neg", "conj", "real", "imag", "complex", "reduce_sum", "cumsum"),
-    *(
-        "concatenate",
-        "pad",
-        "scatter-add",
-        "dynamic_update_slice",
-        "scatter",
-        "conv_general_dilated",
-    ),
-}
+# Zero if all operands are zero.
+_ZERO_TO_ZERO = frozenset(_SHAPES) | frozenset((
+    "add", "add_any", "complex", "concatenate", "conj", "conv_general_dilated", "cumsum",
+    "dynamic_update_slice", "imag", "neg", "pad", "real", "reduce_sum", "scatter", "scatter-add",
+    "sub",
+))  # fmt: skip
