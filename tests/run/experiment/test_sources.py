@@ -41,6 +41,35 @@ def test_a_fault_in_the_pictures_is_told_with_their_line(toolkit, work):
     )
 
 
+def test_a_fault_in_a_file_beside_the_experiment_is_told_with_its_line(toolkit, work):
+    path = _toy(work)
+    (work / "experiments/helper.py").write_text("def rate(config):\n    return config.rate / 0\n")
+    text = path.read_text().replace(
+        "from toolkit import", "from experiments.helper import rate\nfrom toolkit import"
+    )
+    path.write_text(text.replace("config.rate * gradient", "rate(config) * gradient"))
+    code, _, err = toolkit("check", "toy.yaml")
+    assert code == 2
+    assert "experiments/helper.py:2: step" in err[-1] and "ZeroDivisionError" in err[-1]
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_with_its_line_before_the_run(toolkit, work):
+    _toy(work)
+    lines = """
+def draw(figure):
+    figure.subplots().plot([1], [1, 2])
+
+
+def figures(config, params, metrics, rows):
+    return (run.Figure("Mine", "", draw),)
+"""
+    head = PICTURES.partition("\n\ndef")[0]
+    (work / "experiments/toy_figures.py").write_text(head + lines)
+    code, _, err = toolkit("check", "toy.yaml")
+    assert code == 2
+    assert 'experiments/toy_figures.py:6: figure "Mine" failed, got ValueError' in err[-1]
+
+
 def test_only_files_with_a_config_are_experiments(work):
     _toy(work)
     (work / "experiments/helper.py").write_text("X = 1\n")

@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -88,7 +88,7 @@ def summary(path: Path) -> str:
 def load(path: Path) -> ModuleType:
     """The experiment's module, imported once while its text stays the same.
 
-    It finds modules beside it under the working directory: `from experiments.maml_figures import figures`.
+    It finds modules beside it under the working directory: `from experiments.maml_tasks import predict`.
 
     Raises: RunError (exit 2) that names the line at which it fails.
     """
@@ -136,8 +136,7 @@ def reported(path: Path, what: str) -> Iterator[None]:
         place = f"{path}:{error.lineno}" if error.lineno else path
         raise fail(Exit.CONFIG, place, what, f"SyntaxError: {error.msg}", "valid Python") from error
     except Exception as error:
-        line = _last_line_in(path, error)
-        place = f"{path}:{line}" if line else path
+        place = _last_line_in(sources.files(path), error) or path
         reason = str(error).strip().partition("\n")[0][:300]
         raise fail(
             Exit.CONFIG, place, what, f"{type(error).__name__}: {reason}", "no exception"
@@ -171,10 +170,13 @@ def _forget_others(folder: Path) -> None:
                 del sys.modules[name]
 
 
-def _last_line_in(path: Path, error: BaseException) -> int | None:
-    line, frame = None, error.__traceback__
+def _last_line_in(paths: Iterable[Path], error: BaseException) -> str | None:
+    """FILE:LINE, the innermost of these files that an exception passed through; None where it met none."""
+    known = {path.resolve(): path for path in paths}
+    place, frame = None, error.__traceback__
     while frame is not None:
-        if Path(frame.tb_frame.f_code.co_filename) == path:
-            line = frame.tb_lineno
+        path = known.get(Path(frame.tb_frame.f_code.co_filename).resolve())
+        if path is not None:
+            place = f"{path}:{frame.tb_lineno}"
         frame = frame.tb_next
-    return line
+    return place
