@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -59,3 +61,29 @@ def pytest_xdist_make_scheduler(config, log):
     # that no worker waits long for the other.
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+PEAKS: list[float] = []  # GB, of each worker that ended
+
+
+def pytest_sessionfinish(session):
+    """Hand the peak of this worker's memory to the process that started it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        output["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Keep the peak of a worker that ended; one that crashed has none."""
+    if "peak" in getattr(node, "workeroutput", {}):
+        PEAKS.append(node.workeroutput["peak"])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show the peaks: a laptop of 8 GB has room for two workers of 2 GB each."""
+    if PEAKS:
+        terminalreporter.write_line(
+            "peak memory of the workers: " + ", ".join(f"{peak:.1f} GB" for peak in PEAKS)
+        )
