@@ -26,14 +26,14 @@ class Chunk(NamedTuple):
 
 @dataclass
 class Stride:
-    """The number of steps that a call may make, by the time that those before took."""
+    """How many steps a call may make, judged by the time that the calls before it took."""
 
-    longest: int | None  # by the program
+    longest: int | None  # the most that the program can make in one call; None without a limit
     steps: int = 1
     _ended: float = 0.0  # when the last call did
 
     def measured(self, steps: int, called: float, ended: float) -> float:
-        """Learns that a call of `steps` had ended by `ended`. Returns when it began: after the one before."""
+        """Learns how long a call of `steps` took. Returns when it began: calls wait for the one before them."""
         began = max(called, self._ended)
         self._ended = ended
         within = int(CALL * steps / max(ended - began, 1e-9))

@@ -69,7 +69,7 @@ class Program(NamedTuple):
     # Pure; each metric is a scalar, or `Gradients`.
     step: Callable[[State], tuple[State, dict[str, Array | Gradients]]]
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
-    # By name, from the shapes of a state: what is differentiated, the hyper-objective included.
+    # What is differentiated, by name: the hyper-objective and others. It is called with the shapes of a state.
     losses: Callable[[State], dict[str, Loss]] | None = None
     # `step(state, fraction)`: a float32 scalar from 0 to 1, of the steps used up or, where that is more, of the
     # time in `budget`. It is data, so nothing is compiled again, and it stands in each row. By steps a run is as

@@ -29,7 +29,7 @@ class StateWatch(NamedTuple):
 
 
 def watch(state: Any, start: Mapping[str, str]) -> StateWatch:
-    """Of states like this one, where `start` is what `held` said of the first."""
+    """The watch over states of this structure. `start` is what `held` said of the first one."""
     names = tuple(name for name, leaf in named_leaves(state).items() if checks.can_fail(leaf))
     # A leaf that starts with an infinity may keep infinities. One that starts with a NaN may hold both: NaN often stands
     # for "not set", and the value that is set later may be an infinity.

@@ -31,7 +31,7 @@ def declared(traced: TracedProgram, source: Path) -> dict[str, Loss]:
 
 
 def dead_inputs(traced: TracedProgram, source: Path) -> dict[str, tuple[DeadGradient, ...]]:
-    """Of each loss the inputs whose gradient is always zero.
+    """The inputs of each loss whose gradient is always zero.
 
     Raises: RunError (exit 2) that names the loss.
     """

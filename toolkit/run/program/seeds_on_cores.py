@@ -168,7 +168,7 @@ def _mapped(shared: Shared, arguments: Any) -> Any:
 
 
 def _zeros(tree: Any) -> Any:
-    """Where only the shapes and the device of a state matter: nothing to compile."""
+    """Stands for a state of which only the shapes and the device matter. It is made without compiling anything."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 

@@ -71,7 +71,7 @@ def curve(name: str, group: Group) -> MeanCurve | None:
 
 
 def _series(name: str, story: Story) -> list[dict[int, float]]:
-    """By step, a metric of each seed of a run; seeds that lack it somewhere are told apart no further."""
+    """A metric of each seed of a run, as step -> value. Steps at which not every seed has it are left out."""
     found = [(row["step"], values(row, name, story)) for row in story.rows]
     count = max((len(each) for _, each in found), default=0)
     return [{step: each[i] for step, each in found if len(each) == count} for i in range(count)]

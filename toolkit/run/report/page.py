@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     """The page of one run, and warnings for figures that could not be drawn."""
     drawn, warnings = drawings("Figures", figures, 0)
-    # Of several seeds in one program, a band; of one, its curve.
+    # A run of several seeds is drawn as a mean with a band, a run of one seed as a curve.
     training = bands([Group({}, [story])]) if seeds_of(story) > 1 else curves({"": story.rows})
     generic, more = drawings("Training", training, len(figures))
     by_leaf, yet_more = drawings(

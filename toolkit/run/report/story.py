@@ -33,7 +33,7 @@ class Story(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of running, over all processes; of an unfinished run up to its last row."""
+        """How long it ran, over all processes. An unfinished run is counted up to its last row."""
         return self.record.get("seconds") or (self.rows[-1]["seconds"] if self.rows else 0.0)
 
     @property

@@ -1,8 +1,9 @@
 """How a run directory comes to be: whole, and by one start at a time.
 
-Whoever wants to create one holds a locked file beside the run directory, from before jax is imported until the directory exists.
-Without it, of several starts all would load, trace and only then find the directory taken. The lock is the kernel's,
-so a killed start holds nobody up; its file bears the name of a leftover, and the next start removes it.
+A start locks a file beside the run directory before it imports jax, and holds the lock until the directory exists.
+Without it, several starts would all load and trace the experiment before all but one find the directory taken. The
+kernel drops the lock with the process, so a killed start holds nobody up. The file has the name of a leftover, and the
+next start removes it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def sources(experiment: Path) -> dict[str, str]:
 
 
 def experiment_hash(experiment: Path) -> str:
-    """Of the experiment's file, and of the files beside it that it consists of."""
+    """A hash of the experiment's file and of the files beside it that it consists of."""
     hashes = [file_hash(path) for path in experiment_sources.files(experiment)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 

@@ -58,7 +58,7 @@ def files(final: Final, seconds: float, place: Path, source: Path) -> dict[str, 
 
 
 def hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
-    """For the record, which learns them before the files exist."""
+    """SHA-256 of each file. The record gets them before the files exist, so that it can judge what a kill leaves."""
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 

@@ -1,1 +1,1 @@
-"""On which machine does a run of a sweep go? One file an engine; clusters are those of existing engines."""
+"""Which machine does a run of a sweep go to? One file an engine; clusters are made by existing engines."""
