@@ -97,3 +97,7 @@ def test_what_nobody_asked_for_is_named():
     """The check above would not notice anything if it admitted whole packages."""
     others = ["toolkit.run.sweep.grid", "toolkit.plain_python.staging", "toolkit.debug.shapes.annotate"]  # fmt: skip
     assert surplus([*others, "toolkit.run.report.page"], MAY_LOAD, AT_THE_END) == others
+
+
+def test_the_config_is_validated_once(loaded):
+    assert loaded[2] == 1

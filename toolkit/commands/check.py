@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.commands.arguments import add_config
-from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, printable, shown
+from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, printable, shown
 from toolkit.run.experiment.output import warn
 from toolkit.run.store import environment
 
@@ -149,7 +149,7 @@ def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
     files.write_folder(place.path / directory.FINAL, final.files(result, 0.0, source, source))
     from toolkit.run.report import plots, story
 
-    problems: list[Problem] = []
+    problems: list[Complaint] = []
     figures = story.own_figures(story.read(place.path), prepared.settings)
     pictures = sources.pictures(source)
     file = pictures if pictures.is_file() else source

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from toolkit.run.experiment.errors import Problem, nearest, shown
+from toolkit.run.experiment.errors import Complaint, nearest, shown
 from toolkit.run.experiment.plain_yaml import dotted
 
 Schema = Mapping[str, Any]
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 def translate(
     error: ValidationError, data: Any, schema: Schema, where: Mapping[tuple, str]
-) -> list[Problem]:
+) -> list[Complaint]:
     """The problems of a config in the order of its lines, one a key.
 
     Args:
@@ -31,7 +31,7 @@ def translate(
         schema: the JSON schema of the model, for names to suggest.
         where: by path, the place to blame (`configs/x.yaml:12`); the empty path is the file itself.
     """
-    problems: dict[tuple, Problem] = {}
+    problems: dict[tuple, Complaint] = {}
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         place, problem = _problem(detail, data, schema, where)
         if place in problems:  # a union reports one error a branch
@@ -45,7 +45,7 @@ def translate(
 
 def _problem(
     detail: Mapping[str, Any], data: Any, schema: Schema, where: Mapping[tuple, str]
-) -> tuple[tuple, Problem]:
+) -> tuple[tuple, Complaint]:
     kind, location = detail["type"], detail["loc"]
     if kind in ("missing", "extra_forbidden", "unexpected_keyword_argument"):
         parent, key = _walk(location[:-1], data, schema), location[-1]
@@ -58,37 +58,37 @@ def _problem(
     got, expected, context = shown(place.value), detail["msg"], detail.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
         reason = str(context.get("error", detail["msg"])) or "refused"
-        return place.path, Problem(_blame(place.path, where), f"{what}: bad value", got, reason)
+        return place.path, Complaint(_blame(place.path, where), f"{what}: bad value", got, reason)
     if kind in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
         expected = "a mapping"
     expected = expected.removeprefix("Input should be ").removeprefix("Value should be ")
     names = [str(item) for item in place.schema.get("enum", [])]
     near = nearest(place.value, names) if isinstance(place.value, str) else None
-    return place.path, Problem(
+    return place.path, Complaint(
         _blame(place.path, where), f"{what}: wrong value", got, expected, near
     )
 
 
 def _key_problem(
     kind: str, parent: Place, key: Any, path: tuple, where: Mapping[tuple, str]
-) -> Problem:
+) -> Complaint:
     fields = parent.schema.get("properties", {})
     if kind == "missing":
         field = fields.get(key, {})
         expected = field.get("description") or _type_name(field)
-        return Problem(_blame(path, where), f"{dotted(path)}: missing key", "nothing", expected)
+        return Complaint(_blame(path, where), f"{dotted(path)}: missing key", "nothing", expected)
     got = shown(parent.value.get(key)) if isinstance(parent.value, dict) else shown(parent.value)
     expected = f"one of {', '.join(fields)}" if fields else "no such key"
-    return Problem(
+    return Complaint(
         _blame(path, where), f"{dotted(path)}: unknown key", got, expected, nearest(key, fields)
     )
 
 
-def _kind_problem(place: Place, what: str, where: Mapping[tuple, str]) -> Problem:
+def _kind_problem(place: Place, what: str, where: Mapping[tuple, str]) -> Complaint:
     kinds = list(_kinds(place.schema))
     expected = f"one of {', '.join(kinds)}" if kinds else "a known kind"
     if not isinstance(place.value, dict):
-        return Problem(
+        return Complaint(
             _blame(place.path, where),
             f"{what}: wrong value",
             shown(place.value),
@@ -97,8 +97,8 @@ def _kind_problem(place: Place, what: str, where: Mapping[tuple, str]) -> Proble
     got = place.value.get("kind")
     path = (*place.path, "kind")
     if got is None:
-        return Problem(_blame(path, where), f"{what}.kind: missing key", "nothing", expected)
-    return Problem(
+        return Complaint(_blame(path, where), f"{what}.kind: missing key", "nothing", expected)
+    return Complaint(
         _blame(path, where), f"{what}.kind: unknown kind", shown(got), expected, nearest(got, kinds)
     )
 

@@ -26,7 +26,7 @@ class Exit(IntEnum):
     CLAIM = 8
 
 
-class Problem(NamedTuple):
+class Complaint(NamedTuple):
     """One thing that is wrong. Reads as `where: what, got ..., expected ... (did you mean ...?)`."""
 
     where: str
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 class RunError(Exception):
     """A failure with its exit code and one or more problems, in the order to print them."""
 
-    def __init__(self, code: Exit, *problems: Problem):
+    def __init__(self, code: Exit, *problems: Complaint):
         super().__init__("; ".join(problem.line() for problem in problems))
         self.code = code
         self.problems = problems
@@ -71,7 +71,7 @@ def fail(
     near: str | None = None,
 ) -> RunError:
     """The error of a single problem; written `raise fail(...)`."""
-    return RunError(code, Problem(str(where), what, got, expected, near))
+    return RunError(code, Complaint(str(where), what, got, expected, near))
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

@@ -15,7 +15,7 @@ from toolkit import kinds
 from toolkit.run.experiment import experiments, overrides, plain_yaml
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.complaints import translate
-from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, nearest, printable, shown
+from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, nearest, printable, shown
 
 ORDER = (
     "experiment",
@@ -152,8 +152,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _in_order(problems: list[Problem]) -> list[Problem]:
-    def line(problem: Problem) -> int:
+def _in_order(problems: list[Complaint]) -> list[Complaint]:
+    def line(problem: Complaint) -> int:
         number = problem.where.rpartition(":")[2]
         return int(number) if number.isdigit() else 0
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.run.experiment.errors import Exit, Problem, RunError, printable
+from toolkit.run.experiment.errors import Complaint, Exit, RunError, printable
 from toolkit.run.experiment.output import say
 from toolkit.run.report import claims
 from toolkit.run.report.claims import Verdict
@@ -41,7 +41,7 @@ def judge(stories: Sequence[Story]) -> list[Verdict]:
 
 def tell(stories: Sequence[Story]) -> None:
     """Prints the verdict on each claim over several seeds. Raises: RunError (exit 8) if one is missed."""
-    problems: list[Problem] = []
+    problems: list[Complaint] = []
     for group in groups(stories):
         verdicts = judge(group)
         for verdict in verdicts:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from toolkit.run.experiment.common import Claim
-from toolkit.run.experiment.errors import Problem, nearest
+from toolkit.run.experiment.errors import Complaint, nearest
 from toolkit.run.program.means import estimate
 
 Outcome = Literal["within", "missed", "inconclusive"]
@@ -74,10 +74,10 @@ def judge_runs(claims: Mapping[str, Claim], runs: Sequence[Mapping[str, Any]]) -
     ]
 
 
-def missed(verdicts: list[Verdict], metrics: Mapping[str, Any], where: object) -> list[Problem]:
+def missed(verdicts: list[Verdict], metrics: Mapping[str, Any], where: object) -> list[Complaint]:
     """The claims that do not hold, as problems."""
     return [
-        Problem(
+        Complaint(
             str(where),
             f"claim missed: {verdict.name}",
             "no such metric" if verdict.value is None else f"{verdict.value:.6g}",

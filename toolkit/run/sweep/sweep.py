@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.run.drive import signals
 from toolkit.run.experiment import load
-from toolkit.run.experiment.errors import Exit, Problem, RunError, fail, shown
+from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, shown
 from toolkit.run.store import directory, environment, files
 from toolkit.run.store.sweeps import RECORD, read_record
 from toolkit.run.sweep import grid
@@ -91,7 +91,7 @@ def sweep(
 def _validated(path: Path, points: Sequence[grid.Point]) -> list[load.Loaded]:
     """The config of every run. Raises: RunError (exit 2) with each problem once, or for two equal configs."""
     loaded: list[load.Loaded] = []
-    problems: dict[Problem, Problem] = {}
+    problems: dict[Complaint, Complaint] = {}
     for point in points:
         try:
             loaded.append(load.load(path, point.words))
@@ -214,6 +214,6 @@ def _verdict(target: Path, statuses: Mapping[str, RunStatus]) -> int:
     else:
         what = f"{len(failed)} of {len(statuses)} runs failed"
         expected = f"0; {target / LOGS} says why, the same command tries them again"
-    lines = RunError(Exit.BUG, Problem(str(target), what, got + more, expected)).lines()
+    lines = RunError(Exit.BUG, Complaint(str(target), what, got + more, expected)).lines()
     print("\n".join(lines), file=sys.stderr, flush=True)
     return code  # not always an `Exit`: 137 is a killed run
