@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import toolkit as tk
 from toolkit import kinds, roles
-from toolkit.bilevel.parts.settings import TwoOptimizers
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.kinds import Given
 from toolkit.settings import (
     Count,

@@ -31,8 +31,8 @@ from toolkit.bilevel.methods.sustain import SUSTAIN
 from toolkit.bilevel.methods.ttsa import TTSA
 from toolkit.bilevel.methods.vrbo import VRBO
 from toolkit.bilevel.parts.iteration import Record, iterate
+from toolkit.bilevel.parts.method_settings import power_decay
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
-from toolkit.bilevel.parts.settings import power_decay
 from toolkit.roles import BilevelMethod
 
 __all__ = [

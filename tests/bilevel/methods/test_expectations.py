@@ -34,7 +34,7 @@ from toolkit.bilevel import (
     StocBiO,
 )
 from toolkit.bilevel.methods import saba
-from toolkit.bilevel.parts import linear_system, whole
+from toolkit.bilevel.parts import blocks, stochastic_inverse
 
 ETA = 0.2
 DRAWS = 60_000
@@ -95,14 +95,14 @@ def test_the_mean_direction_of_saba_is_the_full_batch_direction_whatever_it_reme
     step, state = jax.jit(step), init(jax.random.key(1), q.Y0, q.X0)
     for _ in range(3):
         state, _ = step(state)
-    weights = whole.weights(data, 2)
+    weights = blocks.weights(data, 2)
     table = state.memory.inner
     np.testing.assert_allclose(weights, [0.4, 0.4, 0.2], rtol=1e-12)
     mean = jax.tree.map(lambda rows: jnp.tensordot(weights, rows, 1), table.rows)
     for kept, recomputed in zip(jax.tree.leaves(table.mean), jax.tree.leaves(mean), strict=True):
         np.testing.assert_allclose(kept, recomputed, rtol=1e-12, atol=1e-15)
     curved = lambda block: saba.curved(problem, state.y, state.theta, state.v, block)
-    term = jax.jit(lambda i: whole.on_block(curved, data, 2, i))
+    term = jax.jit(lambda i: blocks.on_block(curved, data, 2, i))
     terms = [term(i) for i in jnp.arange(3)]
     directions = [saba._averaged(table, term, i, weights)[0] for i, term in enumerate(terms)]
     A, C, a = (data[name].mean(0) for name in "ACa")
@@ -143,12 +143,12 @@ def test_the_mean_of_a_stochastic_inverse_is_the_truncated_series(kind: str) -> 
     product = lambda i, w: A[i] @ w  # the key is the example
     sequences = jnp.asarray(list(itertools.product(range(q.I), repeat=Q)))
     series = {
-        "sum": lambda keys: linear_system.neumann_sum(product, B, ETA, keys),
+        "sum": lambda keys: stochastic_inverse.neumann_sum(product, B, ETA, keys),
         "sample": lambda keys: sum(
-            linear_system.neumann_sample(product, jnp.asarray(B), ETA, length, keys) / Q
+            stochastic_inverse.neumann_sample(product, jnp.asarray(B), ETA, length, keys) / Q
             for length in range(Q)
         ),
-        "descend": lambda keys: linear_system.descend(product, B, jnp.asarray(V0), ETA, keys),
+        "descend": lambda keys: stochastic_inverse.descend(product, B, jnp.asarray(V0), ETA, keys),
     }
     mean = np.mean(jax.jit(jax.vmap(series[kind]))(sequences), axis=0)
     P = np.eye(q.N) - ETA * q.MEAN["A"]
@@ -410,8 +410,8 @@ def test_the_memory_of_a_recursion_adds_no_bias(name: str) -> None:
 
 def test_a_block_of_another_size_is_the_rest_of_the_data() -> None:
     data = {"x": jnp.arange(5)}
-    sums = [int(whole.on_block(lambda b: jnp.sum(b["x"]), data, 2, i)) for i in jnp.arange(3)]
+    sums = [int(blocks.on_block(lambda b: jnp.sum(b["x"]), data, 2, i)) for i in jnp.arange(3)]
     assert sums == [0 + 1, 2 + 3, 4]
-    assert int(whole.on_block(lambda b: jnp.sum(b["x"]), data, None, 0)) == 10
-    assert int(whole.on_block(lambda b: jnp.sum(b["x"]), data, 9, 0)) == 10
+    assert int(blocks.on_block(lambda b: jnp.sum(b["x"]), data, None, 0)) == 10
+    assert int(blocks.on_block(lambda b: jnp.sum(b["x"]), data, 9, 0)) == 10
     assert Problem(q.inner, q.outer).inner_data is None

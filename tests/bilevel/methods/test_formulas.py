@@ -37,7 +37,7 @@ from toolkit.bilevel import (
     StocBiO,
     power_decay,
 )
-from toolkit.bilevel.parts import whole
+from toolkit.bilevel.parts import blocks
 
 # Distinct on purpose: a step taken with another's size would show.
 A_, C_, E_ = 0.2, 0.15, 0.1  # steps of y, of theta, of the linear system
@@ -406,11 +406,11 @@ def test_bome_s_control_is_by_how_much_the_constraint_descends() -> None:
 
 
 def test_the_default_period_looks_at_half_of_the_batches() -> None:
-    assert whole.default_period(q.INNER, q.OUTER, None, 1) == 1
+    assert blocks.default_period(q.INNER, q.OUTER, None, 1) == 1
     data = {"x": np.zeros(100)}
-    assert whole.default_period(data, data, 10, 1) == 10
-    assert whole.default_period(data, data, 10, 4) == 2
-    assert whole.default_period(data, data, 90, 4) == 1
+    assert blocks.default_period(data, data, 10, 1) == 10
+    assert blocks.default_period(data, data, 10, 4) == 2
+    assert blocks.default_period(data, data, 90, 4) == 1
 
 
 def test_hoag_keeps_its_tolerances_and_its_error_shrinks_with_them() -> None:

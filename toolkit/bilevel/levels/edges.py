@@ -34,7 +34,7 @@ def _needs_no_run(rule: Adjoint) -> bool:
 
 
 @dataclass(frozen=True)
-class Field(SolutionMap):
+class UnsymmetricSolutionMap(SolutionMap):
     """A solve for a zero of what stands for a gradient, above edges with different rules.
 
     Where each edge below has its own rule, what stands for the gradient is the gradient of no

@@ -25,7 +25,12 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint import Implicit
-from toolkit.bilevel.levels.edges import ByEdge, Field, has_forward_mode, needs_objective
+from toolkit.bilevel.levels.edges import (
+    ByEdge,
+    UnsymmetricSolutionMap,
+    has_forward_mode,
+    needs_objective,
+)
 from toolkit.errors.readable import readable, returned_by
 from toolkit.solve.hypergradient import HypergradientReport, hypergradient, real_scalar
 from toolkit.solve.maps import SolutionMap, argmin
@@ -276,7 +281,7 @@ def _solution_map(levels: Sequence[Level], i: int, starts: Values) -> SolutionMa
             f"`adjoint` of level `{level.name}` must not be {type(level.adjoint).__name__}, which needs the gradient of a "
             f"function, above `edges` of level `{mixed[0]}`; use Unroll or Implicit."
         )
-    return Field(solve.kind, solve.fun, solve.solver, solve.adjoint)
+    return UnsymmetricSolutionMap(solve.kind, solve.fun, solve.solver, solve.adjoint)
 
 
 def _starts(levels: Sequence[Level], starts: Values | None) -> dict[str, Tree]:

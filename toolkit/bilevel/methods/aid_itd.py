@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from toolkit.adjoint import Implicit, Unroll
-from toolkit.bilevel.parts.descent import StepSize, at
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
+from toolkit.bilevel.parts.movers import StepSize, at
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
 from toolkit.linear import CG
 from toolkit.roles import Adjoint
@@ -22,7 +22,7 @@ from toolkit.solver import GradientDescent, Optax
 from toolkit.types import LinearSolver, Tree
 
 
-class Memory(NamedTuple):
+class StepStart(NamedTuple):
     """Where a step starts."""
 
     y0: Tree  # of every step; None with a warm start
@@ -89,9 +89,9 @@ class DoubleLoop(TwoOptimizers):
         implicit = self.adjoint is None or isinstance(self.adjoint, Implicit)
         name = "AID" if implicit else "ITD" if isinstance(self.adjoint, Unroll) else None
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
+        def start(y0: Tree, theta0: Tree) -> StepStart:
             v = zeros_like(y0) if implicit and self.warm_start else None
-            return Memory(None if self.warm_start else y0, v)
+            return StepStart(None if self.warm_start else y0, v)
 
         return algorithm(self, problem, moves, step, name=name, memory=start)
 

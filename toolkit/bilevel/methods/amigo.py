@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from jax import Array
 
-from toolkit.bilevel.parts.descent import at
-from toolkit.bilevel.parts.double_loop import Invert, double_step
-from toolkit.bilevel.parts.linear_system import Product, descend
+from toolkit.bilevel.parts.double_loop import double_step
+from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
+from toolkit.bilevel.parts.movers import at
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
-from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of
+from toolkit.bilevel.parts.stochastic_inverse import Product, StochasticInverse, descend
 from toolkit.settings import Count, Natural, settings
 from toolkit.types import Tree
 
@@ -57,8 +57,10 @@ class AmIGO(TwoOptimizers):
                 rate = at(moves.linear_step_size, s.step)
                 return descend(product, b, s.v, rate, batches), self.linear_steps
 
-            invert = Invert(self.linear_steps, apply)
-            new, v, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
+            inverse = StochasticInverse(self.linear_steps, apply)
+            new, v, said = double_step(
+                problem, moves, s, self.inner_steps, self.batch_size, inverse
+            )
             return new._replace(v=v), said
 
         return algorithm(self, problem, moves, step, linear=True)

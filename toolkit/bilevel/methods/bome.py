@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import at, moved
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
+from toolkit.bilevel.parts.movers import at, moved
 from toolkit.bilevel.parts.oracles import (
     draw,
     inner_slope,
@@ -18,7 +19,6 @@ from toolkit.bilevel.parts.oracles import (
     theta_slope,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree

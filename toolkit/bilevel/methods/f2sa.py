@@ -7,12 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from toolkit.bilevel.parts.descent import (
-    at,
-    fresh_at_first,
-    moved,
-    storm,
-)
+from toolkit.bilevel.parts.method_settings import MethodSettings, Momentum, Rate
+from toolkit.bilevel.parts.movers import at, moved
 from toolkit.bilevel.parts.oracles import (
     inner_slope,
     inner_slopes,
@@ -25,13 +21,13 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import MethodSettings, Momentum, Rate
+from toolkit.bilevel.parts.recursive_momentum import fresh_at_first, storm
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
 from toolkit.settings import Count, settings
 from toolkit.types import Tree
 
 
-class Parts(NamedTuple):
+class PenaltyGradients(NamedTuple):
     """Gradients that the three directions are made of, before the penalty weighs them."""
 
     f_y: Tree  # at (y, theta)
@@ -41,11 +37,11 @@ class Parts(NamedTuple):
     g_theta: Tree  # grad_theta g at (y, theta) less at (z, theta), one batch
 
 
-class Memory(NamedTuple):
+class F2saMemory(NamedTuple):
     """What is carried besides: z, and with momentum what it remembers."""
 
     z: Tree  # near y*(theta); y itself is near the minimiser of outer + penalty inner
-    parts: Parts | None
+    parts: PenaltyGradients | None
     before: tuple[Tree, Tree, Tree] | None  # (y, z, theta) of the step before
 
 
@@ -137,14 +133,18 @@ class F2SA(MethodSettings):
             said = info(losses[0], f.loss, direction, 3 * self.inner_steps + 3, 0)
             return moves.theta(s, direction), said
 
-        def parts(point: tuple[Tree, Tree, Tree], key: Array) -> tuple[tuple[Array, Array], Parts]:
+        def parts(
+            point: tuple[Tree, Tree, Tree], key: Array
+        ) -> tuple[tuple[Array, Array], PenaltyGradients]:
             y, z, theta = point
             inside, outside = batch(key)
             f = outer_slopes(problem, y, theta, outside)
             at_y = inner_slopes(problem, y, theta, inside)
             at_z = inner_slopes(problem, z, theta, inside)
             g_theta = minus(at_y.in_theta, at_z.in_theta)
-            return (at_z.loss, f.loss), Parts(f.in_y, at_y.in_y, at_z.in_y, f.in_theta, g_theta)
+            return (at_z.loss, f.loss), PenaltyGradients(
+                f.in_y, at_y.in_y, at_z.in_y, f.in_theta, g_theta
+            )
 
         def single(s: State) -> tuple[State, Info]:
             (key,) = split_key(s, 1)
@@ -155,18 +155,18 @@ class F2SA(MethodSettings):
             d = storm(new, s.memory.parts, old, weight)
             a, e, penalty = rates(s.step)
             direction = plus(d.f_theta, d.g_theta, penalty)
-            memory = Memory(moved(s.memory.z, d.g_z, a), d, here)
+            memory = F2saMemory(moved(s.memory.z, d.g_z, a), d, here)
             y = moved(s.y, plus(d.f_y, d.g_y, penalty), e)
             said = info(*losses, direction, 6, 0)
             return moves.theta(s, direction)._replace(y=y, memory=memory), said
 
         name = "F2SA" if momentum is None else "F3SA"
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
+        def start(y0: Tree, theta0: Tree) -> F2saMemory:
             if momentum is None:
-                return Memory(y0, None, None)
+                return F2saMemory(y0, None, None)
             y, theta = zeros_like(y0), zeros_like(theta0)
-            return Memory(y0, Parts(y, y, y, theta, theta), (y0, y0, theta0))
+            return F2saMemory(y0, PenaltyGradients(y, y, y, theta, theta), (y0, y0, theta0))
 
         step = double if momentum is None else single
         return algorithm(self, problem, moves, step, name=name, memory=start)

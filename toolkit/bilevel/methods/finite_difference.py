@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import at, is_zero, moved
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
+from toolkit.bilevel.parts.movers import at, is_zero, moved
 from toolkit.bilevel.parts.oracles import draw, inner_slope, minus, outer_slopes, plus, theta_slope
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
 from toolkit.roles import Schedule
 from toolkit.settings import NonNegative, Positive, settings

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from toolkit.bilevel.parts.descent import fresh_at_first, storm
+from toolkit.bilevel.parts.method_settings import Momentum, Rate, TwoOptimizers
 from toolkit.bilevel.parts.oracles import (
     cross,
     draw,
@@ -17,13 +17,13 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import Momentum, Rate, TwoOptimizers
+from toolkit.bilevel.parts.recursive_momentum import fresh_at_first, storm
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
 from toolkit.settings import settings
 from toolkit.types import Tree
 
 
-class Memory(NamedTuple):
+class FslaMemory(NamedTuple):
     """What the momentum remembers."""
 
     direction: Tree  # d, near the hypergradient
@@ -85,8 +85,8 @@ class FSLA(TwoOptimizers):
             weight = fresh_at_first(self.momentum, s.step)
             direction = storm(fresh, s.memory.direction, old, weight)
             said = info(loss, outer_loss, direction, gradients=4, hvps=3)
-            memory = Memory(direction, s.theta)
+            memory = FslaMemory(direction, s.theta)
             return moves.theta(new, direction)._replace(memory=memory), said
 
-        start = lambda y0, theta0: Memory(zeros_like(theta0), theta0)
+        start = lambda y0, theta0: FslaMemory(zeros_like(theta0), theta0)
         return algorithm(self, problem, moves, step, linear=True, memory=start)

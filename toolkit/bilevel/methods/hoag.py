@@ -10,6 +10,7 @@ from annotated_types import Interval
 from jax import Array
 
 from toolkit import tree
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.oracles import (
     cross,
     draw,
@@ -20,14 +21,13 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
 from toolkit.linear import CG
 from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
 
 
-class Memory(NamedTuple):
+class HoagMemory(NamedTuple):
     """The warm start of the linear system, and how the last step kept its tolerance."""
 
     v: Tree  # near H^{-1} grad_y outer
@@ -79,7 +79,7 @@ class HOAG(TwoOptimizers):
         """The method on a problem."""
         moves = moves_of(self, problem)
 
-        def solved(s: State, batch: Tree) -> tuple[State, Memory, Array, Array]:
+        def solved(s: State, batch: Tree) -> tuple[State, HoagMemory, Array, Array]:
             """(state at the tolerance, what is known of it, loss at first, steps)."""
             first, slope = inner_slope(problem, s.y, s.theta, batch)
             scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
@@ -119,9 +119,9 @@ class HOAG(TwoOptimizers):
             report = info(inner_loss, f.loss, direction, steps + 2, 1 + jnp.asarray(said.products))
             return moves.theta(s, direction)._replace(memory=memory), report
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
+        def start(y0: Tree, theta0: Tree) -> HoagMemory:
             zero = jnp.zeros_like(tree.norm(zeros_like(y0)))
-            return Memory(zeros_like(y0), zero, zero, zero, zero)
+            return HoagMemory(zeros_like(y0), zero, zero, zero, zero)
 
         return algorithm(self, problem, moves, step, memory=start)
 

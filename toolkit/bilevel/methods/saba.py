@@ -9,28 +9,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.bilevel.parts import whole
+from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts.direction_triple import along, triple
+from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.oracles import curved, outer_slopes, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
-from toolkit.bilevel.parts.triple import along, triple
 from toolkit.settings import settings
 from toolkit.types import Tree
 
 
-class Table(NamedTuple):
+class SagaTable(NamedTuple):
     """The last sample of each block, and their weighted mean."""
 
     rows: Tree  # [blocks, ...]
     mean: Tree
 
 
-class Memory(NamedTuple):
+class SagaTables(NamedTuple):
     """A table of `Curved` and one of `Slopes`."""
 
-    inner: Table
-    outer: Table
+    inner: SagaTable
+    outer: SagaTable
 
 
 @settings("saba")
@@ -74,21 +74,21 @@ class SABA(TwoOptimizers):
         """The method on a problem."""
         moves = moves_of(self, problem)
         size = self.batch_size
-        inner_weights = whole.weights(problem.inner_data, size)
-        outer_weights = whole.weights(problem.outer_data, size)
+        inner_weights = blocks.weights(problem.inner_data, size)
+        outer_weights = blocks.weights(problem.outer_data, size)
 
         def of_inner(y: Tree, theta: Tree, v: Tree, i: Array) -> Any:
             term = lambda block: curved(problem, y, theta, v, block)
-            return whole.on_block(term, problem.inner_data, size, i)
+            return blocks.on_block(term, problem.inner_data, size, i)
 
         def of_outer(y: Tree, theta: Tree, i: Array) -> Any:
             term = lambda block: outer_slopes(problem, y, theta, block)
-            return whole.on_block(term, problem.outer_data, size, i)
+            return blocks.on_block(term, problem.outer_data, size, i)
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
+        def start(y0: Tree, theta0: Tree) -> SagaTables:
             inside = lambda i: of_inner(y0, theta0, zeros_like(y0), i)
             outside = lambda i: of_outer(y0, theta0, i)
-            return Memory(
+            return SagaTables(
                 _table(inside, inner_weights, self.full_start),
                 _table(outside, outer_weights, self.full_start),
             )
@@ -102,12 +102,12 @@ class SABA(TwoOptimizers):
             f, outer = _averaged(s.memory.outer, new_f, j, outer_weights)
             direction = triple(g, f)
             said = info(new_g.loss, new_f.loss, direction.theta, gradients=2, hvps=2)
-            return along(moves, s, direction)._replace(memory=Memory(inner, outer)), said
+            return along(moves, s, direction)._replace(memory=SagaTables(inner, outer)), said
 
         return algorithm(self, problem, moves, step, linear=True, memory=start)
 
 
-def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> Table:
+def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> SagaTable:
     indices = jnp.arange(len(weights))
     if full:
         rows = jax.lax.map(term, indices)
@@ -116,10 +116,10 @@ def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> Table:
         zeros = lambda leaf: jnp.zeros((len(weights), *leaf.shape), leaf.dtype)
         rows = jax.tree.map(zeros, shapes)
     mean = lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
-    return Table(rows, jax.tree.map(mean, rows))
+    return SagaTable(rows, jax.tree.map(mean, rows))
 
 
-def _averaged(table: Table, new: Any, i: Array, weights: Array) -> tuple[Any, Table]:
+def _averaged(table: SagaTable, new: Any, i: Array, weights: Array) -> tuple[Any, SagaTable]:
     """(the term that stands for the whole data, the table with `new` in row i)."""
     old = _row(table.rows, i)
     change = jax.tree.map(jnp.subtract, new, old)
@@ -129,7 +129,7 @@ def _averaged(table: Table, new: Any, i: Array, weights: Array) -> tuple[Any, Ta
         rows, leaf + (row - row), i, 0
     )
     rows = jax.tree.map(put, table.rows, new, old)
-    return scaled(len(weights) * weights[i]), Table(rows, scaled(weights[i]))
+    return scaled(len(weights) * weights[i]), SagaTable(rows, scaled(weights[i]))
 
 
 def _row(rows: Tree, i: Array) -> Tree:

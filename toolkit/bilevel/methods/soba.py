@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from toolkit.bilevel.parts.direction_triple import along, sampled_triple
+from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.oracles import draw
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
-from toolkit.bilevel.parts.triple import along, sampled
 from toolkit.settings import settings
 
 
@@ -50,7 +50,7 @@ class SOBA(TwoOptimizers):
             inner_key, outer_key = split_key(s, 2)
             inside = draw(inner_key, problem.inner_data, self.batch_size)
             outside = draw(outer_key, problem.outer_data, self.batch_size)
-            sample = sampled(problem, s.y, s.theta, s.v, inside, outside)
+            sample = sampled_triple(problem, s.y, s.theta, s.v, inside, outside)
             direction = sample.direction
             said = info(*sample.losses, direction.theta, gradients=2, hvps=2)
             return along(moves, s, direction), said

@@ -9,21 +9,26 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts import whole
-from toolkit.bilevel.parts.descent import storm
+from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts.direction_triple import (
+    DirectionTriple,
+    SampledTriple,
+    along,
+    sampled_triple,
+)
+from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.settings import Rate, TwoOptimizers
+from toolkit.bilevel.parts.recursive_momentum import storm
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of, split_key
-from toolkit.bilevel.parts.triple import Sample, Triple, along, sampled
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
 
-class Memory(NamedTuple):
+class SrbaMemory(NamedTuple):
     """What the recursion remembers."""
 
-    direction: Triple
+    direction: DirectionTriple
     y: Tree  # of the step before
     theta: Tree
     v: Tree
@@ -71,20 +76,20 @@ class SRBA(TwoOptimizers):
         """The method on a problem."""
         moves, size = moves_of(self, problem), self.batch_size
         data = problem.inner_data, problem.outer_data
-        period = self.period or whole.default_period(*data, size, samples=1)
+        period = self.period or blocks.default_period(*data, size, samples=1)
 
-        def exact(s: LinearState) -> tuple[Sample, Array]:
-            counts = [whole.batches(part, size) for part in data]
+        def exact(s: LinearState) -> tuple[SampledTriple, Array]:
+            counts = [blocks.count(part, size) for part in data]
             costs = jnp.asarray([sum(counts), 2 * counts[0]], jnp.int32)
-            return sampled(problem, s.y, s.theta, s.v, *data), costs
+            return sampled_triple(problem, s.y, s.theta, s.v, *data), costs
 
-        def corrected(s: LinearState) -> tuple[Sample, Array]:
+        def corrected(s: LinearState) -> tuple[SampledTriple, Array]:
             keys = split_key(s, 2)
             batch = [draw(key, part, size) for key, part in zip(keys, data, strict=True)]
-            new = sampled(problem, s.y, s.theta, s.v, *batch)
-            old = sampled(problem, s.memory.y, s.memory.theta, s.memory.v, *batch)
+            new = sampled_triple(problem, s.y, s.theta, s.v, *batch)
+            old = sampled_triple(problem, s.memory.y, s.memory.theta, s.memory.v, *batch)
             d = storm(new.direction, s.memory.direction, old.direction, 0.0)
-            return Sample(new.losses, d), jnp.asarray([4, 4], jnp.int32)
+            return SampledTriple(new.losses, d), jnp.asarray([4, 4], jnp.int32)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
             if period == 1:
@@ -96,11 +101,11 @@ class SRBA(TwoOptimizers):
             new = along(moves, s, d)
             if self.radius is not None:
                 new = new._replace(v=_projected(new.v, self.radius))
-            return new._replace(memory=Memory(d, s.y, s.theta, s.v)), said
+            return new._replace(memory=SrbaMemory(d, s.y, s.theta, s.v)), said
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
+        def start(y0: Tree, theta0: Tree) -> SrbaMemory:
             zeros = zeros_like(y0)
-            return Memory(Triple(zeros, zeros, zeros_like(theta0)), y0, theta0, zeros)
+            return SrbaMemory(DirectionTriple(zeros, zeros, zeros_like(theta0)), y0, theta0, zeros)
 
         return algorithm(self, problem, moves, step, linear=True, memory=start)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from toolkit.bilevel.parts.double_loop import by_sum, double_step, series_step_size
+from toolkit.bilevel.parts.double_loop import double_step
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of
+from toolkit.bilevel.parts.stochastic_inverse import by_sum, series_step_size
 from toolkit.settings import Count, Natural, Positive, settings
 
 
@@ -49,10 +50,12 @@ class StocBiO(TwoOptimizers):
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         moves = moves_of(self, problem)
-        invert = by_sum(series_step_size(self), self.linear_steps)
+        inverse = by_sum(series_step_size(self), self.linear_steps)
 
         def step(s: State) -> tuple[State, Info]:
-            new, _, said = double_step(problem, moves, s, self.inner_steps, self.batch_size, invert)
+            new, _, said = double_step(
+                problem, moves, s, self.inner_steps, self.batch_size, inverse
+            )
             return new, said
 
         return algorithm(self, problem, moves, step)

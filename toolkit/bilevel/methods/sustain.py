@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.bilevel.parts.double_loop import by_sample, series_step_size
+from toolkit.bilevel.parts.method_settings import Momentum, TwoOptimizers
 from toolkit.bilevel.parts.problem import Algorithm, Problem
-from toolkit.bilevel.parts.recursive import recursive_momentum
-from toolkit.bilevel.parts.settings import Momentum, TwoOptimizers
+from toolkit.bilevel.parts.recursive_momentum import recursive_momentum
+from toolkit.bilevel.parts.stochastic_inverse import by_sample, series_step_size
 from toolkit.settings import Count, Positive, settings
 
 
@@ -52,5 +52,5 @@ class SUSTAIN(TwoOptimizers):
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         exact = self.batch_size is None
-        invert = by_sample(series_step_size(self), self.linear_steps, exact)
-        return recursive_momentum(self, problem, invert)
+        inverse = by_sample(series_step_size(self), self.linear_steps, exact)
+        return recursive_momentum(self, problem, inverse)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from toolkit.bilevel.parts.double_loop import by_sample, double_step, series_step_size
+from toolkit.bilevel.parts.double_loop import double_step
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
-from toolkit.bilevel.parts.settings import TwoOptimizers
 from toolkit.bilevel.parts.state import State, algorithm, moves_of
+from toolkit.bilevel.parts.stochastic_inverse import by_sample, series_step_size
 from toolkit.settings import Count, Positive, settings
 
 
@@ -50,10 +51,10 @@ class TTSA(TwoOptimizers):
         """The method on a problem."""
         moves = moves_of(self, problem)
         exact = self.batch_size is None
-        invert = by_sample(series_step_size(self), self.linear_steps, exact)
+        inverse = by_sample(series_step_size(self), self.linear_steps, exact)
 
         def step(s: State) -> tuple[State, Info]:
-            new, _, said = double_step(problem, moves, s, 1, self.batch_size, invert)
+            new, _, said = double_step(problem, moves, s, 1, self.batch_size, inverse)
             return new, said
 
         return algorithm(self, problem, moves, step)

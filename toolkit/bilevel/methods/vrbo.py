@@ -7,29 +7,28 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from toolkit.bilevel.parts import whole
-from toolkit.bilevel.parts.descent import storm
-from toolkit.bilevel.parts.double_loop import by_sum, series_step_size
+from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.oracles import zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.recursive import Directions, sampled
-from toolkit.bilevel.parts.settings import TwoOptimizers
+from toolkit.bilevel.parts.recursive_momentum import DirectionPair, sampled_pair, storm
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.bilevel.parts.stochastic_inverse import by_sum, series_step_size
 from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
 
 
-class Memory(NamedTuple):
+class VrboMemory(NamedTuple):
     """What the recursion remembers: both directions, at (y, theta) of the state."""
 
-    direction: Directions
+    direction: DirectionPair
 
 
 @settings("vrbo")
 class VRBO(TwoOptimizers):
     """Variance-reduced bilevel optimizer: SPIDER's differences along every move of y and of theta.
 
-    With D = (grad_y g, hypergradient by the Neumann series of StocBiO), sampled anew for each difference
+    With D = (grad_y g, hypergradient by the Neumann series of StocBiO), sampled_pair anew for each difference
     and at both of its points alike:
 
         every `period` steps:  d = D(y, theta) on the whole data
@@ -72,42 +71,42 @@ class VRBO(TwoOptimizers):
         """The method on a problem."""
         moves, size, products = moves_of(self, problem), self.batch_size, self.linear_steps
         data = problem.inner_data, problem.outer_data
-        inner_blocks, outer_blocks = (whole.batches(part, size) for part in data)
+        inner_blocks, outer_blocks = (blocks.count(part, size) for part in data)
         samples = self.inner_steps + 1
-        period = self.period or whole.default_period(*data, size, samples)
-        invert = by_sum(series_step_size(self), products)
+        period = self.period or blocks.default_period(*data, size, samples)
+        inverse = by_sum(series_step_size(self), products)
 
         def difference(
             new: State, old: State, key: Array
-        ) -> tuple[Directions, tuple[Array, Array]]:
+        ) -> tuple[DirectionPair, tuple[Array, Array]]:
             """The direction at `new`, and the losses at `old`."""
-            at_new = sampled(problem, new.y, new.theta, key, size, invert)
-            at_old = sampled(problem, old.y, old.theta, key, size, invert)
+            at_new = sampled_pair(problem, new.y, new.theta, key, size, inverse)
+            at_old = sampled_pair(problem, old.y, old.theta, key, size, inverse)
             direction = storm(at_new.direction, old.memory.direction, at_old.direction, 0.0)
             return direction, at_old.losses
 
-        def exact(s: State) -> Directions:
-            return sampled(problem, s.y, s.theta, s.key, None, invert).direction
+        def exact(s: State) -> DirectionPair:
+            return sampled_pair(problem, s.y, s.theta, s.key, None, inverse).direction
 
         def inner_step(s: State, key: Array) -> tuple[State, None]:
             new = moves.y(s, s.memory.direction.y)
             direction, _ = difference(new, s, key)
-            return new._replace(memory=Memory(direction)), None
+            return new._replace(memory=VrboMemory(direction)), None
 
         def step(s: State) -> tuple[State, Info]:
             outer_key, inner_key = split_key(s, 2)
             due = s.step % period == 0
             d = jax.lax.cond(due, exact, lambda s: s.memory.direction, s)
-            s = s._replace(memory=Memory(d))
+            s = s._replace(memory=VrboMemory(d))
             new = moves.theta(s, d.theta)
             direction, losses = difference(new, s, outer_key)
-            new = new._replace(memory=Memory(direction))
+            new = new._replace(memory=VrboMemory(direction))
             new, _ = jax.lax.scan(inner_step, new, jax.random.split(inner_key, self.inner_steps))
             gradients = 4 * samples + due * (inner_blocks + outer_blocks)
             hvps = (products + 1) * (2 * samples + due * inner_blocks)
             return new, info(*losses, d.theta, gradients, hvps)
 
-        def start(y0: Tree, theta0: Tree) -> Memory:
-            return Memory(Directions(zeros_like(y0), zeros_like(theta0)))
+        def start(y0: Tree, theta0: Tree) -> VrboMemory:
+            return VrboMemory(DirectionPair(zeros_like(y0), zeros_like(theta0)))
 
         return algorithm(self, problem, moves, step, memory=start)

@@ -25,7 +25,7 @@ class Record(NamedTuple):
     observed: Tree  # [R, ...] what `observe` gives
 
 
-class _Part(NamedTuple):
+class _Stretch(NamedTuple):
     """Inside compiled code, between two records."""
 
     state: Any
@@ -81,8 +81,8 @@ def iterate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
-def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Part, Info, Tree]:
-    def one(part: _Part, _: None) -> tuple[_Part, Info]:
+def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Stretch, Info, Tree]:
+    def one(part: _Stretch, _: None) -> tuple[_Stretch, Info]:
         new, info = step(part.state)
         bad = {name: ~tree.all_finite(part) for name, part in _variables(new).items()}
         going = part.failed < 0
@@ -91,10 +91,12 @@ def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Part, In
         norm = jnp.where(jnp.isfinite(info.gradient_norm), info.gradient_norm, part.norm)
         norm = jnp.where(going, norm, part.norm).astype(part.norm.dtype)
         gradients, hvps = part.gradients + info.gradient_evals, part.hvps + info.hvp_evals
-        return _Part(new, gradients, hvps, failed, bad, norm), info
+        return _Stretch(new, gradients, hvps, failed, bad, norm), info
 
     zero, names = jnp.asarray(0, jnp.int32), _variables(state)
-    first = _Part(state, zero, zero, zero - 1, dict.fromkeys(names, zero > 0), jnp.asarray(jnp.nan))
+    first = _Stretch(
+        state, zero, zero, zero - 1, dict.fromkeys(names, zero > 0), jnp.asarray(jnp.nan)
+    )
     part, infos = jax.lax.scan(one, first, length=every)
     last = jax.tree.map(lambda leaf: leaf[-1], infos)
     return part, last, None if observe is None else observe(part.state)
@@ -105,7 +107,7 @@ def _variables(state: Any) -> dict[str, Tree]:
     return {name: tree.split(getattr(state, name)).inexact for name in names}
 
 
-def _not_finite(step: Any, part: _Part) -> str:
+def _not_finite(step: Any, part: _Stretch) -> str:
     method = getattr(step, "__name__", "step")
     names = ", ".join(name for name, bad in part.bad.items() if bad)
     before = (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.problem import Loss, Problem
+from toolkit.bilevel.parts.problem import BatchLoss, Problem
 from toolkit.types import Tree
 
 
@@ -82,7 +82,7 @@ def outer_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
     return _slopes(problem.outer, y, theta, batch)
 
 
-def _slopes(loss: Loss, y: Tree, theta: Tree, batch: Any) -> Slopes:
+def _slopes(loss: BatchLoss, y: Tree, theta: Tree, batch: Any) -> Slopes:
     y_parts, theta_parts = tree.split(y), tree.split(theta)
 
     def of_both(y: Tree, theta: Tree) -> Array:

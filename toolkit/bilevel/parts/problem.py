@@ -15,7 +15,7 @@ from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.types import Tree
 
-Loss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> scalar mean loss
+BatchLoss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> scalar mean loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class Problem:
       ValueError: the leaves of a data tree share no leading axis.
     """
 
-    inner: Loss
-    outer: Loss
+    inner: BatchLoss
+    outer: BatchLoss
     inner_data: Tree = None
     outer_data: Tree = None
 
@@ -53,7 +53,7 @@ class Problem:
                 )
 
 
-def _require_three_arguments(name: str, loss: Loss) -> None:
+def _require_three_arguments(name: str, loss: BatchLoss) -> None:
     try:
         signature = inspect.signature(loss)
     except (TypeError, ValueError):  # some builtins have none

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.descent import Mover, at, moved, mover
+from toolkit.bilevel.parts.movers import Mover, at, moved, mover
 from toolkit.bilevel.parts.oracles import zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.errors.readable import readable, returned_by

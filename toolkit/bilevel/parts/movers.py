@@ -7,7 +7,6 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -56,21 +55,6 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
         return tree.merge(optax.apply_updates(parts.inexact, updates), *parts[1:]), state
 
     return Mover(lambda y: optimizer.init(tree.split(y).inexact), move)
-
-
-def storm(new: Tree, direction: Tree, old: Tree, weight: Any) -> Tree:
-    """Recursive momentum: `new + (1 - weight) (direction - old)`, `new` and `old` of one sample.
-
-    Weight 0 is SARAH's difference, weight 1 the sample. Source: Cutkosky & Orabona 2019, equation 2.
-    """
-    return jax.tree.map(
-        lambda n, d, o: (n + (1 - weight) * (d - o)).astype(n.dtype), new, direction, old
-    )
-
-
-def fresh_at_first(momentum: StepSize, t: Array) -> Array:
-    """The weight of `storm` at step `t`: 1 at step 0, where there is nothing to remember."""
-    return jnp.where(t == 0, 1.0, at(momentum, t))
 
 
 def is_zero(value: Any) -> bool:

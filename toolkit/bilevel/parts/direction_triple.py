@@ -12,7 +12,7 @@ from toolkit.bilevel.parts.state import LinearState, Moves
 from toolkit.types import Tree
 
 
-class Triple(NamedTuple):
+class DirectionTriple(NamedTuple):
     """A direction for each variable."""
 
     y: Tree  # grad_y g
@@ -20,28 +20,28 @@ class Triple(NamedTuple):
     theta: Tree  # grad_theta f - d2_thetay g v
 
 
-class Sample(NamedTuple):
+class SampledTriple(NamedTuple):
     """The directions of a pair of batches, and its losses."""
 
     losses: tuple[Array, Array]  # inner, outer
-    direction: Triple
+    direction: DirectionTriple
 
 
-def sampled(
+def sampled_triple(
     problem: Problem, y: Tree, theta: Tree, v: Tree, inner_batch: Any, outer_batch: Any
-) -> Sample:
+) -> SampledTriple:
     """Linear in each batch: the mean over all batches is the direction of the whole data."""
     g = curved(problem, y, theta, v, inner_batch)
     f = outer_slopes(problem, y, theta, outer_batch)
-    return Sample((g.loss, f.loss), triple(g, f))
+    return SampledTriple((g.loss, f.loss), triple(g, f))
 
 
-def triple(g: Curved, f: Slopes) -> Triple:
+def triple(g: Curved, f: Slopes) -> DirectionTriple:
     """The directions that are made of an inner and an outer batch."""
-    return Triple(g.gradient, minus(g.hvp, f.in_y), minus(f.in_theta, g.cross))
+    return DirectionTriple(g.gradient, minus(g.hvp, f.in_y), minus(f.in_theta, g.cross))
 
 
-def along(moves: Moves, s: LinearState, direction: Triple) -> LinearState:
+def along(moves: Moves, s: LinearState, direction: DirectionTriple) -> LinearState:
     """One step of all three variables at once."""
     s = moves.theta(s, direction.theta)
     return moves.v(moves.y(s, direction.y), direction.v)

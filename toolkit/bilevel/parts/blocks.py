@@ -12,23 +12,23 @@ from jax import Array
 from toolkit.types import Tree
 
 
-def count(data: Tree) -> int:
+def examples(data: Tree) -> int:
     """Examples; 1 for data without any."""
     leaves = jax.tree.leaves(data)
     return jnp.shape(leaves[0])[0] if leaves else 1
 
 
-def batches(data: Tree, batch_size: int | None) -> int:
+def count(data: Tree, batch_size: int | None) -> int:
     """Batches that the data has, the last maybe smaller."""
-    return 1 if batch_size is None else -(-count(data) // batch_size)
+    return 1 if batch_size is None else -(-examples(data) // batch_size)
 
 
 def weights(data: Tree, batch_size: int | None) -> Array:
     """[blocks] the share of each block among the examples."""
     if batch_size is None:
         return jnp.ones(1)
-    starts = jnp.arange(batches(data, batch_size)) * batch_size
-    return jnp.minimum(batch_size, count(data) - starts) / count(data)
+    starts = jnp.arange(count(data, batch_size)) * batch_size
+    return jnp.minimum(batch_size, examples(data) - starts) / examples(data)
 
 
 def on_block(fun: Callable[[Tree], Any], data: Tree, batch_size: int | None, index: Array) -> Any:
@@ -36,7 +36,7 @@ def on_block(fun: Callable[[Tree], Any], data: Tree, batch_size: int | None, ind
 
     A rest of another size makes `fun` compile twice.
     """
-    total = count(data)
+    total = examples(data)
     if batch_size is None or batch_size >= total:
         return fun(data)
 
@@ -56,4 +56,4 @@ def default_period(inner_data: Tree, outer_data: Tree, batch_size: int | None, s
     """Steps of `samples` samples between looks at the whole data: half of its batches in all."""
     if batch_size is None:
         return 1
-    return max(1, (count(inner_data) + count(outer_data)) // (2 * batch_size * samples))
+    return max(1, (examples(inner_data) + examples(outer_data)) // (2 * batch_size * samples))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,54 @@ from jax import Array
 from toolkit.types import Tree
 
 Product = Callable[[Array, Tree], Tree]  # (entry, v) -> d2_yy g_B v, B the batch of the entry
+
+
+class StochasticInverse(NamedTuple):
+    """How a linear system is solved with at most `products` products, each with a batch of its own."""
+
+    products: int
+    # (product, b, batches, key) -> (v near H^{-1} b, products used)
+    apply: Callable[[Product, Tree, Array, Array], tuple[Tree, Any]]
+
+
+def by_sum(step_size: float, products: int) -> StochasticInverse:
+    """The Neumann series of `products + 1` terms, each product with a batch of its own (SHIA)."""
+
+    def apply(product: Product, b: Tree, batches: Array, _: Array) -> tuple[Tree, int]:
+        return neumann_sum(product, b, step_size, batches), products
+
+    return StochasticInverse(products, apply)
+
+
+def by_sample(step_size: float, terms: int, exact: bool) -> StochasticInverse:
+    """One random partial product of the Neumann series of `terms` terms (HIA); `exact`: their mean.
+
+    With the whole data in each batch the length is all that is random, and `exact` averages it out.
+    """
+    if exact:
+        return by_sum(step_size, terms - 1)
+
+    def apply(product: Product, b: Tree, batches: Array, key: Array) -> tuple[Tree, Array]:
+        length = jax.random.randint(key, (), 0, terms)
+        return neumann_sample(product, b, step_size, length, batches), length
+
+    return StochasticInverse(terms, apply)
+
+
+def series_step_size(settings: Any) -> Any:
+    """The step of a Neumann series: one number, `inner_step_size` where nothing else is given.
+
+    Raises:
+      ValueError: neither is a number.
+    """
+    step_size = settings.linear_step_size
+    step_size = settings.inner_step_size if step_size is None else step_size
+    if callable(step_size):
+        raise ValueError(
+            "`linear_step_size` must be a number, and given where `inner_step_size` is a schedule: a "
+            "series with a shrinking step is no inverse."
+        )
+    return step_size
 
 
 def neumann_sum(product: Product, b: Tree, step_size: float, batches: Array) -> Tree:
