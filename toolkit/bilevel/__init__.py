@@ -6,13 +6,9 @@ state = init(key, y0, theta0)
 state, info = jax.jit(step)(state)
 """
 
-from toolkit.bilevel.levels.multilevel import (
-    Level,
-    NestedHypergradient,
-    NestedSolution,
-    nested,
-    nested_hypergradient,
-)
+from toolkit.bilevel.levels.level import Level
+from toolkit.bilevel.levels.nested import NestedSolution, nested
+from toolkit.bilevel.levels.nested_hypergradient import NestedHypergradient, nested_hypergradient
 from toolkit.bilevel.methods.aid_itd import AID, ITD, DoubleLoop
 from toolkit.bilevel.methods.amigo import AmIGO
 from toolkit.bilevel.methods.bome import BOME

@@ -6,6 +6,7 @@ Letters: variables `x` [2], `y` [3], `z` [4], `w` [2], from the top down; sizes 
 from __future__ import annotations
 
 import itertools
+import sys
 import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,8 +26,7 @@ from toolkit.adjoint import (
     Stopped,
     Unroll,
 )
-from toolkit.bilevel.levels import multilevel
-from toolkit.bilevel.levels.multilevel import Level, nested, nested_hypergradient
+from toolkit.bilevel import Level, nested, nested_hypergradient
 from toolkit.linear import CG
 
 SIZES = {"x": 2, "y": 3, "z": 4, "w": 2}
@@ -463,9 +463,10 @@ def test_a_chain_is_solved_through_levels_that_are_not_named() -> None:
 
 
 def test_the_example_runs_and_its_gradient_is_the_difference_quotient(capsys: Any) -> None:
-    example = textwrap.dedent(multilevel.__doc__.split("\n\n", 1)[1])
+    module = sys.modules[nested.__module__]
+    example = textwrap.dedent(module.__doc__.split("\n\n", 1)[1])
     scope: dict = {}
-    exec(compile(example, multilevel.__file__, "exec"), scope)
+    exec(compile(example, module.__file__, "exec"), scope)
     printed = [float(word) for word in capsys.readouterr().out.strip(" []\n").split()]
     value = jax.jit(lambda x: scope["f"](**scope["solve"](x=x).values))
     h = 1e-4 * np.eye(3)
