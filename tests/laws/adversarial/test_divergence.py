@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,11 +16,11 @@ from tests.laws.adversarial.calls import (
     SOLUTION,
     Y0,
     Flagged,
+    Refused,
     Right,
     Row,
     check,
     each,
-    halved,
     hyper,
     value,
 )
@@ -69,13 +71,18 @@ DIVERGING = [
         hyper(lambda y, t: -jnp.sum(y**2 + t * y), LBFGS(30, 1e-6), y0=Y0 + 1),
         Flagged(Issue.INNER_NOT_CONVERGED | Issue.NEGATIVE_CURVATURE),
     ),
-    Row("momentum_above_one", value(solver=GradientDescent(0.1, 80, 1.5)), STOPPED_SHORT),
-    Row("momentum_of_one", value(solver=GradientDescent(0.1, 80, 1.0)), STOPPED_SHORT),
-    Row(
-        "momentum_above_one_reversible",
-        hyper(solver=GradientDescent(0.1, 30, 1.5), adjoint=Reversible()),
-        Flagged(Issue.NOT_FINITE, nan=True),
-    ),
+    *[
+        Row(
+            f"momentum_{name}",
+            partial(GradientDescent, 0.1, steps, momentum),
+            Refused(rf"`momentum` must be a number in \[0, 1\), .*got {momentum}"),
+        )
+        for name, steps, momentum in (
+            ("above_one", 80, 1.5),
+            ("of_one", 80, 1.0),
+            ("above_one_reversible", 30, 1.5),
+        )
+    ],
     Row(
         "momentum_of_zero_reversible",
         hyper(solver=GradientDescent(0.4, 80, 0.0), adjoint=Reversible()),
@@ -92,16 +99,22 @@ NO_STEPS = [
             "descent_with_tolerance": GradientDescent(0.4, 0, tol=1e-6),
             "descent_with_an_array": GradientDescent(np.zeros(0), 0),
             "adam": Optax(optax.adam(0.1), 0),
-            "lbfgs": LBFGS(0, 1e-6),
-            "newton": Newton(0, 1e-6),
-            "proximal": ProximalGradient(lambda y, t, s: y, 0.4, 0, 1e-6),
         }.items()
     ],
-    Row(
-        "no_steps_of_a_map",
-        value(halved, Anderson(0, 1e-6), make=tk.fixed_point),
-        STOPPED_SHORT,
-    ),
+    # A solver that stops at a tolerance takes at least one step.
+    *[
+        Row(
+            f"no_steps_{name}",
+            program,
+            Refused("`max_steps` must be an int of at least 1: got 0"),
+        )
+        for name, program in (
+            ("lbfgs", partial(LBFGS, 0, 1e-6)),
+            ("newton", partial(Newton, 0, 1e-6)),
+            ("proximal", partial(ProximalGradient, lambda y, t, s: y, 0.4, 0, 1e-6)),
+            ("of_a_map", partial(Anderson, 0, 1e-6)),
+        )
+    ],
     *[
         # The derivative of no steps is exactly zero.
         Row(

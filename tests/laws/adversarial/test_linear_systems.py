@@ -141,22 +141,22 @@ ARGUMENTS = [
     Row(
         "neumann_nan_step",
         lambda: Neumann(9, NAN),
-        Refused(r"`step_size` must be positive.*got nan"),
+        Refused("`step_size` must be a positive number: got nan"),
     ),
     Row(
         "neumann_string_step",
         lambda: Neumann(9, "a"),
-        Refused(r"`step_size` must be a real number.*got str"),
+        Refused("`step_size` must be a positive number: got 'a'"),
     ),
     Row(
         "nystrom_nan_damping",
         lambda: Nystrom(2, NAN),
-        Refused(r"`damping` must be positive: got nan"),
+        Refused("`damping` must be a positive number: got nan"),
     ),
     Row(
         "nystrom_no_damping",
         lambda: Nystrom(2, None),
-        Refused(r"`damping` must be a real number.*got None"),
+        Refused("`damping` must be a positive number: got None"),
     ),
 ]
 

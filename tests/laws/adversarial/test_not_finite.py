@@ -94,7 +94,11 @@ ELSEWHERE = [
         NOT_FINITE,
     ),
     Row("nan_in_outer", hyper(outer=lambda y, theta: total(y, theta) + NAN), NOT_FINITE),
-    Row("nan_in_damping", hyper(adjoint=Implicit(damping=NAN)), Flagged(Issue.NOT_FINITE)),
+    Row(
+        "nan_in_damping",
+        lambda: Implicit(damping=NAN),
+        Refused("`damping` must be a nonnegative number: got nan"),
+    ),
     Row(
         "nan_in_v0",
         hyper(v0=Y0 * NAN, adjoint=Implicit(CG(50, 1e-9))),

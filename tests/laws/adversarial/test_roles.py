@@ -62,23 +62,24 @@ ROLES = [
         "linear_solver_class",
         lambda: Implicit(CG),
         Refused(
-            r"`linear_solver` must be None, one of tk\.linear such as .*got <class '.*'>", TypeError
+            r"`linear_solver` must be None, one of tk\.linear, such as .*got <class '.*'>",
+            TypeError,
         ),
     ),
     Row(
         "linear_solver_string",
         lambda: Newton(9, 1e-6, "cg"),
-        Refused(r"`linear_solver` must be None, one of tk\.linear .*got 'cg'", TypeError),
+        Refused(r"`linear_solver` must be None, one of tk\.linear, .*got 'cg'", TypeError),
     ),
     Row(
         "descent_for_a_linear_solver",
         lambda: Implicit(DESCENT),
-        Refused(r"`linear_solver` must be .*got GradientDescent\(", TypeError),
+        Refused(r"`linear_solver` must be .*got GradientDesce", TypeError),
     ),
     Row(
         "optax_function",
         lambda: Optax(optax.adam, 9),
-        Refused("`optimizer` must be an optax tra.*got function"),
+        Refused("`optimizer` must be an optax transformation.*got <function", TypeError),
     ),
     Row(
         "prox_string",
