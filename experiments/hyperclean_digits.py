@@ -146,8 +146,8 @@ def losses(config: Config, y: Any, data: Labelled) -> jax.Array:
 
 def weighted_loss(config: Config, y: Any, weights: jax.Array, data: Labelled) -> jax.Array:
     """`mean_i w_i CE_i + l2 / 2 |y|^2`."""
-    penalty = config.l2 / 2 * optax.tree.norm(y, squared=True)
-    return jnp.mean(weights * losses(config, y, data)) + penalty
+    fit = jnp.mean(weights * losses(config, y, data))
+    return fit + config.l2 / 2 * optax.tree.norm(y, squared=True)
 
 
 def conclude(config: Config, data: Data, theta: jax.Array) -> run.Final:
