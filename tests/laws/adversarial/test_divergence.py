@@ -83,6 +83,22 @@ DIVERGING = [
             ("above_one_reversible", 30, 1.5),
         )
     ],
+    # An array may be traced, so its value is not looked into: the status says what became of it.
+    Row(
+        "momentum_array_above_one",
+        value(solver=GradientDescent(0.1, 80, np.asarray(1.5))),
+        STOPPED_SHORT,
+    ),
+    Row(
+        "momentum_array_of_one",
+        value(solver=GradientDescent(0.1, 80, np.asarray(1.0))),
+        STOPPED_SHORT,
+    ),
+    Row(
+        "momentum_array_above_one_reversible",
+        hyper(solver=GradientDescent(0.1, 30, np.asarray(1.5)), adjoint=Reversible()),
+        Flagged(Issue.NOT_FINITE, nan=True),
+    ),
     Row(
         "momentum_of_zero_reversible",
         hyper(solver=GradientDescent(0.4, 80, 0.0), adjoint=Reversible()),

@@ -100,6 +100,11 @@ ELSEWHERE = [
         Refused("`damping` must be a nonnegative number: got nan"),
     ),
     Row(
+        "nan_in_damping_array",
+        hyper(adjoint=Implicit(damping=np.asarray(NAN))),
+        Flagged(Issue.NOT_FINITE),
+    ),
+    Row(
         "nan_in_v0",
         hyper(v0=Y0 * NAN, adjoint=Implicit(CG(50, 1e-9))),
         Flagged(Issue.NOT_FINITE),
