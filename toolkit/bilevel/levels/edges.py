@@ -1,4 +1,4 @@
-"""A rule for each edge between levels, and solves above rules that are approximate."""
+"""A derivative rule for each edge between two levels, and what such rules change for the levels above."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ def _needs_no_run(rule: Adjoint) -> bool:
 
 @dataclass(frozen=True)
 class UnsymmetricSolutionMap(SolutionMap):
-    """A solve for a zero of what stands for a gradient, above edges with different rules.
+    """The solution map of a level above edges with different rules.
 
-    Where each edge below has its own rule, what stands for the gradient is the gradient of no
-    function. So its derivative is not symmetric: the linear solver must not be one for symmetric
-    systems, and the cheap Hessian-vector product (a derivative of a gradient along a direction) does
-    not apply. With one rule for all edges, however rough, the derivative is symmetric to any order.
+    The level solves for a zero of an approximate gradient. With different rules on the edges below, that
+    field is the gradient of no function, and its derivative is not symmetric. So the linear solver must
+    not be one for symmetric systems, and the cheap Hessian-vector product (a derivative of a gradient
+    along a direction) does not apply. With one rule for all edges, however rough, the derivative is
+    symmetric.
     """
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
-        """One call, taken apart."""
+        """One call, taken apart, without what presumes a symmetric derivative."""
         call = super().prepare(y0, theta, xs)
         problem = replace(
             call.problem,
@@ -53,6 +54,7 @@ class UnsymmetricSolutionMap(SolutionMap):
             linear_solver=linear.choose(call.y0, symmetric=False),
         )
         primal, steps = call.primal, call.primal.steps
+        # `replayed` differentiates a step by the cheap Hessian-vector product; `step` is the step as it is.
         if steps is not None:
             primal = primal._replace(steps=steps._replace(replayed=steps.step))
         return call._replace(problem=problem, primal=primal)
@@ -60,11 +62,11 @@ class UnsymmetricSolutionMap(SolutionMap):
 
 @dataclass(frozen=True, eq=False)
 class ByEdge:
-    """A rule for the derivative in each variable above, and in all else: `dy = sum_e T_e dtheta_e`.
+    """An adjoint with a rule for each variable above, and one for all else: `dy = sum_e T_e dtheta_e`.
 
-    Each `T_e` is the tangent map of edge e's rule. Adding up solutions, each differentiated along its
-    own edge only, would give the same first derivative but a wrong second one: `T_e` depends on all
-    variables, and must be differentiated along all edges.
+    `T_e` is the tangent map of edge e's rule. It would be simpler to add up solutions, each of which is
+    differentiated along its own edge only. That gives the same first derivative but a wrong second one:
+    `T_e` depends on all variables, and must itself be differentiated along all edges.
     """
 
     default: Adjoint
@@ -72,11 +74,11 @@ class ByEdge:
 
     @property
     def presumes_solution(self) -> bool:
-        """Whether one of the rules does."""
+        """Whether one of the rules gives the derivative of an exact solution, whatever the steps were."""
         return any(rule.presumes_solution for rule in (self.default, *self.edges.values()))
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
-        """Those of all rules."""
+        """The sum over all rules."""
         rules = (self.default, *self.edges.values())
         return functools.reduce(jnp.add, [r.hvp_evals(steps, hyperparameters) for r in rules])
 
@@ -85,6 +87,8 @@ class ByEdge:
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with each edge's derivative."""
 
+        # The solve itself is hidden from differentiation (`run` below), and its result passes through this
+        # function, which returns it unchanged and whose derivative is the sum over the edges.
         @jax.custom_jvp
         def at_solution(y: Tree, operands: Tree, y0: Tree) -> Tree:
             return y
@@ -97,12 +101,13 @@ class ByEdge:
             known = primal._replace(run=lambda *_: solved)
             y_dot = optax.tree.zeros_like(y)
             for edge, rule in ((None, self.default), *self.edges.items()):
-                # A rule that reads the value only is given the solution: it costs no other solve.
+                # A rule that only needs the solution is handed it, in place of a solve that would run again.
                 run = rule.differentiable(problem, known if _needs_no_run(rule) else primal)
                 part = _along(run, self._moving(edge, tangents[1:]), primals[1:], tangents[1:])
                 y_dot = y_dot if part is None else jax.tree.map(jnp.add, y_dot, part)
             return y, y_dot
 
+        # With symbolic zeros the rule sees which arguments do not move: their edges cost nothing.
         at_solution.defjvp(differentiate, symbolic_zeros=True)
 
         def run(y0: Tree, operands: Tree, xs: Tree) -> tuple[Tree, Array]:
@@ -112,7 +117,10 @@ class ByEdge:
         return run
 
     def _moving(self, edge: str | None, tangents: tuple[Any, Tree]) -> Tree:
-        """Booleans: what moves of the operands and of y0 and is the edge's; None has no edge."""
+        """For each array of the operands and of y0, whether it moves and belongs to this edge.
+
+        None stands for all variables without an edge of their own, for y0 and for closed-over arrays.
+        """
 
         def moves(mine: bool, tangent: Any) -> bool:
             return mine and not tree.is_zero_tangent(tangent)
@@ -127,7 +135,7 @@ class ByEdge:
 
 
 def _along(run: Callable[..., Any], moving: Tree, primals: Tree, tangents: Tree) -> Tree:
-    """The tangent of `run(y0, operands)` along those of `tangents` that are moving; None if none is."""
+    """The tangent of `run(y0, operands)` along those `tangents` that are marked as moving; None without any."""
     if not any(jax.tree.leaves(moving)):
         return None
     free, fixed = tree.select(primals, moving)

@@ -1,4 +1,4 @@
-"""Which levels, starts and top variables make a hierarchy: others are refused, by name."""
+"""Checks that levels, starts and top variables fit together; the messages name the level and variable."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ def check_names(levels: Sequence[Level], tops: Values) -> None:
                 f"({', '.join([*tops, *names[:i]])}): got `{unknown[0]}`."
             )
         for above in names[:i] if level.edges else ():
+            # The gradient that a level above follows holds this derivative, and the rule of that level
+            # differentiates it again, forwards. A rule with reverse mode only would fail deep in there.
             rule = level.edges.get(above, level.adjoint)
             if rule is not None and not has_forward_mode(rule):
                 raise ValueError(

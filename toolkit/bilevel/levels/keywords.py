@@ -12,7 +12,7 @@ Values = Mapping[str, Tree]  # by name of variable
 
 
 def call(fun: Callable[..., Any], values: Values) -> Any:
-    """`fun` of those values that it takes."""
+    """`fun` called with those of the values that it takes."""
     return fun(**{name: value for name, value in values.items() if takes(fun, name)})
 
 
@@ -25,7 +25,7 @@ def takes(fun: Callable[..., Any], name: str) -> bool:
 
 
 def check_takes(what: str, fun: Callable[..., Any], names: Collection[str]) -> None:
-    """Refuse a function that needs what there is not."""
+    """Refuse a function with a required parameter that is no variable, or cannot be given by keyword."""
     for p in _parameters(fun):
         needed = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         if needed and (p.name not in names or p.kind is p.POSITIONAL_ONLY):

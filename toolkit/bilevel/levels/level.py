@@ -50,7 +50,8 @@ class Level:
                 f"{{'x': tk.adjoint.Stopped()}}: got {self.edges!r}."
             )
         for rule in (self.adjoint, *self.edges.values()):
-            argmin(self.fun, self.solver, adjoint=rule)  # refuses what is none
+            # Checks the solver and the rule where the level is written, not where it is first solved.
+            argmin(self.fun, self.solver, adjoint=rule)
         if not takes(self.fun, self.name):
             raise ValueError(
                 f"`fun` {where} must take `{self.name}` by keyword: got the parameters "
@@ -64,7 +65,7 @@ class Level:
 
     @property
     def rule(self) -> Adjoint:
-        """What makes the derivative, `edges` included."""
+        """The adjoint of the level: its own rule, or `ByEdge` where some edges have others."""
         rule = self.adjoint or Implicit()
         edges = {name: rule or Implicit() for name, rule in self.edges.items()}
         return ByEdge(rule, edges) if edges else rule

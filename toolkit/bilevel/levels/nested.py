@@ -51,10 +51,10 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     Under `Implicit` on every level the derivative is that of the exact solutions, responses of all
     levels below included: `G(x, y) = g(x, y, z*(x, y))` is differentiated twice, through `z*`.
 
-    A rule makes the derivative, and so the gradient that the level above follows: an approximate rule
-    (`OneStep`, `Stopped`, a few Neumann terms) leaves its level's value alone and moves the levels
-    above, to where the approximate gradient is zero. There their own rules see what is zero there,
-    with its derivative by the rules below once more.
+    A level's rule makes its derivative, and thereby the gradient that the levels above follow. So an
+    approximate rule (`OneStep`, `Stopped`, a few Neumann terms) does not change its own level's value,
+    but moves the levels above, to where the approximate gradient is zero. The rules of those levels
+    differentiate that approximate gradient, by the rules below.
 
     Args:
       levels: from the upper to the lower. What their functions take besides are the top variables.
@@ -75,12 +75,12 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     steeply downwards, `tol_z << tol_y`. A level whose tolerance is below what is left of the solves
     under it ends with `STEP_LIMIT`.
 
-    What is watched: `info` judges each level at the solutions above it. Where `Implicit` or `OneStep`
-    makes a level's derivative, it looks at no other solves: those on the way to the level's solution
-    shape neither its status nor its derivative there. Not watched are solves below the steps that
-    `Unroll`, `Truncated`, `Forward`, `Reversible` follow and below nudged solutions, unless they are
-    not finite (then so is the level above); and the linear systems, which move the levels above where
-    they are not solved: see `nested_hypergradient`.
+    What is watched: `info` judges each level's solve at the solutions of the levels above. Under
+    `Implicit` and `OneStep` that is enough: solves at earlier iterates of the levels above change
+    neither the status nor the derivative at the solution. Not watched are two things. Solves below the
+    iterates that `Unroll`, `Truncated`, `Forward` and `Reversible` differentiate and below nudged
+    solutions, unless they are not finite (the level above is then not finite either). And linear
+    systems: where one is not solved, the levels above move; see `nested_hypergradient`.
 
     Cost: a step of a level costs a solve of the level below and a linear solve there; a product with
     its second derivative two linear solves there, each product of which costs two a level farther
@@ -118,9 +118,10 @@ def _respond(
 
 
 def solution_map(levels: Sequence[Level], i: int, starts: Values) -> SolutionMap:
-    """Level `i` as a solve; its theta are the variables above, by name."""
+    """Level `i` as a solve whose theta are the variables above, by name."""
     level = levels[i]
-    # Those below the last one that `fun` takes matter to it through that one at most.
+    # Levels below the last one that `fun` takes cannot change its value except through that one, which
+    # solves them itself. To solve them here too would be thrown away.
     taken = [j for j in range(i + 1, len(levels)) if takes(level.fun, levels[j].name)]
     responding = range(i + 1, max(taken, default=i) + 1)
 
@@ -137,6 +138,8 @@ def solution_map(levels: Sequence[Level], i: int, starts: Values) -> SolutionMap
         return value
 
     solve = argmin(fun, level.solver, adjoint=level.rule)
+    # The gradient of `fun` is a sum over the paths through the levels below. Where a level two or more
+    # below has an edge rule for one of these paths only, the sum is the gradient of no function.
     names = [lower.name for lower in levels]
     mixed = [
         names[j] for j in range(i + 2, len(levels)) if levels[j].edges.keys() & set(names[i:j])

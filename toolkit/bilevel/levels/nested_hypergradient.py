@@ -21,7 +21,7 @@ from toolkit.types import Tree
 
 
 class NestedHypergradient(NamedTuple):
-    """An outer value, its gradient in the top variables, and how both were come by."""
+    """An outer value, its gradient in the top variables, and how well each level was solved for them."""
 
     value: Array  # []
     gradient: dict[str, Tree]  # by top variable; None at leaves without derivative
@@ -48,9 +48,9 @@ def nested_hypergradient(
       outer: returns a real scalar; called by keywords, as `Level.fun`.
       levels: as in `nested`.
 
-    Not watched: the linear systems inside a level's products with its second derivative. They have
-    the matrix of the level below at the same point, whose system is watched, and other right-hand
-    sides. Nor, besides what `nested` names, any linear system of a level with `edges`.
+    Not watched: the linear systems inside a level's products with its second derivative. They have the
+    same matrix as the system of the level below, which is watched, and other right-hand sides. Not
+    watched either are what `nested` names, and the linear systems of a level with `edges`.
 
     Cost: that of `jax.grad`, one more solve of each level, and where they are used the reports.
     """
@@ -75,12 +75,17 @@ def nested_hypergradient(
             return real_scalar(call(outer, merged), outer)
 
         inexact = {name: part.inexact for name, part in parts.items()}
+        # The chain rule, by hand: `bars` first holds the derivative of `outer` in each variable with the
+        # others held. From the lowest level up, a level's bar is pulled back through its solution and
+        # added to those of the variables above. Levels between are then complete when their turn comes.
         value, bars = jax.value_and_grad(outer_at)(inexact)
         reports = {}
         for i in reversed(range(len(levels))):
             name = levels[i].name
             bar = bars.pop(name)
-            del values[name]  # those above are left
+            del values[name]  # theta of this level's solve is the variables above it
+            # The gradient of `<bar, y>` at the solution is the pullback of `bar`: `hypergradient` makes it,
+            # and reports on it.
             along = lambda y, _, bar=bar: jnp.real(tree.pairing(bar, tree.split(y).inexact))
             pulled = hypergradient(along, solution_map(levels, i, begin))(begin[name], dict(values))
             bars = jax.tree.map(jnp.add, bars, pulled.gradient)

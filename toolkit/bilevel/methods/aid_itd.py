@@ -23,10 +23,10 @@ from toolkit.types import LinearSolver, Tree
 
 
 class StepStart(NamedTuple):
-    """Where a step starts."""
+    """Where the solves of a step start."""
 
-    y0: Tree  # of every step; None with a warm start
-    v: Tree  # the warm start of the implicit rule's linear system, else None
+    y0: Tree  # the first y, from which every step starts; None with a warm start
+    v: Tree  # with a warm start of the implicit rule its last linear solution, else None
 
 
 @settings("double_loop")
@@ -42,8 +42,8 @@ class DoubleLoop(TwoOptimizers):
       inner_step_size: a; a number or an optax schedule of the outer step.
       outer_step_size: c; likewise.
       batch_size: examples a batch, drawn with replacement; None takes all. One batch serves all K steps
-        and the linear system, which must not change while it is solved: with many steps y follows the
-        minimiser of the batch, so that the hypergradient of small batches is biased.
+        and the linear system, which must not change while it is solved. With many steps y goes to the
+        minimiser of this batch, not of all data, so that small batches bias the hypergradient.
       inner_steps: K.
       adjoint: one of `tk.adjoint`; `Implicit()` when not given.
       warm_start: whether y+ is the start of the next step's inner steps, and the implicit rule's v that
@@ -64,7 +64,9 @@ class DoubleLoop(TwoOptimizers):
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves = moves_of(replace(self, inner_optimizer=None), problem)  # the solver has its own
+        # The solver of each step runs the inner optimizer, from a fresh state. The state of the method must
+        # not hold another one, which nothing would update.
+        moves = moves_of(replace(self, inner_optimizer=None), problem)
 
         def solver(t: Array) -> Any:
             if self.inner_optimizer is not None:
@@ -115,8 +117,8 @@ def AID(
     Args:
       linear_steps: at most as many; not looked at where `linear_solver` is given.
       linear_solver: None for `CG(linear_steps, 1e-10)`; `Neumann(num_terms=Q, step_size=a)` is the
-        fixed-point form. With a warm start either goes on from the last v: what few steps leave then
-        vanishes on the way, where a series from 0 keeps its bias.
+        fixed-point form. With a warm start either continues from the last v, so that the error of few
+        steps vanishes over the outer steps; a series that starts from 0 keeps its bias.
       others: those of `DoubleLoop`.
 
     Source: Pedregosa 2016; Rajeswaran et al. 2019 (iMAML); Grazzi et al. 2020, for the errors.

@@ -26,7 +26,7 @@ from toolkit.types import Tree
 
 @settings("bome")
 class BOME(TwoOptimizers):
-    """Bilevel optimization made easy: both variables descend f under the constraint that q descends.
+    """Bilevel optimization made easy: both variables descend f under the constraint that q descends too.
 
     With `q(y, theta) = g(y, theta) - g(w, theta)`, w held constant, and one batch of each data:
 
@@ -85,8 +85,13 @@ class BOME(TwoOptimizers):
 
 
 def _multiplier(f: Tree, q: Tree, control: Array | float) -> Array:
-    """`max(0, control - <f, q> / |q|^2)`, and 0 where q is."""
+    """`max(0, control - <f, q> / |q|^2)`, and 0 where q is 0.
+
+    The direction d nearest to f with `<q, d> >= control |q|^2` is `f + l q` with this l: 0 where f itself
+    lets q descend enough, else what makes the constraint an equality.
+    """
     squared = tree.norm(q) ** 2
     along = tree.pairing(f, q) / jnp.where(squared == 0, 1, squared)
-    # A NaN in q must come out.
+    # Where q is 0 the quotient would be 0 / 0, hence the 1 above. A NaN in q is not equal to 0, and
+    # `maximum` passes it on: it shows in l, and is not taken for a constraint that holds.
     return jnp.where(squared == 0, 0, jnp.maximum(control - along, 0))

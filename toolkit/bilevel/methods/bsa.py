@@ -52,6 +52,7 @@ class BSA(TwoOptimizers):
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         moves = moves_of(self, problem)
+        # Unlike (Ghadimi & Wang 2018, algorithm 3): on the whole data the mean over p, see `by_sample`.
         exact = self.batch_size is None
         inverse = by_sample(series_step_size(self), self.linear_steps, exact)
 

@@ -38,7 +38,7 @@ class PenaltyGradients(NamedTuple):
 
 
 class F2saMemory(NamedTuple):
-    """What is carried besides: z, and with momentum what it remembers."""
+    """The second inner iterate z and, with momentum, the gradients carried on and their point."""
 
     z: Tree  # near y*(theta); y itself is near the minimiser of outer + penalty inner
     parts: PenaltyGradients | None
@@ -57,8 +57,8 @@ class F2SA(MethodSettings):
 
     z tracks y*(theta), y the minimiser of `f + l g`. The fixed point of the full-batch form is off by
     a distance of order 1 / l, which a growing l removes. The one batch B in both gradients of theta
-    keeps the noise from growing with l. (In float32 their difference, of order 1 / l, has a relative
-    rounding error of order 1e-7 l.)
+    keeps the noise from growing with l. (In float32 the difference of the two, of order 1 / l, has a
+    relative rounding error of order 1e-7 l.)
 
     F3SA has T = 1 and each of the five gradients corrected by recursive momentum,
     `d = G + (1 - m) (d - G before, the same batches)`, with d = G at first; all move at once.
@@ -97,7 +97,11 @@ class F2SA(MethodSettings):
         moves, size, momentum = moves_of(self, problem), self.batch_size, self.momentum
 
         def rates(t: Array) -> tuple[Any, Any, Any]:
-            """(a, e, l)."""
+            """(a, e, l): step sizes of z and of y, and the penalty.
+
+            The curvature of `f + l g` grows with l, so that a step size for g alone would diverge: the
+            default e shrinks as 1 / l.
+            """
             a, penalty = at(self.inner_step_size, t), at(self.penalty, t)
             given = self.penalised_step_size
             return a, a / (2 * penalty) if given is None else at(given, t), penalty
@@ -127,6 +131,7 @@ class F2SA(MethodSettings):
             s, losses = jax.lax.scan(descend, s, batches(steps_key, self.inner_steps))
             inside, outside = batch(theta_key)
             f = outer_slopes(problem, s.y, s.theta, outside)
+            # One batch for both: their noise nearly cancels before the penalty multiplies it.
             at_y = theta_slope(problem, s.y, s.theta, inside)
             at_z = theta_slope(problem, s.memory.z, s.theta, inside)
             direction = plus(f.in_theta, minus(at_y, at_z), rates(s.step)[2])
@@ -152,6 +157,8 @@ class F2SA(MethodSettings):
             losses, new = parts(here, key)
             _, old = parts(s.memory.before, key)
             weight = fresh_at_first(1.0 if momentum is None else momentum, s.step)
+            # The gradients are carried on one by one and weighed by today's penalty. Their weighted sums
+            # would hold the smaller penalties of earlier steps.
             d = storm(new, s.memory.parts, old, weight)
             a, e, penalty = rates(s.step)
             direction = plus(d.f_theta, d.g_theta, penalty)

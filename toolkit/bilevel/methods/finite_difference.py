@@ -51,6 +51,8 @@ class T1T2(TwoOptimizers):
             inside, outside = _batches(problem, s, self.batch_size)
             parts = tree.split(s.theta)
 
+            # Differentiating the update itself, whichever optimizer makes it, gives the formula's product:
+            # d y+ / d theta = - a d2_ytheta g for gradient descent.
             def after(theta: Tree) -> tuple[Array, tuple[State, Array]]:
                 theta = tree.merge(theta, *parts[1:])
                 loss, slope = inner_slope(problem, s.y, theta, inside)
@@ -165,6 +167,7 @@ class SAMA(TwoOptimizers):
             loss, slope = inner_slope(problem, s.y, s.theta, inside)
             new = moves.y(s, slope)
             f = outer_slopes(problem, new.y, s.theta, outside)
+            # The pullback of the update, at this gradient: it maps b to (du / dgradient)' b.
             update = lambda slope: tree.split(moves.y(s, slope).y).inexact
             (adapted,) = jax.vjp(update, slope)[1](f.in_y)
             mixed = _difference(problem, new.y, s.theta, adapted, inside, self.radius)
@@ -184,7 +187,10 @@ def _batches(problem: Problem, s: State, batch_size: int | None) -> tuple[Tree, 
 def _difference(
     problem: Problem, y: Tree, theta: Tree, b: Tree, batch: Tree, radius: Array | float
 ) -> Tree:
-    """`d2_thetay g b`, by a central difference of length `radius` to each side; 0 for b = 0."""
+    """`d2_thetay g b`, by a central difference of length `radius` to each side; 0 for b = 0.
+
+    The step is radius / |b|: a fixed one would reach far where b is large, and drown in rounding where b is small.
+    """
     length = tree.norm(b)
     e = radius / jnp.where(length == 0, 1, length)
     above = theta_slope(problem, moved(y, b, -e), theta, batch)

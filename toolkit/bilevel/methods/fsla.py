@@ -24,10 +24,10 @@ from toolkit.types import Tree
 
 
 class FslaMemory(NamedTuple):
-    """What the momentum remembers."""
+    """The direction of theta that is carried on, and the theta at which it was taken."""
 
     direction: Tree  # d, near the hypergradient
-    theta: Tree  # of the step before
+    theta: Tree  # theta of the step before
 
 
 @settings("fsla")
@@ -42,7 +42,7 @@ class FSLA(TwoOptimizers):
         d  = G + (1 - m) (d - G at (y, theta_before, v), the same batches)
         theta+ = theta - c d
 
-    The first step takes `d = G`. (Benchmarks start from d = 0 at theta = 0: another, biased, start.)
+    The first step takes `d = G`. (Some benchmark codes start from d = 0 at theta = 0, which is biased.)
     The fixed point of the full-batch form is the exact minimiser.
 
     Args:
@@ -81,6 +81,8 @@ class FSLA(TwoOptimizers):
                 return f.loss, minus(f.in_theta, cross(problem, y, theta, v, inside[2]))
 
             outer_loss, fresh = sample(new.y, s.theta, new.v)
+            # The step before moved y and v first, to today's s.y and s.v, and took its sample there, with
+            # theta not yet moved. The old sample must be taken at that same point, or d would drift.
             _, old = sample(s.y, s.memory.theta, s.v)
             weight = fresh_at_first(self.momentum, s.step)
             direction = storm(fresh, s.memory.direction, old, weight)

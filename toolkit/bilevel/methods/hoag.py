@@ -28,13 +28,13 @@ from toolkit.types import Tree
 
 
 class HoagMemory(NamedTuple):
-    """The warm start of the linear system, and how the last step kept its tolerance."""
+    """The warm start of the linear system, and whether the last step reached its tolerance."""
 
     v: Tree  # near H^{-1} grad_y outer
     tol: Array  # [] eps of the step
-    scale: Array  # [] |grad_y g| at the start of all
+    scale: Array  # [] |grad_y g| at the start of the first step
     inner_residual: Array  # [] |grad_y g|, at most tol unless the steps were used up
-    linear_residual: Array  # [] |H v - grad_y f|, likewise
+    linear_residual: Array  # [] |H v - grad_y f|, at most tol unless the steps were used up
 
 
 @settings("hoag")
@@ -80,10 +80,12 @@ class HOAG(TwoOptimizers):
         moves = moves_of(self, problem)
 
         def solved(s: State, batch: Tree) -> tuple[State, HoagMemory, Array, Array]:
-            """(state at the tolerance, what is known of it, loss at first, steps)."""
+            """(state at the tolerance, its new memory, inner loss before the first step, steps)."""
             first, slope = inner_slope(problem, s.y, s.theta, batch)
             scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
             tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
+            # Unlike (Pedregosa 2016, algorithm 1): eps_k has a lower bound. Below what rounding leaves of
+            # a gradient no step helps, and each outer step would use up all of its inner steps.
             tol = jnp.maximum(tol, _rounding(scale.dtype) * scale)
 
             def unfinished(carry: tuple[State, Tree, Array]) -> Array:
@@ -98,7 +100,9 @@ class HOAG(TwoOptimizers):
             start = (s, slope, jnp.asarray(0, jnp.int32))
             s, slope, steps = jax.lax.while_loop(unfinished, inner_step, start)
             norm = tree.norm(slope)
-            parts = tree.split(s.y)  # a residual that is NaN is not small
+            # `NaN > tol` is False: a gradient that is NaN ends the loop as if the problem were solved.
+            # With y set to NaN too, every later check sees the failure.
+            parts = tree.split(s.y)
             y = tree.merge(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
             memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
             return s._replace(y=y), memory, first, steps
@@ -111,6 +115,7 @@ class HOAG(TwoOptimizers):
             f = outer_slopes(problem, s.y, s.theta, outside)
             size = tree.norm(f.in_y)
             product = lambda w: hvp(problem, s.y, s.theta, w, inside)
+            # CG measures its residual relative to the right-hand side; eps_k is absolute.
             relative: Any = memory.tol / jnp.where(size > 0, size, 1)
             relative = jnp.maximum(relative, _rounding(size.dtype))
             v, said = CG(self.linear_steps, relative)(product, f.in_y, s.memory.v)
@@ -127,5 +132,9 @@ class HOAG(TwoOptimizers):
 
 
 def _rounding(dtype: Any) -> float:
-    """What is hopeless to go below, relative to where a solve began."""
+    """The smallest ratio of last to first residual that a solve in this type can be asked for.
+
+    A residual is a difference of rounded numbers, exact to a few eps of their size. eps^(3/4) leaves
+    room above that for a sum of many of them.
+    """
     return float(jnp.finfo(dtype).eps) ** 0.75

@@ -21,8 +21,8 @@ class MRBO(TwoOptimizers):
         d_theta <- h(u)          + (1 - m) (d_theta - h(u_before))
         y <- y - a d_y;   theta <- theta - c d_theta
 
-    The first step takes d = the sample. The mean of d - (its full-batch value) is 0 in total; the series
-    is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
+    The first step takes d = the sample. Over all random draws d has the mean of its full-batch value;
+    the series is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
 
     Args:
       inner_step_size: a; a number or an optax schedule. In theory of order 1 / step^(1/3).

@@ -74,6 +74,8 @@ class PZOBO(TwoOptimizers):
             f = outer_slopes(problem, new.y, s.theta, outside)
 
             def along(u: Tree) -> Tree:
+                # The same batches as in the trajectory at theta: with others the two ends would differ
+                # by their noise, and dividing by a small radius would blow that up.
                 there, _ = trained(s._replace(theta=moved(s.theta, u, -self.radius)), batches)
                 change = minus(tree.split(there.y).inexact, tree.split(new.y).inexact)
                 response = tree.pairing(change, f.in_y) / self.radius
@@ -90,7 +92,10 @@ class PZOBO(TwoOptimizers):
 
 
 def _normal(key: Array, like: Tree, count: int) -> Any:
-    """`count` standard normal trees, along a leading axis."""
+    """`count` standard normal trees, stacked along a leading axis.
+
+    Each leaf has a key of its own: with one key, leaves of the same shape would be copies of each other.
+    """
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
     draws = [

@@ -20,17 +20,17 @@ from toolkit.types import Tree
 
 
 class SagaTable(NamedTuple):
-    """The last sample of each block, and their weighted mean."""
+    """One term's value on each block when that block was last drawn, and the weighted mean of these."""
 
     rows: Tree  # [blocks, ...]
     mean: Tree
 
 
 class SagaTables(NamedTuple):
-    """A table of `Curved` and one of `Slopes`."""
+    """The tables of both losses."""
 
-    inner: SagaTable
-    outer: SagaTable
+    inner: SagaTable  # rows are `Curved`
+    outer: SagaTable  # rows are `Slopes`
 
 
 @settings("saba")
@@ -45,7 +45,7 @@ class SABA(TwoOptimizers):
         n w_i (s_i - M_i) + mean;     then  mean <- mean + w_i (s_i - M_i),  M_i <- s_i
 
     and y, v and theta move as in SOBA. The mean of the direction over the blocks is the full-batch
-    direction, whatever is in memory; its variance goes to 0 at the solution, so that constant steps
+    direction, whatever the tables hold; its variance goes to 0 at the solution, so that constant steps
     arrive at the exact minimiser. (Blocks of unequal size without `n w_i` are biased.)
 
     Args:
@@ -120,21 +120,33 @@ def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> SagaTab
 
 
 def _averaged(table: SagaTable, new: Any, i: Array, weights: Array) -> tuple[Any, SagaTable]:
-    """(the term that stands for the whole data, the table with `new` in row i)."""
+    """(estimate of the term on the whole data, the table with `new` in row i).
+
+    The expectation of `n w_i (s_i - M_i) + mean` over a uniform i is `sum w_i s_i - sum w_i M_i + mean`.
+    The last two cancel, so that the estimate has no bias; its variance vanishes as the M_i near the s_i.
+    """
     old = _row(table.rows, i)
     change = jax.tree.map(jnp.subtract, new, old)
+    # The mean follows by the change of one row: to average all rows anew would read the whole table.
     scaled = lambda by: jax.tree.map(lambda m, c: (m + by * c).astype(m.dtype), table.mean, change)
-    # `old - old` is 0, or NaN as the mean is then: the write waits for the read.
+    # Adding row - row (0) makes the write depend on the read, so XLA updates the table in place instead
+    # of copying it. Where the row is not finite this writes NaN, but then the mean is not finite either.
     put = lambda rows, leaf, row: jax.lax.dynamic_update_index_in_dim(
         rows, leaf + (row - row), i, 0
     )
     rows = jax.tree.map(put, table.rows, new, old)
+    # Unlike (Dagreou et al. 2022, section 3.2): the factor n w_i. Blocks are drawn uniformly, but a
+    # smaller last block has a smaller share of the mean; without the factor it would count too much.
     return scaled(len(weights) * weights[i]), SagaTable(rows, scaled(weights[i]))
 
 
 def _row(rows: Tree, i: Array) -> Tree:
-    """Row i, read once: in a branch of its own, or XLA reads it where it is used, after the write, for
-    which it copies the whole table in every step."""
+    """Row i of each leaf, read before the table is written.
+
+    XLA is free to move a read to where its value is used. Moved behind the write of row i it would need
+    the old table, of which XLA then keeps a whole copy in every step. What a branch of a `cond` computes
+    is not moved out of it; the condition always holds, which the compiler cannot know.
+    """
     read = lambda: jax.tree.map(lambda leaf: leaf[i], rows)
     nothing = lambda: jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
     return jax.lax.cond(i >= 0, read, nothing)

@@ -26,10 +26,10 @@ from toolkit.types import Tree
 
 
 class SrbaMemory(NamedTuple):
-    """What the recursion remembers."""
+    """The direction that is carried on, and the point at which it was taken."""
 
     direction: DirectionTriple
-    y: Tree  # of the step before
+    y: Tree  # y, theta and v of the step before
     theta: Tree
     v: Tree
 
@@ -44,8 +44,8 @@ class SRBA(TwoOptimizers):
         else:                  d <- d + D_B(u) - D_B(u_before), fresh batches B, the same at both points
         y <- y - a d_y;   v <- v - b d_v;   theta <- theta - c d_theta
 
-    From one look at the whole data to the next the mean of d - D(u) is 0 (in total; not given the
-    past). Constant steps arrive at the exact minimiser.
+    Between two steps on the whole data the mean of d - D(u) is 0 over all random draws, though not for a
+    given past: an error of d stays until the next exact step. Constant steps arrive at the exact minimiser.
 
     Args:
       inner_step_size: a; a number or an optax schedule. Constant in theory.
@@ -88,10 +88,12 @@ class SRBA(TwoOptimizers):
             batch = [draw(key, part, size) for key, part in zip(keys, data, strict=True)]
             new = sampled_triple(problem, s.y, s.theta, s.v, *batch)
             old = sampled_triple(problem, s.memory.y, s.memory.theta, s.memory.v, *batch)
+            # SARAH's recursion: with weight 0 the old direction is kept whole and moved by the difference.
             d = storm(new.direction, s.memory.direction, old.direction, 0.0)
             return SampledTriple(new.losses, d), jnp.asarray([4, 4], jnp.int32)
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
+            # A `cond` under `vmap` computes both branches; where every step is exact none is needed.
             if period == 1:
                 sample, costs = exact(s)
             else:
@@ -111,5 +113,6 @@ class SRBA(TwoOptimizers):
 
 
 def _projected(v: Tree, radius: Array | float) -> Tree:
+    """The nearest point to v in the ball of that 2-norm; a division by max(|v|, radius) is never by 0."""
     scale = radius / jnp.maximum(tree.norm(v), radius)
     return jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), v)

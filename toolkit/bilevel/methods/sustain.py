@@ -21,8 +21,8 @@ class SUSTAIN(TwoOptimizers):
         d_theta <- h(u)          + (1 - m) (d_theta - h(u_before))
         y <- y - a d_y;   theta <- theta - c d_theta
 
-    The first step takes d = the sample. (Benchmarks start from d = 0 at u = 0: another, biased, start.)
-    The mean of d - (its full-batch value) is 0 in total; the series is cut, so that the fixed point is
+    The first step takes d = the sample. (Some benchmark codes start from d = 0 at u = 0, which is biased.)
+    Over all random draws d has the mean of its full-batch value; the series is cut, so that the fixed point is
     off by a factor of order `(1 - e mu)^Q`. With `batch_size=None` v is its mean over p.
 
     Args:
@@ -51,6 +51,7 @@ class SUSTAIN(TwoOptimizers):
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
+        # Unlike (Khanduri et al. 2021, algorithm 1): on the whole data the mean over p, see `by_sample`.
         exact = self.batch_size is None
         inverse = by_sample(series_step_size(self), self.linear_steps, exact)
         return recursive_momentum(self, problem, inverse)

@@ -12,7 +12,7 @@ from toolkit.settings import Count, Positive, settings
 
 @settings("ttsa")
 class TTSA(TwoOptimizers):
-    """Two-timescale stochastic approximation: a single loop whose y is faster than its theta.
+    """Two-timescale stochastic approximation: a single loop in which y moves faster than theta.
 
     Every batch B is drawn anew; B' is one batch of the outer data; `p` is uniform on 0 ... Q - 1:
 
@@ -21,7 +21,7 @@ class TTSA(TwoOptimizers):
         theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
 
     Given y, the mean of the direction is that of the series of Q terms; y itself is exact in the limit.
-    (Code that takes the batch of y for d2_thetay as well has a further bias, of order a.) With
+    (Codes that reuse the batch of y for d2_thetay add a bias of order a.) With
     `batch_size=None` v is its mean over p, the series of Q terms.
 
     Args:
@@ -50,6 +50,7 @@ class TTSA(TwoOptimizers):
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
         moves = moves_of(self, problem)
+        # Unlike (Hong et al. 2023, algorithm 1): on the whole data the mean over p, see `by_sample`.
         exact = self.batch_size is None
         inverse = by_sample(series_step_size(self), self.linear_steps, exact)
 

@@ -19,7 +19,7 @@ from toolkit.types import Tree
 
 
 class VrboMemory(NamedTuple):
-    """What the recursion remembers: both directions, at (y, theta) of the state."""
+    """Both directions, as estimated at the y and theta of the state."""
 
     direction: DirectionPair
 
@@ -35,9 +35,9 @@ class VRBO(TwoOptimizers):
         theta+ = theta - c d_theta;   d <- d + D_B(y, theta+) - D_B(y, theta)
         N times:  y+ = y - a d_y;     d <- d + D_B(y+, theta+) - D_B(y, theta+);   y <- y+
 
-    d always belongs to the point that is carried: on the whole data it is D there. (Known codes leave
-    out the first difference or carry the y after the next move; their d drifts away from D.) The series
-    is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
+    d is always an estimate of D at the carried (y, theta), and equal to D there with `batch_size=None`.
+    (Published codes leave out the first difference, or pair d with the y of the next move: their d
+    drifts away from D.) The series is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
 
     Args:
       inner_step_size: a; a number or an optax schedule of the outer step.
@@ -82,10 +82,13 @@ class VRBO(TwoOptimizers):
             """The direction at `new`, and the losses at `old`."""
             at_new = sampled_pair(problem, new.y, new.theta, key, size, inverse)
             at_old = sampled_pair(problem, old.y, old.theta, key, size, inverse)
+            # The same key gives both points the same batches. They are close to each other, so that what
+            # is random in the two samples nearly cancels in the difference; fresh batches would not.
             direction = storm(at_new.direction, old.memory.direction, at_old.direction, 0.0)
             return direction, at_old.losses
 
         def exact(s: State) -> DirectionPair:
+            # On the whole data no batch is drawn: the key is not used.
             return sampled_pair(problem, s.y, s.theta, s.key, None, inverse).direction
 
         def inner_step(s: State, key: Array) -> tuple[State, None]:
@@ -98,6 +101,8 @@ class VRBO(TwoOptimizers):
             due = s.step % period == 0
             d = jax.lax.cond(due, exact, lambda s: s.memory.direction, s)
             s = s._replace(memory=VrboMemory(d))
+            # The direction moves along with every move of a variable, theta's included. Without this
+            # difference d would stay behind at the old theta, and its error would add up over the steps.
             new = moves.theta(s, d.theta)
             direction, losses = difference(new, s, outer_key)
             new = new._replace(memory=VrboMemory(direction))

@@ -1,4 +1,4 @@
-"""The data as a whole: how many examples, how many batches, and its fixed blocks."""
+"""Data cut into blocks of successive examples: their number, their weights, and functions of one block."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from toolkit.types import Tree
 
 
 def examples(data: Tree) -> int:
-    """Examples; 1 for data without any."""
+    """The number of examples; 1 for data without leaves."""
     leaves = jax.tree.leaves(data)
     return jnp.shape(leaves[0])[0] if leaves else 1
 
 
 def count(data: Tree, batch_size: int | None) -> int:
-    """Batches that the data has, the last maybe smaller."""
+    """The number of blocks, the last of which may be smaller."""
     return 1 if batch_size is None else -(-examples(data) // batch_size)
 
 
 def weights(data: Tree, batch_size: int | None) -> Array:
-    """[blocks] the share of each block among the examples."""
+    """[blocks] the share of the examples that each block has; they add up to 1."""
     if batch_size is None:
         return jnp.ones(1)
     starts = jnp.arange(count(data, batch_size)) * batch_size
@@ -32,7 +32,7 @@ def weights(data: Tree, batch_size: int | None) -> Array:
 
 
 def on_block(fun: Callable[[Tree], Any], data: Tree, batch_size: int | None, index: Array) -> Any:
-    """`fun` of a block of `batch_size` successive examples; of the rest for the last index.
+    """`fun` of block `index`: of `batch_size` successive examples, and for the last index of the rest.
 
     A rest of another size makes `fun` compile twice.
     """
@@ -48,12 +48,17 @@ def on_block(fun: Callable[[Tree], Any], data: Tree, batch_size: int | None, ind
     rest = total % batch_size
     if not rest:
         return fun(block(batch_size))
+    # Shapes are fixed in compiled code, so that a smaller last block needs a branch of its own. Without it
+    # `dynamic_slice` would move the start back into the data, and repeat examples of the block before.
     last = index == total // batch_size
     return jax.lax.cond(last, lambda: fun(block(rest)), lambda: fun(block(batch_size)))
 
 
 def default_period(inner_data: Tree, outer_data: Tree, batch_size: int | None, samples: int) -> int:
-    """Steps of `samples` samples between looks at the whole data: half of its batches in all."""
+    """Steps from one pass over the whole data to the next: as many as sample half of its batches.
+
+    A step has `samples` samples, each of one batch of both data sets.
+    """
     if batch_size is None:
         return 1
     return max(1, (examples(inner_data) + examples(outer_data)) // (2 * batch_size * samples))

@@ -21,7 +21,7 @@ class DirectionTriple(NamedTuple):
 
 
 class SampledTriple(NamedTuple):
-    """The directions of a pair of batches, and its losses."""
+    """The three directions from an inner and an outer batch, and the losses of the two."""
 
     losses: tuple[Array, Array]  # inner, outer
     direction: DirectionTriple
@@ -42,6 +42,6 @@ def triple(g: Curved, f: Slopes) -> DirectionTriple:
 
 
 def along(moves: Moves, s: LinearState, direction: DirectionTriple) -> LinearState:
-    """One step of all three variables at once."""
+    """One step of all three variables; the directions are given, so that the order does not matter."""
     s = moves.theta(s, direction.theta)
     return moves.v(moves.y(s, direction.y), direction.v)

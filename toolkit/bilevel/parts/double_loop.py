@@ -24,7 +24,7 @@ from toolkit.types import Tree
 
 
 class StochasticHypergradient(NamedTuple):
-    """A stochastic hypergradient."""
+    """A sample of the hypergradient, and what it was made of."""
 
     outer_loss: Array
     theta: Tree  # grad_theta f_B' - d2_thetay g_B v
@@ -42,12 +42,16 @@ def stochastic_hypergradient(
 ) -> StochasticHypergradient:
     """`grad_theta f_B' - d2_thetay g_B v`, `v` near `H^{-1} grad_y f_B'` by `inverse`, at any (y, theta).
 
-    The batches are those of the key: with the same key, the same samples at another point.
+    The key draws all batches: with the same key, the same samples at another point.
     """
+    # grad_y g(y*(theta), theta) = 0  =>  H dy* + d2_ytheta g dtheta = 0, and so
+    # dF/dtheta = grad_theta f - d2_thetay g H^{-1} grad_y f.
     outer_key, inner_key, inverse_key = jax.random.split(key, 3)
     f = outer_slopes(problem, y, theta, draw(outer_key, problem.outer_data, batch_size))
     batches = rows(inner_key, problem.inner_data, batch_size, inverse.products + 1)
 
+    # The last batch is for d2_thetay alone. v is made of the others: one of them again would be correlated
+    # with v, and the mean of the product would not be the product of the means.
     def product(batch: Array, w: Tree) -> Tree:
         return hvp(problem, y, theta, w, take(problem.inner_data, batch))
 
@@ -70,7 +74,7 @@ def double_step(
         v near H^{-1} grad_y f_B', by inverse
         theta <- theta - c (grad_theta f_B' - d2_thetay g_B v)
 
-    Step sizes are those of the outer step throughout.
+    Schedules count outer steps: all inner steps have the same step size.
     """
     inner_key, outer_key = split_key(s, 2)
 

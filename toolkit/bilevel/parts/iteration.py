@@ -1,4 +1,4 @@
-"""Many steps of a method, watched: it stops at the first that is not finite, and says which."""
+"""Many steps of a method: stops at the first values that are not finite, and says which and when."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """Inside compiled code, between two records."""
+    """What compiled code carries through the steps between two records."""
 
     state: Any
     gradients: Array  # [] since the last record
@@ -72,6 +72,8 @@ def iterate(
         state = part.state
         if part.failed >= 0:
             raise FloatingPointError(_not_finite(step, part))
+        # int32 counts of a long run would overflow: they are summed in int64, outside of compiled code,
+        # as JAX has no int64 by default.
         totals += np.asarray([part.gradients, part.hvps])
         counted = info._replace(gradient_evals=totals[0].copy(), hvp_evals=totals[1].copy())
         rows.append((int(state.step), *jax.device_get((counted, observed))))
@@ -85,6 +87,8 @@ def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Stretch,
     def one(part: _Stretch, _: None) -> tuple[_Stretch, Info]:
         new, info = step(part.state)
         bad = {name: ~tree.all_finite(part) for name, part in _variables(new).items()}
+        # A scan cannot end early. After the first failure the steps go on, but what is noted of it stays:
+        # later steps would name every variable, as NaN spreads.
         going = part.failed < 0
         failed = jnp.where(going & jnp.any(jnp.stack([*bad.values()])), new.step, part.failed)
         bad = jax.tree.map(lambda now, then: jnp.where(going, now, then), bad, part.bad)

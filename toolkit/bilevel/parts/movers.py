@@ -1,4 +1,4 @@
-"""How an iterate moves along a direction: a step size, a schedule, or an optax transformation."""
+"""How one variable moves down a direction: by a step size, a schedule, or an optax transformation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mover(NamedTuple):
 
 
 def mover(step_size: StepSize, optimizer: optax.GradientTransformation | None = None) -> Mover:
-    """By the optax transformation where there is one, else by the step size."""
+    """Moves by the optax transformation where there is one, else by the step size."""
     if optimizer is not None:
         return _by_optax(built(optimizer))
     return Mover(
@@ -40,8 +40,10 @@ def at(step_size: StepSize, t: Array) -> Array | float:
 
 
 def moved(y: Tree, direction: Tree, step_size: Any) -> Tree:
-    """`y - step_size * direction`, in the types of `y`; other leaves as they are."""
+    """`y - step_size * direction`, in the types of `y`; leaves without derivative stay as they are."""
     parts = tree.split(y)
+    # A float32 step size times a bfloat16 leaf is float32, and a loop refuses a state that changes its
+    # type: so the result is cast back.
     new = jax.tree.map(
         lambda leaf, d: (leaf - step_size * d).astype(leaf.dtype), parts.inexact, direction
     )
@@ -50,6 +52,7 @@ def moved(y: Tree, direction: Tree, step_size: Any) -> Tree:
 
 def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
     def move(y: Tree, direction: Tree, state: Any, t: Array) -> tuple[Tree, Any]:
+        # optax does arithmetic on every leaf that it is given: integers and names are kept from it.
         parts = tree.split(y)
         updates, state = optimizer.update(direction, state, parts.inexact)
         return tree.merge(optax.apply_updates(parts.inexact, updates), *parts[1:]), state
@@ -58,5 +61,5 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
 
 
 def is_zero(value: Any) -> bool:
-    """Whether it is the number 0, known before running."""
+    """Whether it is the Python number 0; an array is not, for its value may be unknown while tracing."""
     return isinstance(value, Real) and value == 0

@@ -41,6 +41,8 @@ def draw(key: Array, data: Tree, batch_size: int | None) -> Tree:
 def rows(key: Array, data: Tree, batch_size: int | None, count: int) -> Array:
     """[count, batch_size] the examples of `count` batches, drawn at once; for `take`."""
     leaves = jax.tree.leaves(data)
+    # "All of the data" is said by rows without columns, not by None: loops over batches need an array to
+    # run along, in this case too.
     if batch_size is None or not leaves:
         return jnp.zeros((count, 0), jnp.int32)
     return jax.random.randint(key, (count, batch_size), 0, len(leaves[0]))
@@ -52,7 +54,10 @@ def take(data: Tree, row: Array) -> Tree:
 
 
 def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curved:
-    """Cost: one gradient and one product each with d2_yy and d2_thetay, sharing the gradient."""
+    """The inner loss, its gradient in y, and the products of v with d2_yy and d2_thetay.
+
+    Cost: one gradient and one product each, sharing the gradient.
+    """
     y_parts, theta_parts = tree.split(y), tree.split(theta)
 
     def gradient(y: Tree, theta: Tree) -> tuple[Tree, Array]:
@@ -61,6 +66,8 @@ def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curve
         loss, slope = jax.value_and_grad(of_y)(y)
         return slope, loss
 
+    # The pullback of `(y, theta) -> grad_y g` maps v to `(d2_yy g v, d2_thetay g v)`: both products come
+    # from one backward pass, and the gradient is evaluated once.
     slope, pull, loss = jax.vjp(gradient, y_parts.inexact, theta_parts.inexact, has_aux=True)
     return Curved(loss, slope, *pull(v))
 
@@ -117,12 +124,16 @@ def zeros_like(y: Tree) -> Tree:
 def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     """`d2_yy g v` for a batch, like y."""
     parts = tree.split(y)
+    # A derivative along v of a gradient: for the cost of about two gradients, and without storing the
+    # gradient's own intermediate values, as the reverse of a reverse pass would.
     slope = lambda y: jax.grad(lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch))(y)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]
 
 
 def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     """`d2_thetay g v` for a batch, like theta: the derivative along v of the gradient in theta."""
+    # Second derivatives are symmetric: moving y along v in grad_theta g gives the pullback of v through
+    # grad_y g, without a second reverse pass.
     parts = tree.split(y)
     slope = lambda y: theta_slope(problem, tree.merge(y, *parts[1:]), theta, batch)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]

@@ -23,8 +23,8 @@ class Problem:
     """`min_theta outer(y*(theta), theta)` with `y*(theta) = argmin_y inner(y, theta)`, by examples.
 
     Args:
-      inner, outer: `(y, theta, batch) -> real scalar`, the mean loss over the batch; the mean over
-        all examples is the function that is meant. Strongly convex `inner` in y for the rates.
+      inner, outer: `(y, theta, batch) -> real scalar`, the mean loss over the batch; the problem is
+        that of the mean over all examples. The stated rates need `inner` strongly convex in y.
       inner_data, outer_data: trees whose leaves share a leading example axis; None where the loss
         needs no data (the batch is then None).
 
@@ -67,8 +67,8 @@ def _require_three_arguments(name: str, loss: BatchLoss) -> None:
 class Info(NamedTuple):
     """What a step reports; arrays []."""
 
-    inner_loss: Array  # of a batch, where the step's first inner gradient was taken
-    outer_loss: Array  # of the batch, where its gradient was taken
+    inner_loss: Array  # on a batch, at the point of the step's first inner gradient
+    outer_loss: Array  # on a batch, at the point of the step's outer gradient
     gradient_norm: Array  # 2-norm of the direction along which theta moved
     gradient_evals: Array  # int32; gradients of a batch loss
     hvp_evals: Array  # int32; products of a batch with d2/dydy or d2/dthetady
@@ -79,9 +79,9 @@ class Algorithm(NamedTuple):
 
     y0 and theta0 are trees of any shapes whose floating leaves move, in their own types; other leaves
     are carried. `init` raises TypeError or ValueError for a start without floating leaves or with
-    complex ones, for what is no key, and for losses that are no real scalar. Both functions are plain
-    JAX, without a derivative rule of their own; a step that is not finite gives what it gives: see
-    `iterate`.
+    complex ones, for a key that is none, and for losses that are no real scalar. Both functions are
+    plain JAX, without a derivative rule of their own. A step raises nothing where values are not finite,
+    and returns them; `iterate` looks for them and raises.
     """
 
     init: Callable[[Array, Tree, Tree], Any]  # (key, y0, theta0) -> state

@@ -1,4 +1,4 @@
-"""Single loops whose two directions are corrected by recursive momentum."""
+"""Recursive momentum (STORM), and the single loops that correct both of their directions by it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,40 @@ def storm(new: Tree, direction: Tree, old: Tree, weight: Any) -> Tree:
 
     Weight 0 is SARAH's difference, weight 1 the sample. Source: Cutkosky & Orabona 2019, equation 2.
     """
+    # With `D` the mean of the samples, at the two points: the error e = d - D obeys
+    #   e_new = (1 - weight) e + weight (new - D_new) + (1 - weight) ((new - old) - (D_new - D_old)).
+    # It fades by the factor 1 - weight. The last term is small because one sample at two close points
+    # changes little; samples of different batches would add their full noise in every step.
     return jax.tree.map(
         lambda n, d, o: (n + (1 - weight) * (d - o)).astype(n.dtype), new, direction, old
     )
 
 
 def fresh_at_first(momentum: StepSize, t: Array) -> Array:
-    """The weight of `storm` at step `t`: 1 at step 0, where there is nothing to remember."""
+    """The weight of `storm` at step `t`: 1 at step 0.
+
+    The memory then holds zeros and no direction. A smaller weight would mix them in, and bias the first steps.
+    """
     return jnp.where(t == 0, 1.0, at(momentum, t))
 
 
 class DirectionPair(NamedTuple):
-    """Of both variables."""
+    """A direction for each variable."""
 
     y: Tree
     theta: Tree
 
 
 class MomentumMemory(NamedTuple):
-    """What the momentum remembers."""
+    """The directions that are carried on, and the point at which they were taken."""
 
     direction: DirectionPair
-    y: Tree  # of the step before
+    y: Tree  # y and theta of the step before
     theta: Tree
 
 
 class SampledPair(NamedTuple):
-    """Both directions at a point, from the batches of a key."""
+    """Both directions at a point, from the batches that a key draws."""
 
     losses: tuple[Array, Array]
     direction: DirectionPair
@@ -63,7 +70,7 @@ def sampled_pair(
     batch_size: int | None,
     inverse: StochasticInverse,
 ) -> SampledPair:
-    """`grad_y g_B` and the stochastic hypergradient; with one key, one sample at any point."""
+    """`grad_y g_B` and the stochastic hypergradient; the same key draws the same batches at any point."""
     inner_key, outer_key = jax.random.split(key)
     loss, slope = inner_slope(problem, y, theta, draw(inner_key, problem.inner_data, batch_size))
     d = stochastic_hypergradient(problem, y, theta, outer_key, batch_size, inverse)

@@ -1,4 +1,4 @@
-"""What every method carries from step to step, and how a step becomes an `Algorithm`."""
+"""The state that methods carry from step to step, and how a step becomes an `Algorithm`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LinearState(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """How the variables of a state go down a direction; each changes its own fields only."""
+    """How the variables of a state move down a direction; each move changes its own fields only."""
 
     inner: Mover
     outer: Mover
@@ -66,10 +66,10 @@ class Moves(NamedTuple):
 
 
 def moves_of(settings: Any, problem: Problem) -> Moves:
-    """By the step sizes and the optimizers of a method's settings.
+    """How the variables move by the step sizes and the optimizers of a method's settings.
 
     Raises:
-      TypeError: `problem` is none.
+      TypeError: `problem` is no `Problem`.
     """
     if not isinstance(problem, Problem):
         raise TypeError(
@@ -93,16 +93,16 @@ def algorithm(
     linear: bool = False,
     memory: Callable[[Tree, Tree], Any] = lambda y0, theta0: None,
 ) -> Algorithm:
-    """The pair of a step that leaves counting to us.
+    """`(init, step)` of a method, from its step on a state; the steps are counted here.
 
     Args:
-      settings: of the method.
-      problem: whose data the steps see.
-      moves: whose optimizers the state starts with.
-      step: `state -> (state, info)`.
-      name: that the step bears in messages and compiled programs; None takes that of the settings' class.
+      settings: those of the method.
+      problem: the problem; its losses are checked when a state is made.
+      moves: how the variables move; the state starts with the states of their optimizers.
+      step: `state -> (state, info)`, without counting.
+      name: the step's name in messages and compiled programs; None takes that of the settings' class.
       linear: whether the state has a `v`, zero at first.
-      memory: `(y0, theta0) -> ` the state's memory at first.
+      memory: `(y0, theta0) -> ` the first memory.
     """
 
     @readable
@@ -111,6 +111,8 @@ def algorithm(
         _require_real("y0", y0)
         _require_real("theta0", theta0)
         _require_scalars(problem, y0, theta0)
+        # Python numbers are weakly typed to JAX, and a step would return them strongly typed: a loop over
+        # steps refuses a state that changes its type. `split` makes arrays of fixed types of them.
         y0, theta0 = tree.merge(*tree.split(y0)), tree.merge(*tree.split(theta0))
         variables = {"y": y0, "theta": theta0} | ({"v": zeros_like(y0)} if linear else {})
         state = (LinearState if linear else State)(
@@ -121,10 +123,13 @@ def algorithm(
             outer_optimizer=moves.outer.init(theta0),
             memory=memory(y0, theta0),
         )
-        # In `shard_map`: what the steps will make differ between devices differs from the start.
+        # In `shard_map` a type says along which axes a value differs between devices. A step makes the whole
+        # state differ along the axes of its data, and a loop refuses a state that changes its type: the
+        # state is marked so from the start.
         data = problem.inner_data, problem.outer_data
         state = tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
-        # No leaf is the caller's or another's: a step may be given all of them to overwrite (donation).
+        # A step may be compiled to overwrite its state (`donate_argnums=0`). Were a leaf the caller's own
+        # array, or one array two leaves, that would destroy what is still needed: each leaf is a copy.
         return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
     @readable
@@ -137,7 +142,11 @@ def algorithm(
 
 
 def split_key(s: Any, count: int) -> Array:
-    """Keys of this step, one for each role: what a role draws does not depend on the others."""
+    """`count` keys of this step, one for each role, so that the roles draw independently.
+
+    They are made of the first key and the step, and the state's key stays: a step that is taken again,
+    from a checkpoint or at another point, draws the same.
+    """
     return jax.random.split(jax.random.fold_in(s.key, s.step), count)
 
 

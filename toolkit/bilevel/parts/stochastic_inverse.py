@@ -1,4 +1,8 @@
-"""The stochastic linear systems `d2_yy g v = b`: series of products, each with a batch of its own.
+"""Stochastic solutions of `d2_yy g v = b`, by products with the Hessian of batches.
+
+For `0 < a < 2 / L` the Neumann series gives the inverse, `H^{-1} = a (I + P + P^2 + ...)` with `P = I - a H`.
+Each factor has a batch of its own. The mean of a product of independent factors is the product of their
+means; with one batch for two factors the mean of its square would stand in place of `P^2`, a bias.
 
 `batches` has one entry a product along its leading axis; the q-th product sees the q-th entry.
 """
@@ -37,7 +41,8 @@ def by_sum(step_size: float, products: int) -> StochasticInverse:
 def by_sample(step_size: float, terms: int, exact: bool) -> StochasticInverse:
     """One random partial product of the Neumann series of `terms` terms (HIA); `exact`: their mean.
 
-    With the whole data in each batch the length is all that is random, and `exact` averages it out.
+    On the whole data only the number of factors is random. `exact` takes the mean over it, which is the
+    series itself: it has no noise, and one pass through the factors gives all of its terms.
     """
     if exact:
         return by_sum(step_size, terms - 1)
@@ -50,10 +55,10 @@ def by_sample(step_size: float, terms: int, exact: bool) -> StochasticInverse:
 
 
 def series_step_size(settings: Any) -> Any:
-    """The step of a Neumann series: one number, `inner_step_size` where nothing else is given.
+    """The step size of a Neumann series: `linear_step_size`, or `inner_step_size` where that is None.
 
     Raises:
-      ValueError: neither is a number.
+      ValueError: it is a schedule.
     """
     step_size = settings.linear_step_size
     step_size = settings.inner_step_size if step_size is None else step_size
@@ -92,12 +97,17 @@ def neumann_sample(
     Source: Ghadimi & Wang 2018, algorithm 3.
     """
     scale = len(batches) * step_size
+    # The mean over p of `P^p b` is `(1 / Q) (b + P b + ... + P^(Q-1) b)`: times Q a it is the series. A loop
+    # to the drawn length makes p products, where a scan over all batches would make Q.
     w = jax.lax.fori_loop(0, length, lambda q, w: _relaxed(w, product(batches[q], w), step_size), b)
     return jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), w)
 
 
 def descend(product: Product, b: Tree, v: Tree, step_size: float | Array, batches: Array) -> Tree:
-    """`v <- v - a (H_B v - b)`, K times: from v the mean is `P^K v + (I - P^K) H^{-1} b`."""
+    """`v <- v - a (H_B v - b)`, K times: from v the mean is `P^K v + (I - P^K) H^{-1} b`.
+
+    One step is `v <- P v + a b`: what is left of the first v shrinks as P^K, and no term is cut off.
+    """
 
     def one(v: Tree, batch: Array) -> tuple[Tree, None]:
         residual = jax.tree.map(jnp.subtract, product(batch, v), b)
