@@ -67,7 +67,7 @@ ALLOWED = {
     ("bilevel/methods/aid_itd.py", "inner_steps"): SHORTHAND,
     ("bilevel/methods/aid_itd.py", "linear_steps"): SHORTHAND,
     ("bilevel/methods/aid_itd.py", "linear_solver"): SHORTHAND,
-    ("bilevel/methods/finite_difference.py", "step"): COST,
+    ("bilevel/methods/one_update.py", "step"): COST,
     ("bilevel/methods/srba.py", "corrected"): COST,
     ("bilevel/methods/vrbo.py", "gradients"): COST,
     ("control/policies/reversible.py", "memory"): COST,

@@ -14,10 +14,10 @@ from toolkit.bilevel.methods.amigo import AmIGO
 from toolkit.bilevel.methods.bome import BOME
 from toolkit.bilevel.methods.bsa import BSA
 from toolkit.bilevel.methods.f2sa import F2SA
-from toolkit.bilevel.methods.finite_difference import DARTS, SAMA, T1T2
 from toolkit.bilevel.methods.fsla import FSLA
 from toolkit.bilevel.methods.hoag import HOAG
 from toolkit.bilevel.methods.mrbo import MRBO
+from toolkit.bilevel.methods.one_update import DARTS, SAMA, T1T2
 from toolkit.bilevel.methods.pzobo import PZOBO
 from toolkit.bilevel.methods.saba import SABA
 from toolkit.bilevel.methods.soba import SOBA

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jax import Array
 
-from toolkit.bilevel.parts.double_loop import double_step
 from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.movers import at
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.bilevel.parts.state import LinearState, algorithm, moves_of
+from toolkit.bilevel.parts.stochastic_hypergradient import double_step
 from toolkit.bilevel.parts.stochastic_inverse import Product, StochasticInverse, descend
 from toolkit.settings import Count, Natural, settings
 from toolkit.types import Tree

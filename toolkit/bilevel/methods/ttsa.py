@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.bilevel.parts.double_loop import double_step
 from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.bilevel.parts.state import State, algorithm, moves_of
+from toolkit.bilevel.parts.stochastic_hypergradient import double_step
 from toolkit.bilevel.parts.stochastic_inverse import by_sample, series_step_size
 from toolkit.settings import Count, Positive, settings
 

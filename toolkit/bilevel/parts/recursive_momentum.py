@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.bilevel.parts.double_loop import stochastic_hypergradient
 from toolkit.bilevel.parts.movers import StepSize, at
 from toolkit.bilevel.parts.oracles import draw, inner_slope, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.bilevel.parts.stochastic_hypergradient import stochastic_hypergradient
 from toolkit.bilevel.parts.stochastic_inverse import StochasticInverse
 from toolkit.types import Tree
 

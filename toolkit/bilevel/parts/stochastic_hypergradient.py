@@ -1,4 +1,4 @@
-"""One outer step of a double loop: inner steps, a linear system, a step of theta."""
+"""A sample of the hypergradient, and one outer step of a double loop along it."""
 
 from __future__ import annotations
 
