@@ -46,6 +46,13 @@ Weight = Annotated[Number, Interval(gt=0, le=1)]
 _C = TypeVar("_C")
 
 
+@dataclasses.dataclass(frozen=True)
+class Hint:
+    """What to do instead of a value that is refused: `Annotated[Count, Hint("use Stopped()")]`."""
+
+    remedy: str
+
+
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings(kind: str) -> Callable[[type[_C]], type[_C]]:
     """Makes a class frozen settings that a config names by `kind`.
@@ -81,7 +88,8 @@ def require(name: str, value: Any, annotation: Any) -> None:
     """Refuse the argument `name` of a function where its annotation does not admit the value."""
     if not _fits(value, annotation):
         shown = tree.describe(value) if _is_array(value) else reprlib.repr(value)
-        raise _error(annotation)(f"`{name}` must be {_words(annotation)}: got {shown}.")
+        said = "".join(f"; {hint.remedy}" for hint in _hints(annotation))
+        raise _error(annotation)(f"`{name}` must be {_words(annotation)}: got {shown}{said}.")
 
 
 def _check(settings: Any) -> None:
@@ -179,6 +187,11 @@ def _range(base: Any, bounds: list[Any]) -> str:
         return f"{noun} above {gt}" if ge is None else f"{noun} of at least {ge}"
     opening = f"({gt}" if ge is None else f"[{ge}"
     return f"{noun} in {opening}, " + (f"{lt})" if le is None else f"{le}]")
+
+
+def _hints(annotation: Any) -> list[Hint]:
+    marks = [m for one in kinds.members(annotation) for m in getattr(one, "__metadata__", ())]
+    return [mark for mark in marks if isinstance(mark, Hint)]
 
 
 def _error(annotation: Any) -> type[Exception]:

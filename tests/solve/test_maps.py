@@ -159,7 +159,7 @@ BAD = {
     "checkpoint": (
         lambda: Unroll(checkpoint=0),
         ValueError,
-        r"`checkpoint` must be None, 'sqrt', or a positive int .*got 0",
+        r"`checkpoint` must be None, an int of at least 1, or 'sqrt', or .*got 0",
     ),
     "checkpoint_word": (
         lambda: Unroll(checkpoint="log"),
@@ -169,12 +169,12 @@ BAD = {
     "truncated_none": (
         lambda: Truncated(0),
         ValueError,
-        r"`num_steps` must be at least 1: got 0; use Stopped\(\)",
+        r"`num_steps` must be an int of at least 1: got 0; use Stopped\(\)",
     ),
     "truncated_float": (
         lambda: Truncated(2.0),
         ValueError,
-        r"`num_steps` must be an int: got 2\.0",
+        r"`num_steps` must be an int of at least 1: got 2\.0",
     ),
     "callable_result": (
         lambda: tk.argmin(quadratic, lambda fun, y, theta: y)(Y0, THETA),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.requirements import require_steps_without_data_loops
 from toolkit.derive.replay import replayed_scan
-from toolkit.settings import Count, settings
+from toolkit.settings import Count, Hint, settings
 from toolkit.types import InnerProblem, Primal, SolverSteps, Tree
 
 _REFUSAL = (
@@ -39,7 +40,7 @@ class Truncated:
     Source: Shaban et al. 2019 (K-RMD).
     """
 
-    num_steps: Count
+    num_steps: Annotated[Count, Hint("use Stopped() to differentiate no step")]
 
     @property
     def presumes_solution(self) -> bool:
