@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,3 +86,10 @@ def truncated(step_size: float, terms: int) -> np.ndarray:
     """`(I - P^terms) A^{-1}`, `P = I - step_size A`."""
     P = np.eye(N) - step_size * MEAN["A"]
     return (np.eye(N) - np.linalg.matrix_power(P, terms)) @ np.linalg.inv(MEAN["A"])
+
+
+def final_state(settings: Any, steps: int) -> Any:
+    """The state after so many steps from the common start."""
+    init, step = settings(problem())
+    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: (step(s)[0], None), s, length=steps)[0])
+    return run(init(jax.random.key(0), Y0, X0))

@@ -1,9 +1,9 @@
-"""Each method's first steps on the whole data against its equations; its own fixed points."""
+"""Each method's first steps on the whole data against its equations, and what each setting does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,38 @@ import optax
 import pytest
 
 from tests.bilevel.methods import quadratic as q
+from tests.bilevel.methods.equations import (
+    A_,
+    C_,
+    E_,
+    L_,
+    N_,
+    PROBLEMS,
+    Q_,
+    M,
+    Path,
+    Reference,
+    amigo,
+    bome,
+    darts,
+    descended,
+    double,
+    f2sa,
+    f3sa,
+    f_x,
+    f_y,
+    fsla,
+    g_x,
+    g_y,
+    hyper,
+    itd,
+    sama,
+    single,
+    soba,
+    start,
+    t1t2,
+    vrbo,
+)
 from toolkit.bilevel import (
     AID,
     BOME,
@@ -37,223 +69,6 @@ from toolkit.bilevel import (
     StocBiO,
     power_decay,
 )
-from toolkit.bilevel.parts import blocks
-
-# Distinct on purpose: a step taken with another's size would show.
-A_, C_, E_ = 0.2, 0.15, 0.1  # steps of y, of theta, of the linear system
-N_, Q_ = 3, 2  # inner and linear steps
-M = q.MEAN
-Path = Iterator[tuple[np.ndarray, np.ndarray]]  # (y, x) after each step
-
-
-class Reference(NamedTuple):
-    """The derivatives of a problem, as functions of (y, x)."""
-
-    g_y: Callable[..., Any]
-    g_x: Callable[..., Any]
-    f_y: Callable[..., Any]
-    f_x: Callable[..., Any]
-    H: Callable[..., Any]  # d2_yy g
-    J: Callable[..., Any]  # d2_xy g, [M, N]
-
-    def hyper(self, y: Any, x: Any, terms: int | None) -> Any:
-        """With the inverse, or the series of so many terms at E_."""
-        inverse = np.linalg.inv(self.H(y, x)) if terms is None else self.series(y, x, terms)
-        return self.f_x(y, x) - self.J(y, x) @ inverse @ self.f_y(y, x)
-
-    def series(self, y: Any, x: Any, terms: int) -> Any:
-        power = np.eye(q.N) - E_ * self.H(y, x)
-        return E_ * sum(np.linalg.matrix_power(power, k) for k in range(terms))
-
-    def descended(self, y: Any, x: Any, steps: int) -> Any:
-        for _ in range(steps):
-            y = y - A_ * self.g_y(y, x)
-        return y
-
-
-QUADRATIC = Reference(
-    lambda y, x: M["A"] @ y + M["C"].T @ x + M["a"],
-    lambda y, x: M["C"] @ y,
-    lambda y, x: M["F"] @ y + M["K"].T @ x + M["p"],
-    lambda y, x: M["E"] @ x + M["K"] @ y + M["e"],
-    lambda y, x: M["A"],
-    lambda y, x: M["C"],
-)
-
-
-def curved_inner(y: Any, x: Any, batch: Any) -> Any:
-    """Neither derivative of it is the same at two points."""
-    mixed = jnp.sum(jnp.sin(x)) * jnp.sum(y**3) / 9 + jnp.sum(x**2) * jnp.sum(jnp.cos(y)) / 5
-    return q.inner(y, x, batch) + jnp.sum(jnp.cosh(y)) / 3 + mixed + jnp.sum(x**4)
-
-
-def curved_outer(y: Any, x: Any, batch: Any) -> Any:
-    return q.outer(y, x, batch) + jnp.sum(jnp.sin(y)) * jnp.sum(jnp.cos(x))
-
-
-def _curved() -> Reference:
-    g = lambda y, x: curved_inner(y, x, q.INNER)
-    f = lambda y, x: curved_outer(y, x, q.OUTER)
-    made = (
-        jax.grad(g), jax.grad(g, 1), jax.grad(f), jax.grad(f, 1), jax.hessian(g),
-        jax.jacobian(jax.grad(g, 1)),
-    )  # fmt: skip
-    return Reference(*(lambda *at, d=jax.jit(d): np.asarray(d(*at)) for d in made))
-
-
-PROBLEMS = {
-    "quadratic": (q.problem(), QUADRATIC),
-    "curved": (Problem(curved_inner, curved_outer, q.INNER, q.OUTER), _curved()),
-}
-
-
-def start() -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(q.Y0), np.asarray(q.X0)
-
-
-# The analytic derivatives of the quadratic, for what follows.
-g_y, g_x, f_y, f_x, _, _ = QUADRATIC
-hyper, descended = QUADRATIC.hyper, QUADRATIC.descended
-
-
-def soba(p: Reference) -> Path:
-    (y, x), v = start(), np.zeros(q.N)
-    while True:
-        y, v, x = (
-            y - A_ * p.g_y(y, x),
-            v - E_ * (p.H(y, x) @ v - p.f_y(y, x)),
-            x - C_ * (p.f_x(y, x) - p.J(y, x) @ v),
-        )
-        yield y, x
-
-
-def amigo(p: Reference) -> Path:
-    (y, x), v = start(), np.zeros(q.N)
-    while True:
-        y = p.descended(y, x, N_)
-        for _ in range(Q_):
-            v = v - E_ * (p.H(y, x) @ v - p.f_y(y, x))
-        x = x - C_ * (p.f_x(y, x) - p.J(y, x) @ v)
-        yield y, x
-
-
-def fsla(p: Reference) -> Path:
-    (y, x), v = start(), np.zeros(q.N)
-    while True:
-        y = y - A_ * p.g_y(y, x)
-        v = v - E_ * (p.H(y, x) @ v - p.f_y(y, x))
-        x = x - C_ * (p.f_x(y, x) - p.J(y, x) @ v)
-        yield y, x
-
-
-def double(inner_steps: int, terms: int | None) -> Callable[[Reference], Path]:
-    """Inner steps, then theta."""
-
-    def path(p: Reference) -> Path:
-        y, x = start()
-        while True:
-            y = p.descended(y, x, inner_steps)
-            x = x - C_ * p.hyper(y, x, terms)
-            yield y, x
-
-    return path
-
-
-def single(terms: int) -> Callable[[Reference], Path]:
-    """Both at once."""
-
-    def path(p: Reference) -> Path:
-        y, x = start()
-        while True:
-            y, x = y - A_ * p.g_y(y, x), x - C_ * p.hyper(y, x, terms)
-            yield y, x
-
-    return path
-
-
-def vrbo(p: Reference) -> Path:
-    y, x = start()
-    while True:
-        x = x - C_ * p.hyper(y, x, Q_ + 1)
-        y = p.descended(y, x, N_)
-        yield y, x
-
-
-def itd(p: Reference) -> Path:
-    y, x = start()
-    while True:
-        J = np.zeros((q.M, q.N))  # less the derivative of y in x, transposed
-        for _ in range(N_):
-            J = J @ (np.eye(q.N) - A_ * p.H(y, x)) + A_ * p.J(y, x)
-            y = y - A_ * p.g_y(y, x)
-        x = x - C_ * (p.f_x(y, x) - J @ p.f_y(y, x))
-        yield y, x
-
-
-def t1t2(p: Reference) -> Path:
-    y, x = start()
-    while True:
-        J = p.J(y, x)
-        y = y - A_ * p.g_y(y, x)
-        x = x - C_ * (p.f_x(y, x) - A_ * J @ p.f_y(y, x))
-        yield y, x
-
-
-def sama(p: Reference) -> Path:
-    """The product at y+."""
-    y, x = start()
-    while True:
-        y = y - A_ * p.g_y(y, x)
-        x = x - C_ * (p.f_x(y, x) - A_ * p.J(y, x) @ p.f_y(y, x))
-        yield y, x
-
-
-def darts(virtual: float) -> Callable[[Reference], Path]:
-    def path(p: Reference) -> Path:
-        y, x = start()
-        while True:
-            w = y - virtual * p.g_y(y, x)
-            x = x - C_ * (p.f_x(w, x) - virtual * p.J(y, x) @ p.f_y(w, x))
-            y = y - A_ * p.g_y(y, x)
-            yield y, x
-
-    return path
-
-
-L_ = 7.0
-
-
-def f2sa(p: Reference) -> Path:
-    (y, x), z, e = start(), start()[0], A_ / (2 * L_)
-    while True:
-        for _ in range(N_):
-            z, y = z - A_ * p.g_y(z, x), y - e * (p.f_y(y, x) + L_ * p.g_y(y, x))
-        x = x - C_ * (p.f_x(y, x) + L_ * (p.g_x(y, x) - p.g_x(z, x)))
-        yield y, x
-
-
-def f3sa(p: Reference) -> Path:
-    (y, x), z, e = start(), start()[0], 0.01
-    while True:
-        z, y, x = (
-            z - A_ * p.g_y(z, x),
-            y - e * (p.f_y(y, x) + L_ * p.g_y(y, x)),
-            x - C_ * (p.f_x(y, x) + L_ * (p.g_x(y, x) - p.g_x(z, x))),
-        )
-        yield y, x
-
-
-def bome(p: Reference) -> Path:
-    y, x = start()
-    while True:
-        w = p.descended(y, x, N_)
-        f, slope = np.append(p.f_y(y, x), p.f_x(y, x)), p.g_y(y, x)
-        constraint = np.append(slope, p.g_x(y, x) - p.g_x(w, x))
-        multiplier = max(0, 0.5 - f @ constraint / (constraint @ constraint))
-        d = f + multiplier * constraint
-        y, x = y - A_ * d[: q.N], x - C_ * d[q.N :]
-        yield y, x
-
 
 SERIES = {"linear_steps": Q_, "linear_step_size": E_}
 CASES: dict[str, tuple[Any, Callable[[Reference], Path]]] = {
@@ -283,8 +98,6 @@ CASES: dict[str, tuple[Any, Callable[[Reference], Path]]] = {
     ),
     "BOME": (BOME(A_, C_, inner_steps=N_), bome),
 }
-
-
 # On the curved problem: radii small enough for the central differences.
 SMALL = {
     "SAMA": (SAMA(A_, C_, radius=1e-4), sama),
@@ -373,14 +186,16 @@ def test_optimizers_with_a_memory_keep_it() -> None:
 def test_a_warm_linear_system_goes_on_where_a_cold_one_starts_again() -> None:
     """One product a step: exact in the end when warm, stuck at a bias when cold."""
     x, _ = q.solution()
-    warm = _run(AID(A_, C_, inner_steps=5, linear_steps=1), 3000)
+    warm = q.final_state(AID(A_, C_, inner_steps=5, linear_steps=1), 3000)
     np.testing.assert_allclose(warm.theta, x, rtol=1e-8)
-    np.testing.assert_allclose(_run(HOAG(A_, C_, linear_steps=1), 3000).theta, x, rtol=1e-8)
+    np.testing.assert_allclose(
+        q.final_state(HOAG(A_, C_, linear_steps=1), 3000).theta, x, rtol=1e-8
+    )
     cold = AID(A_, C_, inner_steps=60, linear_steps=1, warm_start=False)
-    assert np.linalg.norm(_run(cold, 3000).theta - x) > 1e-3
-    state = _run(DoubleLoop(A_, C_, inner_steps=N_, warm_start=False), 1)
+    assert np.linalg.norm(q.final_state(cold, 3000).theta - x) > 1e-3
+    state = q.final_state(DoubleLoop(A_, C_, inner_steps=N_, warm_start=False), 1)
     np.testing.assert_allclose(state.y, descended(*start(), N_), rtol=1e-12)
-    again = _run(DoubleLoop(A_, C_, inner_steps=N_, warm_start=False), 2)
+    again = q.final_state(DoubleLoop(A_, C_, inner_steps=N_, warm_start=False), 2)
     np.testing.assert_allclose(
         again.y, descended(start()[0], np.asarray(state.theta), N_), rtol=1e-12
     )
@@ -394,7 +209,10 @@ def test_srba_projects_v_on_its_ball() -> None:
 
 
 def test_bome_s_control_is_by_how_much_the_constraint_descends() -> None:
-    steps = [_run(BOME(A_, C_, inner_steps=N_, control=control), 1).theta for control in (0.1, 2.0)]
+    steps = [
+        q.final_state(BOME(A_, C_, inner_steps=N_, control=control), 1).theta
+        for control in (0.1, 2.0)
+    ]
     assert np.linalg.norm(steps[0] - steps[1]) > 1e-2
     y, x = start()
     w = descended(y, x, N_)
@@ -403,14 +221,6 @@ def test_bome_s_control_is_by_how_much_the_constraint_descends() -> None:
         multiplier = max(0, control - f @ q_slope / (q_slope @ q_slope))
         expected = x - C_ * (f_x(y, x) + multiplier * q_slope[q.N :])
         np.testing.assert_allclose(theta, expected, rtol=1e-11)
-
-
-def test_the_default_period_looks_at_half_of_the_batches() -> None:
-    assert blocks.default_period(q.INNER, q.OUTER, None, 1) == 1
-    data = {"x": np.zeros(100)}
-    assert blocks.default_period(data, data, 10, 1) == 10
-    assert blocks.default_period(data, data, 10, 4) == 2
-    assert blocks.default_period(data, data, 90, 4) == 1
 
 
 def test_hoag_keeps_its_tolerances_and_its_error_shrinks_with_them() -> None:
@@ -484,62 +294,6 @@ def test_darts_differs_from_the_exact_product_by_the_square_of_its_radius() -> N
     gaps = [np.linalg.norm(direction(DARTS(A_, 1.0, radius=r)) - exact) for r in radii]
     # Of a slope, whose next term is of the order of radius^2: neighbours in order are 2 apart.
     np.testing.assert_allclose(np.log2(np.divide(gaps[:-1], gaps[1:])), 2, atol=0.05)
-
-
-def _run(settings: Any, steps: int) -> Any:
-    init, step = settings(q.problem())
-    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: (step(s)[0], None), s, length=steps)[0])
-    return run(init(jax.random.key(0), q.Y0, q.X0))
-
-
-def _penalised_solution(penalty: float) -> np.ndarray:
-    """x where (y, z, x) is stationary for `f + penalty (g - g at z)`, y the minimiser, z that of g."""
-    dims = q.N + q.N + q.M
-
-    def residual(u: np.ndarray) -> np.ndarray:
-        y, z, x = u[: q.N], u[q.N : 2 * q.N], u[2 * q.N :]
-        return np.concatenate(
-            [
-                f_y(y, x) + penalty * g_y(y, x),
-                g_y(z, x),
-                f_x(y, x) + penalty * (g_x(y, x) - g_x(z, x)),
-            ]
-        )
-
-    at_0 = residual(np.zeros(dims))
-    return np.linalg.solve(np.stack([residual(e) - at_0 for e in np.eye(dims)], 1), -at_0)[
-        2 * q.N :
-    ]
-
-
-@pytest.mark.parametrize("momentum", [None, 0.3])
-def test_f2sa_arrives_at_the_penalised_solution(momentum: float | None) -> None:
-    """And that is off by O(1 / penalty)."""
-    steps = {"inner_steps": 1 if momentum else 5, "momentum": momentum}
-    state = _run(F2SA(0.3, 0.01, penalty=10.0, **steps), 20_000)
-    np.testing.assert_allclose(state.theta, _penalised_solution(10.0), rtol=1e-8)
-    x, _ = q.solution()
-    gaps = [np.linalg.norm(_penalised_solution(p) - x) for p in (10.0, 1e3, 1e4)]
-    assert gaps[0] > 1e-3
-    # Of a ratio, whose next term is of the order of L / (mu penalty), about 1e-2 at a penalty of 1e3.
-    np.testing.assert_allclose(gaps[1] / gaps[2], 10, rtol=0.02)
-
-
-def test_bome_nears_the_truncated_solution_as_its_steps_shrink() -> None:
-    """At a distance proportional to the steps."""
-    x, _ = q.solution(q.truncated(0.3, 3))
-    exact, _ = q.solution()
-    gaps = []
-    for shrink in (1.0, 0.1):
-        settings = BOME(
-            0.3,
-            0.02 * shrink,
-            inner_steps=3,
-            inner_optimizer=optax.sgd(0.02 * shrink),
-        )
-        gaps.append(np.linalg.norm(_run(settings, int(20_000 / shrink)).theta - x))
-    assert gaps[1] < gaps[0] / 5
-    assert gaps[1] < np.linalg.norm(x - exact) / 5
 
 
 def test_bome_at_the_inner_minimum_takes_no_multiplier() -> None:
