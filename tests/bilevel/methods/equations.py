@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.bilevel.methods import quadratic as q
-from toolkit.bilevel import (
-    Problem,
-)
+from toolkit.bilevel import Problem
 
 # Distinct on purpose: a step taken with another's size would show.
 A_, C_, E_ = 0.2, 0.15, 0.1  # steps of y, of theta, of the linear system
