@@ -32,7 +32,7 @@ from toolkit.bilevel import (
     StocBiO,
 )
 from toolkit.bilevel.methods import saba
-from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts import data_blocks
 
 ETA = 0.2
 DRAWS = 60_000
@@ -93,14 +93,14 @@ def test_the_mean_direction_of_saba_is_the_full_batch_direction_whatever_it_reme
     step, state = jax.jit(step), init(jax.random.key(1), q.Y0, q.X0)
     for _ in range(3):
         state, _ = step(state)
-    weights = blocks.weights(data, 2)
+    weights = data_blocks.weights(data, 2)
     table = state.memory.inner
     np.testing.assert_allclose(weights, [0.4, 0.4, 0.2], rtol=1e-12)
     mean = jax.tree.map(lambda rows: jnp.tensordot(weights, rows, 1), table.rows)
     for kept, recomputed in zip(jax.tree.leaves(table.mean), jax.tree.leaves(mean), strict=True):
         np.testing.assert_allclose(kept, recomputed, rtol=1e-12, atol=1e-15)
     curved = lambda block: saba.curved(problem, state.y, state.theta, state.v, block)
-    term = jax.jit(lambda i: blocks.on_block(curved, data, 2, i))
+    term = jax.jit(lambda i: data_blocks.on_block(curved, data, 2, i))
     terms = [term(i) for i in jnp.arange(3)]
     directions = [saba._averaged(table, term, i, weights)[0] for i, term in enumerate(terms)]
     A, C, a = (data[name].mean(0) for name in "ACa")

@@ -44,7 +44,7 @@ class BOME(TwoOptimizers):
       outer_step_size: c; likewise.
       batch_size: examples a batch, drawn with replacement; None takes all, as the paper does.
       inner_steps: T.
-      control: k > 0, by how much q must descend.
+      control: k > 0; q must descend at a rate of at least k |grad q|^2.
       inner_optimizer, outer_optimizer: optax transformations in place of the last line's a and c.
 
     Cost: a step takes T + 2 inner gradients and 1 outer gradient, and no product.

@@ -19,7 +19,7 @@ from toolkit.types import Tree
 
 @settings("t1t2")
 class T1T2(TwoOptimizers):
-    """Derivative through the last inner update, exactly: the identity for the inverse Hessian.
+    """The exact derivative through the last inner update: a times the identity for the inverse Hessian.
 
     With a batch B of the inner and B' of the outer data:
 

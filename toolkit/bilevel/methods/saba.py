@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts import data_blocks
 from toolkit.bilevel.parts.direction_triple import along, triple
 from toolkit.bilevel.parts.method_settings import Rate, TwoOptimizers
 from toolkit.bilevel.parts.oracles import curved, outer_slopes, zeros_like
@@ -20,7 +20,7 @@ from toolkit.types import Tree
 
 
 class SagaTable(NamedTuple):
-    """One term's value on each block when that block was last drawn, and the weighted mean of these."""
+    """The terms of one loss on each block, as of when it was last drawn, and their weighted mean."""
 
     rows: Tree  # [blocks, ...]
     mean: Tree
@@ -37,16 +37,16 @@ class SagaTables(NamedTuple):
 class SABA(TwoOptimizers):
     """Stochastic average bilevel algorithm: SOBA's three steps with a memory of every block.
 
-    The data is cut into blocks of `batch_size` successive examples; a step draws one block i of the inner and one
-    of the outer data. Each of the five terms s (grad_y g, d2_yy g v, d2_thetay g v, grad_y f, grad_theta
-    f) is replaced, with `M_i` the term's value when block i was last seen, w_i its share of the examples,
-    n the number of blocks, and `mean = sum w_i M_i`, by
+    The data is cut into blocks of `batch_size` successive examples; a step draws one block i of the inner
+    and one of the outer data. Let n be the number of blocks and w_i the share of the examples that block
+    i has. For each of the five terms s (grad_y g, d2_yy g v, d2_thetay g v, grad_y f, grad_theta f),
+    `M_i` is its value when block i was last drawn, and `mean = sum w_i M_i`. The step uses
 
         n w_i (s_i - M_i) + mean;     then  mean <- mean + w_i (s_i - M_i),  M_i <- s_i
 
-    and y, v and theta move as in SOBA. The mean of the direction over the blocks is the full-batch
-    direction, whatever the tables hold; its variance goes to 0 at the solution, so that constant steps
-    arrive at the exact minimiser. (Blocks of unequal size without `n w_i` are biased.)
+    in place of s, and y, v and theta move as in SOBA. The mean of the direction over the blocks is the
+    full-batch direction, whatever the tables hold; its variance goes to 0 at the solution, so that
+    constant steps arrive at the exact minimiser. (Blocks of unequal size without `n w_i` are biased.)
 
     Args:
       inner_step_size: a; a number or an optax schedule. Constant in theory.
@@ -74,16 +74,16 @@ class SABA(TwoOptimizers):
         """The method on a problem."""
         moves = moves_of(self, problem)
         size = self.batch_size
-        inner_weights = blocks.weights(problem.inner_data, size)
-        outer_weights = blocks.weights(problem.outer_data, size)
+        inner_weights = data_blocks.weights(problem.inner_data, size)
+        outer_weights = data_blocks.weights(problem.outer_data, size)
 
         def of_inner(y: Tree, theta: Tree, v: Tree, i: Array) -> Any:
             term = lambda block: curved(problem, y, theta, v, block)
-            return blocks.on_block(term, problem.inner_data, size, i)
+            return data_blocks.on_block(term, problem.inner_data, size, i)
 
         def of_outer(y: Tree, theta: Tree, i: Array) -> Any:
             term = lambda block: outer_slopes(problem, y, theta, block)
-            return blocks.on_block(term, problem.outer_data, size, i)
+            return data_blocks.on_block(term, problem.outer_data, size, i)
 
         def start(y0: Tree, theta0: Tree) -> SagaTables:
             inside = lambda i: of_inner(y0, theta0, zeros_like(y0), i)

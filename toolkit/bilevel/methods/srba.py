@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts import data_blocks
 from toolkit.bilevel.parts.direction_triple import (
     DirectionTriple,
     SampledTriple,
@@ -76,10 +76,10 @@ class SRBA(TwoOptimizers):
         """The method on a problem."""
         moves, size = moves_of(self, problem), self.batch_size
         data = problem.inner_data, problem.outer_data
-        period = self.period or blocks.default_period(*data, size, samples=1)
+        period = self.period or data_blocks.default_period(*data, size, samples=1)
 
         def exact(s: LinearState) -> tuple[SampledTriple, Array]:
-            counts = [blocks.count(part, size) for part in data]
+            counts = [data_blocks.count(part, size) for part in data]
             costs = jnp.asarray([sum(counts), 2 * counts[0]], jnp.int32)
             return sampled_triple(problem, s.y, s.theta, s.v, *data), costs
 

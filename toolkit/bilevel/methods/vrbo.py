@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from toolkit.bilevel.parts import blocks
+from toolkit.bilevel.parts import data_blocks
 from toolkit.bilevel.parts.method_settings import TwoOptimizers
 from toolkit.bilevel.parts.oracles import zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
@@ -28,8 +28,8 @@ class VrboMemory(NamedTuple):
 class VRBO(TwoOptimizers):
     """Variance-reduced bilevel optimizer: SPIDER's differences along every move of y and of theta.
 
-    With D = (grad_y g, hypergradient by the Neumann series of StocBiO), sampled_pair anew for each difference
-    and at both of its points alike:
+    With D = (grad_y g, hypergradient by the Neumann series of StocBiO), with fresh batches for each
+    difference, the same at both of its points:
 
         every `period` steps:  d = D(y, theta) on the whole data
         theta+ = theta - c d_theta;   d <- d + D_B(y, theta+) - D_B(y, theta)
@@ -37,7 +37,8 @@ class VRBO(TwoOptimizers):
 
     d is always an estimate of D at the carried (y, theta), and equal to D there with `batch_size=None`.
     (Published codes leave out the first difference, or pair d with the y of the next move: their d
-    drifts away from D.) The series is cut, so that the fixed point is off by a factor of order `(1 - e mu)^(Q+1)`.
+    drifts away from D.) The series is cut, so that the fixed point is off by a factor of order
+    `(1 - e mu)^(Q+1)`.
 
     Args:
       inner_step_size: a; a number or an optax schedule of the outer step.
@@ -71,9 +72,9 @@ class VRBO(TwoOptimizers):
         """The method on a problem."""
         moves, size, products = moves_of(self, problem), self.batch_size, self.linear_steps
         data = problem.inner_data, problem.outer_data
-        inner_blocks, outer_blocks = (blocks.count(part, size) for part in data)
+        inner_blocks, outer_blocks = (data_blocks.count(part, size) for part in data)
         samples = self.inner_steps + 1
-        period = self.period or blocks.default_period(*data, size, samples)
+        period = self.period or data_blocks.default_period(*data, size, samples)
         inverse = by_sum(series_step_size(self), products)
 
         def difference(
@@ -101,7 +102,7 @@ class VRBO(TwoOptimizers):
             due = s.step % period == 0
             d = jax.lax.cond(due, exact, lambda s: s.memory.direction, s)
             s = s._replace(memory=VrboMemory(d))
-            # The direction moves along with every move of a variable, theta's included. Without this
+            # The direction is brought along with every move of a variable, theta's included. Without this
             # difference d would stay behind at the old theta, and its error would add up over the steps.
             new = moves.theta(s, d.theta)
             direction, losses = difference(new, s, outer_key)

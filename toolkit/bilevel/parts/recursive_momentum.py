@@ -78,9 +78,11 @@ def sampled_pair(
 
 
 def recursive_momentum(settings: Any, problem: Problem, inverse: StochasticInverse) -> Algorithm:
-    """Both variables move at once, along the `d` of
+    """A method in which both variables move at once, each along its direction d.
 
-    d = D + (1 - m) (d - D at the point before, the same sample),   first d = D
+    With a sample D of both directions, drawn from the same batches at this point and at the one before:
+
+        d <- D + (1 - m) (d - D before);   the first step takes d = D
     """
     moves, batch_size = moves_of(settings, problem), settings.batch_size
 
