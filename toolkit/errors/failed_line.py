@@ -20,6 +20,7 @@ _NOTHING = object()
 def at(step: TracebackType) -> str:
     """The expression that failed; empty where Python does not know."""
     code = step.tb_frame.f_code
+    # `co_positions` has an entry for each instruction, and an instruction takes two bytes.
     positions = list(code.co_positions())[step.tb_lasti // 2]
     first, last, begin, end = positions
     # Columns are counted in bytes of UTF-8, so lines are cut as bytes.
@@ -32,8 +33,12 @@ def at(step: TracebackType) -> str:
 
 
 def values(expression: str, frame: FrameType) -> dict[str, Any]:
-    """The variables in an expression, and their entries as far as it names them: `y['w']`."""
+    """The variables in an expression, and their entries as far as it names them: `y['w']`.
+
+    Functions, modules and classes are left out.
+    """
     try:
+        # Within parentheses an expression may go over several lines.
         parsed = ast.parse(f"({expression})", mode="eval")
     except SyntaxError:
         return {}
@@ -61,6 +66,7 @@ def _plain(node: ast.AST, frame: FrameType) -> tuple[str, Any]:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         name, base = _plain(node.value, frame)
         key = node.slice.value
+        # A subclass may define `__getitem__`, which would run code of the user's: only the plain types are read.
         try:
             value = base[key] if type(base) in (dict, list, tuple) else _NOTHING
         except (KeyError, IndexError, TypeError):
@@ -70,6 +76,7 @@ def _plain(node: ast.AST, frame: FrameType) -> tuple[str, Any]:
 
 
 def _field(base: Any, name: str) -> Any:
+    """A field of a namedtuple or a dataclass. Any other attribute may be a property, which would run code."""
     if isinstance(base, tuple) and name in getattr(base, "_fields", ()):
         return getattr(base, name)
     if dataclasses.is_dataclass(base) and not isinstance(base, type):

@@ -50,6 +50,7 @@ def module_of(file: str) -> str:
 
 def shown(file: str) -> str:
     """A file of an installed package as the package names it: `optax/tree.py`."""
+    # Some of these folders contain others (site-packages lies below that of Python): the longest that fits counts.
     bases = sorted((str(Path(OURS).parent) + os.sep, STDLIB, *SITE, JAX), key=len, reverse=True)
     base = next((base for base in bases if file.startswith(base)), "")
     return file.removeprefix(base)

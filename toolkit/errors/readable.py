@@ -1,9 +1,10 @@
 """Errors cut down to the user's own lines, with the shapes that meet there.
 
-JAX and this package put 20 to 50 lines between the call that failed and the line that is wrong. A
-public function is `readable`: what passes it keeps its type and its message, loses the frames between,
-and gains the arguments of the user's function and the values on the line. Nothing is done before there
-is an error. `JAX_TRACEBACK_FILTERING=off` brings every frame back.
+JAX and this package put 20 to 50 lines between the call that failed and the line that is wrong. Public
+functions are decorated with `readable`. An error that leaves one keeps its type and its message, loses
+the frames of JAX and of this package, and gains notes: what the user's function was given, and the
+values on the line that failed. This costs nothing before there is an error.
+`JAX_TRACEBACK_FILTERING=off` brings every frame back.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _E = TypeVar("_E", bound=Exception)
 
 _BETWEEN = (JAX, *WRAPPERS)
-# An error may pass several readable functions. The attribute tells the outer ones that it has its notes.
+# An error may pass through several readable functions. This attribute tells the outer ones that it has its
+# notes already.
 _SEEN = "_shortened_by_toolkit"
-_LINES = 12  # of the whole message, if the call of the public function takes one line
+_LINES = 12  # that an error prints at most, if the call of the public function takes one line
 _REMEDIES = {
     jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond, or decorate it with @tk.control_flow",
     jax.errors.TracerIntegerConversionError: "let the function close over a Python int, or index a jax array",
@@ -56,15 +58,18 @@ def readable(function: _F) -> _F:
 
 
 def cause(error: Exception) -> Exception | None:
-    """For `raise refusal from cause(error)`: None, as the refusal says all; the error where frames are wanted."""
+    """The cause of a refusal, for `raise refusal from cause(error)`: None, as the refusal says all.
+
+    It is `error` itself where the user has asked for every frame.
+    """
     return error if _shows_all() else None
 
 
 def shorten(error: Exception) -> None:
     """Take the frames of this package and of JAX out of an error that is passing through.
 
-    That is done for mistakes in the user's code and for refusals that this package raises. Any other
-    error in this package's own code is a fault of ours, whose frames are needed: it stays whole.
+    This is done for mistakes in the user's code and for refusals, which this package raises on purpose.
+    Any other error in this package's own code is a bug of ours. It stays whole, as its frames are needed.
     """
     # Shortening may fail itself, for example where an exception takes no attributes. The user then sees
     # the error as it is, and never one about the shortening.
@@ -76,37 +81,47 @@ def _shorten(error: Exception) -> None:
     if _shows_all():
         return
     steps = list(_steps(error.__traceback__))
-    meant = [step for step in steps if not _file(step).startswith(_BETWEEN)]
-    if not meant:
+    outside_jax = [step for step in steps if not _file(step).startswith(_BETWEEN)]
+    if not outside_jax:
         return
-    last, leak, seen = meant[-1], _is_leak(error), hasattr(error, _SEEN)
+    last, leak, seen = outside_jax[-1], _is_leak(error), hasattr(error, _SEEN)
     refused = _file(last).startswith(OURS)
-    # It ends in our code, and not with a `raise` of ours: a fault of ours.
-    if refused and len(meant) > 1 and not (seen or leak or _is_refusal(error, last)):
+    # The error arose in our code, but no `raise` of ours made it: a bug of ours. If there is one frame only, that of
+    # `readable` itself, then the user has called the public function with arguments that it does not take.
+    if refused and len(outside_jax) > 1 and not (seen or leak or _is_refusal(error, last)):
         return
     setattr(error, _SEEN, True)
-    users = [step for step in meant if not _file(step).startswith(OURS)]
+    users = [step for step in outside_jax if not _file(step).startswith(OURS)]
     # An error deep in the user's functions shows the first and the last of them; a note names the others.
     shown = users if refused else _ends(users)
     error.__traceback__ = _chain(shown)
     _reword(error)
+    # JAX's note says that it has removed frames, and how to see them. Ours says so of both.
     notes = [note for note in getattr(error, "__notes__", ()) if "JAX has removed" not in note]
     if leak and not seen:
         notes.append("  return it from the function that makes it: keep no traced value elsewhere")
     if users and not refused and not seen:
         others = [step for step in users if step not in shown]
         said = [*_shapes(shown), *_remedy(error), _left_out(others)]
-        # Python prints four lines around the call, three a frame, and the message: the notes get the rest.
+        # Python prints four lines for the call and three for each frame, then the message. The notes get the rest.
         room = _LINES - 4 - 3 * len(shown) - str(error).count("\n") - 1
         notes += _joined([part for part in said if part], max(room, 1))
     error.__notes__ = notes
 
 
 def call_as(name: str, function: Callable[..., Any], expected: str, *args: Any) -> Any:
-    """`function(*args)`, refused as the argument `name` where it does not take `expected`."""
+    """`function(*args)`; where the function cannot be called so, a TypeError about the argument `name`.
+
+    Args:
+      name: of the public function's argument that `function` is.
+      expected: the parameters that it must take, in words.
+
+    Raises: TypeError where the arguments do not fit the signature; else what `function` raises.
+    """
     try:
         return function(*args)
     except TypeError:
+        # The function itself may have raised the TypeError. It is to blame only if its signature does not fit.
         try:
             signature = inspect.signature(function)
             signature.bind(*args)
@@ -119,11 +134,12 @@ def call_as(name: str, function: Callable[..., Any], expected: str, *args: Any) 
 
 
 def returned_by(function: Any, error: _E) -> _E:
-    """`error`, about what `function` returns, with the line that returns it."""
+    """`error`, which is about what `function` returns, with the line of its `return` as a note."""
     return _placed(error, function, _line_of_return)
 
 
 def _placed(error: _E, function: Any, line_in: Callable[[CodeType], int]) -> _E:
+    """`error` with a line of `function` as a note, written as Python writes a frame."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if isinstance(code, CodeType):
         line = line_in(code)
@@ -134,7 +150,7 @@ def _placed(error: _E, function: Any, line_in: Callable[[CodeType], int]) -> _E:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in a line; of one in the user's own code with its type and its line."""
+    """An error in one line; where it arose in the user's code, with its type and the user's line."""
     said = str(error).strip().partition("\n")[0]
     steps = [step for step in _steps(error.__traceback__) if not _hidden(step)]
     if not steps:
@@ -143,7 +159,8 @@ def reason_of(error: Exception) -> str:
 
 
 def _line_of_return(code: CodeType) -> int:
-    """The line of the one `return`, else that of the `def`."""
+    """The line of the `return` if there is only one, else that of the `def`."""
+    # Python 3.12 and 3.13 return a constant by RETURN_CONST. A `return` in a nested function is not among these.
     lines = {
         instruction.positions.lineno
         for instruction in dis.get_instructions(code)
@@ -157,7 +174,7 @@ def _shows_all() -> bool:
 
 
 def _is_leak(error: Exception) -> bool:
-    """Whether the user has kept a traced value beyond its trace. Our own frames may be where it is met."""
+    """Whether the user has kept a traced value beyond its trace. It may fail in our code, and is no bug of ours."""
     return isinstance(error, jax.errors.UnexpectedTracerError) and OURS not in str(error)
 
 
@@ -184,7 +201,11 @@ def _hidden(step: TracebackType) -> bool:
 
 
 def _is_refusal(error: Exception, last: TracebackType) -> bool:
-    """Whether a `raise` with a message raised it in this frame; an accident or an `assert` is no refusal."""
+    """Whether a `raise` with a message made the error in this frame.
+
+    Python's own errors, such as that of a missing key, end on another instruction; an `assert` without a
+    message has no arguments.
+    """
     operation = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]]
     return operation == "RAISE_VARARGS" and bool(error.args)
 
@@ -196,6 +217,7 @@ def _ends(users: list[TracebackType]) -> list[TracebackType]:
 
 
 def _chain(steps: list[TracebackType]) -> TracebackType | None:
+    """A new traceback of these steps only; each keeps its frame and its line."""
     chained: TracebackType | None = None
     for step in reversed(steps):
         chained = TracebackType(chained, step.tb_frame, step.tb_lasti, step.tb_lineno)
@@ -203,7 +225,7 @@ def _chain(steps: list[TracebackType]) -> TracebackType | None:
 
 
 def _joined(parts: list[str], room: int) -> list[str]:
-    """The parts as lines, the last of them in one where there is no room for more."""
+    """The parts as at most `room` lines: those that do not fit share the last one."""
     lines = (*parts[: room - 1], "; ".join(parts[room - 1 :]))
     return [f"  {line}" for line in lines if line]
 
@@ -228,7 +250,7 @@ def _left_out(others: list[TracebackType]) -> str:
     """The other functions on the way, and how to see all frames."""
     ways = [f"{s.tb_frame.f_code.co_name} ({Path(_file(s)).name}:{s.tb_lineno})" for s in others]
     said = [f"also in {', '.join(ways)}"] if ways else []
-    if not _inside_jax():  # whose own note says this
+    if not _inside_jax():  # a function of JAX outside adds a note of its own that says this
         said.append("JAX_TRACEBACK_FILTERING=off shows the frames of toolkit and JAX")
     return "; ".join(said)
 

@@ -1,7 +1,7 @@
 """The classes that traced programs are made of.
 
 JAX documents them in `jax.extend.core`, which promises no stability. The rest of the package imports them
-from here, so that a release which moves or renames one is answered in one file.
+from here, so that only this file changes when a release moves or renames one.
 """
 
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, Var

@@ -1,7 +1,7 @@
 """A traced program as a function of its constants, also of those within the `jit`s and `scan`s that it calls.
 
-JAX keeps an array that a jitted function closes over inside the program of that function. Seeds that differ in such an
-array run the same program on other data, and for that the array has to become an argument.
+JAX keeps an array that a jitted function closes over inside the program of that function. Runs of several seeds often
+differ in such arrays alone. They can share one compiled program once these arrays are arguments.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import scan_parts
 from toolkit.jaxprs.read import evaluate_equation
 
+# The primitives whose inner constants are replaced. Constants inside any other primitive stay part of the program:
+# `literals` yields them, so that two programs which differ in them can be told apart.
 OPENED = ("jit", "scan")
 
 
@@ -32,7 +34,12 @@ def opened(equation: Any) -> bool:
 
 
 def evaluate_with(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a closed jaxpr whose constants are replaced by `values`."""
+    """The results of a closed jaxpr whose constants are replaced by `values`.
+
+    Args:
+      values: one for each of `constants(closed)`, in that order, of the same shapes and dtypes.
+      arguments: the operands of the program.
+    """
     # The values of inner programs follow in the order of the equations, so one iterator serves all levels.
     pending = iter(values)
     known: dict[Any, Any] = dict(
@@ -51,7 +58,9 @@ def evaluate_with(closed: Any, values: Sequence[Any], arguments: Sequence[Any]) 
 
 
 def literals(jaxpr: Any, replaced: bool = True) -> Iterator[Any]:
-    """Numbers written into a program, and arrays in it that `evaluate_with` cannot replace; its text shortens them.
+    """Numbers written into a program, and the arrays in it that `evaluate_with` cannot replace.
+
+    Two programs of the same text may still differ in these, because the text of a program shortens arrays.
 
     Args:
       replaced: whether `evaluate_with` replaces the constants of the `jit`s and `scan`s at this level.
@@ -71,8 +80,8 @@ def literals(jaxpr: Any, replaced: bool = True) -> Iterator[Any]:
 
 
 def _results(equation: Any, own: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
-    # Only equations that hold constants are taken apart: all others are bound as they are, which keeps them,
-    # and so the bits of their results, as JAX has made them.
+    # Only equations that hold constants are taken apart. All others are bound as JAX made them, so that XLA
+    # compiles the same operations and the results keep their bits.
     if own and equation.primitive.name == "scan":
         return _scan(equation, own, inputs)
     if own:

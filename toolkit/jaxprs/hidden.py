@@ -1,4 +1,4 @@
-"""What JAX knows and does not offer in public: the state of tracing, caches, and which of its files do what."""
+"""What JAX has but does not offer as public API: the state of tracing, caches, and which of its files do what."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-# What JAX announces by `jax.monitoring` for each program that it compiles.
+# The event that JAX reports to the listeners of `jax.monitoring` for each program that it compiles.
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def trace_state() -> Any:
-    """What is being traced now: two of these are equal as long as no transformation was entered or left."""
+    """A token for what is being traced now: two are equal if no transformation was entered or left in between."""
     return get_opaque_trace_state(convention="flax")
 
 
 def converted(leaf: Any, dtype: Any, weak: bool) -> Any:
-    """`leaf` in another type, weak or not: `jax.lax.convert_element_type` makes no weak types."""
+    """`leaf` in another dtype, weak or not: the public `jax.lax.convert_element_type` makes no weak types."""
     return jax.lax.convert_element_type_p.bind(leaf, new_dtype=dtype, weak_type=weak, sharding=None)
 
 
 def cache_size(jitted: Any) -> int | None:
-    """How many calls the cache tells apart; None where `jitted` does not tell."""
+    """The number of entries in the cache of a jitted function; None where `jitted` does not tell."""
     count = getattr(jitted, "_cache_size", None)
     return None if count is None else count()
 
 
 def static_arguments(jitted: Any) -> set[int | str] | None:
-    """Numbers and names of the static arguments; None where `jitted` does not tell."""
+    """Positions and names of the static arguments; None where `jitted` does not tell."""
     info = getattr(jitted, "_jit_info", None)
     numbers = getattr(info, "static_argnums", None)
     names = getattr(info, "static_argnames", None)
     return None if numbers is None or names is None else {*numbers, *names}
 
 
-# Which files of JAX trace, differentiate, loop or hand numbers on: who wrote a number is told by them.
-# Paths are beginnings, as `str.startswith` takes them.
+# What the files of JAX do. `tk.debug.audit` reads from the files on the way to an equation who wrote a number.
+# Each path is the beginning of a file's path, as `str.startswith` takes it.
 _SOURCE = os.path.join(os.path.dirname(jax.__file__), "_src", "")
 
 
@@ -45,7 +45,7 @@ def _in_source(*names: str) -> tuple[str, ...]:
     return tuple(_SOURCE + name for name in names)
 
 
-# They trace and differentiate: they stand between all calls and add no numbers.
+# They trace and differentiate. Their frames lie between any two calls, and they add no numbers.
 MACHINERY = _in_source(
     "interpreters/",
     "ad_checkpoint.py",
@@ -62,7 +62,7 @@ MACHINERY = _in_source(
     "tree_util.py",
     "util.py",
 )
-# Each function is one operation, or a loop: the numbers in it are its caller's.
+# Each function in them is one operation or a loop, so the numbers that it reads are its caller's.
 HAND_ON = _in_source(
     "lax/control_flow/",
     "lax/lax.py",
@@ -76,7 +76,7 @@ HAND_ON = _in_source(
 CUSTOM_RULES, DIFFERENTIATION, RANDOM = _in_source(
     "custom_derivatives.py", "interpreters/ad.py", "random"
 )
-# Functions that make a key of a seed.
+# Functions that make a key from a seed.
 SEEDED = frozenset({"PRNGKey", "_key", "key", "random_seed", "seed_with_impl"})
 
 # The code in which `jax.vmap` and `jax.shard_map` call the user's function.

@@ -36,9 +36,11 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
       arrange: whether to make the products fast to differentiate in the first example.
     """
     traced = lambda *args: fun(*args)
-    # JAX's messages name the function that is traced: this makes them name the user's, not the lambda.
+    # JAX's messages name the function that is traced. `__wrapped__` makes them name the user's, not the lambda.
+    # The lambda itself is new in each call, so that JAX finds no older trace of `fun` in its caches.
     traced.__wrapped__ = fun  # type: ignore[attr-defined]
     jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
+    # Only tracers are lifted; a concrete array keeps its place among the constants, a tracer leaves a gap.
     is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
     constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
     structure = jax.tree.structure(shape)
@@ -54,6 +56,7 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
         return jax.tree.unflatten(structure, flat)
 
     closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
+    # An argument that no equation reads, and that is no result either, has no effect.
     used = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
     used |= {id(atom) for atom in jaxpr.jaxpr.outvars}
     reads = [id(variable) in used for variable in jaxpr.jaxpr.invars]
@@ -62,12 +65,12 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
 
 
 def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`fun` of arrays, traced once for each set of shapes and types; later calls evaluate its equations.
+    """`fun` of arrays, traced once for each set of shapes and dtypes; later calls evaluate its equations.
 
-    A function that closes over a tracer is traced in each call: its equations hold that tracer, which
+    A function that closes over a tracer is run anew in each call. Its equations hold that tracer, which
     belongs to one trace and would leak into the next.
 
-    Cost: evaluating the equations takes a third of the time of tracing a gradient.
+    Cost: to evaluate the equations of a gradient takes a third of the time of tracing it again.
     """
     known: dict[Any, tuple[Any, Any]] = {}
 
@@ -86,13 +89,14 @@ def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_first(first: Any, *others: Any) -> list[bool]:
-    """An entry a leaf."""
+    """For each leaf of the examples, whether it belongs to the first of them."""
     return [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
 
 
 def _has_while(jaxpr: Any) -> bool:
+    """Whether it contains a `while_loop` that reverse mode would have to cross."""
     for equation in jaxpr.eqns:
-        # A linear solve brings its own transpose: loops inside it are no obstacle.
+        # A `custom_linear_solve` is transposed as a whole, by another solve: reverse mode never enters its loops.
         if equation.primitive.name == "custom_linear_solve":
             continue
         if equation.primitive.name == "while":

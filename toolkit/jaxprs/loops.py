@@ -19,7 +19,7 @@ class ScanParts(NamedTuple):
     unroll: Any  # as `jax.lax.scan` takes it
 
     def parted(self, operands: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
-        """The constants, the carry and the inputs among values that belong to the operands."""
+        """Values, one for each operand, split into those of the constants, the carry and the inputs."""
         return _in_three(operands, self.constants, self.carried)
 
 
@@ -32,7 +32,7 @@ class WhileParts(NamedTuple):
     body_constants: int  # and of the body
 
     def parted(self, operands: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T], Sequence[_T]]:
-        """The condition's constants, the body's, and the carry among values that belong to the operands."""
+        """Values, one for each operand, split into the condition's constants, the body's, and the carry."""
         return _in_three(operands, self.condition_constants, self.body_constants)
 
 
@@ -57,7 +57,7 @@ class SolveParts(NamedTuple):
     constants: int  # how many operands come before the right-hand side
 
     def of_solve(self, operands: Sequence[_T]) -> list[_T]:
-        """The operands of `solve` among values that belong to the operands."""
+        """Of values, one for each operand, those that `solve` takes: its constants and the right-hand side."""
         own = operands[self.solve_start : self.solve_start + self.solve_constants]
         return [*own, *operands[self.constants :]]
 
@@ -81,7 +81,7 @@ def while_parts(equation: Any) -> WhileParts:
 
 
 def branches(equation: Any) -> Sequence[Any]:
-    """The programs of a `cond`. Its first operand chooses among them, the others are theirs."""
+    """The programs of a `cond`. Its first operand is the number of the one to run, the others are its operands."""
     return equation.params["branches"]
 
 
@@ -97,6 +97,7 @@ def shard_parts(equation: Any) -> ShardParts:
 def solve_parts(equation: Any) -> SolveParts:
     """The parts of a `custom_linear_solve`."""
     programs, counts = equation.params["jaxprs"], equation.params["const_lengths"]
+    # The operands begin with the constants of A x, of A' x, of the solve and of the transposed solve.
     start = counts.matvec + counts.vecmat
     return SolveParts(
         programs.matvec, programs.solve, counts.matvec, start, counts.solve, sum(counts)

@@ -1,4 +1,4 @@
-"""What single operations are told besides their operands, as the parameters of their equations say."""
+"""The parameters of single operations, such as an exponent or a window, read from their equations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def exponent(equation: Any) -> int:
 
 
 def numbered(equation: Any) -> int:
-    """How many numbers an `iota` counts: it makes 0 to this, less one."""
+    """The `n` of an `iota`, which makes 0, 1, ..., n - 1 along one axis."""
     return equation.params["shape"][equation.params["dimension"]]
 
 
 def filling(equation: Any) -> Any:
-    """What a `gather` returns for indices outside of its operand; None where it does not fill."""
+    """The value that a `gather` returns for indices out of bounds; None where its mode does not fill."""
     return equation.params["fill_value"]
 
 
@@ -34,11 +34,11 @@ def contracted_axes(equation: Any) -> Sequence[int]:
 
 
 def convolved_channels(equation: Any) -> int:
-    """How many channels a `conv_general_dilated` makes, an axis of its kernel (the second operand)."""
+    """The output channels of a `conv_general_dilated`, as the shape of its kernel (the second operand) tells."""
     axis = equation.params["dimension_numbers"].rhs_spec[0]
     return equation.invars[1].aval.shape[axis]
 
 
 def window_size(equation: Any) -> int:
-    """How many entries a `reduce_window_*` reads for each that it makes."""
+    """How many entries a `reduce_window_*` reduces to one."""
     return math.prod(equation.params["window_dimensions"])

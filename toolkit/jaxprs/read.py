@@ -40,6 +40,7 @@ def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
 def called(equation: Any) -> Any:
     """The program that an equation runs on its own operands, or None."""
     params, name = equation.params, _CALLS.get(equation.primitive.name, "")
+    # The second name is that of a `composite` until jax 0.10.1.
     return params.get(name, params.get("jaxpr")) if name else None
 
 
@@ -49,7 +50,7 @@ def inner(equation: Any) -> Iterator[Any]:
 
 
 def evaluate(computation: Any, *operands: Any) -> list[Any]:
-    """The results of a program that brings its constants. Its equations keep the lines they came from."""
+    """The results of a program that holds its constants. Traced again, its equations keep their source lines."""
     return evaluate_open(*opened(computation), *operands)
 
 
@@ -61,17 +62,22 @@ def evaluate_open(jaxpr: Any, constants: Sequence[Any], *operands: Any) -> list[
 def evaluate_equation(equation: Any, operands: Sequence[Any]) -> list[Any]:
     """The results of one equation."""
     primitive = equation.primitive
-    # An equation keeps a custom derivative rule as programs, but binding it takes functions. This turns
-    # one into the other, so that the result is differentiated by the rule and not through the body.
+    # An equation holds a custom derivative rule as programs, but `bind` takes it as functions. This converts
+    # them, so that the result is differentiated by the rule and not through the body.
     params = primitive.get_bind_params(equation.params)
-    # Settings such as the mesh or the kind of random bits are those under which the equation was made.
+    # The equation may depend on settings, such as the mesh or the kind of random bits, that have changed since
+    # it was traced. Its context restores those that it was traced under.
     with equation.ctx.manager:
         results = primitive.bind(*operands, **params)
     return list(results) if primitive.multiple_results else [results]
 
 
 def is_callback(equation: Any) -> bool:
-    """Whether an equation prints, or calls the host for nothing: run again, it would do so twice."""
+    """Whether an equation is a print or a host callback whose results nothing reads.
+
+    It can be left out without a change of any value. A second run of the program must leave it out, or every
+    line would be printed twice.
+    """
     name = equation.primitive.name
     silent = all(isinstance(variable, DropVar) for variable in equation.outvars)
     return silent and (name.startswith("debug_") or name.endswith("callback"))
@@ -83,12 +89,13 @@ def without_callbacks(equation: Any) -> Any:
         return equation
     params = {name: _silenced(value) for name, value in equation.params.items()}
     programs = [value for value in params.values() if isinstance(value, (Jaxpr, ClosedJaxpr))]
+    # An equation declares the effects of its programs: without the callbacks it has fewer.
     effects = frozenset[Any]().union(*(opened(one)[0].effects for one in programs))
     return equation.replace(params=params, effects=effects if programs else equation.effects)
 
 
 def reverses(computation: Any) -> bool:
-    """Whether a backward pass is in it, as `jax.grad` makes it."""
+    """Whether it contains a backward pass, such as `jax.grad` makes."""
     jaxpr, _ = opened(computation)
     return any(
         "transpose" in transformations(equation) or any(map(reverses, inner(equation)))
@@ -97,9 +104,10 @@ def reverses(computation: Any) -> bool:
 
 
 def literal(atom: Any) -> Any:
-    """The value of a literal, in the type that it had when the program was traced.
+    """The value of a literal, in the dtype that it had when the program was traced.
 
-    A Python number takes its type from `jax_enable_x64` as it is now, which may have changed since.
+    A literal may be a Python number. JAX would give it the dtype that `jax_enable_x64` asks for now, and this
+    setting may have changed since the trace.
     """
     value = atom.val
     return value if hasattr(value, "dtype") else np.asarray(value, atom.aval.dtype)
@@ -108,8 +116,8 @@ def literal(atom: Any) -> Any:
 def wide(computation: Any) -> AbstractContextManager[Any]:
     """The context in which a program can run equation by equation.
 
-    It is `jax.enable_x64` if some result has 64 bits. Outside of it JAX cuts such results to 32 bits, and
-    the next equation then meets another type than the one it was made for.
+    It is `jax.enable_x64` if some equation's result has 64 bits. Without it JAX would cut this result to
+    32 bits, and the next equation would get another dtype than the one it was traced for.
     """
     return jax.enable_x64(True) if _is_wide(computation) else nullcontext()
 
@@ -132,7 +140,11 @@ def first_reader(jaxpr: Any, variable: Any) -> tuple[int, Any]:
 
 
 def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """Which labels reach each result, if every equation hands those of all its operands to all its results."""
+    """Which labels reach each result. An equation passes the labels of all its operands to all its results.
+
+    Args:
+      inputs: the labels of each argument, such as the paths of the arrays that it depends on.
+    """
     jaxpr, _ = opened(computation)
     nothing = frozenset[str]()
     known = {id(v): one for v, one in zip(jaxpr.invars, inputs, strict=True)}

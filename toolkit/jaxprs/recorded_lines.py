@@ -1,4 +1,4 @@
-"""Which lines an equation was written on, as JAX has recorded them."""
+"""Which source lines an equation comes from, as JAX has recorded them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jax.extend import source_info_util
 
 
 class Definition(NamedTuple):
-    """Where the function is defined that a program was traced from."""
+    """Name and place of the function that a program was traced from."""
 
-    name: str  # its own, without those of what encloses it; "" if not known
+    name: str  # without the enclosing functions: "f", not "g.<locals>.f"; "" if not known
     place: str  # file:line; "" if not known
 
 
@@ -27,7 +27,7 @@ def frames_of_check(raised: Any) -> Iterator[tuple[str, int]]:
 
 
 def codes(equation: Any) -> Iterator[tuple[CodeType, int]]:
-    """As `frames`: the code of each call, and the position of the instruction in it that it was at."""
+    """As `frames`, but the code object of each call and the byte offset of the instruction that it had reached."""
     traceback = equation.source_info.traceback
     return iter(()) if traceback is None else zip(*traceback.raw_frames(), strict=True)
 
@@ -43,12 +43,13 @@ def summary(equation: Any) -> str:
 
 
 def exclude(folder: str) -> None:
-    """Have JAX's messages name no line below this folder as the user's; for the rest of the process."""
+    """From now on JAX's messages name no line of a file below this folder as the user's."""
     source_info_util.register_exclusion(folder)
 
 
 def definition(computation: Any) -> Definition:
-    """Of the function that a program was traced from."""
+    """Name and place of the function that a program was traced from."""
+    # JAX writes them as one text: "g.<locals>.f at model.py:12".
     info = getattr(getattr(computation, "jaxpr", computation), "debug_info", None)
     name, _, place = (getattr(info, "func_src_info", None) or "").partition(" at ")
     return Definition(name.rpartition(".")[2], place)

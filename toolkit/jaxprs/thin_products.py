@@ -18,7 +18,7 @@ import jax
 
 from toolkit.jaxprs.classes import ClosedJaxpr, Literal, Var
 
-# A product with fewer is as fast as it stands, or transposing w takes the time that is won.
+# With fewer than these a product is as fast as it stands, or the transpose of w costs what is gained.
 LEAST_COLUMNS = 2  # of w
 LEAST_ROWS_A_COLUMN = 2  # rows of w for each of its columns
 LEAST_EXAMPLES_A_COLUMN = 10  # rows of x for each column of w
@@ -30,7 +30,8 @@ def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
     Products within `jit`s are found too; those within loops, branches and custom rules stay as they are.
 
     Args:
-      moving: an entry an argument of `closed`.
+      moving: for each argument of `closed`, whether derivatives are taken in it. A product whose `w` does not
+        depend on such an argument has no slow derivative, and stays as it is.
 
     Returns: a computation of the same values, to rounding. `closed` itself where nothing is thin, and where JAX's
     default backend is not a CPU.

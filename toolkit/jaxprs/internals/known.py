@@ -13,16 +13,16 @@ BOTH = ("0.10.1", "0.12.0.1")
 
 
 class Internal(NamedTuple):
-    """Something of JAX's that may change with any release."""
+    """Something in JAX that the package uses and that may change with any release."""
 
     name: str  # as JAX spells it
-    affects: str  # what goes wrong in this package where it changes
+    affects: str  # what goes wrong in this package once it changes
     check: Callable[[], None]  # raises where it has changed
     seen: tuple[str, ...] = BOTH  # releases of jax
 
 
 class Fault(NamedTuple):
-    """An internal that does not mean what it meant."""
+    """An internal that has changed, and the error by which its check noticed."""
 
     internal: Internal
     error: Exception

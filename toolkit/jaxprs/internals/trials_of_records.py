@@ -1,4 +1,7 @@
-"""Tiny uses of what JAX records and remembers, each of which fails where a release changes what is recorded."""
+"""Small checks of what JAX records beside a program: each fails if a release has changed what is recorded.
+
+Each function here is the check of one row in `known.py`.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ def instructions() -> None:
     found = [
         (code, at) for code, at in recorded_lines.codes(first(inside)) if code is inside.__code__
     ]
+    # `co_positions` has an entry for each instruction, and an instruction takes two bytes.
     (_, at), position = found[0], inside.__code__.co_firstlineno + 1
     assert list(inside.__code__.co_positions())[at // 2][0] == position
 
@@ -58,6 +62,7 @@ def summary() -> None:
     """JAX says in a line where an equation comes from, and leaves out the folders that we exclude."""
     own = first(lambda x: jax.lax.sin(x))
     assert os.path.basename(__file__) in recorded_lines.summary(own)
+    # A folder that does not exist: what is excluded stays excluded for the rest of the process.
     scope: dict[str, Any] = {"sin": jax.lax.sin}
     hidden_file = os.path.join(os.sep, "toolkit excludes", "hidden.py")
     exec(compile("def called(x): return sin(x)", hidden_file, "exec"), scope)
