@@ -5,7 +5,6 @@ import gc
 import platform
 import resource
 import sys
-from pathlib import Path
 
 import hypothesis
 import jax
@@ -20,30 +19,8 @@ hypothesis.settings.register_profile("toolkit", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("toolkit")
 
 
-# Folders whose tests hold mathematics against closed forms. XLA's optimisation takes half of their time, and makes
-# programs faster that run for a millisecond anyway. The other folders compile as a user does: what they look at
-# (memory, bits, NaN, costs, whole runs) depends on it.
-MATHEMATICS = {"energy", "estimator", "laws"}
-
-
 @pytest.fixture(autouse=True, scope="module")
-def mathematics_is_compiled_quickly(request):
-    """Compile without XLA's optimisation in the folders of MATHEMATICS, on the newer JAX.
-
-    On the older one (jax 0.10, in CI under Python 3.11) the first law of every rule is held against optimised
-    programs too.
-    """
-    name = "jax_disable_most_optimizations"
-    folder = request.path.relative_to(Path(__file__).parent).parts[0]
-    before = jax.config.read(name)
-    if folder in MATHEMATICS and jax.__version_info__ >= (0, 12):
-        jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_programs_end_with_their_file(mathematics_is_compiled_quickly):
+def compiled_programs_end_with_their_file():
     """JAX keeps every program that it compiled: without this, a worker of the suite grows to 5 GB."""
     yield
     jax.clear_caches()
