@@ -1,4 +1,4 @@
-"""What every experiment's config has; an experiment's own `Config` extends it with what its question needs."""
+"""The settings that every experiment has. An experiment's own `Config` extends `Settings` with its own fields."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from toolkit.run.experiment.durations import seconds
 
+# `validate_default`: a default outside of its field's own bounds is refused like a value from the file.
+# `protected_namespaces`: pydantic reserves names such as `model_width` and warns of them; experiments may use them.
 STRICT = ConfigDict(
     frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
 )

@@ -1,4 +1,4 @@
-"""pydantic's errors in our words: file and line, dotted key, what it got, what it expected, the nearest name."""
+"""pydantic's errors as our messages: file and line, dotted key, what it got, what it expected, the nearest name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Schema = Mapping[str, Any]
 
 
 class Place(NamedTuple):
-    """A node of the config: its path without the tags that pydantic adds for unions, its value, its schema."""
+    """A node of the config: its path in the data, its value, and its JSON schema."""
 
     path: tuple[str | int, ...]
     value: Any
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 def translate(
     error: ValidationError, data: Any, schema: Schema, where: Mapping[tuple, str]
 ) -> list[Complaint]:
-    """The problems of a config in the order of its lines, one a key.
+    """The problems of a config, at most one for each key.
 
     Args:
         data: what was validated.
@@ -34,7 +34,8 @@ def translate(
     problems: dict[tuple, Complaint] = {}
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         place, problem = _problem(detail, data, schema, where)
-        if place in problems:  # a union reports one error a branch
+        # For a value that fits no branch of a union, pydantic reports one error for each branch.
+        if place in problems:
             known = problems[place]
             problem = known._replace(
                 expected=" or ".join(dict.fromkeys([known.expected, problem.expected]))
@@ -104,7 +105,7 @@ def _kind_problem(place: Place, what: str, where: Mapping[tuple, str]) -> Compla
 
 
 def _blame(path: tuple, where: Mapping[tuple, str]) -> str:
-    """The place of the deepest node on the way to `path` that the user wrote."""
+    """The line to name for `path`. A missing key has none, so the nearest mapping around it that was written is named."""
     for length in range(len(path), -1, -1):
         if path[:length] in where:
             return where[path[:length]]
@@ -112,7 +113,11 @@ def _blame(path: tuple, where: Mapping[tuple, str]) -> str:
 
 
 def _walk(location: tuple, data: Any, schema: Schema) -> Place:
-    """Follows pydantic's location through the data, leaving out what names a union's branch, not a key."""
+    """Follows the location of an error through the data.
+
+    Inside a union, pydantic adds the name of the branch: `("adjoint", "unroll", "damping")`. A step that is neither a
+    key nor a position in the data is such a name, and is skipped.
+    """
     place = Place((), data, schema)
     for step in location:
         node = _resolve(place.schema, schema, place.value)
@@ -130,20 +135,21 @@ def _walk(location: tuple, data: Any, schema: Schema) -> Place:
 
 
 def _of_any_key(node: Schema) -> Any:
-    """The schema of the values of a mapping whose keys are free, or have to match a pattern."""
+    """The schema of the values of a mapping whose keys are not fixed: any name, or names that match a pattern."""
     return node.get("additionalProperties") or next(
         iter(node.get("patternProperties", {}).values()), {}
     )
 
 
 def _resolve(node: Schema, root: Schema, value: Any) -> Schema:
-    """Follows references, and steps into the branch of a union that `value` means."""
-    for _ in range(20):  # references that point at each other end here
+    """The schema itself: follows references, and chooses the branch of a union that `value` is meant for."""
+    for _ in range(20):  # a limit, since references may point at each other in a circle
         if "$ref" in node:
             node = root.get("$defs", {}).get(node["$ref"].rsplit("/", 1)[-1], {})
         elif len(node.get("allOf", ())) == 1:
             node = node["allOf"][0]
         elif "anyOf" in node and "discriminator" not in node:
+            # `X | None` means X here. Of several branches, a mapping is meant for the one that is a model.
             branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
             objects = [
                 branch for branch in branches if "$ref" in branch or "discriminator" in branch
@@ -152,7 +158,7 @@ def _resolve(node: Schema, root: Schema, value: Any) -> Schema:
         elif (
             "discriminator" in node
             and isinstance(value, dict)
-            and value.get("kind") in list(_kinds(node))  # a list admits what cannot be hashed
+            and value.get("kind") in list(_kinds(node))  # not `in` the dict: a list has no hash
         ):
             node = {"$ref": node["discriminator"]["mapping"][value["kind"]]}
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+# At most nine digits each, because `float` turns hundreds of digits into infinity.
 _DURATION = re.compile(
     "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:[.][0-9]{{1,9}})?){unit})?" for unit in UNITS)
 )

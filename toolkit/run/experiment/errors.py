@@ -13,17 +13,17 @@ VALUE_LIMIT = 80  # characters of one quoted value
 
 
 class Exit(IntEnum):
-    """What the process answers; part of the public contract."""
+    """The exit codes of the process; part of the public contract."""
 
     DONE = 0
-    BUG = 1
-    CONFIG = 2
-    CHECKPOINT = 3
-    OCCUPIED = 4
-    STORAGE = 5
-    NOT_FINITE = 6
-    ENVIRONMENT = 7
-    CLAIM = 8
+    BUG = 1  # an exception that toolkit did not expect
+    CONFIG = 2  # a mistake in the command, the config or the experiment's code
+    CHECKPOINT = 3  # a file of the run is damaged, or changed since it was written
+    OCCUPIED = 4  # the directory is in use, finished, or holds something else
+    STORAGE = 5  # the disk is full or refuses to write
+    NOT_FINITE = 6  # a NaN or an infinity in the state or the metrics
+    ENVIRONMENT = 7  # versions, flags or code differ from those of the run, or jax computes wrongly
+    CLAIM = 8  # the run is finished and misses a claim
 
 
 class Complaint(NamedTuple):
@@ -54,6 +54,7 @@ class RunError(Exception):
         lines: list[str] = []
         room = MESSAGE_LIMIT - 60  # what the closing line may need
         for done, problem in enumerate(self.problems):
+            # The first line is cut to fit, so that there is always one. Later ones are whole or only counted.
             line = clip(f"error: {problem.line()}", room if not lines else MESSAGE_LIMIT)
             room -= len(line.encode()) + 1
             if room < 0:
@@ -76,6 +77,7 @@ def fail(
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that `name` is most likely a misspelling of, or None."""
+    # difflib's time grows with the square of the length: a name of a megabyte would keep it busy for minutes.
     matches = difflib.get_close_matches(str(name)[:VALUE_LIMIT], list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

@@ -101,9 +101,10 @@ def load(path: Path) -> ModuleType:
 
 
 def call_from_many_threads() -> None:
-    """Programs run in the thread that calls them, instead of one of XLA's: no bit changes, and seeds share the cores.
+    """Has jax run CPU programs in the thread that calls them, instead of handing them to a thread of its own.
 
-    Call it before the experiment is loaded: that may start the backend, which reads this once.
+    So threads that call the program of a seed each use a core each. No bit changes. Call it before the experiment is
+    loaded: that may start jax's backend, which reads this option only once.
     """
     import jax
 
@@ -162,7 +163,10 @@ def _import(path: Path) -> ModuleType:
 
 
 def _forget_others(folder: Path) -> None:
-    """Modules of another working directory's experiments would stand in for those of this one."""
+    """Removes the experiments of another working directory from Python's modules.
+
+    Otherwise `from experiments.x import y` would find the module of that name that was imported there.
+    """
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{FOLDER}."):
             file = getattr(module, "__file__", None)
@@ -171,7 +175,7 @@ def _forget_others(folder: Path) -> None:
 
 
 def _last_line_in(paths: Iterable[Path], error: BaseException) -> str | None:
-    """FILE:LINE, the innermost of these files that an exception passed through; None where it met none."""
+    """`FILE:LINE` of the innermost frame of an exception that lies in one of these files; None if none does."""
     known = {path.resolve(): path for path in paths}
     place, frame = None, error.__traceback__
     while frame is not None:

@@ -24,8 +24,8 @@ class Final(NamedTuple):
 class Gradients(NamedTuple):
     """A gradient among a step's metrics, to be reported leaf by leaf where `diagnostics.gradients_every` says.
 
-    Leaves are named after the metric: `theta['w1']`. The steps that report are a program of their own, whose
-    last bits may differ; the others are the program that they are without, and cost what they cost.
+    Leaves are named after the metric: `theta['w1']`. A step that reports runs a program of its own, whose last bits
+    may differ. All other steps run the same program as without gradients, at the same cost.
     """
 
     grads: Any  # a pytree
@@ -71,11 +71,12 @@ class Program(NamedTuple):
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
     # What is differentiated, by name: the hyper-objective and others. It is called with the shapes of a state.
     losses: Callable[[State], dict[str, Loss]] | None = None
-    # `step(state, fraction)`: a float32 scalar from 0 to 1, of the steps used up or, where that is more, of the
-    # time in `budget`. It is data, so nothing is compiled again, and it stands in each row. By steps a run is as
-    # reproducible as without. By time it is not: the fractions would have to be replayed from the rows.
+    # True for `step(state, fraction)`: a float32 scalar from 0 to 1, the part of the steps that is used up or, where
+    # that is more, of the time in `budget`. It is data, so nothing is compiled again, and it stands in each row. Without
+    # a budget a run stays reproducible. With one it is not: its fractions depend on how fast the machine was.
     takes_fraction: bool = False
-    # Trees of arrays by name: what it learns from. Their shapes and a hash stand in the record, and a resume compares.
+    # Trees of arrays by name: the data it learns from. Their shapes and hashes stand in run.json, and a run is resumed
+    # only if they are the same.
     data: Mapping[str, Any] = MappingProxyType({})
 
 

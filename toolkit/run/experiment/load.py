@@ -48,11 +48,13 @@ def load(path: Path, words: Sequence[str] = ()) -> Loaded:
     }
     for change in changes:
         where = {at: place for at, place in where.items() if at[: len(change.path)] != change.path}
-        # A new kind owns its whole mapping: what it lacks is the command line's doing.
+        # A new `kind` drops the other fields of its mapping (see `overrides.apply`). If the new kind lacks a field
+        # then, the command line is to blame for it, and no line of the file.
         owner = change.path[:-1] if change.path[-1] == "kind" else change.path
         where[owner] = where[change.path] = overrides.WHERE
 
     source = _source(document.value, changes, path, where)
+    # Read before the config is valid, because it has to be known before the experiment is loaded.
     if overrides.apply(document.value, changes, {}).get("seeds", 1) != 1:
         experiments.call_from_many_threads()
     module = experiments.load(source)
@@ -71,7 +73,8 @@ def model_of(path: Path) -> type[Settings]:
 def validate(model: type[Settings], data: dict[str, Any], where: dict[tuple, str]) -> Settings:
     """The typed config. Raises: RunError (exit 2) with every problem of `data`."""
     try:
-        # Through JSON, strictness is what YAML users expect: lists fill tuples, but "1" is no number and 1.0 no int.
+        # In JSON mode pydantic is strict in the way that YAML users expect: a list is accepted for a tuple, but "1" is
+        # no number and 1.0 is no integer. In Python mode it would refuse a list for a tuple.
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise RunError(
@@ -131,6 +134,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _default_containers(model: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of the fields that an override such as `adjoint.damping=0.1` can reach into."""
     defaults = {
         name: field.get_default(call_default_factory=True)
         for name, field in model.model_fields.items()

@@ -22,7 +22,10 @@ def warn(text: str) -> None:
 
 
 def mute(stream: TextIO) -> None:
-    """Leads what a stream still holds, and all that follows, to nowhere; at its exit Python would fail on it again."""
+    """Sends what is buffered in a stream, and all that follows, to /dev/null.
+
+    Otherwise Python would flush the buffer when it exits, and fail on it once more.
+    """
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -42,8 +42,8 @@ def apply(
 ) -> dict[str, Any]:
     """`data` with the overrides applied from left to right.
 
-    An override that reaches into a mapping or list which the file leaves out starts from its default. One that
-    changes the `kind` of a mapping drops the old kind's fields, so that `adjoint.kind=unroll` alone is a whole answer.
+    If the file leaves a mapping or list out, an override of a part of it changes its default. An override that changes
+    the `kind` of a mapping drops the fields of the old kind, so `adjoint.kind=unroll` needs no other word.
     """
     for override in overrides:
         data = _set(data, override, override.path, defaults)

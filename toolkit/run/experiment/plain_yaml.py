@@ -22,6 +22,7 @@ MAX_DEPTH = 32
 # Python refuses to convert an integer of thousands of digits, with an error of its own. No setting needs that many.
 MAX_DIGITS = 400
 
+# libyaml's parser where PyYAML was built with it, because it is many times faster.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
@@ -250,5 +251,5 @@ def _number(value: bool | int | float | None) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = repr(value)
+    text = repr(value)  # for a float, the shortest digits that read back as the same float
     return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)

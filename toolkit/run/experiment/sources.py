@@ -22,7 +22,7 @@ def pictures(path: Path) -> Path:
 
 
 def declares_config(path: Path) -> bool:
-    """Whether a file defines `Config`; also true of one that cannot be read, so that its user is told why."""
+    """Whether a file defines `Config`. True of a file that cannot be read, so that loading it tells the user why."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError, OSError):

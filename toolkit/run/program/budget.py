@@ -1,4 +1,4 @@
-"""Time as a limit: a run with a `budget` ends inside it, and a step may depend on the fraction that is used up."""
+"""Time as a limit: a run with a `budget` ends within it, and a step may depend on the fraction that is used up."""
 
 from __future__ import annotations
 
@@ -50,12 +50,16 @@ class Pace:
         """What is used up before `step`, from 0 to 1: of the steps or, where that is more, of the time."""
         used = (step - 1) / self.steps
         if self.budget is not None:
+            # The reserve may exceed the budget: then all of it is used, and the quotient must not be negative.
             used = max(used, self.elapsed() / max(self.budget - self.reserve, 1e-9))
         return min(used, 1.0)
 
 
 class Paced(NamedTuple):
-    """The state of a program whose step takes a fraction. It is saved with it, so that a row tells the whole step."""
+    """The state of a program whose step takes a fraction.
+
+    The fraction is saved with the state, so a run that is resumed between two rows goes on with the fraction of its row.
+    """
 
     state: Any
     fraction: Any  # float32 []
@@ -86,9 +90,10 @@ def paced(program: Program) -> Program:
 def with_fractions(
     compiled: CompiledProgram, pace: Pace, start: int, log_every: int
 ) -> CompiledProgram:
-    """The executables, called for one step at a time after step `start`, with the fraction set.
+    """The executables with the fraction set before each call. Each call makes one step, the first one `start + 1`.
 
-    With a budget it is read off the clock once a row, so that the rows name every fraction that was used.
+    With a budget the fraction is read off the clock only once for each row, so the rows hold every fraction that was
+    used.
     """
     import jax
     import numpy as np
@@ -114,7 +119,10 @@ def with_fractions(
 
 
 def with_fraction_of(rows: Sequence[Mapping[str, Any]], pace: Pace, step: int, now: Any) -> Any:
-    """The state that `step` started from when it was first made. A fraction of time stands in the next row."""
+    """The state with the fraction that `step` had when it was first made.
+
+    With a budget that fraction depended on the clock, so it is read from the row that `step` belongs to.
+    """
     if not isinstance(now, Paced):
         return now
     import jax

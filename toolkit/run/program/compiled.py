@@ -1,4 +1,4 @@
-"""A program checked and compiled: `init` and the steps apart, always the same executables for the same config."""
+"""A program checked and compiled: `init` and the steps apart, and always the same executables for the same config."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class TracedProgram(NamedTuple):
 class CompiledProgram(NamedTuple):
     """Executables, and the state's template with the devices that it lives on.
 
-    The states that they are given are theirs: what they return takes the place of it.
+    `advance` and `reporting` reuse the memory of the state that they are given (it is donated). After a call only the
+    state that they returned may be used.
     """
 
     init: Callable[[], Any]
@@ -71,6 +72,7 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
         )
     tree = jax.tree.structure((state, metrics))
 
+    # The traced program is compiled, instead of tracing `program.step` again: what runs is what was checked.
     def step(state: Any) -> Any:
         return jax.tree.unflatten(tree, evaluate(jaxpr, *jax.tree.leaves(state)))
 
@@ -79,7 +81,7 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
 
 
 def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
-    """Compiles `init` and the steps; these for the state as `init` places it, also in a run that is resumed."""
+    """Compiles `init`, and the steps for a state on the devices where `init` puts it, also in a run that is resumed."""
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()
@@ -114,7 +116,7 @@ def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
             compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
             compiled(single(reporting)) if traced.gradients else None,
             template,
-            *((None, ROWS) if traced.loops else (1, 1)),
+            *((None, ROWS) if traced.loops else (1, 1)),  # `most`, `rows`: without a loop, one step
         )
 
 

@@ -1,4 +1,4 @@
-"""Which leaves of a run's state are not finite, and may not be so."""
+"""Which leaves of a run's state hold a NaN or an infinity that they should not hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.run.store.arrays import named_leaves
 
 
 class StateWatch(NamedTuple):
-    """What the leaves of a state may hold. What a state starts with it may keep."""
+    """What the leaves of a state may hold: finite numbers, and the kinds of other values that the first state held."""
 
     names: tuple[str, ...]  # of the leaves that can fail
     may_hold: np.ndarray  # bool [names, 2]: a NaN, an infinity

@@ -39,5 +39,6 @@ def dead_inputs(traced: TracedProgram, source: Path) -> dict[str, tuple[DeadGrad
     for name, loss in declared(traced, source).items():
         with reported(source, f"losses: {name} failed"):
             dead = dead_gradients(loss.fn, *loss.arguments, argnums=loss.argnums)
+        # Integers, truth values and keys in a tree of parameters never have a gradient: that is no mistake.
         found[name] = tuple(one for one in dead if not one.carried)
     return found

@@ -45,9 +45,11 @@ def written(found: MeanOfSeeds | None) -> str:
     if found.half_width is None or found.half_width == 0:
         zero = "" if found.half_width is None else " ± 0"
         return f"{found.mean:.4g}{zero}"
+    # The decimal place of the second significant digit: 3 for 0.012.
     place = 1 - math.floor(math.log10(found.half_width))
     largest = max(abs(found.mean), found.half_width)
     if place > 6 or largest >= 1e6:
+        # Very small or very large: with an exponent, and again the mean with as many digits as the interval supports.
         digits = max(0, place + math.floor(math.log10(largest)))
         return f"{found.mean:.{min(digits, 15)}e} ± {found.half_width:.1e}"
     return f"{found.mean:.{max(place, 0)}f} ± {found.half_width:.{max(place, 0)}f}"

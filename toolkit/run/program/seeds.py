@@ -1,11 +1,11 @@
 """Several seeds in one program: `seeds: 5` runs the seeds `seed` to `seed + 4` of a config.
 
-An experiment is built once a seed, as ever. What its functions close over (a split of the data, corrupted labels) may
-differ from seed to seed, and becomes an argument; the programs themselves must not, or the seeds are refused.
+The experiment is built once for each seed. Arrays that its functions close over (a split of the data, corrupted labels)
+may differ from seed to seed, and become arguments of one program. Seeds whose programs differ are refused.
 
-On a CPU each seed's step is a call of its own, on every core. Where seeds differ in their key alone, that is the program
-of their single runs, to the bit. On accelerators they run at once by `jax.vmap`, over all devices: batched operations
-add up in another order, so the numbers agree to rounding.
+On a CPU each seed's step is a call of its own, and the calls share the cores. If seeds differ only in their key, that is
+the program of their single runs, and gives the same bits. On accelerators all seeds run at once by `jax.vmap`, over all
+devices. Batched operations add up in another order, so their numbers agree with single runs only within rounding.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
 
 
 def on_cores() -> bool:
-    """Whether seeds are calls of their own. Host devices are made for sharding, and used for that."""
+    """Whether each seed is a call of its own. Not if XLA_FLAGS split the CPU into devices: the seeds use these."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
@@ -150,6 +150,8 @@ def _vmapped(shared: Shared, seeds: int) -> Callable[[Any], Any]:
         return lambda arguments: batched(shared.own, arguments)
     mesh = jax.make_mesh((len(devices),), ("seeds",), (AxisType.Auto,), devices=devices)
     over = PartitionSpec("seeds")
+    # Seeds exchange nothing, so there is nothing for `check_vma` to find. With it, jax would refuse loops whose carry
+    # starts as a constant, the same on every device, and ends as a value of each device.
     spread = jax.shard_map(batched, mesh=mesh, in_specs=over, out_specs=over, check_vma=False)
     if seeds % len(devices) == 0:
         return lambda arguments: spread(shared.own, arguments)

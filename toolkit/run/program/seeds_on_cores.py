@@ -1,7 +1,7 @@
 """Many seeds on the cores of a CPU: the program of a single run, compiled once and called for each seed.
 
-As many threads as there are cores call it. A core that is done takes the next seed, so seeds need not divide by cores,
-and neither the number of threads nor their timing can change a bit: no call knows of another.
+As many threads as there are cores call it. A core that is done takes the next seed, so the number of seeds need not be
+a multiple of the cores. The calls share no data, so neither the number of threads nor their timing changes a bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Each:
-    """`step` of stacked states, one seed after another. Traced, it is a loop; `compile_each` makes threads of it."""
+    """A `step` of stacked states, one seed after another.
+
+    As a function it is a loop over the seeds, which serves shapes, checks and explanations. A run calls what
+    `compile_each` makes of it: the program of a single seed, from several threads.
+    """
 
     seeds: tuple[int, ...]
     start: Shared  # `init`, of a key
@@ -49,12 +53,15 @@ class Each:
 
     @property
     def alike(self) -> bool:
-        """Whether the program called is that of every single run: only a key tells the seeds apart."""
+        """Whether the seeds differ in their key alone: then the program is that of their single runs."""
         return not self.start.own and not self.advance.own
 
 
 class _Owned(NamedTuple):
-    """The state of one seed with its own arrays, which a step gives back as they are."""
+    """The state of one seed and its own arrays, which a step returns unchanged.
+
+    A step donates its argument: arrays that it did not return would be lost after the first call.
+    """
 
     own: Any
     state: Any
@@ -134,12 +141,13 @@ def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:
 
 
 def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
-    """A map over `range(count)`, of calls that let go of Python's lock, on every core; this thread is one of them."""
+    """A map over `range(count)` on all cores, for functions that release Python's lock. The calling thread works, too."""
     helpers = min(count, _cores()) - 1
     pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
 
     def map_(function: Callable[[int], Any]) -> list[Any]:
         results: list[Any] = [None] * count
+        # All threads take from one iterator. Under Python's lock no two of them get the same index.
         waiting = iter(range(count))
 
         def work() -> None:
@@ -168,7 +176,9 @@ def _mapped(shared: Shared, arguments: Any) -> Any:
 
 
 def _zeros(tree: Any) -> Any:
-    """Stands for a state of which only the shapes and the device matter. It is made without compiling anything."""
+    """Stands for the state that `init` makes, where only its shapes and its device matter: the real `init` is a program
+    of its own (`_init`), and would be compiled twice.
+    """
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 

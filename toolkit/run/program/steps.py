@@ -1,4 +1,4 @@
-"""Steps as one program: a loop that makes any number of them, and keeps what their rows and the watch for NaN need.
+"""Steps as one program: a loop that makes any number of them, and keeps what the rows and the search for NaN need.
 
 The numbers of rows and steps are data, so the same loop body makes every step of a run: its bits do not depend on how
 the run is cut into calls, nor on where it is resumed.
@@ -74,7 +74,10 @@ def single(step: Step) -> Callable[[Any, Array, Array], Made]:
 
 
 def slow_in_loops(jaxpr: Any) -> bool:
-    """Whether it convolves outside of its own loops: XLA's CPU loops make some of these eight times slower."""
+    """Whether a step should not be put into a loop: it has a convolution outside of its own loops, on a CPU.
+
+    XLA makes some convolutions eight times slower inside a CPU loop. Such steps are called one at a time.
+    """
     if jax.default_backend() != "cpu":
         return False
     return any(
@@ -90,7 +93,8 @@ def slow_in_loops(jaxpr: Any) -> bool:
 def _kinds(state: Any) -> Array:
     """What the leaves of a state hold that is not finite: `checks.kinds` of those that can hold such."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if checks.can_fail(leaf)]
-    # `kinds` takes three times as long as to ask whether all is finite, which it nearly always is. So that is asked first.
+    # `kinds` takes three times as long as asking whether all numbers are finite, which they nearly always are. So that
+    # is asked first.
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else True
     nothing = lambda leaves: jnp.zeros((len(leaves), 2), bool)
     return jax.lax.cond(finite, nothing, checks.kinds, leaves)
