@@ -77,7 +77,7 @@ def nested_hypergradient(
         inexact = {name: part.inexact for name, part in parts.items()}
         # The chain rule, by hand: `bars` first holds the derivative of `outer` in each variable with the
         # others held. From the lowest level up, a level's bar is pulled back through its solution and
-        # added to those of the variables above. Levels between are then complete when their turn comes.
+        # added to the bars of the variables above. When a level's turn comes, all below have added theirs.
         value, bars = jax.value_and_grad(outer_at)(inexact)
         reports = {}
         for i in reversed(range(len(levels))):
