@@ -38,6 +38,8 @@ def runs_as_python() -> bool:
 @contextmanager
 def staging(conditional: bool) -> Iterator[None]:
     """Mark that a block is being traced; `conditional`: the compiled program may skip it."""
+    # Counts, because blocks nest: a block that certainly runs, inside one that may be skipped, may be
+    # skipped too.
     staged = _staged.set(_staged.get() + 1)
     maybe = _conditional.set(_conditional.get() + int(conditional))
     try:

@@ -65,18 +65,18 @@ class UserLine(NamedTuple):
     function: str
 
     def refuse(self, message: str) -> ControlFlowError:
-        """The error to raise for what stands here."""
+        """The error to raise for the code at this line."""
         return ControlFlowError(self.said(message))
 
     def said(self, message: str) -> str:
-        """`message` behind the place, as Python writes it."""
+        """`message` after the file, the line and the code, in the form of a Python traceback."""
         source = linecache.getline(self.filename, self.line).strip()
         shown = f"\n    {source}" if source else ""
         return f'File "{self.filename}", line {self.line}, in {self.function}{shown}\n{message}'
 
 
 def here() -> UserLine:
-    """Where the user's code stands now."""
+    """The user's current line."""
     frame = user_frame()
     return UserLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
@@ -96,10 +96,11 @@ def place_of(error: BaseException) -> tuple[UserLine, str]:
     # expression that the user wrote and that a message can quote.
     wide = last.colno is not None and (last.end_colno or 0) > last.colno + 1
     one_line = last.lineno == last.end_lineno and wide
+    # Columns count bytes, not characters, so a line with other letters than ASCII is cut as bytes.
     shown = source.encode()[last.colno : last.end_colno].decode() if one_line else ""
     return UserLine(last.filename, last.lineno or 0, last.name), shown
 
 
 def refuse(message: str) -> ControlFlowError:
-    """The error to raise where the user's code stands now."""
+    """The error to raise at the user's current line."""
     return here().refuse(message)

@@ -190,6 +190,8 @@ class Decoder:
         return self._container(name, node, leaves)
 
     def _container(self, name: str, node: Container, leaves: Iterator[Any]) -> Any:
+        # After a block the user's own list takes the new items if the block changes it in place, so that
+        # its other names see them. Else the variable gets a new list.
         mutable = isinstance(node.kind, MutableKind)
         changed = mutable and not self.fresh and name in self.mutated
         reused = changed and node.origin is not None
@@ -212,7 +214,10 @@ class Decoder:
 
 
 def holds_tracer(value: Any, depth: int = 3) -> bool:
-    """Whether an object that JAX cannot see into holds a traced value."""
+    """Whether an object that JAX cannot see into holds a traced value.
+
+    `depth`: how many containers and objects deep to look; objects may refer to each other.
+    """
     if isinstance(value, jax.core.Tracer):
         return True
     if depth == 0 or value is None or isinstance(value, (str, bytes, int, float, np.ndarray)):

@@ -100,13 +100,14 @@ def same_structure(a: Node, b: Node) -> bool:
             and len(a.children) == len(b.children)
             and all(map(same_structure, a.children, b.children))
         )
-    return True
+    return True  # two slots, or two variables without a value
 
 
 def same_constant(a: Any, b: Any) -> bool:
     """Whether two leaves that are not arrays are the same."""
     if a is b:
         return True
+    # The values of tracers cannot be compared, and those of other arrays only slowly.
     if isinstance(a, jax.Array) or isinstance(b, jax.Array):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Lists, dicts, objects and NumPy arrays that a block must not change behind its variables.
+"""Finds what a block changes in place without saying so: lists, dicts, objects and NumPy arrays.
 
     for i in range(n):
         log(i)              # appends to a list that `log` knows
@@ -90,8 +90,10 @@ def _put_back(container: Any, items: list[Any]) -> None:
 
 
 def _is(a: Any, b: Any) -> bool:
+    # The items of a dict are pairs made anew for each call, so their parts are compared.
     if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2:
         return a[0] is b[0] and a[1] is b[1]
+    # An array's numbers are made anew too. `==` would take NaN for changed and -0.0 for 0.0.
     return a is b or (isinstance(a, (int, float, complex)) and repr(a) == repr(b))
 
 

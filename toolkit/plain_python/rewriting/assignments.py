@@ -6,8 +6,8 @@ Before:                      After:
     d["a"][0] += v               value = flow.item_at(d, ("a", 0)); value += v
                                  d = flow.set_item(d, ("a", 0), value, "d", False)
 
-JAX arrays cannot change in place. `set_item` returns `x.at[i].set(v)` for an array; a list or a dict
-it changes in place, as Python does, and returns the same object.
+JAX arrays cannot change in place. For an array `set_item` returns `x.at[i].set(v)`. A list or a dict
+is changed in place, as in Python, and the same object is returned.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Assignments:
         return statements
 
     def _name_value(self, target: ast.expr, value: ast.Call) -> None:
-        """Tell `y = a if c else b` the name `y`, for a message about branches that disagree."""
+        """In `y = a if c else b`, pass on the name `y`: a message says which value disagrees.
+
+        Passed on too is whether `y` is changed in place anywhere in the function.
+        """
         function = value.func
         ours = isinstance(function, ast.Attribute) and getattr(function.value, "id", None) == FLOW
         if ours and function.attr == "either" and isinstance(target, ast.Name):  # type: ignore[attr-defined]
@@ -128,6 +131,8 @@ class Assignments:
             node.value = self.expressions.visit(node.value)
             if node.target.id not in self.scope.tracked:
                 return [node]
+            # `s += v` changes a NumPy array in place, which is refused in a staged block. So the value is
+            # checked first.
             name = node.target.id
             checked = call("augmentable", [load(name), ast.Constant(name)])
             return [assign(name, checked, node), node]
@@ -136,6 +141,7 @@ class Assignments:
             ast.Name(held, ast.Store()), node.op, self.expressions.visit(node.value)
         )
         if isinstance(node.target, ast.Attribute):
+            # `f().w += v` calls `f` once, so the object gets a name.
             whole = self.scope.fresh("value")
             owner = ast.Attribute(load(whole), node.target.attr, ast.Load())
             store = ast.Attribute(load(whole), node.target.attr, ast.Store())
@@ -150,6 +156,8 @@ class Assignments:
         assert isinstance(node.target, ast.Subscript)
         place, indices = self._path(node.target)
         path = self.scope.fresh("value")
+        # The place is rewritten twice, for the read and for the store, and rewriting changes the nodes
+        # themselves. So the read gets a copy.
         now = call("item_at", [self.expressions.visit(copy.deepcopy(place)), load(path)])
         return [
             assign(path, indices, node),

@@ -27,7 +27,7 @@ _BUILTINS = {
 }  # fmt: skip
 # Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
 # or make a generator. An expression that holds one of these stays Python's.
-_IN_PLACE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+_UNMOVABLE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 
 
 class Expressions(ast.NodeTransformer):
@@ -42,12 +42,14 @@ class Expressions(ast.NodeTransformer):
         return node
 
     def defaults(self, arguments: ast.arguments) -> None:
+        """Rewrite the defaults of a function's parameters, which belong to the scope around it."""
         arguments.defaults = [self.visit(one) for one in arguments.defaults]
         arguments.kw_defaults = [self.visit(one) if one else None for one in arguments.kw_defaults]
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if not isinstance(node.ctx, ast.Load) or node.id not in self.scope.tracked:
             return node
+        # Generated flags always have a value, and `flow.returned` checks the value of a `return` itself.
         if node.id.startswith(PREFIX):
             return node
         # The variable may hold the mark "no value yet", or a list that a loop has grown as arrays.
@@ -106,7 +108,7 @@ class Expressions(ast.NodeTransformer):
         return visited
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        if _in_place(node):
+        if _unmovable(node):
             return self._generic(node)
         kind = "and_" if isinstance(node.op, ast.And) else "or_"
         first, *rest = (self.visit(value) for value in node.values)
@@ -122,7 +124,8 @@ class Expressions(ast.NodeTransformer):
             sides = [self.visit(node.left), self.visit(node.comparators[0])]
             found = at(call("contains", sides), node)
             return found if isinstance(node.ops[0], ast.In) else at(call("not_", [found]), node)
-        if len(node.ops) == 1 or _in_place(node):
+        # A single comparison works on traced values as it is. Only a chain `a < b < c` asks for a truth.
+        if len(node.ops) == 1 or _unmovable(node):
             return self._generic(node)
         operators = ast.Tuple([lambda_of_operator(op) for op in node.ops], ast.Load())
         left = self.visit(node.left)
@@ -130,6 +133,7 @@ class Expressions(ast.NodeTransformer):
         return self._on_thunks("compare", [operators, left, *rest], node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        # Only `**` needs care: JAX refuses a negative power of integers, which is a float in Python.
         if not isinstance(node.op, ast.Pow):
             return self._generic(node)
         return at(call("power", [self.visit(node.left), self.visit(node.right)]), node)
@@ -142,7 +146,7 @@ class Expressions(ast.NodeTransformer):
         return visited
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        if _in_place(node):
+        if _unmovable(node):
             return self._generic(node)
         sides = [thunk(self.visit(node.body)), thunk(self.visit(node.orelse))]
         return self._on_thunks("either", [self.test(node.test), *sides], node)
@@ -171,7 +175,7 @@ class Expressions(ast.NodeTransformer):
         `a and b` itself returns one of its operands, so both would need one type. As a test it only
         needs their truth, a bool on either path.
         """
-        if isinstance(node, ast.BoolOp) and not _in_place(node):
+        if isinstance(node, ast.BoolOp) and not _unmovable(node):
             kind = "all_" if isinstance(node.op, ast.And) else "any_"
             first, *rest = (self.test(value) for value in node.values)
             return self._on_thunks(kind, [first, *map(thunk, rest)], node)
@@ -190,6 +194,7 @@ class Expressions(ast.NodeTransformer):
             made = call(_ITERABLES[node.func.id], [self.visit(node.func), *args])
             made.keywords = [self.visit(one) for one in node.keywords]
             return at(made, node)
+        # What another function goes over is its first argument, as in `tk.control.steps(range(n))`.
         first = [self.iterable(one) for one in node.args[:1]]
         node.func = self.visit(node.func)
         node.args = [*first, *(self.visit(one) for one in node.args[1:])]
@@ -209,5 +214,6 @@ class Reads(ast.NodeTransformer):
         return node
 
 
-def _in_place(node: ast.expr) -> bool:
-    return any(isinstance(inner, _IN_PLACE) for inner in ast.walk(node))
+def _unmovable(node: ast.expr) -> bool:
+    """Whether `node` would mean something else inside a lambda."""
+    return any(isinstance(inner, _UNMOVABLE) for inner in ast.walk(node))

@@ -34,6 +34,7 @@ class Flags(NamedTuple):
     outer: Flags | None
 
     def enclosing(self) -> list[Flags]:
+        """These flags, and those of all loops around this one, up to the function's."""
         return [self, *(self.outer.enclosing() if self.outer else [])]
 
 
@@ -53,6 +54,7 @@ def lower_jumps(body: Sequence[ast.stmt], flags: Flags = FUNCTION) -> list[ast.s
         rest = body[position + 1 :]
         if isinstance(statement, (ast.Return, ast.Break, ast.Continue)):
             return lowered + _jump(statement, flags)  # what follows is never reached
+        # Asked before the statement is lowered, because lowering removes its jumps.
         asked = _asked(statement, flags)
         if isinstance(statement, ast.If) and always_jumps(statement.body):
             return [*lowered, _if(statement, statement.body, [*statement.orelse, *rest], flags)]
@@ -60,7 +62,7 @@ def lower_jumps(body: Sequence[ast.stmt], flags: Flags = FUNCTION) -> list[ast.s
             return [*lowered, _if(statement, [*statement.body, *rest], statement.orelse, flags)]
         lowered += _inside(statement, flags)
         if rest and asked:
-            guarded = ast.If(_all_down(asked, statement), lower_jumps(rest, flags), [])
+            guarded = ast.If(_none_set(asked, statement), lower_jumps(rest, flags), [])
             return [*lowered, ast.copy_location(guarded, rest[0])]
     return lowered
 
@@ -164,7 +166,8 @@ def _asked(after: ast.stmt, flags: Flags) -> list[str]:
     return [*asked, flags.skip] if continues and flags.skip else asked
 
 
-def _all_down(flags: list[str], like: ast.AST) -> ast.expr:
+def _none_set(flags: list[str], like: ast.AST) -> ast.expr:
+    """The test that no flag is True."""
     tests = [_not(flag, like) for flag in flags]
     test = tests[0] if len(tests) == 1 else ast.BoolOp(ast.And(), tests)
     return ast.copy_location(test, like)
@@ -183,7 +186,10 @@ def _set(flag: str, value: ast.expr, like: ast.stmt) -> ast.stmt:
 
 
 def _own_jumps(body: Sequence[ast.stmt]) -> tuple[bool, bool]:
-    """Whether the loop around `body` is left, or continued, from inside it."""
+    """Whether the loop around `body` is left, or continued, from inside it.
+
+    A jump in the body of a nested loop belongs to that loop; one in its `else` belongs to this loop.
+    """
     found = [False, False]
     for statement in body:
         found[0] |= isinstance(statement, ast.Break)
@@ -220,6 +226,7 @@ def always_jumps(body: Sequence[ast.stmt]) -> bool:
         ):
             return True
         if isinstance(statement, (ast.For, ast.While)) and not _own_jumps(statement.body)[0]:
+            # A loop without a `break` runs to its end, and then its `else` runs.
             endless = isinstance(statement, ast.While) and _is_true(statement.test)
             if endless or always_jumps(statement.orelse):
                 return True

@@ -188,6 +188,8 @@ class _Statements:
         start = at(ast.Assign([node.target], load(item)), node.target)
         leave = getattr(node, "leave", None)
         node.body.insert(0, start)
+        # A `break` after a `continue` is never reached and was dropped, so the body may not mention the
+        # flag. `flow.for_` still looks it up among the variables, so it is always one of them.
         variables, write = self._changed([*node.body, *([load(leave)] if leave else [])], node)
         block, block_def = self._function("for", [item], node.body, variables.names, node)
         iterable = self.expressions.iterable(node.iter)

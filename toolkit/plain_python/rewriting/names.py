@@ -153,7 +153,10 @@ def declared(nodes: Iterable[ast.AST], kind: type[ast.Nonlocal] | type[ast.Globa
 
 
 def set_by_inner_functions(body: Iterable[ast.AST]) -> set[str]:
-    """The names of this scope that functions inside it assign."""
+    """The names of this scope that functions inside it assign.
+
+    A `nonlocal` two levels down means this scope, unless the function between binds the name itself.
+    """
     found: set[str] = set()
     for node in walk(body):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -57,6 +57,7 @@ def define(name: str, arguments: list[str], body: list[ast.stmt]) -> ast.stmt:
     definition = ast.FunctionDef(
         name=name, args=_arguments(arguments), body=body, decorator_list=[], returns=None
     )
+    # Python 3.12 added this field, and does not compile a function without it.
     if "type_params" in ast.FunctionDef._fields:
         definition.type_params = []  # type: ignore[attr-defined]
     return definition

@@ -39,6 +39,12 @@ class FunctionScope:
 def scope_of(
     function: ast.FunctionDef, body: Sequence[ast.stmt], outer: FunctionScope | None
 ) -> FunctionScope:
+    """What is known of `function`, whose statements are `body`.
+
+    Args:
+      body: its statements without jumps, so with the flags that replace them.
+      outer: the scope of the function around it, if that function is rewritten too.
+    """
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     blocks = [node for node in names.walk(body) if isinstance(node, (ast.For, ast.While, ast.If))]
@@ -72,11 +78,12 @@ def scope_of(
 
 
 def _is_result(node: ast.AST) -> bool:
+    """Whether `node` is what an early `return` has become."""
     return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == RESULT
 
 
 def _parts(block: ast.stmt) -> list[ast.AST]:
-    """What of a block runs inside it."""
+    """The parts of a statement that move into a block. A test or an iterable stays outside."""
     assert isinstance(block, (ast.For, ast.While, ast.If))
     target = [block.target] if isinstance(block, ast.For) else []
     return [*target, *block.body, *block.orelse]

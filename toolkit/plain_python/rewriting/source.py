@@ -58,6 +58,7 @@ def syntax_tree(function: types.FunctionType) -> ast.FunctionDef:
         raise refused_at(function, start, f"@control_flow cannot convert the coroutine {name}.")
     if not isinstance(definition, ast.FunctionDef):
         raise _stale(function)
+    # The parsed text begins at line 1, and an `if 1:` above it adds a line.
     ast.increment_lineno(definition, start - 1 - nested)
     _check_decorators(function, definition)
     if not _same_code(function, definition):
@@ -87,6 +88,7 @@ def _stale(function: types.FunctionType) -> ControlFlowError:
 
 
 def refused_at(function: types.FunctionType, line: int, message: str) -> ControlFlowError:
+    """The error to raise at `line` of the file of `function`."""
     code = function.__code__
     return UserLine(code.co_filename, line, code.co_name).refuse(message)
 
@@ -147,6 +149,7 @@ def _bare(definition: ast.FunctionDef) -> ast.FunctionDef:
     # The inner function needs a name of its own. Under the user's name a recursive call would find the
     # copy in the factory, and not what the name means in the user's module.
     fields = dict(ast.iter_fields(definition)) | {"decorator_list": [], "name": _FUNCTION}
+    # `def f[T](x)` compiles to a further function around `f`, and `_find` would not see `f` inside it.
     if "type_params" in fields:
         fields["type_params"] = []
     return ast.copy_location(ast.FunctionDef(**fields), definition)
@@ -190,11 +193,14 @@ def _factory(
 
 
 def _compiled(function: types.FunctionType, module: ast.Module) -> types.CodeType:
+    # With `from __future__ import annotations`, annotations are not evaluated. Whether that holds is up
+    # to the user's module; `dont_inherit` keeps this module's own import out.
     flags = function.__code__.co_flags & _FUTURES
     return compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
 
 
 def _find(code: types.CodeType) -> types.CodeType:
+    """The code of the function inside the factory."""
     factory = next(c for c in code.co_consts if isinstance(c, types.CodeType))
     codes = (c for c in factory.co_consts if isinstance(c, types.CodeType))
     return next(c for c in codes if c.co_name == _FUNCTION)
@@ -204,6 +210,8 @@ def _renamed(code: types.CodeType, original: types.CodeType) -> types.CodeType:
     """`code` and its blocks under the user's name, which tracebacks and profiles then show."""
 
     def rename(inner: types.CodeType, name: str, qualname: str) -> types.CodeType:
+        # A block (`_tk_for_2`) or a lambda takes the name of the function that it is part of. A function
+        # that the user defines inside keeps its own.
         if not inner.co_name.startswith((PREFIX, "<lambda>")):
             name, qualname = inner.co_name, f"{qualname}.<locals>.{inner.co_name}"
         constants = tuple(

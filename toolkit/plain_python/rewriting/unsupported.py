@@ -34,6 +34,7 @@ def check_supported(function: types.FunctionType, definition: ast.FunctionDef) -
                 )
             if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
                 raise no(node, "`async` code cannot be converted by @control_flow.")
+            # The test becomes a lambda, in which `:=` would assign a variable of the lambda.
             if isinstance(node, ast.While) and names.contains([node.test], ast.NamedExpr):
                 raise no(
                     node,
@@ -45,6 +46,8 @@ def check_supported(function: types.FunctionType, definition: ast.FunctionDef) -
 
 
 def _check_try(node: ast.Try | ast.TryStar, no: Callable[[Any, str], ControlFlowError]) -> None:
+    # A jump becomes a flag. But Python skips the `else` of a `try` after a jump, and a jump in `finally`
+    # drops the exception. A flag does neither.
     parts = [*node.body, *node.orelse, *node.finalbody, *node.handlers]
     for inner in names.walk(parts):
         if isinstance(inner, (ast.Break, ast.Continue, ast.Return)):
@@ -57,6 +60,7 @@ def _check_try(node: ast.Try | ast.TryStar, no: Callable[[Any, str], ControlFlow
 
 
 def _functions(definition: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
+    """The function and all functions inside it, which are rewritten with it."""
     yield definition
     for node in names.walk(definition.body):
         if isinstance(node, ast.FunctionDef):

@@ -37,15 +37,16 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def any_of(function: Any, *args: Any) -> Any:
     """`any` of an array, or of an iterable that Python goes through."""
-    return _of(function, builtins.any, True, *args)
+    return _any_or_all(function, builtins.any, True, *args)
 
 
 def all_of(function: Any, *args: Any) -> Any:
     """`all` of an array, or of an iterable that Python goes through."""
-    return _of(function, builtins.all, False, *args)
+    return _any_or_all(function, builtins.all, False, *args)
 
 
-def _of(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
+def _any_or_all(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
+    """`any` or `all`. `stop_at`: the truth that decides it, True for `any` and False for `all`."""
     if function is not ours or len(args) != 1:
         return function(*args)
     if is_traced(args[0]) and args[0].ndim == 1:
@@ -72,7 +73,7 @@ def contains(left: Any, right: Any) -> Any:
 
 
 def isinstance_(function: Any, value: Any, kinds: Any) -> Any:
-    """`isinstance`. A traced value that was a Python number before the loop is none any more."""
+    """`isinstance`, refused for a Python number that a loop has made a tracer: it would be False."""
     if function is builtins.isinstance and is_traced(value) and mode.is_staged():
         asked = kinds if isinstance(kinds, tuple) else (kinds,)
         if value.weak_type and any(kind in (int, float, complex, bool) for kind in asked):
@@ -102,7 +103,8 @@ def power(base: Any, exponent: Any) -> Any:
     """`base ** exponent`."""
     if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
         return (1.0 * base) ** exponent  # `2 ** -1` is 0.5 in Python; JAX refuses it for integers
-    # Only an int of Python's to a weakly typed integer may overflow where Python would not.
+    # If both are integers of Python's (a traced one is weakly typed), the power may overflow where
+    # Python's would not. Only such a power has to be found again by `tracing.integers`.
     if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
         return base**exponent
     if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
@@ -112,5 +114,10 @@ def power(base: Any, exponent: Any) -> Any:
 
 @jax.jit
 def python_power(base: Any, exponent: Any) -> Any:
-    """`base ** exponent` of Python integers. `tracing.integers` finds it by the name of this function."""
+    """`base ** exponent` of Python integers.
+
+    `jit` keeps it in the jaxpr as one call, which `tracing.integers` finds by the name of this
+    function. Else JAX writes it out as repeated squaring, and a square that no result uses would
+    look like an overflow.
+    """
     return base**exponent

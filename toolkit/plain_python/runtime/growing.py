@@ -52,6 +52,7 @@ def mutator(value: Any, method: str, name: str, own: bool) -> Any:
     return getattr(value, method)
 
 
+# Each of these makes one array of a list of equal arrays, which the loop's output is already.
 _STACKS = (jnp.stack, jnp.array, jnp.asarray, np.stack, np.array, np.asarray)
 
 
@@ -97,14 +98,14 @@ def iterated_list(value: Any, name: str) -> Any:
 
 
 def iterated(value: Any, name: str) -> Any:
-    """What a `for` goes over; an iterator made outside a staged block is refused inside."""
+    """What a `for` goes over. Inside a staged block an iterator is refused."""
     if mode.is_staged() and isinstance(value, Iterator):
         raise _refuse_iterator(name)
     return value
 
 
 def next_(function: Any, *args: Any) -> Any:
-    """`next`."""
+    """`next`, which is refused inside a staged block."""
     if function is builtins.next and mode.is_staged():
         raise _refuse_iterator("next(...)")
     return function(*args)

@@ -58,7 +58,13 @@ def steps(
       max_steps: where the range's bounds are traced, a limit that makes reverse mode possible. A
         range that is longer makes every floating variable of the loop NaN.
 
-    Outside `@control_flow` it is `iterable`.
+    Returns: `iterable` with these settings. Outside `@control_flow` it gives the items of `iterable`.
+
+    Raises:
+      ControlFlowError: `gradient` is `reversible(...)`; or, once the loop is reached, `iterable` is
+        something that is not staged, such as a list.
+
+    Differentiation, Cost: the policy's, as for `tk.loop`.
     """
     if isinstance(gradient, reversible):
         raise refuse(
@@ -74,6 +80,11 @@ def unroll(iterable: Iterable[Any]) -> Any:
         for i in tk.control.unroll(range(3)):  # i is a Python int
 
     For short loops whose index has to be a Python value: a key, a shape, a layer of a list.
+
+    Args:
+      iterable: whatever Python's `for` accepts.
+
+    Cost: the body is traced and compiled once an item.
     """
     return UnrolledIterable(iterable)
 
@@ -111,6 +122,7 @@ def make_reversed(part: Any) -> Any:
         return part[::-1]
     if isinstance(part, TracedRange):
         last = part.start + (part.length() - 1) * part.step
+        # A range excludes its stop, so the new stop lies one step before the old start.
         return TracedRange(last, last - part.length() * part.step, -part.step)
     if isinstance(part, StackedList):
         return builtins.reversed(part.as_list())

@@ -57,7 +57,7 @@ def _chain(
         other = others()
         if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
             return (value | other) if stop_at else (value & other)
-        others = lambda: other
+        others = lambda: other  # evaluated above, and only once
     keep = lambda: value
     return either(known, *((keep, others) if stop_at else (others, keep)), state=state)
 
@@ -109,7 +109,7 @@ def either(
         return then()
     if condition is False:
         return orelse()
-    # An `if` that assigns one more variable, which lives in this list.
+    # The expression is run as an `if` that assigns one more variable, which is kept in this list.
     box: list[Any] = [Undefined(name)]
 
     def write(value: Any, *values: Any) -> None:

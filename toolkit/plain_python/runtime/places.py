@@ -123,6 +123,8 @@ def _is_mask(index: Any, value: Any) -> bool:
 
 def _check_bounds(array: Any, index: Any, name: str) -> None:
     """Raise IndexError for a known index outside the array; JAX would silently drop the write."""
+    # An array as index, `None` and `...` stand for no axis or several. The axes of later indices are
+    # then not known here, so nothing more is checked.
     axes = index if isinstance(index, tuple) else (index,)
     if any(one is None or one is Ellipsis for one in axes):
         return
@@ -140,5 +142,5 @@ def _check_bounds(array: Any, index: Any, name: str) -> None:
 
 
 def slice_(*ends: Any) -> builtins.slice:
-    """`lower:upper:step` outside brackets."""
+    """`lower:upper:step`, which is syntax only between brackets."""
     return builtins.slice(*ends)

@@ -51,7 +51,7 @@ def for_(iterable: Any, body: Callable[[Any], None], state: Variables, leave: st
     items = None if isinstance(part, UnrolledIterable) else staged(part)
     if items is not None:
         return for_static(user, items, gradient, settings.progress)
-    # A policy or a limit would be ignored in silence if the loop ran as Python.
+    # If a loop with settings ran as Python, its policy or limit would be ignored in silence.
     if settings is iterable:
         raise refuse(
             "tk.control.steps goes over a range, an array, or enumerate, zip and reversed of those: "
@@ -175,10 +175,10 @@ def forbid_raise() -> None:
 
 
 def caught() -> None:
-    """Raise again, at the start of a user's `except`, what that must not catch.
+    """At the start of a user's `except`, raise again the errors that it must not catch.
 
-    These are our refusals, and errors that Python would not have raised, because there the value would
-    have been known.
+    These are the toolkit's refusals, and errors that occur only because a value is traced: Python
+    would have known it and gone on.
     """
     error = sys.exception()
     if isinstance(error, ControlFlowError):

@@ -66,8 +66,8 @@ def branch(
     values: list[Any] = [None] * len(nodes)
     for k in variables.order():
         values[k] = decoder.decode(variables.names[k], nodes[k], final[k])
-    # A watched variable stayed the same object. A list that a loop around this condition grows takes what
-    # the branches append as outputs of the `cond`, below.
+    # A watched variable has stayed the same object. So has the recorder of a list that a loop around this
+    # condition grows: what the branches append to it is added below, from the outputs of the `cond`.
     for k, node in enumerate(nodes):
         if isinstance(node, GrowingList) or variables.names[k] in variables.watched:
             values[k] = before[k]

@@ -46,8 +46,9 @@ def carried_by(settled: SettledBlock, inputs: list[Any]) -> list[CarriedArray]:
     """The arrays that change from one iteration to the next."""
     carried, position = [], 0
     for one, exit in zip(settled.entry, settled.traced.exits, strict=True):
-        # It has no value before the loop, and needs none. But its last value may be read afterwards, and
-        # a scan hands out only what it carries. Numbers that are the same after each iteration are known.
+        # A variable that the block assigns first needs no value before the loop. But its last value may
+        # be read after it, and a scan returns only what it carries, so it is carried from zeros. A
+        # Python number here is the same after each iteration, so it is known without being carried.
         if isinstance(one.node, Absent):
             carried += [
                 CarriedArray(None, output, zeros(aval))
@@ -88,7 +89,6 @@ def check_integers(
     Args:
       known: the k-th item of a `for`; None for a `while`, and for a range with traced bounds.
     """
-    # A number is followed if it is an int of Python's; an array counts as None.
     entry = [_interval(leaf, leaf) for one in settled.entry for leaf in one.leaves]
     outputs: list[int | None] = [None] * len(entry)
     for one in carried:
@@ -99,6 +99,7 @@ def check_integers(
     def items(k: int | None) -> list[Any]:
         if known is None or length is None:
             return [None] * count
+        # The integers of a range rise or fall throughout, so the first and the last bound the rest.
         ends = (0, length - 1) if k is None else (k, k)
         return list(map(_interval, *(jax.tree.leaves(known(end)) for end in ends)))
 
@@ -117,6 +118,7 @@ def check_integers(
 
 
 def _interval(a: Any, b: Any) -> Any:
+    """The integers between two ints of Python's; None for anything else, which is not followed."""
     if type(a) is not int or type(b) is not int:
         return None
     return IntegerInterval(min(a, b), max(a, b))
@@ -155,7 +157,12 @@ def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any])
 def variables_after(
     variables: Variables, settled: SettledBlock, finals: dict[int, Any], may_not_run: bool
 ) -> list[Any]:
-    """The values of the variables after a loop."""
+    """The values of the variables after a loop.
+
+    Args:
+      finals: by the number of a result of the block, its value after the last iteration.
+      may_not_run: whether the loop may have had no iteration.
+    """
     decoder = Decoder(fresh=False, mutated=settled.mutated)
     values = variables.values()
     for k in variables._replace(mutated=settled.mutated).order():
@@ -176,6 +183,7 @@ def variables_after(
 
 
 def _maybe_never(name: str, before: Undefined, exit: ExitValue) -> Undefined:
+    """The mark of a variable that has a value after the loop only if there was an iteration."""
     if before.reason or isinstance(exit.node, Absent):
         return before
     return Undefined(name, first_assigned())

@@ -21,6 +21,7 @@ def truth(value: Any) -> Any:
             "jnp.where."
         )
     if not mode.runs_as_python():
+        # Not every tracer is unknown: under `jax.grad` without `jit` it carries a value.
         try:
             return bool(value)
         except jax.errors.ConcretizationTypeError:
@@ -33,5 +34,6 @@ def _not_zero(value: Any) -> Any:
 
 
 def scalar_truth(value: Any) -> Any:
+    """The truth of `value` as an array of shape (), which a `while_loop` wants even if it is known."""
     known = truth(value)
     return jnp.asarray(known)

@@ -13,6 +13,7 @@ from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, 
 
 
 def unstable(changes: list[str], *more: str) -> str:
+    """The message for these changes; `more`: lines to put between them and the remedies."""
     listed = [f"- {change}" for change in changes]
     lines = ["loop variable(s) change type from one iteration to the next:", *listed, *more]
     return "\n".join([*lines, *_remedies(changes)])
@@ -22,6 +23,7 @@ def _remedies(changes: list[str]) -> list[str]:
     """What the user can do about such changes."""
     found = []
     text = " ".join(changes)
+    # A bracket belongs to a type (`float32[3]`), except in the path of an item (`d['a']`).
     if "[" in text.replace("['", "") or "undefined" in text:
         found.append("Give each its final shape and dtype before the loop.")
     if any(re.search(r"(list|tuple) of \d+ before, (list|tuple) of", change) for change in changes):
@@ -37,6 +39,15 @@ def _remedies(changes: list[str]) -> list[str]:
 def settle_or_refuse(
     variables: Variables, run: Callable[[Any], None], example: Any
 ) -> SettledBlock:
+    """Settle the block of a loop that may run zero times, or refuse it.
+
+    Args:
+      run, example: as for `settle`.
+
+    Raises:
+      ControlFlowError: if its types do not become stable, or it appends to a list.
+      UndefinedRead: if it reads a variable that has no value before the loop.
+    """
     try:
         settled = settle(variables, run, example, may_not_run=True)
     except UnsettledTypes as unsettled:

@@ -125,6 +125,7 @@ def _evaluate(jaxpr: Any, inputs: Sequence[Known]) -> list[Known]:
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> Known:
+        # A literal, such as the 2 of `2 * k`, counts as an integer of Python's.
         if isinstance(atom, Literal):
             aval: Any = atom.aval
             whole = _is_integer(aval) and aval.shape == ()

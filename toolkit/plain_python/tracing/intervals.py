@@ -55,7 +55,10 @@ def together(values: tuple[Known, ...]) -> Known:
 
 
 def corners(function: Callable[..., int], *inputs: IntegerInterval) -> IntegerInterval:
-    """The values of a function whose extremes lie at the ends of its arguments, or at zero."""
+    """The interval of a function's values, if its extremes lie at the ends of its arguments or at 0.
+
+    A product has its extremes at the ends; `abs` and even powers have their least value at 0.
+    """
     points: list[tuple[int, ...]] = [()]
     for one in inputs:
         ends = {one.low, one.high} | ({0} if one.low < 0 < one.high else set())
@@ -65,6 +68,7 @@ def corners(function: Callable[..., int], *inputs: IntegerInterval) -> IntegerIn
 
 
 def _remainder(a: IntegerInterval, b: IntegerInterval) -> IntegerInterval:
+    # The remainder of XLA has the sign of the dividend, unlike that of Python.
     largest = max(abs(b.low), abs(b.high))
     return IntegerInterval(-largest if a.low < 0 else 0, largest if a.high > 0 else 0)
 

@@ -74,6 +74,7 @@ def settle(
     # them as undefined, and fails if it does read them.
     hidden: dict[int, Undefined] = {}
     changes: dict[int, str] = {}
+    # This ends: each pass widens a type or hides a variable, and neither can happen without end.
     while True:
         try:
             traced = trace(variables, entry, run, example, conditional=may_not_run)
@@ -164,6 +165,7 @@ def _next_entry(
 
 def _promoted(leaf: Any, old: Any, now: Any) -> Any:
     """A number from before the loop in the type that it gets in the loop; None if it does not fit."""
+    # Only numbers of Python's are promoted. JAX takes them as weakly typed, except for bools.
     if not old.weak_type and not isinstance(leaf, bool):
         return None
     if jnp.promote_types(old.dtype, now.dtype) != now.dtype and not _weaker(old, now):
@@ -175,6 +177,7 @@ def _promoted(leaf: Any, old: Any, now: Any) -> Any:
 
 
 def _weaker(old: Any, now: Any) -> bool:
+    """Whether `old` gives way to `now`. Unlike `promote_types`, `result_type` sees weak types."""
     return jnp.result_type(old, now) == now.dtype
 
 
