@@ -21,6 +21,9 @@ class Forward:
     Args:
       max_tangents: refuse more scalar hyperparameters than this; each costs a tangent.
 
+    Raises:
+      ValueError: a callable solver, or more than `max_tangents` differentiated entries.
+
     Differentiation: forward and reverse mode; higher orders by forward mode over either. Step
     sizes, momenta, `xs` and `y0` are differentiated where the caller differentiates them, and each
     of their entries counts as a hyperparameter.

@@ -42,12 +42,15 @@ class Implicit:
 
     Args:
       linear_solver: None chooses by structure and size (`tk.linear.choose`).
-      damping: added to the diagonal of `F_y`; trades bias for stability.
+      damping: nonnegative, added to the diagonal of `F_y`; trades bias for stability.
 
-    Differentiation: forward and reverse mode, any order, nested. Zero by theory: with respect to
-    `y0` and to the solver's settings (step sizes, momenta), of which a `ZeroDerivativeWarning` tells
-    whoever asks for such a derivative; and to `damping` and the linear solver's own settings, which
-    only approximate this rule.
+    Raises:
+      ValueError: the solve is given per-step inputs `xs`.
+
+    Differentiation: forward and reverse mode, any order, nested. Zero by theory with respect to `y0`
+    and to the solver's settings (step sizes, momenta): a `ZeroDerivativeWarning` is given where such
+    a derivative is asked for. Zero as well with respect to `damping` and the linear solver's own
+    settings: they only approximate this rule.
 
     Cost: one linear solve with the linearised `F_y`, one product with `F_theta` (transposed in
     reverse mode). Error: O(residual of the solve) + O(residual of the linear solve / curvature).
@@ -60,7 +63,7 @@ class Implicit:
 
     @property
     def presumes_solution(self) -> bool:
-        """True: away from a solution this derivative is that of no computation."""
+        """True: the implicit function theorem holds at a solution only."""
         return True
 
     @property
@@ -73,7 +76,7 @@ class Implicit:
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the implicit derivative."""
 
-        rule = _settled(self)
+        rule = _without_derivative(self)
 
         @jax.custom_jvp
         def at_solution(y: Tree, theta: Tree, y0: Tree) -> Tree:
@@ -93,8 +96,8 @@ class Implicit:
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("Implicit", xs)
-            # All arguments of the run are constants, so that nothing is differentiated through the steps:
-            # JAX would fail on a `while_loop` in reverse mode, and waste memory on a `scan`.
+            # The arguments of the run are made constants, so that JAX does not differentiate the steps:
+            # it would fail on a `while_loop` in reverse mode, and waste memory on a `scan`.
             constant_y0, constant_theta = tree.stop_gradient((y0, theta))
             y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
             return at_solution(y, theta, y0), steps
@@ -109,10 +112,13 @@ class Implicit:
         `v0`, on the real leaves of y, is where an iterative linear solver starts. The same numbers as
         reverse mode through `differentiable`, with the report kept.
         """
-        # JAX pairs a complex cotangent with a tangent as Re(y_bar * dy), without conjugation. On pairs of
-        # real numbers (Re, Im) the same cotangent is that of conj(y_bar).
+        # In JAX a complex cotangent y_bar stands for the change Re(y_bar * dy), without conjugation, which
+        # is Re(y_bar) Re(dy) - Im(y_bar) Im(dy). Written for the real pair (Re(dy), Im(dy)), its cotangent
+        # is (Re(y_bar), -Im(y_bar)): that is conj(y_bar) as a pair.
         right_side = tree.as_real(tree.conj(y_bar))
         moving, fixed, _ = tree.split(theta)
+        # `condition` is pulled back in reverse mode below. With this form of the gradient that costs one
+        # Hessian-vector product, instead of a reverse pass over a reverse pass.
         fast = forward_over_reverse(problem)
 
         def condition(moving: Tree) -> Tree:
@@ -127,11 +133,13 @@ class Implicit:
         return Pullback(theta_bar, right_side, v, info, residual, system.matvec)
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
-        """One product with `F_theta`; the linear solver's own are in `LinearInfo.steps`."""
+        """One product with `F_theta`; `LinearInfo` counts those of the linear solver."""
         return 0 * steps + 1
 
     def _tangent(self, problem: InnerProblem, y: Tree, theta: Tree, theta_dot: Tree) -> Tree:
-        """`-F_y^{-1} F_theta theta_dot`."""
+        """`-F_y^{-1} F_theta theta_dot`, like y."""
+        # Leaves whose tangent is zero by construction are held fixed. A product along them would cost as
+        # much as along any other, and integer leaves have no tangent that `jax.jvp` could use here.
         is_zero = jax.tree.map(tree.is_zero_tangent, theta_dot)
         if all(jax.tree.leaves(is_zero)):
             return optax.tree.zeros_like(y)
@@ -150,13 +158,19 @@ class Implicit:
         return tree.as_like(y, jax.tree.map(jnp.negative, negative_dot))
 
 
-def _settled(setting: Any) -> Any:
-    """`setting` with all its arrays stopped: by theory the derivative in them is zero."""
+def _without_derivative(setting: Any) -> Any:
+    """`setting` with `stop_gradient` on all its arrays: by theory the derivative in them is zero.
+
+    Otherwise JAX would differentiate a traced damping or tolerance through the approximate linear
+    solve, and return a derivative of the approximation's error.
+    """
     if not dataclasses.is_dataclass(setting):
         # Python numbers stay Python numbers. `stop_gradient` would make arrays of them, tracers inside
         # a trace; the rule is traced again later, when they would have leaked.
         return jax.tree.map(
             lambda leaf: tree.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, setting
         )
-    values = {f.name: _settled(getattr(setting, f.name)) for f in dataclasses.fields(setting)}
+    values = {
+        f.name: _without_derivative(getattr(setting, f.name)) for f in dataclasses.fields(setting)
+    }
     return dataclasses.replace(setting, **values)  # type: ignore[type-var]

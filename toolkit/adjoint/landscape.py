@@ -76,6 +76,9 @@ class Landscape:
         # changes, against the whole change, measures how bent it is.
         uneven, change = tree.norm(optax.tree.sub(second, first)), optax.tree.add(first, second)
         curvatures = [jnp.real(optax.tree.vdot(move, part)) for part in (first, second)]
+        # `~(a <= b)` in place of `a > b`: a comparison with NaN is false, and NaN must count as bent.
+        # The gradients counted last are those at the middle and the nudged solution, that in theta, and
+        # for a continued energy the derivative of its imaginary part.
         return Visit(
             self.residual(nudged, tilt),
             ~(uneven <= BENT * tree.norm(change)),

@@ -190,14 +190,14 @@ def _at_solution(
 def _pullback(
     rule: Nudged, tilted: Tilted, y: Tree, wanted: Tree, constant: Tree, beta: Array, q: Tree
 ) -> tuple[Tree, PullbackReport]:
-    """The cotangent of the leaves of theta in `wanted`, and what is to be said of it."""
+    """The cotangent of the leaves of theta in `wanted`, and the report on how it was made."""
     circle, size = _circle(rule), tree.norm(q)
     landscape = Landscape(tilted, tree.merge(wanted, constant), rule.scheme == "holomorphic")
     free = landscape.at(_complex(y) if landscape.continued else y)
     beta = beta / jnp.where(size > 0, size, 1) if rule.normalize else beta
 
     def weighed(y: Tree, weight: Any) -> Tree:
-        """`grad_theta Re(weight energy) / beta` at `y`."""
+        """`grad_theta Re(weight energy) / beta` at `y`: one term of the difference quotient."""
 
         def energy(wanted: Tree) -> Array:
             return jnp.real(weight * tilted.energy(y, tree.merge(wanted, constant))) / beta

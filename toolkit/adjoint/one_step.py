@@ -23,17 +23,20 @@ class OneStep:
     For a callable solver the step is the map itself (fixed point), or the callable once more from
     its own solution.
 
+    Raises:
+      ValueError: per-step inputs `xs`, or a solver whose steps contain a line search.
+
     Differentiation: forward and reverse mode, any order that the step admits. Zero by
     construction: with respect to `y0`.
 
-    Cost: one step, one product.
+    Cost: one step more than the solve, and one product with its derivative.
 
     Source: Bolte, Pauwels & Vaiter 2023, equation 3.
     """
 
     @property
     def presumes_solution(self) -> bool:
-        """True: the step is taken where the solver ended."""
+        """True: the derivative of one step stands for that of the solution only at a solution."""
         return True
 
     def differentiable(
@@ -51,6 +54,7 @@ class OneStep:
             require_one_objective("OneStep", xs)
             constant = tree.stop_gradient((y0, theta, None))
             if primal.steps is not None:
+                # The value is what the solve returns; the additional step gives the derivative alone.
                 carry = tree.stop_gradient(primal.steps.run(*constant))
                 y, made = primal.steps.finish(carry)
                 return tree.graft(y, primal.steps.once(carry, theta)), made
@@ -62,5 +66,5 @@ class OneStep:
         return run
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
-        """One."""
+        """One product, as an array like `steps`."""
         return 0 * steps + 1

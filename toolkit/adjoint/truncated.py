@@ -31,11 +31,14 @@ class Truncated:
     Args:
       num_steps: steps differentiated, counted from the end; all of them if there are fewer.
 
+    Raises:
+      ValueError: a callable solver, or one whose steps contain a line search.
+
     Differentiation: reverse mode and Hessians (`jax.hessian`), any order. Zero by construction:
     with respect to `y0`, where earlier steps exist.
 
     Cost: memory of `num_steps` iterates, a reverse pass of one Hessian-vector product each. A
-    solver with a tolerance runs twice: where it will stop is not known before.
+    solver with a tolerance runs twice: only its first run tells where it stops.
 
     Source: Shaban et al. 2019 (K-RMD).
     """
@@ -61,7 +64,7 @@ class Truncated:
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             constant = tree.stop_gradient((y0, theta, xs))
-            # With a tolerance, which steps are the last ones is known only after a first run.
+            # With a tolerance only a first run, without derivative, tells which steps are the last ones.
             if steps.exact:
                 first: int | Array = steps.num_steps - last
             else:

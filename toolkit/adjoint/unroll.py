@@ -34,14 +34,19 @@ class Unroll:
     `grad fun` along `u`.
 
     Args:
-      checkpoint: None stores every iterate; an int k stores every k-th and recomputes the others
-        (k times a segment at most); "sqrt" takes k = sqrt(num_steps); a tuple such as (10, 10, 10)
-        stores 10 iterates, and 10 more at each level below, in segments of segments.
+      checkpoint: None stores every iterate. An int k stores every k-th, and the reverse pass runs the
+        k steps of a segment again when it comes to them; "sqrt" takes k = sqrt(num_steps). A tuple
+        such as (10, 10, 10) nests segments: it stores 10 iterates, and 10 more at each level below.
       forward_mode: True admits `jvp` as well, at some cost in speed (plain steps under
         `jax.checkpoint`; `jvp` itself stores nothing).
-      written_out: True writes the steps out one after another, as a Python loop does. For few steps (five of MAML: a
-        fifth faster); compiling takes as long as for all of them, and XLA may fuse across steps, so that the value
-        agrees with that under other rules to rounding, not to the bit. Not with `checkpoint`.
+      written_out: True writes the steps out one after another, as a Python loop does. It is for few
+        steps (a fifth faster for the five of MAML), because the compiled program grows with their
+        number. XLA may fuse across steps, so that the value agrees with that under other rules to
+        rounding, not to the bit. Not with `checkpoint`.
+
+    Raises:
+      ValueError: a callable solver, or, without `forward_mode`, one whose steps contain a line
+        search; `checkpoint` together with `written_out`; a tuple too small for `num_steps`.
 
     Differentiation: reverse mode and Hessians (`jax.hessian`), any order; `forward_mode=True`
     admits every mode. Step sizes, momenta and `y0` are differentiated.

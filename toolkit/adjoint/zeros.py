@@ -1,4 +1,4 @@
-"""A warning for who differentiates what an implicit rule's derivative is zero in by theory."""
+"""A warning for derivatives that are asked for, but are zero by theory under an implicit rule."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ class ZeroDerivativeWarning(UserWarning):
 
 
 def warn_of_zeros(rule: str, primal: Primal, wanted: Tree, y0_wanted: Tree = False) -> None:
-    """Name the wanted derivatives that are zero here, but not under a rule that follows the steps.
+    """Warn of wanted derivatives that are zero under `rule`, but not under rules that follow the steps.
 
     Args:
+      rule: the name of the rule, for the message.
+      primal: the solve; `primal.settings` marks what the solver's settings read.
       wanted: like theta, with booleans: what is differentiated.
       y0_wanted: like y0, with booleans.
     """

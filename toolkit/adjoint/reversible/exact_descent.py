@@ -23,6 +23,8 @@ from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.adjoint.reversible.recorded import ObjectiveArguments, Recorded, record
 from toolkit.types import Descent, InnerProblem, Tree
 
+# Finer units round less and overflow earlier: integers must stay below 2^62. So an iterate may reach
+# 2^22 = 4.2e6, and a velocity 2^20 = 1.0e6 at its finest scale, 1/256.
 Y_UNIT = 2.0**-40  # 9e-13
 V_UNIT = 2.0**-34  # 6e-11, at the scale 1, which is the coarsest
 
@@ -32,12 +34,12 @@ class GridState(NamedTuple):
 
     y: list[Array]  # int64, in units of Y_UNIT
     velocity: list[Array]  # int64, in units of V_UNIT times the scale of the plan
-    rows: list[Any]  # of memory for bytes of velocities; None where nobody will fetch
+    rows: list[Any]  # bytes that the velocities have spilled; None where no step will be undone
     in_range: Array  # [] bool: nothing has left the range so far
 
 
 class Entry(NamedTuple):
-    """What a step is told; outside the loop each leaf has the step as its leading axis."""
+    """The inputs of one step; outside the loop each leaf has the steps as its leading axis."""
 
     x: Any  # (the step's number, the user's input)
     step_size: Array
@@ -52,9 +54,9 @@ class ReversibleMethod(NamedTuple):
 
     problem: InnerProblem
     descent: Descent
-    known: Plan | None  # where the momenta are known
-    rows: int  # of memory for discarded bits
-    most: int  # bytes that a number may discard at a step
+    known: Plan | None  # where the momenta are known before tracing
+    rows: int  # of memory, for the bytes that velocities spill
+    most: int  # bytes that a velocity may spill at one step
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +69,13 @@ class ExactDescent:
     wanted: tuple[Tree, Tree] | None
 
     def entries(self, theta: Tree, xs: tuple[Array, Tree]) -> Entry:
-        """What each step is told."""
+        """The inputs of all steps."""
         step_sizes, momenta = self.schedules(theta, xs[0])
         valid = (momenta >= 0) & (momenta <= 1)
         known = self.method.known
         plan = momentum.make_plan(momenta) if known is None else jax.tree.map(jnp.asarray, known)
+        # A velocity w stands for w * scale * V_UNIT, an iterate y for y * Y_UNIT. So a gradient g changes
+        # w by g * push, and w changes y by w * move.
         push, move = 1 / (plan.scale * V_UNIT), step_sizes * (plan.scale * (V_UNIT / Y_UNIT))
         return Entry(xs, step_sizes, plan, push, move, valid)
 
@@ -94,14 +98,18 @@ class ExactDescent:
         return GridState(y, velocity, rows, in_range)
 
     def step(self, state: GridState, theta: Tree, entry: Entry) -> GridState:
-        """One step."""
+        """`v <- momentum * v - gradient`, then `y <- y + step_size * v`, in integers."""
         recorded, fits, leaves = self.gradient(state, theta, entry), [], []
         for y, velocity, rows, gradient in zip(*state[:3], recorded.gradient, strict=True):
             push = gradient * entry.push.astype(gradient.dtype)
+            # The plan multiplies the velocity by the momentum by changing its unit. `spill` does what is
+            # left to do: where the unit became too small, the lowest bytes go to memory.
             velocity, rows = momentum.spill(velocity, rows, entry.plan, self.method.most)
             velocity = integer_grid.subtract(velocity, integer_grid.to_grid(push))
             move = _move(velocity, entry, push.dtype)
             y = integer_grid.add(y, integer_grid.to_grid(move))
+            # Beyond the range integers wrap around without a sign of it. Checked are the numbers before
+            # they are converted, and the sums.
             fit = [integer_grid.fits(x) for x in (push, move, y, velocity)]
             fits.append(jnp.all(functools.reduce(jnp.logical_and, fit)))
             leaves.append((y, velocity, rows))
@@ -134,14 +142,14 @@ class ExactDescent:
         return _all([integer_grid.equal(*pair) for pair in pairs]) & state.in_range
 
     def gradient(self, state: GridState, theta: Tree, entry: Entry) -> Recorded:
-        """The gradient at `state`, alike in both passes."""
+        """The gradient at `state`, with the same bits in the forward and the reverse pass."""
         number, x = entry.x
         at = ObjectiveArguments(from_reals(self.y(state), self.start[0]), theta, x)
         return record(self.method.problem, at, self.wanted, number)
 
     def result(self, last: GridState, entries: Entry) -> Tree:
         """The last state as a pair of trees; NaN if the range was left."""
-        scale = jnp.append(1, entries.plan.scale)[-1]
+        scale = jnp.append(1, entries.plan.scale)[-1]  # after the last step; 1 without steps
         pair = self.pair(self.y(last), self.velocity(last, scale))
         return tree.nan_unless(last.in_range, pair)
 
@@ -151,7 +159,7 @@ class ExactDescent:
         return [integer_grid.to_float(y, dtype) * Y_UNIT for y, dtype in leaves]
 
     def velocity(self, state: GridState, scale: Array) -> list[Array]:
-        """The velocity, if this is its scale."""
+        """The velocity, counted in units of `scale * V_UNIT`."""
         leaves = zip(state.velocity, self.dtypes, strict=True)
         return [
             integer_grid.to_float(v, dtype) * (scale * V_UNIT).astype(dtype) for v, dtype in leaves

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-LARGEST = 2.0**62  # of an integer: the sum of two such cannot wrap around
+LARGEST = 2.0**62  # all integers stay below this, so that a sum of two of them cannot wrap around
 BYTE = 8
 
 _P = ParamSpec("_P")
@@ -25,7 +25,7 @@ _R = TypeVar("_R")
 
 
 def _wide(fun: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`fun` with 64-bit types."""
+    """`fun`, run with 64-bit types enabled."""
 
     @functools.wraps(fun)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:

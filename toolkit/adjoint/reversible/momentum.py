@@ -9,8 +9,9 @@ alone, so that all numbers give up a byte at the same steps, into rows of the sa
 
 Letters: `T` steps, `N` numbers, `R` rows.
 
-Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3. Unlike there: no momentum need be a fraction,
-and no integer is divided; a velocity holds back up to 8 bits until they make a byte.
+Source: Maclaurin, Duvenaud & Adams 2015, Algorithm 3. Unlike there, the momentum need not be a
+rational number and no integer is divided by its denominator; up to 8 bits wait in the velocity until
+they make a byte.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from jax import Array
 
 from toolkit.adjoint.reversible import integer_grid
 
-SPILLS = 2  # bytes at most a step
-SMALLEST = 2.0 ** (-8 * SPILLS)  # momentum: a smaller one, 0 too, is replaced by it
+SPILLS = 2  # bytes that a velocity spills at one step, at most
+SMALLEST = 2.0 ** (-8 * SPILLS)  # smaller momenta, 0 too, would spill more: this replaces them
 
 
 class Plan(NamedTuple):
@@ -94,6 +95,7 @@ def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, A
 
 def fetch(w: Array, rows: Array, step: Plan, most: int) -> Array:
     """Undo `spill`, to the bit."""
+    # `spill` wrote the lowest byte first, so the last one written is appended first.
     for i in reversed(range(most)):
         byte = jax.lax.dynamic_index_in_dim(rows, step.row + i, 0, keepdims=False)
         w = jnp.where(i < step.spills, integer_grid.append_byte(w, byte), w)

@@ -45,9 +45,7 @@ class Recorded(NamedTuple):
     gradient: list[Array]  # see `reals`
     # u, like gradient -> (H u, cotangents of theta and x under the cotangent u of the gradient)
     pull_back: Callable[[list[Array]], tuple[list[Array], Tree, Tree]]
-    intact: (
-        Array  # [] bool: always true; using it in both loops keeps their bits alike, see `record`
-    )
+    intact: Array  # [] bool, always true; both loops must use it, see `record`
 
 
 def record(
@@ -88,6 +86,8 @@ def record(
         *leaves,
     )
     gradient, kept = values[: found["gradients"]], values[found["gradients"] :]
+    # This condition is always true as well. The branch that is never taken reads all that was kept, so XLA
+    # cannot drop any of it in the loop that has no use for it.
     true = tree.vary(jnp.asarray(True), tree.varying_axes(kept))
     intact = jax.lax.cond(step >= 0, lambda *_: true, _all_zero, *kept)
 
@@ -117,13 +117,18 @@ def _gradients(
 
 
 class _Parts(NamedTuple):
-    """A jaxpr of (gradient, residuals) in two."""
+    """The two halves that `_split` makes of a jaxpr."""
 
     first: Any  # inputs -> (gradient, what is kept)
     second: Any  # (inputs, what is kept) -> residuals
 
 
 def _split(jaxpr: Any, gradients: int) -> _Parts:
+    """The program of (gradient, residuals) cut in two, with few numbers to keep between the parts.
+
+    The second part holds the equations that make the residuals from what is kept. They are found by
+    going backwards from the residuals, and are cheap by the choice of `_kept`.
+    """
     gradient, residuals = jaxpr.outvars[:gradients], jaxpr.outvars[gradients:]
     kept = _kept(jaxpr, {*_names(residuals)})
     needed, equations = {*_names(residuals)} - {*kept}, []
@@ -137,7 +142,7 @@ def _split(jaxpr: Any, gradients: int) -> _Parts:
 
 
 def _kept(jaxpr: Any, residuals: set[Any]) -> list[Any]:
-    """The variables to keep, few numbers in all, from which the residuals are cheap to compute.
+    """The variables to keep: few numbers in all, from which the residuals are cheap to compute.
 
     Going forward, `lacking[v]` is a set of variables from which v follows by cheap operations. Where such
     a set has more numbers than v itself, or v's operation is not cheap, v itself is kept.

@@ -168,6 +168,7 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         start, theta, xs = refuse_derivatives((start, theta, xs), _NO_SECOND_ORDER)
         loop = ExactDescent(method, start, (wanted[1], wanted[2][1]))
         last, entries = _run(loop, theta, xs)
+        # `parts` hold the inputs x of the steps already: without them the entries store nothing twice.
         parts = tree.select(theta, wanted[1]), tree.select(xs, wanted[2])
         return loop.result(last, entries), (start, last, entries._replace(x=None), parts, report)
 
@@ -178,8 +179,9 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         # JAX's cotangent of a complex number is the conjugate of its gradient. On real and imaginary
         # parts, as the loop works, it is the gradient itself.
         y_bar, velocity_bar = loop.reals(tree.conj(tree.instantiate_zeros(last_bar, start)))
-        # The scan below carries the cotangent of the velocity after its step with what reaches it through
-        # `y + s v` already added: for the last step that is added here (`sum`: 0 where there is no step).
+        # The scan below carries the cotangent of v' with what reaches v' through y' = y + s v' added. Each
+        # turn adds that part for the step before it; for the last step it is added here. `sum` takes the
+        # one last step size, and is 0 where there is no step.
         velocity_bar = _combined(1, velocity_bar, entries.step_size[-1:].sum(), y_bar)
         bars = Cotangents(y_bar, velocity_bar, jax.tree.map(jnp.zeros_like, wanted))
         earlier = jnp.roll(entries.step_size, 1).at[:1].set(0)
@@ -209,7 +211,7 @@ class Cotangents(NamedTuple):
 
 
 def _run(loop: ExactDescent, theta: Tree, xs: Tree) -> tuple[GridState, Entry]:
-    """The last state, and what the steps were told."""
+    """The last state, and the inputs of the steps."""
     entries = loop.entries(theta, xs)
 
     def step(state: GridState, entry: Entry) -> tuple[GridState, None]:
