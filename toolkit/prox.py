@@ -179,6 +179,7 @@ def _step_size(step_size: Any) -> Array:
 
 
 def _pair(name: str, pair: Any) -> Any:
+    """`pair`, refused unless it is a tuple or a list of two."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"`{name}` must be a pair: got {tree.describe(pair)}.")
     return pair

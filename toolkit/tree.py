@@ -193,7 +193,8 @@ def varying_axes(tree: Tree) -> frozenset[str]:
     """The axes of an enclosing `jax.shard_map` over which some leaf differs between devices."""
 
     def of(leaf: Any) -> frozenset[str]:
-        # Types say so themselves: `jax.ShapeDtypeStruct`s, and those of variables in a program.
+        # `jax.ShapeDtypeStruct`s and the types of a program's variables have the attribute themselves; of
+        # an array `jax.typeof` gives the type that has it.
         typed = leaf if hasattr(leaf, "manual_axis_type") else jax.typeof(leaf)
         manual = getattr(typed, "manual_axis_type", None)
         return manual.varying if manual else frozenset()
@@ -241,7 +242,10 @@ def zero_tangent(like: Array) -> Any:
 
 @jax.custom_jvp
 def graft(value: Tree, carrier: Tree) -> Tree:
-    """`value` to the bit, with the derivative of `carrier` (a tree of the same shapes)."""
+    """`value` to the bit, with the derivative of `carrier` (a tree of the same shapes).
+
+    The usual `carrier + stop_gradient(value - carrier)` rounds, and is not `value` in its last bits.
+    """
     del carrier
     return value
 

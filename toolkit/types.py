@@ -88,7 +88,7 @@ class Descent(NamedTuple):
     """The settings of a method `v <- momentum * v - grad; y <- y + step_size * v`, state `(y, v)`."""
 
     schedule: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (theta, t) -> (step_size, momentum)
-    momenta: Any  # [num_steps] numpy where they are known before tracing, else None
+    momenta: Any  # numpy, [num_steps], where they are known before tracing; else None
 
 
 class Proximal(NamedTuple):
@@ -191,7 +191,7 @@ class Primal(NamedTuple):
     run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
     steps: SolverSteps | None  # the same computation step by step; None for a callable solver
     name: str  # of the solver, for messages
-    settings: Tree  # like theta, with booleans: what a setting of the solver reads
+    settings: Tree  # like theta, with booleans: true where a setting of the solver reads the leaf
     # (y, theta, continued) -> the same argmin tilted, traced anew at leaves like those of `y`;
     # None where the computation is a tilted one already.
     tilted: Callable[[Tree, Tree, bool], Tilted] | None = None
@@ -200,9 +200,9 @@ class Primal(NamedTuple):
 class PullbackReport(NamedTuple):
     """What only a reverse pass knows about itself.
 
-    Nothing leaves a reverse pass but cotangents. So a rule is handed zeros in this form, and its
-    reverse pass returns what it has to say as their cotangents: who wants to read the report
-    differentiates with respect to these zeros, too.
+    A reverse pass can return nothing but cotangents. So a rule is handed zeros in this form, and its
+    reverse pass returns the report as their cotangents: to read it, differentiate with respect to these
+    zeros, too.
     """
 
     issues: Array  # [] floating, a `tk.Issue` bit mask

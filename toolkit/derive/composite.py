@@ -20,8 +20,8 @@ def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
     """
 
     def mapping(y: Tree, theta: Tree, x: Tree) -> Tree:
-        # The zeros are the same for every s, so its derivative is 0 there. Away from a zero it is not;
-        # stopping it keeps that error out of the gradient.
+        # The zeros are the same for every s, so at a zero the derivative with respect to s is 0. An
+        # approximate solution is only near a zero: there it is not 0, an error that must not be passed on.
         s = tree.stop_gradient(proximal.step_size(theta))
         new = proximal.prox(gradient_step(y, smooth.evaluate(y, theta, x), s), theta, s)
         return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), y, new)

@@ -100,6 +100,8 @@ def solve(
         flat, unravel = ravel_pytree(b)
         b = unravel(flat)
 
+    # A start serves the system as it was handed in. JAX's transposed solve has another right-hand side,
+    # so it starts from zeros.
     def solve_one_way(transposed: bool, x0: Tree | None) -> Callable[[Matvec, Tree], Any]:
         def solve(matvec: Matvec, b: Tree) -> tuple[Tree, LinearInfo]:
             # `A = (I - P M) / s` of a composite problem is not symmetric. A solver that needs symmetry
@@ -155,7 +157,7 @@ def _solve_factors(
 def _called(
     solver: LinearSolver, matvec: Matvec, b: Tree, x0: Tree | None
 ) -> tuple[Tree, LinearInfo]:
-    """`solver(matvec, b, x0)`, refused by name where it returns no solution with its info."""
+    """`solver(matvec, b, x0)`; what is no pair (x like b, info) is refused in the solver's name."""
     if x0 is None:
         out = call_as("linear_solver", solver, "(matvec, b, x0=None)", matvec, b)
     else:

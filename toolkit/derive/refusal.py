@@ -74,7 +74,8 @@ def refuse_derivatives(operands: Tree, message: str) -> Tree:
 def _with_tangents(operands: Tree, pass_on: Callable[[Any], Any]) -> Tree:
     """`operands` unchanged; their tangents go through `pass_on`.
 
-    A guard for each leaf: were they one function, a derivative in one leaf would touch them all.
+    Each leaf has a guard of its own. If all leaves went through one function, a derivative in one of them
+    would give all of them tangents, and refuse leaves that nobody differentiates.
     """
 
     @jax.custom_jvp

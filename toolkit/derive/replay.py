@@ -102,7 +102,7 @@ def nested_scan(
 
 
 def after(ticker: Ticker | None, done: int, size: int = 1) -> Ticker | None:
-    """The ticker of a later part of a loop, or of a part whose steps count for `size`."""
+    """The ticker of a part that starts after `done` steps, and each of whose steps counts as `size`."""
     if ticker is None:
         return None
     return lambda steps, since: ticker(done + size * steps, size * since)
@@ -129,7 +129,7 @@ def segment_sizes(how: Segments, length: int) -> tuple[int, ...]:
 
 
 def require_segments(name: str, how: Any, others: str = "") -> None:
-    """Refuse what says nothing about where to store a carry; `others`: what else is admitted."""
+    """Refuse what does not say where to store a carry; `others`: what a message offers besides."""
     sizes = how if isinstance(how, tuple) else (how,)
     whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
     if how != "sqrt" and not (sizes and whole and min(sizes) >= 1):
@@ -177,7 +177,7 @@ def replayed_scan(
 
 
 def _with_pullback_of(body: Body, replayed: Body) -> Body:
-    """`body`, which keeps its arguments only, and is differentiated as `replayed`."""
+    """`body`, stored by its arguments alone and differentiated as `replayed`."""
     # A second derivative differentiates the forward rule, and would store what each step computes on
     # the way. With `checkpoint` it stores the arguments of a step, and computes them again.
     body_again = jax.checkpoint(body)

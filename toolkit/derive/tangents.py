@@ -44,6 +44,7 @@ def forward_rule(
             tree.split(result).inexact,
             require,
         )
+        # Integer leaves of the result have no derivative, but JAX wants a tangent for each leaf.
         whole = jax.tree.map(tree.zero_tangent, tree.split(result).arrays)
         return result, tree.merge(result_dot, whole)
 
@@ -69,9 +70,7 @@ def _push(
         return tree.as_real(jax.jvp(run, (moving,), (tangent,))[1])
 
     directions = tree.vary(jnp.eye(flat.size, dtype=flat.dtype), tree.varying_axes(flat))
-    columns = jax.vmap(along)(
-        directions
-    )  # the Jacobian, one direction an entry of the leading axis
+    columns = jax.vmap(along)(directions)  # the Jacobian; its leading axis is the directions
     weights, _ = ravel_pytree(tree.as_real(moving_dot))
     dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)
     return tree.as_like(like, dot)

@@ -78,8 +78,11 @@ def estimate_error(
     quotient_v = jnp.abs(optax.tree.vdot(v, pulled.right_side)) / v_norm**2
     # A zero vector has the quotient NaN and says nothing: `fmin` takes the other one.
     smallest = jnp.fmin(quotient_g, quotient_v)
+    # A curvature below eps times the largest one is hidden by rounding.
     smallest = jnp.maximum(jnp.where(jnp.isnan(smallest), jnp.inf, smallest), eps * largest)
     resolved = pulled.info.residual <= RESOLVED
+    # Damping is a lower bound only where the Hessian that it is added to has no negative curvature; of a
+    # system that is not symmetric nothing is known.
     damping = rule.damping if problem.symmetric or problem.composite is not None else 0.0
     smallest = jnp.where(resolved, smallest, jnp.minimum(smallest, damping))
 

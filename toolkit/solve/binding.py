@@ -66,6 +66,7 @@ def bind(
     # The reverse pass of a step differentiates its gradient by the cheaper product.
     replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
     steps = as_steps(method, replayed, lifted.loops_on_data)
+    # The solver needed the smooth part alone; what the adjoint differentiates is the minimum of the sum.
     if method.proximal is not None:
         problem = composite_problem(problem, method.proximal)
 
@@ -155,7 +156,7 @@ def _bare(theta: Operands) -> Operands:
 def _callable_primal(
     solver: Callable[..., Solution], problem: InnerProblem, operands: Operands, tilted: Tilt
 ) -> Primal:
-    """A callable solver: it is given the user's trees, and its steps are its own."""
+    """The computation of a callable solver, which takes the user's trees and hides its steps."""
     name = getattr(solver, "__name__", type(solver).__name__)
 
     def run(y0: Tree, operands: Operands, xs: Tree) -> tuple[Tree, Array]:
@@ -164,6 +165,8 @@ def _callable_primal(
                 f"`xs` must be None with the callable solver {name}: its steps are its own."
             )
 
+        # The callable's `fun` takes trees as the user wrote them, but evaluates the lifted problem: so
+        # what the user's function closes over stays differentiated.
         def fun(user_y: Tree, user_theta: Tree) -> Tree:
             inner = operands._replace(theta=tree.split(user_theta).inexact)
             y = tree.split(user_y).inexact
@@ -182,7 +185,7 @@ def _callable_primal(
 def _checked_solution(
     solver: Callable[..., Solution], name: str, out: Any, y0: Tree
 ) -> tuple[Tree, Array]:
-    """(y, steps made) of what a callable solver returned, refused where it is no such solution."""
+    """(y, steps made) of what a callable solver returned; refused where it is no solution like y0."""
     if not isinstance(out, Solution):
         raise returned_by(
             solver,

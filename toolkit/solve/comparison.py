@@ -83,6 +83,9 @@ def compare_adjoints(
 
     Returns: a row a rule, in order. A rule that fails has NaN numbers and its reason.
 
+    Raises:
+      ValueError: `adjoints` is no dict, or empty.
+
     Cost: two compilations and 6 hypergradients a rule. Seconds are of this process, now: compare
     them with each other, on a quiet machine.
     """
@@ -116,6 +119,7 @@ def _measured(name: str, outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree
         return hg.value, hg.gradient, hg.report
 
     arguments = (y.inexact, parts.inexact)
+    # Time and memory are those of value and gradient alone: fields of the report cost extra when used.
     lean = jax.jit(lambda *args: differentiate(*args)[:2]).lower(*arguments).compile()
     value, gradient, report = jax.device_get(jax.jit(differentiate)(*arguments))
     seconds = []

@@ -34,7 +34,7 @@ class HypergradientReport(NamedTuple):
 
 
 class Hypergradient(NamedTuple):
-    """An outer value, its gradient, and how both were come by."""
+    """An outer value, its gradient, and a report on how both were made."""
 
     value: Array  # [] the outer function at the solution
     gradient: Tree  # like theta; None at leaves without derivative
@@ -115,6 +115,7 @@ def _by_pullback(
     call = solve.prepare(y0, theta)
     problem, operands = call.problem, call.operands
     y, steps = rule.differentiable(problem, call.primal)(call.y0, operands, None)
+    # The rule's own warning does not see that theta is differentiated here, so it is given by hand.
     wanted = jax.tree.map(lambda _: False, operands)
     wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
     warn_of_zeros("Implicit", call.primal, wanted)
@@ -137,14 +138,14 @@ def _by_pullback(
 
 
 def _tolerance(rule: Implicit, call: SolveCall, like: Array) -> Array | float:
-    """The larger of the two that were asked for, of the solve and of the linear system."""
+    """The larger of two tolerances that were asked for: of the solve, and of the linear system."""
     default = float(jnp.finfo(like.dtype).eps) ** 0.5
     linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", default)
     return jnp.maximum(linear, default if call.tol is None else call.tol)
 
 
 def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
-    """The larger part's bit, where the error is likely above ten times what is tolerable."""
+    """The `tk.Issue` bit of the larger part, where the error is likely above ten times `tolerable`."""
     # In 99 of 100 converged solves the estimate is more than four times the error. A quarter of it
     # therefore still errs on the safe side, and raises fewer false alarms.
     exceeds = estimate.total / 4 > 10 * tolerable
@@ -174,6 +175,8 @@ def _by_reverse_mode(
 ) -> Hypergradient:
     parts = tree.split(theta)
 
+    # What the reverse pass reports comes back as the cotangent of zeros (see `PullbackReport`): so the
+    # outer value is differentiated with respect to these zeros, too.
     def composed(operands: tuple[Tree, PullbackReport]) -> tuple[Array, Solution]:
         inexact, pullback_report = operands
         whole = tree.merge(inexact, parts.arrays, parts.static)
@@ -196,8 +199,8 @@ def _value_and_grad(
 ) -> tuple[tuple[Array, Solution], Tree]:
     """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves.
 
-    A solution may hold strings or other leaves that JAX cannot return. They are kept aside while the
-    function is traced.
+    A solution may hold strings or other leaves that JAX cannot return. They are put aside while the
+    function is traced, and put back into its result.
     """
     static: list[Tree] = []
 

@@ -36,6 +36,10 @@ class SolutionMap:
           y0: the start; its floating and complex leaves are solved for, others are carried.
           theta: hyperparameters, any tree, or None.
           xs: one entry a step along each leaf's leading axis; `fun` then takes `(y, theta, x)`.
+
+        Raises:
+          ValueError: `y0` has nothing to solve for, `xs` does not have one entry a step, or `fun`
+            returns something else than this kind of solve needs.
         """
         return self.reporting(None, y0, theta, xs)
 
@@ -52,11 +56,11 @@ class SolutionMap:
         return self.conclude(call, y, steps)
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
-        """One call, taken apart; for who drives an adjoint by hand, as `tk.hypergradient` does."""
+        """One call, taken apart, for callers that drive an adjoint by hand as `tk.hypergradient` does."""
         return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
 
     def conclude(self, call: SolveCall, y: Tree, steps: Array) -> Solution:
-        """The solution as the user sees it, judged."""
+        """The solution as the user sees it: like y0, with its verdict and the function's aux."""
         problem, operands, xs = call.problem, call.operands, call.xs
         value = problem.user_y(y, operands)
         aux = None
@@ -94,8 +98,8 @@ def argmin(
 
     Differentiation: by the adjoint's rule, see each; `info` has no derivative.
 
-    Cost: `fun` is traced once a call (twice with aux). Nothing is compiled behind your back: wrap the function that
-    calls `solve` in `jax.jit`.
+    Cost: `fun` is traced once a call (twice with aux). Nothing is compiled behind your back: wrap
+    the function that calls `solve` in `jax.jit`.
     """
     return _solution_map("argmin", fun, solver, adjoint, has_aux)
 
@@ -209,7 +213,8 @@ def _verdict(call: SolveCall, y: Tree, steps: Array) -> SolveInfo:
     reached = residual(y)
     tol: Array | float | None = call.tol
     if tol is None:
-        # The residual at the start sets the scale, unless it is not finite: then every end would pass.
+        # The residual at the start sets the scale. An infinite one would let every end pass, and NaN none,
+        # so the scale is then 1.
         first = residual(y0)
         scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
         tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * scale

@@ -1,8 +1,7 @@
 """The second part of taking a call apart: the user's trees and function become arrays and a problem.
 
-What the user wrote goes in; what solvers and adjoints work on comes out. A problem is known to them
-as functions of `(y, operands, x)`, where `operands` holds everything else that the solution depends
-on, so that a derivative rule sees all of it.
+Solvers and adjoints know a problem as functions of `(y, operands, x)`. `operands` holds everything
+else that the solution depends on, so that a derivative rule sees all of it.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.tilting import continue_and_tilt, tilt
 from toolkit.types import InnerProblem, Kind, Solution, Solver, Tilted, Tree
 
+# The names of the arguments of `_flat`'s function, for JAX's messages.
 _NAMES = inspect.Signature(
     [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)

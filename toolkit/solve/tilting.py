@@ -51,8 +51,8 @@ def continue_and_tilt(
         return lifted.call(operands.fun, y, Operands(operands.theta, operands.carried), None)
 
     def evaluate(y: Tree, operands: Operands, x: Tree) -> Tree:
-        # Not conjugated, as it would be for descent of a real function: what must vanish here is the
-        # complex derivative itself.
+        # What must vanish here is the complex derivative itself. So it is not conjugated, unlike the
+        # gradient of a real function along which a solver descends.
         slope = jax.grad(lambda y: jnp.real(energy(y, operands)))(y)
         return jax.tree.map(jnp.add, slope, operands.tilt)
 
