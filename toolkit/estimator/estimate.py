@@ -1,4 +1,8 @@
-"""What every estimator takes and returns, and the checks that they share."""
+"""What every estimator takes and returns, and the checks that they share.
+
+An estimator is a settings object. Called with a loss it gives `(theta, key) -> Estimate`, or, for a loss
+over a long unroll, the pair `(init, step)` of `unrolled.py`.
+"""
 
 from __future__ import annotations
 

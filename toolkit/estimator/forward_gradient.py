@@ -59,6 +59,7 @@ class ForwardGradient:
 
             keys = split(key, self.num_directions)
             values, mean = average(along, keys, self.num_directions, self.batch)
+            # All directions evaluate the same loss; a mean of equal values could round.
             return Estimate(values[0], as_gradient(inexact, mean))
 
         return estimate

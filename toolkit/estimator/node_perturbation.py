@@ -105,6 +105,8 @@ class NodePerturbation:
 
                 return noisy
 
+            # The loss without noise is subtracted from each noisy one. That leaves the mean as it is, since
+            # the noise has mean 0, and takes the size of the loss itself out of the variance.
             clean = losses(parts.inexact, lambda address, x: x)
 
             def change(sample_key: Array) -> tuple[Array, None]:
@@ -158,6 +160,7 @@ def _hook(at_node: _AtNode) -> Perturb:
             seen.add((name, int(number)))
 
         def address(sample_key: Array) -> Array:
+            # Python's own `hash` of a text differs from process to process, and so would the noise.
             of_name = jax.random.fold_in(sample_key, zlib.crc32(name.encode()))
             return jax.random.fold_in(of_name, number)
 
@@ -176,8 +179,8 @@ def _along(weight: Array, noise: Array) -> Array:
     return weight.reshape(weight.shape + (1,) * (noise.ndim - weight.ndim))
 
 
-# The identity, whose cotangent is replaced: by `credit`, the measured derivative by this node. So reverse
-# mode stops at each node, and goes on from there with the measured derivative.
+# The identity in `x`. Its reverse rule drops the cotangent that arrives, and passes on `credit`, the
+# measured derivative by this node: so no derivative is propagated from node to node.
 @jax.custom_vjp
 def _credited(x: Tree, credit: Tree) -> Tree:
     del credit

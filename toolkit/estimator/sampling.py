@@ -36,7 +36,7 @@ def gaussian_like(key: Array, like: Tree) -> Tree:
 
 
 def at_both_signs(fun: Callable[..., Tree], direction: Tree, *pairs: Tree) -> Tree:
-    """`fun(direction, ...)` and `fun(-direction, ...)` along a leading axis `[2]`, as of `pairs`."""
+    """`fun(direction, ...)` and `fun(-direction, ...)` along a leading axis `[2]`; `pairs` have it too."""
     signed = jax.tree.map(lambda d: jnp.stack([d, -d]), direction)
     return jax.vmap(fun, axis_size=2)(signed, *pairs)
 

@@ -32,7 +32,7 @@ class TruncatedState(NamedTuple):
 
 @settings("truncated_backprop")
 class TruncatedBackprop:
-    """The derivative through the last `truncation` steps at most; the window's first state is a constant.
+    """The derivative through one window of `truncation` steps; its first state is a constant.
 
     Biased: how that state depends on `theta` is left out. Where short and long influences have opposite
     signs even the sign of the gradient can be wrong. The key is used by `start` only.

@@ -36,7 +36,7 @@ from toolkit.types import Tree
 
 @settings("truncated_es")
 class TruncatedES:
-    """`EvolutionStrategies` for each window's loss; all particles start from the one state that is carried.
+    """`EvolutionStrategies` for each window's loss; all particles start from the one carried state.
 
     Biased as `TruncatedBackprop` is: unbiased for the smoothed loss of a window whose first state
     is a constant.

@@ -118,6 +118,8 @@ class CG:
         self, s: _CGState, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
     ) -> _CGState:
         """One turn of the loop, with its one product: a step, or the residual where steps have ended."""
+        # In a step v is the search direction p: x gains alpha p, and r loses alpha A p. In a check v is x,
+        # alpha is 0, and r becomes b - A x.
         product = matvec(s.v)
         vav = real_dot(s.v, product)
         alpha = jnp.where((vav == 0) | s.checking, 0, s.rz / jnp.where(vav == 0, 1, vav))
@@ -127,6 +129,7 @@ class CG:
         )
         z = inverse(r)
         norm, rz = _norm(r), real_dot(r, z)
+        # With p'Ap = 0 no step length exists: the steps count as used up, which ends the recurrence.
         ended = jnp.where(vav == 0, self.max_steps, s.steps + 1).astype(jnp.int32)
         steps = jnp.where(s.checking, s.steps, ended)
         # Start again only if the last run halved the residual. Else rounding is all that is left, and
@@ -134,6 +137,7 @@ class CG:
         again = (steps < self.max_steps) & (norm > target) & (norm <= s.before / 2)
         before = jnp.where(s.checking, norm, s.before)
         met = ~s.checking & self._met(norm, steps, target)
+        # After a check the recurrence starts again along z, without the earlier direction.
         p = tree.add_scaled(z, jnp.where(s.checking, 0, rz / s.rz), s.v)
         return _CGState(
             x, r, tree.where(met, x, p), norm, rz, before, steps, s.products + 1, met,

@@ -69,6 +69,7 @@ def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Ar
 
     solution, pivots, growth = jax.lax.cond(definite, by_cholesky, by_lu)
     largest = jnp.max(pivots, initial=0)
+    # A pivot at the size of rounding, against the largest, has no correct digit.
     singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
     # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
     # is looked at as well: `scale * growth` is a lower bound of the condition number.

@@ -32,5 +32,5 @@ class Diagonal:
         return lambda r: jax.tree.map(lambda a, d: (a / d).astype(a.dtype), r, diagonal)
 
     def products(self, like: Tree) -> int:
-        """None."""
+        """None: the diagonal is given."""
         return 0

@@ -81,9 +81,13 @@ def _mixing_weights(residuals: Array, filled: Array) -> Array:
     # Minimise a' G a, G = R R', over sum(a) = 1. By Lagrange `G a` is proportional to the vector of ones:
     # solve `G a = 1` and divide by the sum. Rows not filled yet get the equation a_i = 0.
     wide = jnp.promote_types(residuals.dtype, jnp.float32)  # LAPACK knows no smaller type
+    # Products of residuals square the condition number. Accelerators multiply in fewer bits unless they
+    # are told not to, which would leave few digits of the weights.
     gram = jnp.matmul(residuals, residuals.T, precision="highest", preferred_element_type=wide)
     scale = jnp.max(jnp.diagonal(gram))
     scale = jnp.where(scale == 0, 1, scale)
+    # Near the solution the residuals are almost dependent, and G almost singular. The ridge keeps the
+    # system solvable.
     ridge = jnp.sqrt(jnp.finfo(gram.dtype).eps) / 1000
     both = filled[:, None] & filled[None, :]
     system = jnp.where(both, gram / scale, 0) + jnp.diag(jnp.where(filled, ridge, 1))

@@ -55,6 +55,7 @@ class GradientDescent:
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or FixedPointIteration")
+        # Only the number 0 saves the velocity: an array may be traced, and differentiated at 0.
         heavy_ball = not (isinstance(self.momentum, (int, float)) and self.momentum == 0)
 
         def init(y0: Tree, theta: Tree) -> DescentState:

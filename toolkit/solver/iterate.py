@@ -51,6 +51,7 @@ def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> SolverSte
 
 
 def _begin(state: Tree) -> Progress:
+    # Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
     start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
     return Progress(state, *tree.vary(start, tree.varying_axes(state)))
 
@@ -61,6 +62,7 @@ def _step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Tr
 
 
 def _last_step(method: Method, state: Tree, theta: Tree) -> Tree:
+    """One more step with the settings of the last one, for schedules that have no entry beyond it."""
     return _step(method, state, theta, (jnp.asarray(max(method.num_steps - 1, 0)), None))
 
 
@@ -69,9 +71,9 @@ def _step_unless_done(
 ) -> Progress:
     """One step, or none once the residual has reached the tolerance.
 
-    A loop that may stop early must look like one of fixed length to the rules that follow its steps:
-    they run all steps, and those after the end change nothing. A residual that is not finite makes
-    the iterate NaN, so that a failed solve cannot end with a finite value.
+    The rules that follow the steps need a loop of fixed length. They run all `num_steps`, and the steps
+    after the end change nothing. A residual that is not finite makes the iterate NaN, so that a failed
+    solve cannot end with a finite value.
     """
     t, seen = x
     tol = method.tol
@@ -89,6 +91,7 @@ def _step_unless_done(
             # needed; a `where` would compute it every time.
             moved = jax.lax.cond(norm <= tol, lambda: progress.state, move)
         else:
+            # Here the residual is known only after the step; the step is discarded below if it converged.
             moved = move()
             norm = method.residual_norm(moved)
         converged, finite = norm <= tol, jnp.isfinite(norm)

@@ -21,8 +21,8 @@ def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:
             )
         return value
     if jnp.ndim(schedule) == 1:
-        # With num_steps = 0 there is no entry to take, but the step is traced all the same and needs some
-        # number.
+        # With num_steps = 0 there is no entry to take. But the step is traced all the same, and needs a
+        # number; it is never used.
         return jnp.asarray(schedule)[t] if len(schedule) else jnp.ones(())
     return schedule
 
