@@ -1,6 +1,7 @@
 """What a config may write where Python takes settings: the kinds of a room, the functions of a module.
 
-pydantic asks the hooks below when a config's model is built, and is imported nowhere else here.
+pydantic calls the hooks below when it builds the model of a config. They import it only then, so that
+settings which no config uses do without it.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _NONE: Any = type(None)
 _PLAIN = (bool, int, float, str, _NONE)
-_OWN = (
-    0  # the tag of an object that is of no kind; a config's tags are texts, so none can be this one
-)
+# The tag of an object that Python code made itself and that is of no kind. A number, because the tags
+# of a config are texts: no config can write this one.
+_OWN = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
     """A value that only Python code can make: a callable, or an object with certain methods.
 
-    Used as `Annotated[Any, Given(...)]`. Where `room` or `names` is set, a config writes a name in its
-    place; otherwise it writes what the annotation's other members admit.
+    Used as `Annotated[Any, Given(...)]`. Where `room` or `names` is set, a config writes a name in place
+    of the object. Otherwise a config cannot write this member of the annotation, only the others.
 
     Args:
       expected: what the value must be, in the words of a message.
@@ -69,7 +70,7 @@ def _has(cls: type, member: str) -> bool:
 
 
 def is_kind(value: Any) -> bool:
-    """Whether a value is a settings class."""
+    """Whether a value is a settings class (the class, not an instance)."""
     return isinstance(value, type) and isinstance(getattr(value, "kind", None), str)
 
 
@@ -131,6 +132,8 @@ def schema(cls: type, source: Any, handler: Any) -> Any:
 
 def _writable(annotation: Any) -> Any:
     """The part of an annotation that a config can write, or None."""
+    # What stays are plain types with their bounds, and roles whose kinds a config can name. Arrays and
+    # other objects are left out.
     admitted = []
     for member in members(annotation):
         mark = given(member)
@@ -142,6 +145,7 @@ def _writable(annotation: Any) -> Any:
                 admitted.append(functools.reduce(lambda one, m: Annotated[one, m], marks, base))
         elif get_origin(member) in (Literal, tuple) or member in _PLAIN:
             admitted.append(member)
+    # A union of which None alone is left says nothing that a config could set.
     wholly_none = all(member is _NONE for member in admitted)
     return None if wholly_none else functools.reduce(operator.or_, admitted)
 
@@ -164,8 +168,10 @@ def _function_schema(module: str) -> Any:
 def _room_schema(mark: Given, handler: Any) -> Any:
     from pydantic_core import core_schema
 
+    # pydantic picks the choice with this tag, and refuses a value whose tag is None or unknown.
     def tag(value: Any) -> Any:
         if isinstance(value, dict):
+            # A `kind` that is no text is made one: a config's `kind: 0` must not pass as `_OWN`.
             kind = value.get("kind")
             return kind if kind is None or isinstance(kind, str) else repr(kind)
         if is_kind(type(value)) and value.kind in choices:

@@ -1,7 +1,8 @@
 """optax's optimizers and schedules, as a config names them.
 
-optax makes closures, which cannot be compared, printed or written to a config; these settings can, and
-`.build()` gives the optax transformation. The defaults are optax's own (a test compares them).
+optax makes closures, which cannot be compared, printed or written to a config. These settings can, and
+`.build()` gives the optax transformation. The fields are arguments of the optax function that the
+docstring names, with its defaults (a test compares them).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Sgd:
 
 @settings("adam")
 class Adam:
-    """Adam: `optax.adam`. Set `eps_root` above zero where its updates are differentiated."""
+    """Adam: `optax.adam`. Set `eps_root` above zero where its updates are differentiated.
+
+    The derivative of the root of a zero second moment is infinite, and gives NaN.
+    """
 
     learning_rate: Positive
     b1: Fraction = 0.9
@@ -102,7 +106,11 @@ class RMSProp:
 class PowerDecay:
     """The schedule `constant / (step + 1)^exponent`, steps counted from 0: that of most theorems.
 
-    It is called like any optax schedule. A negative exponent grows, as the penalty of `F2SA` must.
+    It is called like any optax schedule.
+
+    Args:
+      constant: positive, the value at step 0.
+      exponent: a positive one decays; a negative one grows, as the penalty of `F2SA` must.
     """
 
     constant: Positive

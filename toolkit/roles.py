@@ -1,4 +1,4 @@
-"""The roles that settings play: what Python code may hand over in each, and which room a config names kinds from.
+"""The roles of settings: what Python code may give for each, and from which room a config names it.
 
 A role annotates a field of settings or of an experiment's `Config`, and is offered by its room:
 `adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit()`.
@@ -13,6 +13,7 @@ from toolkit.kinds import Given
 
 
 def _is_object(value: Any) -> bool:
+    """Whether a value is no class: `CG` in place of `CG(...)` has the methods too, and is refused."""
     return not isinstance(value, type)
 
 
@@ -83,7 +84,8 @@ BilevelMethod = Annotated[
 
 
 def _is_transformation(value: Any) -> bool:
-    # By its methods: optax.MultiSteps and the like are no GradientTransformation, and serve all the same.
+    # Judged by its methods: optax.MultiSteps and others can be used as transformations, but are instances of
+    # no common class. `build` is that of the settings in `toolkit/optimizers.py`.
     return (hasattr(value, "init") and hasattr(value, "update")) or hasattr(value, "build")
 
 
@@ -118,7 +120,7 @@ FAMILIES = {  # what `toolkit list` calls each role
 
 
 def family(name: str) -> dict[str, type]:
-    """The settings classes of a family, by the kind that a config writes."""
+    """The settings classes of a family (a key of `FAMILIES`), by the kind that a config writes."""
     mark = kinds.given(FAMILIES[name])
     assert mark is not None  # a role is made with one
     return kinds.of_room(mark.room, mark.member)

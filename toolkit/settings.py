@@ -31,16 +31,16 @@ from jax import Array
 from toolkit import kinds, tree
 from toolkit.errors.readable import readable
 
-# An array may stand for a number: real, of shape []. Its value is not looked into, since it may be traced.
+# A real array of shape [] may stand for a number. Its value is not checked, since it may be traced.
 Number = float | Array
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[Number, Gt(0)]
 NonNegative = Annotated[Number, Ge(0)]
 Fraction = Annotated[Number, Interval(ge=0, lt=1)]
-Tolerance = Annotated[
-    float, Ge(0)
-]  # no array: it ends a loop, which a derivative rule traces apart from its arguments
+# No array: a tolerance ends a loop, which a derivative rule traces apart from its arguments. A traced
+# tolerance would leak into that trace.
+Tolerance = Annotated[float, Ge(0)]
 Weight = Annotated[Number, Interval(gt=0, le=1)]
 
 _C = TypeVar("_C")
@@ -55,13 +55,17 @@ class Hint:
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings(kind: str) -> Callable[[type[_C]], type[_C]]:
-    """Makes a class frozen settings that a config names by `kind`.
+    """Make a class a frozen dataclass of settings, which a config names by `kind`.
 
-    The fields stand in the order of the class, by position or by keyword. A value that its annotation
-    does not admit is refused in one line that names the field, what it must be, and what came. A
-    `__post_init__` of the class checks what concerns several fields; it runs after that.
+    Its instances are made by position, in the order of the fields, or by keyword. A value that the
+    field's annotation does not admit is refused in one line, which names the field, what it must be,
+    and what it got. After that a `__post_init__` of the class may check what concerns several fields.
 
-    Raises: by the class, ValueError (or the `error` of a `kinds.Given`) for a value that does not fit.
+    Args:
+      kind: the name in a config, unique in its room; it becomes the class attribute `kind`.
+
+    Raises:
+      ValueError: by the class, for a value that does not fit; or the `error` of a `kinds.Given`.
     """
 
     def decorate(cls: type[_C]) -> type[_C]:
@@ -98,7 +102,8 @@ def _check(settings: Any) -> None:
         value = getattr(settings, name)
         require(name, value, annotation)
         if isinstance(value, np.integer | np.bool_):
-            # Python's own number sizes a loop, is hashed and printed like any other; NumPy's is not.
+            # NumPy's integers and booleans become Python's. `isinstance(np.int64(3), int)` is false, and it
+            # prints as `np.int64(3)`: equal settings would act and print differently.
             object.__setattr__(settings, name, value.item())
 
 
@@ -108,11 +113,13 @@ def _fits(value: Any, annotation: Any) -> bool:
         return mark.fits(value)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        # Bounds are checked on numbers only; an array may be traced, and has no value then.
         base, *bounds = arguments
         return _fits(value, base) and (_is_array(value) or _within(value, bounds))
     if len(kinds.members(annotation)) > 1:
         return any(_fits(value, member) for member in kinds.members(annotation))
     if origin is Literal:
+        # In Python True == 1 == 1.0, so the types are compared as well.
         return any(type(value) is type(one) and value == one for one in arguments)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
@@ -124,6 +131,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    """A finite real number. Python counts a bool as one; in a setting it is a slip."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -139,6 +147,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _within(value: Any, bounds: list[Any]) -> bool:
+    """Whether a number lies in its bounds, or a tuple has at least its `MinLen` of items."""
     if isinstance(value, tuple):
         return len(value) >= (_bound(bounds, "min_length") or 0)
     gt, ge, lt, le = (_bound(bounds, name) for name in ("gt", "ge", "lt", "le"))
@@ -147,6 +156,7 @@ def _within(value: Any, bounds: list[Any]) -> bool:
 
 
 def _bound(bounds: list[Any], name: str) -> Any:
+    """The bound `gt`, `ge`, `lt`, `le` or `min_length` that some mark of the annotation sets, or None."""
     return next((found for b in bounds if (found := getattr(b, name, None)) is not None), None)
 
 
@@ -156,11 +166,13 @@ def _words(annotation: Any) -> str:
     others = [one for one in members if one is not type(None)]
     parts = list(dict.fromkeys(_word(one) for one in others if one is not Array))
     said = (", or " if any("," in part for part in parts) else " or ").join(parts)
-    # None is named in a list of what is admitted; beside a single type it would only blur the message.
+    # None is named where a message lists several things. Beside a single type it is left out: whoever gave
+    # a wrong number wants to read which numbers are right.
     return f"None, {said}" if len(others) < len(members) and ", or " in said else said
 
 
 def _word(annotation: Any) -> str:
+    """What one member of an annotation admits, as a message says it."""
     mark = kinds.given(annotation)
     if mark is not None:
         return mark.expected
@@ -179,6 +191,7 @@ def _word(annotation: Any) -> str:
 
 
 def _range(base: Any, bounds: list[Any]) -> str:
+    """A number and its bounds, as a message says them: "a number in [0, 1)"."""
     gt, ge, lt, le = (_bound(bounds, name) for name in ("gt", "ge", "lt", "le"))
     noun = "an int" if base is int else "a number"
     if lt is None and le is None:
