@@ -52,13 +52,15 @@ def last_steps(loop: PreparedWhile, count: int) -> Counted:
     whole = plain(loop, closed, init)
     skipped = jnp.maximum(whole.steps - count, 0)
     head = _advance(loop, closed, _begin(init), skipped, asked=False).carry
+    # A loop of at most `count` steps has all of them in the window, which then begins at `init` itself.
     start = tree.where(skipped == 0, loop.init, tree.stop_gradient(head))
 
     def one(carry: Tree, number: Array) -> tuple[Tree, None]:
         active = number < whole.steps
         return jax.lax.cond(active, loop.step, lambda _, carry: carry, loop.closed, carry), None
 
-    # `count` steps at most, so a scan will do; what lies behind the end of the loop keeps the carry.
+    # The window has `count` steps at most, so a scan will do, which has a reverse mode. Past the end of
+    # the loop it keeps the carry.
     numbers = tree.vary(jnp.arange(count, dtype=jnp.int32), tree.varying_axes(init))
     carry, _ = jax.lax.scan(one, start, skipped + numbers)
     # The value is that of the whole loop, to the bit, and the derivative that of the last steps.
@@ -93,6 +95,7 @@ def _goes_on(
 def _advance(
     loop: PreparedWhile, closed: Tree, start: Counted, limit: Array | None, asked: bool
 ) -> Counted:
+    """The loop from `start` until `_goes_on` says no; nothing is stored."""
     return jax.lax.while_loop(
         lambda at: _goes_on(loop, closed, at, limit, asked),
         lambda at: Counted(loop.step(closed, at.carry), at.steps + 1),
@@ -101,9 +104,12 @@ def _advance(
 
 
 def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: bool) -> Go:
-    """Up to `limit <= capacity` steps, of which one carry every `prod(sizes)` steps is stored."""
+    """A function that makes up to `limit <= capacity` steps, with a reverse pass of its own.
+
+    Its forward pass stores one carry every `prod(sizes)` steps.
+    """
     segment = math.prod(sizes)
-    rows = -(-capacity // segment)
+    rows = -(-capacity // segment)  # rounded up
 
     @jax.custom_vjp
     def go(closed: Tree, init: Tree, limit: Array) -> Counted:
@@ -121,8 +127,8 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
             end = jnp.minimum(limit, (row + 1) * segment)
             return buffer, _advance(loop, closed, at, end, asked)
 
-        # The rows that are not written are never read. Copies of `init` have the right type and, in
-        # `jax.shard_map`, the right varying axes.
+        # The buffer begins with copies of `init`, which have the right type and, in `jax.shard_map`, the
+        # right varying axes. A row that is not overwritten is never read.
         empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), init)
         buffer, last = jax.lax.while_loop(
             lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
@@ -174,6 +180,7 @@ _NO_REVERSE_OVER_REVERSE = (
 
 
 def _one_step(loop: PreparedWhile) -> Go:
+    # Only segments that the loop entered are run again, so the one step is made without asking.
     return lambda closed, carry, limit: Counted(loop.step(closed, carry), limit)
 
 

@@ -33,6 +33,8 @@ def memory_estimate(
       body, init, length, xs: as for `tk.loop`; arrays, or `jax.ShapeDtypeStruct`s in their place.
       gradient: one of `tk.control`'s policies.
 
+    Raises: what `tk.loop` raises.
+
     Cost: a few traces of `body`; nothing is compiled or run, and no array is made.
     """
     require_policy(gradient)
@@ -41,8 +43,8 @@ def memory_estimate(
     def look(init: Tree, xs: Tree) -> tuple:
         loop = prepare(body, init, xs, length)
         x = jax.tree.map(entry, loop.xs)
-        # In a call only arrays that are traced are lifted. Here nothing is traced by a gradient yet, so
-        # every array that `body` closes over counts as one that will be differentiated.
+        # `tk.loop` lifts only the closed-over arrays that are tracers, as under `jax.grad`. No gradient is
+        # taken here, so every closed-over array is lifted, as if it were to be differentiated.
         traced, shape = jax.make_jaxpr(body, return_shape=True)(loop.init, x)
         structure = jax.tree.structure(shape)
 

@@ -1,8 +1,8 @@
 """A loop made ready for any policy: traced once, its types checked, what it closes over lifted.
 
-*Lifted* means that arrays which the body closes over become arguments of the step, `closed`. A rule of
-its own (`jax.custom_vjp`) gives derivatives only by its arguments, so without that the derivative by
-a closed-over array would be an error or be lost.
+*Lifted* means that the arrays which the body closes over become an argument of the step, `closed`. A
+custom derivative rule (`jax.custom_vjp`) gives derivatives with respect to its arguments only. Without
+lifting, the derivative with respect to a closed-over array would be an error, or be lost.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def prepare_while(
     testing = lift(_checked_cond(cond), init)
     return PreparedWhile(
         cond=lambda closed, carry: testing.call(closed[0], carry),
-        step=lambda closed, carry: stepping.call(closed[1], carry)[0],
+        step=lambda closed, carry: stepping.call(closed[1], carry)[0],  # without the output, None
         closed=(testing.closed, stepping.closed),
         init=init,
         max_steps=max_steps,
@@ -146,7 +146,7 @@ def _length(xs: Tree, length: Any) -> int:
 
 def entry(leaf: Array) -> Any:
     """The type of one entry of `xs`."""
-    # An array without entries has no `leaf[0]`, whose type JAX would tell exactly (weakly typed or not).
+    # The type of `leaf[0]` also says whether it is weakly typed. An array without entries has no `leaf[0]`.
     if leaf.shape[0] == 0:
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     return jax.eval_shape(lambda leaf: leaf[0], leaf)
@@ -170,7 +170,7 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
 
 
 def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
-    """`body` traced; in `jax.shard_map` each part of its result is marked as varying as `init` is."""
+    """`body` traced. In `jax.shard_map` the carry that it returns is marked as varying like `init`."""
     found = tree.varying_axes(init)
     if not found:
         return lift(body, init, *rest)
@@ -183,6 +183,7 @@ def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
 
 
 def _promoted(before: Array, after: jax.ShapeDtypeStruct) -> Array:
+    # A carry of a loop has one type. So the 0 of `init=0` becomes 0.0 if the body adds a float to it.
     weak = jax.typeof(before).weak_type
     if weak and (before.dtype != after.dtype or before.shape != after.shape):
         return before.astype(jnp.result_type(before, after.dtype))

@@ -13,11 +13,12 @@ _LINES = 20
 
 
 def printer(length: int) -> Ticker:
-    """Prints `loop: 300/1000` at most twenty times in a loop of `length` steps."""
+    """A ticker that prints `loop: 300/1000`, at most twenty times in a loop of `length` steps."""
     every = max(-(-length // _LINES), 1)
 
     def tick(done: Array, since: int) -> None:
-        # The callback runs only in the steps that print. In every step it would slow the loop down.
+        # Prints if a multiple of `every` was passed since the last call, which may lie several steps back,
+        # and at the end. A callback in every step would slow the loop down.
         jax.lax.cond(
             (done // every > (done - since) // every) | (done == length),
             lambda: jax.debug.callback(_print, done, length),

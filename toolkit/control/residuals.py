@@ -24,7 +24,7 @@ def size(shapes: Tree) -> int:
 
 
 def cotangents(loop: PreparedLoop) -> int:
-    """Bytes of one cotangent of all that the steps close over."""
+    """Bytes of one cotangent for each floating array that the steps close over."""
     return size([leaf for leaf in loop.closed if _is_inexact(leaf)])
 
 
@@ -41,6 +41,8 @@ def outputs(loop: PreparedLoop) -> int:
 
 def left_by(loop: PreparedLoop, steps: int) -> int:
     """Bytes that `steps` steps of a plain scan leave for their derivative, without the scan's inputs."""
+
+    # What `jax.vjp` returns is a pytree, whose leaves are the arrays that its pullback holds.
 
     def left(*operands: Tree) -> list:
         moving, fixed, _ = tree.split(operands)

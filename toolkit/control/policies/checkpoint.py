@@ -33,8 +33,8 @@ class checkpoint:
     reverse mode and Hessians (`jax.hessian`).
 
     Cost: memory of `length / k` carries and of what k steps leave. For a tuple: as many carries as
-    the sum of all sizes but the last, and what as many steps leave as the last size says. Besides,
-    for each level one cotangent of what the loop closes over. In time, one more run of the steps for
+    all sizes but the last add up to, and what the steps of one innermost segment leave. In addition,
+    for each level, one cotangent of what the loop closes over. In time, one more run of the steps for
     each level above the innermost. 1,000 steps of an `[8, 256]` state with `[256, 256]` weights: see
     benchmarks/control.py.
 

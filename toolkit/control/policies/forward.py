@@ -46,6 +46,7 @@ class forward:
                 _with_operands(loop, operands)._replace(ticker=ticker)
             )
 
+        # The runs that carry tangents have no ticker, so that no step is counted twice.
         solve = forward_rule(under(loop.ticker), under(None), self._require)
         return solve(loop.closed, loop.init, loop.xs)
 

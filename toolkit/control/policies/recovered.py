@@ -11,7 +11,10 @@ from toolkit.types import Tree
 
 
 def random_signs(carry: Tree) -> list[Array]:
-    """Random signs, one for each floating number of a carry."""
+    """Random signs, one for each floating number of a carry.
+
+    The key is fixed, because the forward and the reverse pass must use the same signs.
+    """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
     keys = jax.random.split(jax.random.key(0), len(leaves))
     signs = [
@@ -24,7 +27,8 @@ def random_signs(carry: Tree) -> list[Array]:
 def projection(carry: Tree, weights: list[Array]) -> Array:
     """The random projection of a carry: its numbers with random signs, summed up.
 
-    An error in the carry changes the sum by about the error's norm, whatever its direction.
+    An error `e` in the carry changes the sum by `s'e`. For random signs `s` the mean of `(s'e)^2` is
+    `|e|^2`, so the change is about as large as the error, whatever its direction.
     """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
     total = no_error(carry)
@@ -34,7 +38,10 @@ def projection(carry: Tree, weights: list[Array]) -> Array:
 
 
 def drift(carry: Tree, mark: Array, weights: list[Array]) -> Array:
-    """How far the projection of a recovered carry is from the noted one, relative to the carry."""
+    """How far the projection of a recovered carry is from `mark`, relative to the carry's norm.
+
+    `mark` is the projection that the forward pass noted.
+    """
     gap = jnp.abs(projection(carry, weights) - mark)
     return _relative(gap, tree.split(carry).inexact)
 

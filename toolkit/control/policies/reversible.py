@@ -56,12 +56,12 @@ _NO_SECOND_ORDER = (
 class reversible:
     """Keep the last carry, and recover the others by running the loop backwards.
 
-    The reverse pass makes one inverse step and one pullback a step. It compares `body` of each
-    recovered carry with the carry before, a random projection of each recovered carry with the one
-    that the forward pass noted, and at the end the first with `init`; integers, booleans and keys
-    must be equal. If any relative error exceeds `tol`, every derivative is NaN, and outside `jit` a
-    warning tells the error. A loop that contracts cannot be reversed, whatever the inverse is;
-    `tk.control.reconstruction_error` tells beforehand.
+    For each step the reverse pass makes one inverse step and one pullback. It checks three things:
+    `body` of a recovered carry must give back the carry that it was recovered from; a random
+    projection of it must be the one that the forward pass noted; and the first carry must be `init`.
+    Integers, booleans and keys must be equal. If any relative error exceeds `tol`, every derivative
+    is NaN, and outside `jit` a warning tells the error. A loop that contracts cannot be reversed,
+    whatever the inverse is; `tk.control.reconstruction_error` tells beforehand.
 
     Args:
       inverse: `inverse(carry, x)` -> the carry before the step that saw `x`; it may close over
@@ -94,7 +94,7 @@ class reversible:
         return run(*operands, tree.stop_gradient(back.closed))
 
     def run_while(self, loop: PreparedWhile) -> Counted:
-        """Refused: the number of steps, and so of the numbers to note, is not known beforehand."""
+        """Refused: a projection of each carry is noted, and the number of steps is not known."""
         raise ValueError(
             "`gradient` must not be reversible() in tk.while_loop: use tk.control.checkpoint() "
             "with `max_steps`, or tk.loop, whose length is known."
@@ -196,6 +196,8 @@ def _reversible(
 
             _, pullback, again = jax.vjp(step, moving, wanted, x_wanted, has_aux=True)
             carry_bar, closed_bar, x_bar = pullback((bars.carry, y_bar))
+            # `distance` finds an inverse that does not undo `body`. Where `body` contracts, many carries
+            # lead to almost the same next one, so a wrong carry may pass; `drift` finds that.
             error = jnp.maximum(distance(again, later), drift(carry, mark, weights))
             bars = ReverseState(carry_bar, jax.tree.map(jnp.add, bars.closed, closed_bar))
             return (carry, bars, jnp.maximum(worst, error)), x_bar
@@ -226,7 +228,7 @@ def _reversible(
 def _run(
     loop: PreparedLoop, operands: tuple[Tree, Tree, Tree], weights: Tree
 ) -> tuple[Tree, tuple]:
-    """The loop; besides, the random projection of the carry before each step."""
+    """The last carry, and for each step its output and the random projection of the carry before it."""
     closed, init, xs = operands
 
     def step(carry: Tree, x: Tree) -> tuple[Tree, tuple[Tree, Array]]:
@@ -248,7 +250,7 @@ def _output_bars(bars: Tree, like: Tree) -> Tree:
 
 
 def _warn(worst: Array, admitted: float) -> None:
-    """Warn with the size of the error. Under `jit` there is no number yet, and the NaN has to do."""
+    """Warn with the size of the error. Under `jit` it is not known yet, and only the NaN tells."""
     if isinstance(worst, jax.core.Tracer) or worst <= admitted:
         return
     warnings.warn(

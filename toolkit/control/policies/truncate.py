@@ -93,7 +93,7 @@ class truncate:
     def _windows(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A scan over windows, for a body whose outputs have derivatives of their own."""
         step = step_of(loop)
-        head = (loop.length - 1) % self.k + 1
+        head = (loop.length - 1) % self.k + 1  # the first window: what is left over, 1 to k steps
         count = (loop.length - head) // self.k
         first, last = _cut(loop.xs, head)
 

@@ -70,7 +70,11 @@ def check(
 
 
 def _grows(jaxpr: Any) -> bool:
-    """Whether some integer may grow faster than by a constant a step; most loops have none such."""
+    """Whether some integer may grow by more than a literal in each step.
+
+    Most loops have none and need not be followed. A literal is taken to be small: `k + 1` passes int32
+    only after 2**31 iterations. The size of the literal is not looked at.
+    """
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         # No result of a `while` condition is carried on, so only the body counts.
