@@ -66,4 +66,5 @@ def while_loop(
     carry, steps = gradient.run_while(loop)
     if not with_info:
         return carry
+    # The steps alone do not tell: after exactly `max_steps` steps the condition may be false too.
     return carry, LoopInfo(steps, jnp.logical_not(loop.cond(loop.closed, carry)))

@@ -64,6 +64,8 @@ def control_flow(function: _F) -> _F:
         )
     if getattr(function, _CONVERTED, False):
         return function
+    # `functools.wraps` sets `__wrapped__`, and `inspect` then reads the source of the function below. The
+    # rewritten function would be without its wrapper.
     if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
         shown = getattr(function, "__qualname__", None) or repr(function)
         raise ControlFlowError(

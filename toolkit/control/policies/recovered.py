@@ -1,4 +1,7 @@
-"""How far a recovered carry is from the one that the loop had, for `reversible` to judge."""
+"""How far a recovered carry is from the one that the loop had, for `reversible` to judge.
+
+A complex number counts as two real ones here (`tree.as_real`), each with a sign of its own.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ def distance(got: Tree, expected: Tree) -> Array:
     expected_moving, expected_fixed, _ = tree.split(expected)
     difference = jax.tree.map(jnp.subtract, moving, expected_moving)
     error = _relative(tree.norm(difference).astype(no_error(got).dtype), expected_moving)
+    # An integer that differs, such as a step counter, makes the carry another one altogether.
     pairs = zip(jax.tree.leaves(fixed), jax.tree.leaves(expected_fixed), strict=True)
     for a, b in pairs:
         error = jnp.where(jnp.all(a == b), error, jnp.inf)
@@ -64,7 +68,10 @@ def _relative(gap: Array, like: Tree) -> Array:
 
 
 def no_error(carry: Tree) -> Array:
-    """Zero, in the precision in which carries are compared."""
+    """Zero, in the precision in which carries are compared.
+
+    That is float32 at least: in bfloat16 a sum of many numbers would round by more than the error.
+    """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
     zero = jnp.zeros((), jnp.result_type(jnp.float32, *leaves))
     return tree.vary(zero, tree.varying_axes(carry))

@@ -26,6 +26,7 @@ class ItemRun(NamedTuple):
     def unstacked(self) -> list[Any]:
         leaves, structure = jax.tree.flatten(self.items)
         columns = [jnp.unstack(leaf) for leaf in leaves]
+        # Items without arrays, such as `()`, leave no columns to tell their number.
         if not columns:
             return [jax.tree.unflatten(structure, []) for _ in range(self.length)]
         return [jax.tree.unflatten(structure, row) for row in zip(*columns, strict=True)]
@@ -66,7 +67,7 @@ class ListRecorder:
         self.place = here()
 
     def extend(self, items: Any) -> None:
-        # What another loop has grown is added as arrays, without taking it apart.
+        # A list that an inner loop has grown is added as arrays, without taking it apart.
         if isinstance(items, StackedList) and not items.materialised:
             for item in items.prefix:
                 self.append(item)
@@ -196,6 +197,7 @@ def _at(items: Any, index: int) -> Any:
 
 
 def _item_type(block: Any, leading: int) -> Any:
+    """The type of an item, given arrays of items with `leading` axes before those of an item."""
     leaves, structure = jax.tree.flatten(block)
     return structure, tuple((leaf.shape[leading:], leaf.dtype) for leaf in leaves)
 

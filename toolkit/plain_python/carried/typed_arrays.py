@@ -64,4 +64,5 @@ def type_text(aval: Any) -> str:
 
 def is_python_number(leaf: Any) -> bool:
     """Whether `leaf` is a number of Python's own, known before anything runs."""
+    # `np.float64` is a subclass of `float`, but JAX takes its dtype as given, not as weakly typed.
     return isinstance(leaf, (bool, int, float, complex)) and not isinstance(leaf, np.generic)

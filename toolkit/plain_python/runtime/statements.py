@@ -140,6 +140,7 @@ def returned(flag: Any, result: Any, always: bool) -> Any:
     if flag is False and not always:
         return None
     if is_traced(flag) and not always:
+        # A bare `return` gives None, as does the end of the function.
         if result is None:
             return None
         raise refuse(

@@ -75,6 +75,7 @@ class ScanItems(NamedTuple):
 
 def is_array(part: Any) -> bool:
     """Whether a `for` over `part` goes over the leading axis of an array."""
+    # Objects, strings and dates are no arrays for JAX, so a loop over them runs as Python.
     if isinstance(part, np.ndarray):
         return part.ndim > 0 and part.dtype.kind not in "OSUMm"
     return isinstance(part, jax.Array) and part.ndim > 0
@@ -125,6 +126,7 @@ def _of_range(part: range) -> ScanItems:
 
 
 def _together(parts: list[ScanItems]) -> ScanItems:
+    """Tuples of one item from each part, as many as the shortest part has."""
     length = min(one.length for one in parts)
     xs = tuple(jax.tree.map(lambda leaf: leaf[:length], one.xs) for one in parts)
 

@@ -105,6 +105,7 @@ def common_type(a: Any, b: Any) -> Any:
         return None
     if a.dtype == b.dtype:
         return a if not a.weak_type else b
+    # Random keys have types that promote to no other.
     if jnp.issubdtype(a.dtype, jax.dtypes.extended) or jnp.issubdtype(b.dtype, jax.dtypes.extended):
         return None
     if not a.weak_type and not b.weak_type:
@@ -117,6 +118,7 @@ def common_type(a: Any, b: Any) -> Any:
 
 
 def _one_sided(there: int) -> str:
+    """The reason why a variable may have no value: only the branch `there` assigns it."""
     return (
         f"it is assigned only in the {_WORDS[there]} branch of the traced if at line {here().line}; "
         "give it a value before the if"
@@ -128,6 +130,7 @@ def _absent(name: str, reason: str) -> Node:
 
 
 def _disagreement(name: str, exits: list[ExitValue]) -> str:
+    """The reason why a variable has no single value after the two branches, for a message."""
     a, b = exits
     shown = "the returned value" if name == RESULT else f"'{name}'"
     after = "the if branch", "the else branch"

@@ -77,6 +77,8 @@ def while_from_the_start(
         body()
         asked.append(is_traced(test()))
 
+    # The first iteration is traced on the values themselves, only to see what the second test asks. What
+    # Python knows stays known, so a test on Python values alone gives no tracer.
     trace(variables, encode_entry(variables, values, loop=True), once, as_inputs=False)
     if not asked[-1]:
         return False
