@@ -25,7 +25,10 @@ Scheme = Literal["one_sided", "centered", "holomorphic"]
 ANSWERED = 1e-3  # up to here a nudged solve counts as converged
 UNUSABLE = 0.1  # beyond this not one digit of the answer is known
 
-_NO_FORWARD_MODE = "Nudged() has no forward mode (jvp, jacfwd): a cotangent is what it nudges with; use Implicit()."
+_NO_FORWARD_MODE = (
+    "Nudged() has no forward mode (jvp, jacfwd): a cotangent is what it nudges with; use "
+    "Implicit()."
+)
 _NO_SECOND_ORDER = (
     "Nudged() has first derivatives only: its pullback is made of solves that nothing follows; use "
     "Implicit()."

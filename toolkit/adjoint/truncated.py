@@ -70,6 +70,7 @@ class Truncated:
             else:
                 _, made = steps.finish(steps.run(*constant))
                 first = jnp.maximum(made - last, 0)
+            # Where all steps are differentiated the start is no constant: y0 keeps its derivative.
             if last == steps.num_steps:
                 carry = steps.begin(y0, theta)
             else:

@@ -29,6 +29,8 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
     if objective is None:
         return problem
 
+    # `evaluate` is the direction of ascent, the conjugate of JAX's gradient. The rule below is for JAX's
+    # own, so it is conjugated here, and back again in the result.
     @jax.custom_vjp
     def gradient(y: Tree, theta: Tree, x: Tree) -> Tree:
         return tree.conj(problem.evaluate(y, theta, x))

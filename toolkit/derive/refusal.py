@@ -26,6 +26,8 @@ def _refuse(*_: Any, message: str, **__: Any) -> Any:
     raise TypeError(message)
 
 
+# Evaluating the tangent refuses: outside `jit` by the implementation, inside by the lowering. Its transpose
+# passes the cotangent on.
 _refused_p.def_impl(_refuse)
 _refused_p.def_abstract_eval(lambda tangent, *, message: tangent)
 mlir.register_lowering(_refused_p, _refuse)
@@ -43,6 +45,7 @@ def _refuse_transpose(_: Any, __: Any, *, message: str) -> Any:
     raise TypeError(message)
 
 
+# The other way round: evaluation passes the tangent on, and the transpose refuses.
 _one_way_p.def_impl(lambda tangent, *, message: tangent)
 _one_way_p.def_abstract_eval(lambda tangent, *, message: tangent)
 mlir.register_lowering(_one_way_p, lambda _, tangent, *, message: [tangent])

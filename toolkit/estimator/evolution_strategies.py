@@ -43,6 +43,9 @@ class EvolutionStrategies:
       batch: pairs at once, a divisor of `num_pairs`; None is all of them. The noise does not depend
         on it, the last bits may.
 
+    Raises:
+      ValueError: `batch` does not divide `num_pairs`, or `loss` returns no real number of shape ().
+
     Differentiation: any mode and order that `loss` allows; none is needed for the estimate.
 
     Cost: `2 n` evaluations; memory of `2 batch` of them, without history.

@@ -32,6 +32,10 @@ class ForwardGradient:
       batch: directions at once, a divisor of `num_directions`; None is all of them. The noise does
         not depend on it, the last bits may.
 
+    Raises:
+      ValueError: `batch` does not divide `num_directions`, or `loss` returns no real number of
+        shape ().
+
     Differentiation: any mode and order that `loss` allows on top of one forward pass.
 
     Cost: one evaluation and `n` tangents; memory of `loss` without its history, times `batch`.

@@ -71,6 +71,10 @@ class NodePerturbation:
       batch: samples at once, a divisor of `num_samples`; None is all of them. The noise does not
         depend on it, the last bits may.
 
+    Raises:
+      ValueError: `batch` does not divide `num_samples`; `loss` returns something else than `[]` or
+        `[B]` real numbers; two nodes share a name and an index; a node in a loop has no index.
+
     Differentiation: not of the estimate; the nodes' own derivatives need reverse mode.
 
     Cost: `n + 2` evaluations and one reverse pass without the cross-node terms; memory of `batch`

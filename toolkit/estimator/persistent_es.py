@@ -68,6 +68,9 @@ class PersistentES:
         `EvolutionStrategies`.
       batch: pairs at once, a divisor of `num_pairs`; None is all of them.
 
+    Raises:
+      ValueError: `batch` does not divide `num_pairs`, or `truncation` the horizon.
+
     Differentiation: any mode and order that the system allows; none is needed for the estimate.
 
     Cost: `2 P` windows; `2 P` states and `P` trees like `theta` are carried.

@@ -40,6 +40,9 @@ class TruncatedBackprop:
     Args:
       truncation: steps of a window, a divisor of the horizon; the horizon itself is `Backprop`.
 
+    Raises:
+      ValueError: `truncation` does not divide the horizon.
+
     Differentiation: forward and reverse mode, any order that the system allows.
 
     Cost: memory of `truncation` steps; one state is carried.

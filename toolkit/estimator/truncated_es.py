@@ -47,6 +47,9 @@ class TruncatedES:
       truncation: steps of a window, a divisor of the horizon.
       batch: pairs at once, a divisor of `num_pairs`; None is all of them.
 
+    Raises:
+      ValueError: `batch` does not divide `num_pairs`, or `truncation` the horizon.
+
     Differentiation: any mode and order that the system allows; none is needed for the estimate.
 
     Cost: `2 num_pairs + 1` windows; memory of `2 batch` states, one is carried.
@@ -75,6 +78,7 @@ class TruncatedES:
             noise_key, start_key = split(key, 2)
             parts = tree.split(theta)
 
+            # All particles start an episode with the same key, so that their losses differ by `theta` alone.
             def window(inexact: Tree) -> tuple[Tree, Array]:
                 moved = rejoin(parts, inexact)
                 first = begin_or_continue(system, state.system, moved, state.time, start_key)
@@ -90,6 +94,7 @@ class TruncatedES:
 
             pair_keys = jax.random.split(noise_key, self.num_pairs)
             _, mean = average(pair, pair_keys, self.num_pairs, self.batch)
+            # The carried state is that of the unperturbed `theta`; the particles' own are thrown away.
             last, value = window(parts.inexact)
             time = after_window(system, state.time, self.truncation)
             return TruncatedState(last, time), Estimate(value, as_gradient(parts.inexact, mean))

@@ -30,6 +30,7 @@ def checked(matvec: tree.Matvec, b: Tree) -> tree.Matvec:
         )
 
     def one(product: Any, leaf: Array) -> Array:
+        # A complex product of a real vector is refused: the cast would drop its imaginary part.
         product = jnp.asarray(product)
         if product.shape != leaf.shape or (
             jnp.iscomplexobj(product) and not jnp.iscomplexobj(leaf)
@@ -39,6 +40,8 @@ def checked(matvec: tree.Matvec, b: Tree) -> tree.Matvec:
 
     def product(v: Tree) -> Tree:
         made = call_as("matvec", matvec, "(v)", v)
+        # `one` fails on a leaf of the wrong shape, `jax.tree.map` on another structure. Both become one
+        # message that shows the whole trees.
         try:
             return jax.tree.map(one, made, b)
         except (TypeError, ValueError):
@@ -144,6 +147,7 @@ def judge(
         jnp.where(relative <= tol, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
         int(Status.NOT_FINITE),
     )
+    # A solve that failed must not look like one that worked: its x and residual become NaN.
     info = LinearInfo(
         status.astype(jnp.int32),
         jnp.asarray(steps, jnp.int32),

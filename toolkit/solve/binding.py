@@ -83,7 +83,7 @@ class _LiftedSolver(NamedTuple):
 
     method: Method
     closures: SolverClosures  # what they closed over, and now read from `operands.solver`
-    settings: Operands  # booleans: what a setting of the solver reads, a schedule for one
+    settings: Operands  # booleans: the leaves that a setting of the solver, as a schedule, reads
     loops_on_data: bool  # whether an update contains a data-dependent loop
 
 

@@ -258,6 +258,8 @@ def _difference_quotient(
 ) -> tuple[float, float]:
     """The central difference that agrees best with its neighbours over six steps, and how well."""
     scale = max(1.0, float(tree.norm(at)) / tree.size(at) ** 0.5)
+    # The error of a central difference is of the order h^2 + eps / h, least near h = eps^(1/3). The factors
+    # depend on the function, so steps on both sides of that are tried.
     steps = [scale * eps ** (1 / 3) * 4.0**k for k in range(-2, 4)]
     quotients, rounding = [], []
     for h in steps:

@@ -49,6 +49,7 @@ class SolutionMap:
         A rule that reports nothing leaves these cotangents zero.
         """
         call = self.prepare(y0, theta, xs)
+        # Only rules whose reverse pass has something to report take this argument.
         takes_report = report is not None and "report" in _parameters(self.adjoint.differentiable)
         extra: dict[str, Any] = {"report": report} if takes_report else {}
         run = self.adjoint.differentiable(call.problem, call.primal, **extra)

@@ -35,6 +35,9 @@ class Anderson:
       tol: stop when the 2-norm of `fun(y) - y` is at most this (absolute).
       history: values kept, at least 1 (1 is the plain iteration).
 
+    Raises:
+      ValueError: the solve is no fixed point.
+
     Differentiation: by every rule.
 
     Cost: one evaluation of `fun` and `history * N` multiplications a step; memory of `2 * history`

@@ -27,6 +27,9 @@ class FixedPointIteration:
       tol: stop when the 2-norm of `fun(y) - y` is at most this (absolute).
       damping: in [0, 1); 0 is the plain iteration.
 
+    Raises:
+      ValueError: the solve is no fixed point.
+
     Differentiation: by every rule. Converges where the damped map is a contraction.
 
     Cost: one evaluation of `fun` a step.

@@ -37,6 +37,10 @@ class GradientDescent:
       momentum: as `step_size`; the number 0 keeps no velocity.
       tol: stop when the 2-norm of the gradient is at most this (absolute); None never stops early.
 
+    Raises:
+      ValueError: the solve is no argmin, a schedule has another length than `num_steps`, or a value
+        of it does not broadcast to every leaf of `y`.
+
     Differentiation: step sizes and momenta are hyperparameters under the rules that follow the
     steps (unroll, truncated, one-step); under the implicit rule their derivative is 0 by theory.
 

@@ -23,6 +23,9 @@ class LBFGS:
       max_steps: steps at most.
       tol: stop when the 2-norm of the gradient is at most this (absolute).
 
+    Raises:
+      ValueError: the solve is no argmin, or its function is complex (`Nudged(scheme="holomorphic")`).
+
     Differentiation: by the rules that need no steps (implicit, nudged, stopped). Its
     line search loops on data, which reverse mode cannot cross.
 

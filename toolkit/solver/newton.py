@@ -54,6 +54,7 @@ class Newton:
         def update(
             state: NewtonState, residual: Tree, theta: Tree, t: Array, x: Tree
         ) -> NewtonState:
+            # x is this step's input: with per-step inputs the system is that of this step's function.
             _, system = linearise(problem, state.y, theta, x=x)
             move, _ = solve(linear_solver, system, tree.as_real(residual))
             return NewtonState(tree.add_scaled(state.y, -1, tree.as_like(state.y, move)))

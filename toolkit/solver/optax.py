@@ -31,6 +31,10 @@ class Optax:
       num_steps: the number of steps, or its limit when `tol` is given.
       tol: stop when the 2-norm of the gradient is at most this (absolute); None never stops early.
 
+    Raises:
+      ValueError: the solve is no argmin, or the transformation compares values under
+        `Nudged(scheme="holomorphic")`, where the function is complex.
+
     Differentiation: hyperparameters inside the transformation's closure are differentiated where
     they are traced values (`optax.sgd(theta["rate"])` built inside the differentiated function).
     Adam differentiated at a zero second moment is NaN: set its `eps_root > 0` where it is unrolled.

@@ -55,6 +55,7 @@ class ProjectedGradient:
     def bind(self, problem: InnerProblem) -> Method:
         """The steps on `problem`, an argmin."""
 
+        # g is 0 or infinite, so s g = g: the proximal map is the projection for every step size.
         def prox(z: Tree, theta: Tree, step_size: Tree) -> Tree:
             return self.projection(z, theta)
 

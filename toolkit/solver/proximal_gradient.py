@@ -56,6 +56,10 @@ class ProximalGradient:
       max_steps: steps at most.
       tol: stop when the 2-norm of `(y - prox(y - step_size grad)) / step_size` is at most this.
 
+    Raises:
+      ValueError: the solve is no argmin, a schedule has another length than `max_steps`, or `prox`
+        returns no tree like `z`.
+
     Differentiation: by every rule but `Nudged` and `Reversible`, with respect to what `fun` and
     `prox` depend on. `Implicit` differentiates `y = prox(y - s grad(y))`; with a linear solver for
     symmetric systems (`CG`) only the part of the Hessian that the proximal map lets through enters:
@@ -86,6 +90,7 @@ class ProximalGradient:
             return _like(z, out)
 
         def init(y0: Tree, theta: Tree) -> ProximalState:
+            # No step has been made yet: an infinite residual meets no tolerance.
             return ProximalState(y0, jnp.full_like(tree.norm(y0), jnp.inf))
 
         def evaluate(state: ProximalState, theta: Tree, x: Tree) -> Evaluation:
