@@ -1,4 +1,4 @@
 """The command line, one file a command: which words call what?
 
-Each command's module has `add`, which declares its words, and `run`, which does the work and returns the exit code.
+Each command's module has `add`, which declares its words, and `run`, which returns the exit code.
 """

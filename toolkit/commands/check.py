@@ -29,8 +29,8 @@ def run(arguments: Namespace) -> int:
 
     Warns of each input of the program's losses whose gradient is always zero.
 
-    Raises: RunError: exit 2 for a config, a program, a `finish` or a figure that is wrong, exit 3 for a state that a
-        load changes, exit 6 for numbers that are not finite.
+    Raises: RunError: exit 2 for a config, a program, a `finish` or a figure that is wrong, exit 3 for a state
+        that a load changes, exit 6 for numbers that are not finite.
     """
     from toolkit.run.drive.prepare import prepare
     from toolkit.run.experiment import load, plain_yaml
@@ -134,10 +134,11 @@ def _saved(
 def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
     """Calls `finish` and draws the experiment's own figures.
 
-    In a run, a figure that fails is a gap in the page and a warning. Here it is an error, because whoever checks wants
-    to know of it before the steps are made.
+    In a run, a figure that fails is a gap in the page and a warning. Here it is an error, because whoever
+    checks wants to know of it before the steps are made.
 
-    Raises: RunError: exit 2 that names `finish` or each figure that fails, exit 6 for a final metric that is not finite.
+    Raises: RunError: exit 2 that names `finish` or each figure that fails, exit 6 for a final metric that is
+        not finite.
     """
     from toolkit.run.experiment import sources
     from toolkit.run.experiment.experiments import reported

@@ -1,7 +1,7 @@
 """The command line: finds the command that is asked for, and turns failures into one line and an exit code.
 
-A command's module is imported when it is asked for, and imports what is slow to load (pydantic, jax) when it runs.
-So `--help` and usage errors answer at once.
+A command's module is imported when it is asked for, and imports what is slow to load (pydantic, jax) when it
+runs. So `--help` and usage errors answer at once.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _cost(name: str, fn: Callable[..., Any], arguments: Sequence[Any], source: P
         flops = count(jax.make_jaxpr(fn)(*arguments))
     code = code_of(fn)
     place = SourceLine(code.co_filename, code.co_firstlineno) if code else NOWHERE
-    # A line of the experiment's own file is named by its number alone, so that the table fits into 80 columns.
+    # A line of the experiment's own file is named by its number, so that the table fits into 80 columns.
     return Cost(name, _shown(place, source), str(flops).replace(f"{source}:", "line "))
 
 

@@ -1,7 +1,7 @@
 """Run an experiment so that it can be stopped, resumed, trusted and read.
 
-The public names are loaded on first use (PEP 562): declaring a `Config` costs pydantic and nothing else, and only
-driving a program imports jax.
+The public names are loaded on first use (PEP 562): declaring a `Config` costs pydantic and nothing else, and
+only driving a program imports jax.
 """
 
 from typing import TYPE_CHECKING

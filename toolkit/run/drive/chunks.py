@@ -1,4 +1,4 @@
-"""How many steps to make in one call: up to the next stop, and no more than a signal can wait for."""
+"""How many steps one call makes: up to the next checkpoint or report, and few enough for a signal to wait."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from toolkit.run.experiment.common import Settings
 
-CALL = 0.1  # seconds that a call should take, about; one more may be under way when a signal comes
-GROWTH = 8  # of a call over the one before, at most: the first steps say little about the others
+CALL = 0.1  # seconds that a call should take. A signal waits for it, and for one more call in the queue.
+GROWTH = 8  # at most so many times the steps of the call before, since early calls are poorly timed
 
 
 class Chunk(NamedTuple):
-    """Steps that one call makes, with a row each `every`; the last row ends it, and need not be one that is logged."""
+    """The steps that one call makes: `rows` times `every` steps, with a row after each `every`.
+
+    A chunk that ends between two logged rows has one row, at its end, that is not logged.
+    """
 
     start: int  # the steps made before
     rows: int
@@ -47,16 +50,18 @@ def following(done: int, end: int, settings: Settings, most: int, rows: int) -> 
         return Chunk(done, 1, 1, True)
     left = min(end, _next(done, settings.checkpoint_every)) - done
     if settings.diagnostics.gradients_every:
-        last = settings.steps  # reports, too
+        # The chunk has to end just before the next step that reports, which is a chunk of its own.
+        last = settings.steps
         left = min(left, min(_next(done, settings.diagnostics.gradients_every), last) - 1 - done)
     left, every = min(left, most), settings.log_every
+    # From one logged row to another, in whole rows; else up to the next logged row, or as far as it may go.
     if done % every == 0 and left >= every:
         return Chunk(done, min(left // every, rows), every, False)
     return Chunk(done, 1, min(left, _next(done, every) - done), False)
 
 
 def reports(settings: Settings, step: int) -> bool:
-    """Whether `step` reports its gradients."""
+    """Whether `step` reports its gradients; the last step does."""
     every = settings.diagnostics.gradients_every
     return every > 0 and (step % every == 0 or step == settings.steps)
 

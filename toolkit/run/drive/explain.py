@@ -1,4 +1,7 @@
-"""Why a run stopped being finite: its steps made again from the checkpoint before, and the bad one taken apart."""
+"""Why a run has a NaN or an infinity.
+
+Its steps are made again from the last checkpoint, and the first bad step is taken apart.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from toolkit.run.store.arrays import named_leaves
 
 
 def explain(path: Path) -> int:
-    """Repeats, in this process, which line made a run not finite. Returns the exit code."""
+    """Finds again which line made a run not finite, and prints it. Returns the exit code."""
     directory.existing(path)
     record = directory.read_record(path)
     found = record.get("nonfinite")
@@ -84,11 +87,13 @@ def _explained(
     with experiments.reported(prepared.loaded.experiment, "cannot be explained"):
         for step in range(at.step + 1, found.step + 1):
             given = with_fraction_of(rows, pace, step, state)
-            kept = jax.tree.map(jnp.copy, given)  # `advance` takes what it is given
+            # `advance` donates its argument, and the bad step has to be made once more from the same state.
+            kept = jax.tree.map(jnp.copy, given)
             made = loop.advance(
                 compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given
             )
             state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))
+            # A bad metric is no part of the state: it is only known from the row in which the run found it.
             if step == found.step:
                 bad |= found.leaves.keys()
             if (
@@ -104,7 +109,7 @@ def _explained(
 
 def _only(program: Program, names: Collection[str]) -> Any:
     def step(state: Any) -> dict[str, Any]:
-        """What is bad of the step's results."""
+        """The named ones among the leaves and the metrics that a step makes."""
         state, values = program.step(state)
         leaves = {finite.title(name): leaf for name, leaf in named_leaves(state).items()}
         return {name: leaf for name, leaf in {**leaves, **values}.items() if name in names}

@@ -1,4 +1,7 @@
-"""The end of a run: `final/`, the report and the card, the mark; whatever a kill leaves undone can be repeated."""
+"""The end of a run: `final/`, the report and the card, then the mark `finished`.
+
+If the process is killed in between, the same command does it again.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ def _final(
     began = time.perf_counter()
     with experiments.reported(source, "finish failed"):
         result = prepared.traced.program.finish(at.state)
-    # A process that was killed after it wrote `final/` left it whole: it is kept, so that its `seconds` stay.
+    # A process that was killed after it wrote `final/` left it whole. It is kept, so that the seconds in it
+    # stay the same.
     if os.path.lexists(folder):
         damaged = final.changed(place.path, place.record().get("final") or {})
         durable = None if damaged else final.read(place.path)

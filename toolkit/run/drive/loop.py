@@ -85,8 +85,8 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
         RunError: exit 5 where a file cannot be written.
     """
     every, steps = job.settings.checkpoint_every, job.settings.steps
-    # If a run is killed after the last step that its budget had time for, it must not step again when it is continued.
-    # A run that has not stepped at all takes one step, so that there is something to finish.
+    # If a run is killed after the last step that its budget had time for, it must not step again when it is
+    # continued. A run that has not stepped at all takes one step, so that there is something to finish.
     end = start.step if start.step and job.pace.spent_after() else steps
     at, stride = start, Stride(job.compiled.most)
     with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
@@ -99,7 +99,8 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
             if before is not None:
                 _written(job, log, stride, before)
             before = call
-            # jax returns before the device is done. With a budget the clock is read below, and has to include the steps.
+            # jax returns before the device is done. With a budget the clock is read below, and has to include
+            # the steps.
             if job.pace.budget is not None:
                 jax.block_until_ready(call.made.values)
             signaled, last = job.stop.number, job.pace.is_last(chunk.end)
@@ -112,7 +113,7 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
                 raise StoppedBySignal(signaled, chunk.end)
             if last:
                 break
-    # A run that was killed between its last checkpoint and the removal of older ones has still to remove them.
+    # A run that was killed just after its last checkpoint may still have older ones to remove.
     _prune(job)
     return at
 
@@ -157,7 +158,7 @@ def _written(
         found = np.asarray(made.found)[: chunk.rows]
     ended = job.pace.elapsed()
     began = stride.measured(chunk.end - chunk.start, call.called, ended)
-    # Looking for NaN row by row would dominate short steps, so first all rows of the call are asked at once.
+    # Looking for NaN row by row may take longer than the steps do. So all rows are first asked at once.
     spoilt = (found & ~job.watch.may_hold).any()
     whole = all(np.isfinite(column).all() for column in values.values())
     columns = {name: column.tolist() for name, column in values.items()}
@@ -171,7 +172,7 @@ def _written(
         # Between two rows a metric may be NaN: an experiment may measure only where it logs.
         bad = bad_metrics(numbers) if logging and not whole else {}
         bad |= job.watch.bad(found[row]) if spoilt else {}
-        # The steps of a call take equal times, as far as anybody knows.
+        # Only the ends of calls are on the clock. The rows of a call are taken to be equally long.
         seconds = began + (ended - began) * (row + 1) / chunk.rows
         if logging or bad:
             leaves = by_leaf(made.reports)

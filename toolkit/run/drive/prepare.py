@@ -1,4 +1,4 @@
-"""From a config to a program that is checked, and to the state that it starts from."""
+"""From a config to a checked program, and to the state that its run starts or continues from."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
     """Builds the experiment's program and traces it.
 
     Args:
-        written: what the run's config.yaml says, where that is not `loaded.resolved`: an experiment that has gained a
-            field since then resolves to more than was written.
+        written: what the run's config.yaml says. It may be less than `loaded.resolved`, because the experiment may
+            have gained a field since it was written.
 
     Raises: RunError (exit 2) that names the line.
     """
@@ -53,7 +53,7 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
 
 
 def build(loaded: load.Loaded) -> tuple[Settings, Any]:
-    """The typed config, and the program that the experiment makes of it, not looked at yet."""
+    """The typed config, and the program that the experiment makes of it, which is not checked yet."""
     source = loaded.experiment
     settings = loaded.settings
     make = getattr(loaded.module, "build", None)

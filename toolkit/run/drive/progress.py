@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 LINES = 20  # of a whole run, in a log
 SHOWN = 4  # metrics in a line
-SETTLED = 0.2  # seconds: the first calls are slower
-REDRAWN = 0.05  # seconds between two states of the bar, at least
+SETTLED = 0.2  # seconds after the first row before a forecast; the first calls are slower
+REDRAWN = 0.05  # at least so many seconds between two states of the bar
 
 Show = Callable[[int, dict[str, float], float], None]  # (step, metrics, the row's seconds)
 
@@ -54,7 +54,8 @@ def _tell(
     place: RunDirectory, pace: Pace, first: tuple[int, float], second: tuple[int, float]
 ) -> None:
     (a, before), (b, now) = first, second
-    each = (now - before) / (b - a)  # the first row's time is of compiling, too
+    # Counted from the first row, because the time before it also went into compiling.
+    each = (now - before) / (b - a)
     total = now + each * (pace.steps - b) + pace.reserve
     text = f"forecast: {pace.steps} steps in about {duration(total)}"
     fields = {"steps": pace.steps, "seconds": round(total, 1)}

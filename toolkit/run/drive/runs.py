@@ -1,7 +1,7 @@
-"""The commands `run` and `resume`: from a config to a finished directory, in the order that failures need.
+"""The commands `run` and `resume`: from a config to a finished directory.
 
-A missing file and broken YAML are told before jax is imported, a wrong value once the experiment is; nothing exists on
-disk until the program has been traced.
+The order is chosen so that failures come early. A missing file and broken YAML are reported before jax is
+imported, a wrong value once the experiment is imported. Nothing is written until the program has been traced.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
         target = out or directory.default_path(path, lambda at: _continues(at, loaded))
         directory.remove_leftovers(target)
         with contextlib.ExitStack() as stack:
+            # `alone` keeps other starts out until the run directory exists and its own lock is held (see
+            # `birth`).
             alone = stack.enter_context(contextlib.ExitStack())
             if directory.is_free(target):
                 alone.enter_context(birth.alone(target, directory.this_process()))
@@ -91,7 +93,7 @@ def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[s
 
 
 def _bits(prepared: PreparedRun) -> dict[str, str]:
-    """What many seeds in one program do to bits, for the record; nothing for a single one."""
+    """How the numbers of several seeds in one program relate to single runs, for run.json. Empty for one seed."""
     seeds = prepared.settings.seeds
     if seeds == 1:
         return {}
@@ -103,7 +105,7 @@ def _bits(prepared: PreparedRun) -> dict[str, str]:
 def _continue(
     place: directory.RunDirectory, prepared: PreparedRun, command: str, allow_drift: bool
 ) -> list[str]:
-    """Takes an unfinished run over. Returns the names of what differs from its first environment.
+    """Takes over an unfinished run. Returns the names of the fields that differ from its first environment.
 
     Raises: RunError (exit 7) if anything differs and that is not allowed.
     """
@@ -204,15 +206,16 @@ def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPositi
     budget = prepared.settings.budget
     if budget is None:
         return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
-    # A process that was killed had worked beyond its last checkpoint. Its rows say how long, and that time is spent.
+    # A process that was killed had gone on after its last checkpoint. Its rows say how long, and that time
+    # counts.
     spent = max([start.seconds, *(row["seconds"] for row in directory.read_rows(place.path)[-1:])])
     pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
     began = time.perf_counter()
     with experiments.reported(prepared.loaded.experiment, "finish failed"):
         prepared.traced.program.finish(start.state)
     now = time.perf_counter()
-    # Kept for the end: drawing, twice what `finish` took just now, and half of what the start took. A machine that is
-    # slow to start is slow to end as well, and Python itself started before our clock did.
+    # Kept for the end: drawing, twice what `finish` took just now, and half of what the start took. A machine
+    # that is slow to start is slow to end as well, and Python itself started before our clock did.
     pace.reserve = DRAWING + 2 * (now - began) + min((began - prepared.began) / 2, STARTING)
     if pace.spent_after():
         spent, end = duration(pace.elapsed()), duration(pace.reserve)

@@ -1,7 +1,7 @@
 """SIGTERM, SIGINT and SIGHUP: finish the step, save, leave. A second signal leaves at once.
 
-The signal number arrives on a pipe that a thread reads, because Python runs its handlers only between two bytecodes
-of the main thread: during a long compiled step, or an import, that may be minutes later.
+A thread reads the number of the signal from a pipe. Python's own handlers would be too late: they run only
+between two bytecodes of the main thread, which during a long compiled step or an import may be minutes away.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class StopRequest:
     """Shared by the listening thread, which sets `number`, and the loop, which reads it between steps."""
 
     number: int | None = None  # the signal that asked to stop
-    # True while there is a state worth saving. Then the first signal waits for the loop, which saves and leaves.
+    # True while there is a state worth saving: the first signal then waits for the loop to save and leave.
     deferred: bool = False
 
 
@@ -37,6 +37,7 @@ def watched() -> Iterator[StopRequest]:
     os.set_blocking(writing, False)
     # `nohup` ignores SIGHUP; that wish is kept.
     numbers = [number for number in HANDLED if signal.getsignal(number) != signal.SIG_IGN]
+    # Handlers that do nothing: the pipe is written only for signals that have a handler of Python's.
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     wakeup_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     listener = threading.Thread(target=_listen, args=(reading, request), daemon=True)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from toolkit.run.experiment.durations import seconds
 
 # `validate_default`: a default outside of its field's own bounds is refused like a value from the file.
-# `protected_namespaces`: pydantic reserves names such as `model_width` and warns of them; experiments may use them.
+# `protected_namespaces`: pydantic warns of names such as `model_width`, which experiments may well use.
 STRICT = ConfigDict(
     frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
 )

@@ -69,14 +69,16 @@ class Program(NamedTuple):
     # Pure; each metric is a scalar, or `Gradients`.
     step: Callable[[State], tuple[State, dict[str, Array | Gradients]]]
     finish: Callable[[State], Final]  # called once, after the last step, not compiled
-    # What is differentiated, by name: the hyper-objective and others. It is called with the shapes of a state.
+    # What is differentiated, by name: the hyper-objective and others. It is called with the shapes of a
+    # state.
     losses: Callable[[State], dict[str, Loss]] | None = None
-    # True for `step(state, fraction)`: a float32 scalar from 0 to 1, the part of the steps that is used up or, where
-    # that is more, of the time in `budget`. It is data, so nothing is compiled again, and it stands in each row. Without
-    # a budget a run stays reproducible. With one it is not: its fractions depend on how fast the machine was.
+    # True for `step(state, fraction)`: a float32 scalar from 0 to 1, the part of the steps that is used up
+    # or, where that is more, of the time in `budget`. It is data, so nothing is compiled again, and it stands
+    # in each row. Without a budget a run stays reproducible. With one it is not: its fractions depend on how
+    # fast the machine was.
     takes_fraction: bool = False
-    # Trees of arrays by name: the data it learns from. Their shapes and hashes stand in run.json, and a run is resumed
-    # only if they are the same.
+    # Trees of arrays by name: the data it learns from. Their shapes and hashes stand in run.json, and a run
+    # is resumed only if they are the same.
     data: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -48,8 +48,8 @@ def load(path: Path, words: Sequence[str] = ()) -> Loaded:
     }
     for change in changes:
         where = {at: place for at, place in where.items() if at[: len(change.path)] != change.path}
-        # A new `kind` drops the other fields of its mapping (see `overrides.apply`). If the new kind lacks a field
-        # then, the command line is to blame for it, and no line of the file.
+        # A new `kind` drops the other fields of its mapping (see `overrides.apply`). If the new kind lacks a
+        # field then, the command line is to blame for it, and no line of the file.
         owner = change.path[:-1] if change.path[-1] == "kind" else change.path
         where[owner] = where[change.path] = overrides.WHERE
 
@@ -73,8 +73,8 @@ def model_of(path: Path) -> type[Settings]:
 def validate(model: type[Settings], data: dict[str, Any], where: dict[tuple, str]) -> Settings:
     """The typed config. Raises: RunError (exit 2) with every problem of `data`."""
     try:
-        # In JSON mode pydantic is strict in the way that YAML users expect: a list is accepted for a tuple, but "1" is
-        # no number and 1.0 is no integer. In Python mode it would refuse a list for a tuple.
+        # In JSON mode pydantic is strict in the way that YAML users expect: a list is accepted for a tuple,
+        # but "1" is no number and 1.0 is no integer. In Python mode it would refuse a list for a tuple.
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise RunError(

@@ -42,8 +42,9 @@ def apply(
 ) -> dict[str, Any]:
     """`data` with the overrides applied from left to right.
 
-    If the file leaves a mapping or list out, an override of a part of it changes its default. An override that changes
-    the `kind` of a mapping drops the fields of the old kind, so `adjoint.kind=unroll` needs no other word.
+    If the file leaves a mapping or list out, an override of a part of it changes its default. An override
+    that changes the `kind` of a mapping drops the fields of the old kind, so `adjoint.kind=unroll` needs no
+    other word.
     """
     for override in overrides:
         data = _set(data, override, override.path, defaults)

@@ -1,7 +1,8 @@
 """YAML for configs: the 1.2 core numbers, no tags, no aliases, no surprises, and the line of every key.
 
-PyYAML alone reads `1e-4` as text, `no` as False, `010` as 8 and keeps the last of two equal keys. Only its parser and
-its emitter are used here; what a scalar means is decided by `scalar`, for reading and for writing alike.
+PyYAML alone reads `1e-4` as text, `no` as False, `010` as 8 and keeps the last of two equal keys. Only its
+parser and its emitter are used here; what a scalar means is decided by `scalar`, for reading and for writing
+alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-# Python refuses to convert an integer of thousands of digits, with an error of its own. No setting needs that many.
+# Python refuses to convert an integer of thousands of digits, with an error of its own; no setting needs them.
 MAX_DIGITS = 400
 
 # libyaml's parser where PyYAML was built with it, because it is many times faster.
@@ -99,8 +100,8 @@ def parse(text: str, where: str) -> Document:
 def scalar(text: str) -> Any:
     """What an unquoted scalar means in the YAML 1.2 core schema.
 
-    Raises: ValueError for a number with leading zeros, which YAML 1.1 reads as octal and YAML 1.2 as decimal, and for
-        a number of hundreds of digits.
+    Raises: ValueError for a number with leading zeros, which YAML 1.1 reads as octal and YAML 1.2 as decimal,
+        and for a number of hundreds of digits.
     """
     if text in _WORDS:
         return _WORDS[text]

@@ -38,8 +38,8 @@ class Pace:
         now = time.perf_counter()
         self._longest = max(self._longest, now - self._previous)
         self._previous = now
-        # The run may go on if there is time for one more step and for the last save. Each is assumed to take as long
-        # as the slowest step so far, which had saving and logging in it.
+        # The run may go on if there is time for one more step and for the last save. Each is assumed to take
+        # as long as the slowest step so far, which had saving and logging in it.
         return step >= self.steps or self.spent_after(2 * self._longest)
 
     def spent_after(self, more: float = 0.0) -> bool:
@@ -50,7 +50,7 @@ class Pace:
         """What is used up before `step`, from 0 to 1: of the steps or, where that is more, of the time."""
         used = (step - 1) / self.steps
         if self.budget is not None:
-            # The reserve may exceed the budget: then all of it is used, and the quotient must not be negative.
+            # The reserve may exceed the budget. Then the quotient must be large, and not negative.
             used = max(used, self.elapsed() / max(self.budget - self.reserve, 1e-9))
         return min(used, 1.0)
 
@@ -58,7 +58,8 @@ class Pace:
 class Paced(NamedTuple):
     """The state of a program whose step takes a fraction.
 
-    The fraction is saved with the state, so a run that is resumed between two rows goes on with the fraction of its row.
+    The fraction is saved with the state, so a run that is resumed between two rows goes on with the fraction
+    of its row.
     """
 
     state: Any
@@ -92,8 +93,8 @@ def with_fractions(
 ) -> CompiledProgram:
     """The executables with the fraction set before each call. Each call makes one step, the first one `start + 1`.
 
-    With a budget the fraction is read off the clock only once for each row, so the rows hold every fraction that was
-    used.
+    With a budget the fraction is read off the clock only once for each row, so the rows hold every fraction
+    that was used.
     """
     import jax
     import numpy as np

@@ -33,8 +33,8 @@ class TracedProgram(NamedTuple):
 class CompiledProgram(NamedTuple):
     """Executables, and the state's template with the devices that it lives on.
 
-    `advance` and `reporting` reuse the memory of the state that they are given (it is donated). After a call only the
-    state that they returned may be used.
+    `advance` and `reporting` reuse the memory of the state that they are given (it is donated). After a call
+    only the state that they returned may be used.
     """
 
     init: Callable[[], Any]
@@ -81,12 +81,15 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
 
 
 def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
-    """Compiles `init`, and the steps for a state on the devices where `init` puts it, also in a run that is resumed."""
+    """Compiles `init`, and the steps for a state on the devices where `init` puts it.
+
+    A resumed run does the same, so that it steps by the same executable.
+    """
     key = jax.random.key(traced.seed)
     with reported(source, "init failed"):
         init = jax.jit(traced.program.init).lower(key).compile()
-    # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed run would
-    # need another executable, which may round differently.
+    # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed
+    # run would need another executable, which may round differently.
     template = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         traced.template,
@@ -109,8 +112,9 @@ def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
         return jitted.lower(template, count, count).compile()
 
     with reported(source, "step failed"):
-        # The steps that report gradients are a program of their own. With a `cond` in a single program, XLA would have
-        # to keep the gradients and the old state in every step, which can cost more than a short step itself.
+        # The steps that report gradients are a program of their own. With a `cond` in a single program, XLA
+        # would have to keep the gradients and the old state in every step, which can cost more than a short
+        # step itself.
         return CompiledProgram(
             lambda: init(key),
             compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),

@@ -31,8 +31,8 @@ class StateWatch(NamedTuple):
 def watch(state: Any, start: Mapping[str, str]) -> StateWatch:
     """The watch over states of this structure. `start` is what `held` said of the first one."""
     names = tuple(name for name, leaf in named_leaves(state).items() if checks.can_fail(leaf))
-    # A leaf that starts with an infinity may keep infinities. One that starts with a NaN may hold both: NaN often stands
-    # for "not set", and the value that is set later may be an infinity.
+    # A leaf that starts with an infinity may keep infinities. One that starts with a NaN may hold both: NaN
+    # often stands for "not set", and the value that is set later may be an infinity.
     kept = [(checks.NAN in start.get(name, ""), name in start) for name in names]
     return StateWatch(names, np.array(kept, bool).reshape(len(names), 2))
 

@@ -49,7 +49,7 @@ def written(found: MeanOfSeeds | None) -> str:
     place = 1 - math.floor(math.log10(found.half_width))
     largest = max(abs(found.mean), found.half_width)
     if place > 6 or largest >= 1e6:
-        # Very small or very large: with an exponent, and again the mean with as many digits as the interval supports.
+        # Very small or very large: with an exponent, the mean again to the place of the interval's digits.
         digits = max(0, place + math.floor(math.log10(largest)))
         return f"{found.mean:.{min(digits, 15)}e} ± {found.half_width:.1e}"
     return f"{found.mean:.{max(place, 0)}f} ± {found.half_width:.{max(place, 0)}f}"

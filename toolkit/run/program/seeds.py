@@ -1,11 +1,13 @@
 """Several seeds in one program: `seeds: 5` runs the seeds `seed` to `seed + 4` of a config.
 
-The experiment is built once for each seed. Arrays that its functions close over (a split of the data, corrupted labels)
-may differ from seed to seed, and become arguments of one program. Seeds whose programs differ are refused.
+The experiment is built once for each seed. Arrays that its functions close over (a split of the data,
+corrupted labels) may differ from seed to seed, and become arguments of one program. Seeds whose programs
+differ are refused.
 
-On a CPU each seed's step is a call of its own, and the calls share the cores. If seeds differ only in their key, that is
-the program of their single runs, and gives the same bits. On accelerators all seeds run at once by `jax.vmap`, over all
-devices. Batched operations add up in another order, so their numbers agree with single runs only within rounding.
+On a CPU each seed's step is a call of its own, and the calls share the cores. If seeds differ only in their
+key, that is the program of their single runs, and gives the same bits. On accelerators all seeds run at once
+by `jax.vmap`, over all devices. Batched operations add up in another order, so their numbers agree with
+single runs only within rounding.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+")  # of a rule's function, in the text of a 
 def together(build: Callable[[Any], Program], settings: Settings) -> Program:
     """One program of all seeds: each leaf of its state has a leading seed axis, each metric a name a seed, `loss[3]`.
 
-    Raises: RunError (exit 2) where the experiment computes something else for another seed, not only from other data.
+    Raises: RunError (exit 2) where the experiment computes something else for another seed, not only from
+        other data.
     """
     if settings.diagnostics.gradients_every > 0:
         expected = "0, or seeds: 1; gradients are reported of single runs"
@@ -114,8 +117,8 @@ def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) -> Shared:
     """The functions as one. Where they differ in constants, these become arguments; otherwise it is the first."""
-    # Two jaxprs are the same program if their texts agree and so do the arrays inside them that cannot become arguments
-    # (the text shows these shortened). What they close over outside, the constants, may differ.
+    # Two jaxprs are the same program if their texts agree and so do the arrays inside them that cannot become
+    # arguments (the text shows these shortened). What they close over outside, the constants, may differ.
     traced = [jax.make_jaxpr(function, return_shape=True)(example) for function in functions]
     first, shape = traced[0]
     texts = [_text(jaxpr) for jaxpr, _ in traced]
@@ -150,8 +153,8 @@ def _vmapped(shared: Shared, seeds: int) -> Callable[[Any], Any]:
         return lambda arguments: batched(shared.own, arguments)
     mesh = jax.make_mesh((len(devices),), ("seeds",), (AxisType.Auto,), devices=devices)
     over = PartitionSpec("seeds")
-    # Seeds exchange nothing, so there is nothing for `check_vma` to find. With it, jax would refuse loops whose carry
-    # starts as a constant, the same on every device, and ends as a value of each device.
+    # Seeds exchange nothing, so there is nothing for `check_vma` to find. With it, jax would refuse loops
+    # whose carry starts as a constant, the same on every device, and ends as a value of each device.
     spread = jax.shard_map(batched, mesh=mesh, in_specs=over, out_specs=over, check_vma=False)
     if seeds % len(devices) == 0:
         return lambda arguments: spread(shared.own, arguments)

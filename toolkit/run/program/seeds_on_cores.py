@@ -1,7 +1,8 @@
 """Many seeds on the cores of a CPU: the program of a single run, compiled once and called for each seed.
 
-As many threads as there are cores call it. A core that is done takes the next seed, so the number of seeds need not be
-a multiple of the cores. The calls share no data, so neither the number of threads nor their timing changes a bit.
+As many threads as there are cores call it. A core that is done takes the next seed, so the number of seeds
+need not be a multiple of the cores. The calls share no data, so neither the number of threads nor their
+timing changes a bit.
 """
 
 from __future__ import annotations
@@ -104,11 +105,11 @@ def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
     call = _on_cores(len(each.seeds))
-    # A part begins with the seed's own arrays, which never change. The runner watches the leaves of the state alone, so
-    # what the program found in the first `own_leaves` that can be NaN is left out below.
+    # A part begins with the seed's own arrays, which never change. The runner watches the leaves of the state
+    # alone, so what the program found in the first `own_leaves` that can be NaN is left out below.
     own_leaves = sum(map(can_fail, each.advance.own))
-    # The stacked states that were made last, and their parts. The next call is nearly always given just these, and
-    # then nothing has to be split again.
+    # The stacked states that were made last, and their parts. The next call is nearly always given just
+    # these, and then nothing has to be split again.
     known: list[Any] = [None, []]
 
     def start() -> Any:
@@ -120,7 +121,7 @@ def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
         else:
             own = [_at(each.advance.own, i) for i in count]
             parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
-        # The calls reuse the memory of the parts (they are donated): after a failure these must not be used again.
+        # The calls reuse the memory of the parts (they are donated), so `known` must not keep these.
         known[:] = None, []
         made = call(lambda i: one.advance(parts[i], rows, every))
         parts = [of.state for of in made]
@@ -141,7 +142,10 @@ def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:
 
 
 def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
-    """A map over `range(count)` on all cores, for functions that release Python's lock. The calling thread works, too."""
+    """A map over `range(count)` on all cores, for functions that release Python's lock.
+
+    The calling thread works, too.
+    """
     helpers = min(count, _cores()) - 1
     pool = ThreadPoolExecutor(helpers, "seed") if helpers else None
 
@@ -176,8 +180,9 @@ def _mapped(shared: Shared, arguments: Any) -> Any:
 
 
 def _zeros(tree: Any) -> Any:
-    """Stands for the state that `init` makes, where only its shapes and its device matter: the real `init` is a program
-    of its own (`_init`), and would be compiled twice.
+    """Zeros in place of the state that `init` makes, where only its shapes and its device matter.
+
+    The real `init` is compiled in `_init`, and should not be compiled twice.
     """
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 

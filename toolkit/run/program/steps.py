@@ -48,8 +48,8 @@ def looped(step: Step, metrics: Mapping[str, Any]) -> Callable[[Any, Array, Arra
             def once(_step: Array, made: tuple[Any, Any]) -> tuple[Any, Any]:
                 state, values = made
                 state, scalars, _ = step(state)
-                # Each step writes its metrics into the row, although only the last one counts. Carrying the scalars
-                # through the loop instead makes XLA's CPU loops up to 10 % slower.
+                # Each step writes its metrics into the row, although only the last one counts. Carrying the
+                # scalars through the loop instead makes XLA's CPU loops up to 10 % slower.
                 return state, {name: _put(values[name], scalars[name], r) for name in values}
 
             state, values, found = made
@@ -93,8 +93,8 @@ def slow_in_loops(jaxpr: Any) -> bool:
 def _kinds(state: Any) -> Array:
     """What the leaves of a state hold that is not finite: `checks.kinds` of those that can hold such."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if checks.can_fail(leaf)]
-    # `kinds` takes three times as long as asking whether all numbers are finite, which they nearly always are. So that
-    # is asked first.
+    # `kinds` takes three times as long as asking whether all numbers are finite, which they nearly always
+    # are. So that is asked first.
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else True
     nothing = lambda leaves: jnp.zeros((len(leaves), 2), bool)
     return jax.lax.cond(finite, nothing, checks.kinds, leaves)

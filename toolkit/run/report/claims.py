@@ -44,7 +44,8 @@ def judge(
     """A verdict a claim on one run, in the config's order; one over more seeds than it has is left open.
 
     Args:
-        metrics: of the end; of a run of several seeds, from `first` on, with the seed behind each name, `loss[3]`.
+        metrics: of the end; of a run of several seeds, from `first` on, with the seed behind each name,
+            `loss[3]`.
     """
     return judge_runs(claims, by_seed(claims, metrics, first, seeds))
 
@@ -65,9 +66,9 @@ def by_seed(
 def judge_runs(claims: Mapping[str, Claim], runs: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     """A verdict a claim on the final metrics of runs that differ in their seed alone.
 
-    A claim over several seeds is judged by the 95 % interval of the mean (Student's t): within the bounds or outside
-    of them; across one, or of fewer runs than it names, it is inconclusive. A claim on a single run is judged on each,
-    and missed if one misses it.
+    A claim over several seeds is judged by the 95 % interval of the mean (Student's t): within the bounds or
+    outside of them; across one, or of fewer runs than it names, it is inconclusive. A claim on a single run
+    is judged on each, and missed if one misses it.
     """
     return [
         _verdict(name, claim, [run.get(name) for run in runs]) for name, claim in claims.items()

@@ -27,8 +27,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text tha
 def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
     """Writes the rows of the runs, or of a sweep's runs, in one format. Returns the exit code.
 
-    Raises: RunError: exit 2 for an unknown format, something that is no run, or a missing extra; exit 3 for a damaged
-        run; exit 4 where TensorBoard files of the run are there already.
+    Raises: RunError: exit 2 for an unknown format, something that is no run, or a missing extra; exit 3 for a
+        damaged run; exit 4 where TensorBoard files of the run are there already.
     """
     if kind not in FORMATS:
         near = nearest(kind, FORMATS)

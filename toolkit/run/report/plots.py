@@ -60,8 +60,8 @@ def svg(figure: Figure, index: int) -> str:
         canvas.savefig(
             text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-    # What follows makes the drawing part of its page: ids that no other figure has, colors that follow the page's
-    # theme, and nothing that refers to a file outside.
+    # What follows makes the drawing part of its page: ids that no other figure has, colors that follow the
+    # page's theme, and nothing that refers to a file outside.
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :]  # without the prolog, which names a DTD on the web
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)

@@ -17,11 +17,11 @@ from safetensors.numpy import save as save_tensors
 
 from toolkit.run.store import files
 
-# Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as their bytes.
+# Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as bytes.
 _SHARED = {"bool", "float16", "float32", "float64", "complex64"}
 _SHARED |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
-HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
+HEADER_LIMIT = 100 << 20  # bytes; the limit of safetensors itself
 LAYOUT = "layout"  # key of the file's metadata
 
 Leaves = dict[str, Any]  # name -> array
@@ -49,7 +49,7 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
         array = np.asarray(leaf)
         layout[name] = {"shape": list(array.shape), "dtype": array.dtype.name}
         shared = array.dtype.name in _SHARED
-        # `ascontiguousarray` would turn an array without dimensions into one of shape (1,); `np.array` does not.
+        # Not `ascontiguousarray`, which turns an array without dimensions into one of shape (1,).
         tensors[name] = (
             np.array(array, order="C") if shared else np.frombuffer(array.tobytes(), np.uint8)
         )
@@ -60,7 +60,10 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
 
 
 def size_in_header(path: Path) -> int:
-    """The bytes that a safetensors file says it has. Raises: OSError, ValueError, KeyError or TypeError."""
+    """The bytes that a safetensors file has by its header, which is a limit for reading it.
+
+    Raises: OSError, ValueError, KeyError or TypeError for a file whose header is damaged.
+    """
     with open(files.open_regular(path, os.O_RDONLY), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_LIMIT:
@@ -121,7 +124,11 @@ def size(template: Any) -> int:
 
 
 def restore(arrays: Mapping[str, np.ndarray], layout: Layout, template: Any) -> Any:
-    """A tree like `template` on its devices. The arrays are copied: a device may alias the host's memory."""
+    """A tree like `template`, on the devices of its leaves.
+
+    The arrays are copied. Otherwise a CPU device may use NumPy's memory as its own, and a step, which donates
+    its state, would write into it.
+    """
 
     def leaf(name: str, like: Any) -> Any:
         value = jax.numpy.array(arrays[name], copy=True)
@@ -150,7 +157,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _impl(key: Any) -> str:
-    """The name of a key's generator, also of a key of which only the shape is known."""
+    """The name of a key's generator. The key may be a `ShapeDtypeStruct`: tracing asks for the type alone."""
     found: list[str] = []
     jax.eval_shape(lambda traced: found.append(str(jax.random.key_impl(traced))), key)
     return found[0]

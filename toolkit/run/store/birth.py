@@ -1,9 +1,9 @@
-"""How a run directory comes to be: whole, and by one start at a time.
+"""How a run directory is created: complete from its first moment, and by one process at a time.
 
-A start locks a file beside the run directory before it imports jax, and holds the lock until the directory exists.
-Without it, several starts would all load and trace the experiment before all but one find the directory taken. The
-kernel drops the lock with the process, so a killed start holds nobody up. The file has the name of a leftover, and the
-next start removes it.
+A start locks a file beside the run directory before it imports jax, and holds the lock until the directory
+exists. Without it, several starts would all load and trace the experiment before all but one find the
+directory taken. The kernel drops the lock with the process, so a killed start blocks nobody. Its file stays
+behind, under a name by which the next start knows it as a leftover and removes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from toolkit.run.experiment.errors import Exit, RunError, fail
 from toolkit.run.store import directory, files
 from toolkit.run.store.files import storing
 
-ATTEMPTS = 5  # at being born, against a cleaner that mistakes a newborn for a leftover
+# Before the half-made directory is locked, another start may take it for a leftover and remove it: try again.
+ATTEMPTS = 5
 PATIENCE = 0.5  # seconds for the holder of the lock to write who it is
 
 
@@ -68,11 +69,12 @@ def create(path: Path, config_text: str, record: dict[str, Any]) -> directory.Ru
 def _create_once(
     path: Path, config_text: str, record: dict[str, Any]
 ) -> directory.RunDirectory | None:
-    """None where another process took our half-made directory for a leftover."""
+    """None where another start took our half-made directory for a leftover, and locked or removed it."""
     temporary, lock = files.aside(path), None
     try:
         temporary.mkdir()
-        # Locked while nobody can see it: another start that finds the directory finds it in use from the first moment.
+        # Locked while nobody can see it: another start that finds the directory finds it in use from the
+        # first moment.
         lock = os.open(
             temporary / directory.CONFIG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
         )
@@ -93,6 +95,7 @@ def _create_once(
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, FileNotFoundError | BlockingIOError):
             return None
+        # `rename` says so where `path` exists by now and is not empty: another start was faster.
         if isinstance(error, OSError) and error.errno in (
             errno.ENOTEMPTY,
             errno.EEXIST,
@@ -127,8 +130,9 @@ def _take(lock: Path) -> int | None:
         descriptor = files.open_regular(lock, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between our `open` and our lock its holder may have removed the file. Then a third process can create and
-            # lock a new file of that name, so our lock would keep nobody out: try again with the new one.
+            # Between our `open` and our lock its holder may have removed the file. Then a third process can
+            # create and lock a new file of that name, so our lock would keep nobody out: try again with the
+            # new one.
             if os.path.samestat(os.fstat(descriptor), os.stat(lock, follow_symlinks=False)):
                 return descriptor
         except BlockingIOError:

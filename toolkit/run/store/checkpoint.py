@@ -1,7 +1,8 @@
 """Checkpoints: `checkpoints/<step>/` with the state, and a manifest that makes any damage visible.
 
-A checkpoint is used only if its manifest carries a right checksum of itself and of the state file, belongs to this
-config, and the rows of metrics.jsonl up to it are unchanged. Damaged ones are set aside by renaming, never deleted.
+A checkpoint is used only if the checksums in its manifest are right (of the manifest itself and of the state
+file), it belongs to this config, and the rows of metrics.jsonl up to it are unchanged. Damaged ones are
+renamed, never deleted.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def save(folder: Path, step: int, state: Any, seconds: float, logged: Prefix, co
 def prune(folder: Path, keep: int, scheduled: Callable[[int], bool]) -> None:
     """Deletes all but the newest checkpoint and the `keep` newest at scheduled steps.
 
-    A signal makes a checkpoint at any step; it gives way to the next scheduled one, so that an interrupted run ends
-    with the same checkpoints as an uninterrupted one.
+    A checkpoint that a signal caused may be at any step. It is deleted once a newer one exists, so an
+    interrupted run ends with the same checkpoints as an uninterrupted one.
     """
     steps = [step for step, _ in _entries(folder)]
     kept = {*steps[:1], *[step for step in steps if scheduled(step)][:keep]}
@@ -122,8 +123,8 @@ def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoi
         raise ValueError(f"{MANIFEST}: of another version, {manifest['format']!r}")
     logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
     refuse_change(log, logged)
-    # The limit is checked before the file is read. Whoever can damage the file can write any size into the manifest, and
-    # reading a huge one would fill the memory.
+    # The limit is checked before the file is read. Whoever can damage the file can write any size into the
+    # manifest, and reading a huge one would fill the memory.
     limit = min(_count(manifest["bytes"]), room + arrays.HEADER_LIMIT)
     data = files.read_regular(entry / STATE, limit)
     if (len(data), hashlib.sha256(data).hexdigest()) != (manifest["bytes"], manifest["sha256"]):

@@ -1,7 +1,7 @@
-"""The run directory: born whole, held by one process at a time, left alone once finished.
+"""The run directory: created whole, held by one process at a time, left alone once finished.
 
-The lock is `flock` on the open file `config.yaml`, which is written once and never replaced. The kernel drops it with
-the process, so no kill leaves a lock behind.
+The lock is `flock` on the open file `config.yaml`, which is written once and never replaced. The kernel drops
+it with the process, so no kill leaves a lock behind.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ def claim(path: Path) -> RunDirectory:
     try:
         with files.storing(path):
             _lock(lock, path)
-        refuse_finished(
-            path
-        )  # asked again: its holder may have finished before it let go of the lock
+        # Asked again: the process that held the lock may have finished the run before it released it.
+        refuse_finished(path)
     except BaseException:
         os.close(lock)
         raise
@@ -158,9 +157,10 @@ def existing(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Removes what killed starts left beside `path`, but nothing that a living process still holds."""
     for entry in files.leftovers(path):
-        held = entry if entry == files.lock_of(path) else entry / CONFIG
+        # A start in progress locks either the file beside the directory, or config.yaml in its half-made one.
+        locked = entry if entry == files.lock_of(path) else entry / CONFIG
         try:
-            descriptor = files.open_regular(held, os.O_RDWR)
+            descriptor = files.open_regular(locked, os.O_RDWR)
         except OSError:
             _remove(entry)
             continue
@@ -168,7 +168,7 @@ def remove_leftovers(path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(entry)
         except OSError:
-            pass  # alive
+            pass  # a living process holds it
         finally:
             os.close(descriptor)
 
@@ -213,7 +213,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first; a line that is damaged is left out, since they are for people."""
+    """The events of a run, oldest first. A damaged line is left out, since only people read events."""
     try:
         data = files.read_regular(path / EVENTS, METRICS_LIMIT)
     except OSError:
@@ -279,6 +279,7 @@ def occupied(path: Path) -> RunError:
 
 def _in_use(path: Path) -> bool:
     try:
+        # Opened for writing too: NFS grants an exclusive lock only on a file that is open for writing.
         with open(files.open_regular(path / CONFIG, os.O_RDWR), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False

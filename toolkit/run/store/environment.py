@@ -13,8 +13,8 @@ from typing import Any
 from toolkit.run.experiment import sources as experiment_sources
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
-# XLA and OpenBLAS divide a sum among their threads, so the number of threads decides the last bits. Fixed numbers make
-# machines agree. Whoever wants more threads sets these variables; the record of the run says so.
+# XLA and OpenBLAS divide a sum among their threads, so the number of threads decides the last bits. Fixed
+# numbers make machines agree. Whoever wants more threads sets these variables; the record of the run says so.
 THREADS = {"NPROC": "4", "OPENBLAS_NUM_THREADS": "1"}
 PACKAGE = Path(__file__).parents[2]
 
@@ -69,7 +69,8 @@ def record(experiment: Path) -> dict[str, Any]:
 def code_state() -> dict[str, Any]:
     """The working directory's git commit, and whether tracked files differ from it; None outside git.
 
-    For people, not for comparison: the hashes in `record` say what runs, and a commit of a text changes no bit.
+    This is for people and is not compared on resume. A commit may change only a text, and the hashes in
+    `record` say what code runs.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None

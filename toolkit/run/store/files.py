@@ -1,4 +1,4 @@
-"""Writes that are whole or absent: aside, fsynced, renamed. A disk that refuses is exit code 5, in one line."""
+"""Writes that are complete or absent: to a temporary name, fsynced, then renamed. A full disk is exit code 5."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def aside(path: Path) -> Path:
 
 
 def lock_of(path: Path) -> Path:
-    """The file by which a start keeps others from `path`; a leftover, once nobody locks it."""
+    """The file that a start locks to keep others from `path`. Once nobody locks it, it is a leftover."""
     return path.with_name(f".{path.name}.tmp-lock")
 
 
@@ -82,7 +82,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Makes the names in a folder durable.
+
+    Without it, a file that was fsynced may lose its name in a power cut.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -58,7 +58,10 @@ def files(final: Final, seconds: float, place: Path, source: Path) -> dict[str, 
 
 
 def hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
-    """SHA-256 of each file. The record gets them before the files exist, so that it can judge what a kill leaves."""
+    """SHA-256 of each file.
+
+    They are recorded before the files are written, so that what a killed run left can be judged.
+    """
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 

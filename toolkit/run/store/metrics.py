@@ -16,11 +16,12 @@ from toolkit.run.store.files import open_regular, storing
 
 RESERVED = ("step", "seconds", "nonfinite", "drift", "gradients")  # of a row; no metric takes them
 
-_ENCODER = json.JSONEncoder(allow_nan=False)  # `json.dumps` makes one a call
+# Kept, because `json.dumps` makes a new encoder in each call.
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class Prefix(NamedTuple):
-    """The beginning of metrics.jsonl that a checkpoint presumes."""
+    """The beginning of metrics.jsonl that was written when a checkpoint was made."""
 
     length: int  # bytes
     sha256: str | None  # None where a checkpoint of format 1 does not tell
@@ -30,7 +31,10 @@ EMPTY = Prefix(0, hashlib.sha256().hexdigest())
 
 
 class Log(NamedTuple):
-    """metrics.jsonl, open for appending. Unbuffered: a full disk is met in `append`, not again when it is closed."""
+    """metrics.jsonl, open for appending.
+
+    It has no buffer, so a full disk is an error in `append` and not once more when the file is closed.
+    """
 
     path: Path
     file: FileIO
@@ -80,12 +84,12 @@ def append(log: Log, line: dict[str, Any]) -> None:
     data = _ENCODER.encode(line).encode() + b"\n"
     log.hashed.update(data)
     with storing(log.path):
-        while data:
+        while data:  # an unbuffered write may take only a part
             data = data[log.file.write(data) :]
 
 
 def durable(log: Log) -> Prefix:
-    """Forces the rows to disk, for the checkpoint that presumes them."""
+    """Forces the rows to disk, and returns what the checkpoint that follows them has to store."""
     with storing(log.path):
         os.fsync(log.file.fileno())
         return Prefix(log.file.tell(), log.hashed.hexdigest())

@@ -1,4 +1,4 @@
-"""What a sweep directory holds, for whoever only reads it."""
+"""Reading a sweep directory: its record, its runs, and those that have not started."""
 
 from __future__ import annotations
 

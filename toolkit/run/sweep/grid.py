@@ -33,7 +33,7 @@ class Axis(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One run of the product."""
+    """One combination of values: a run of the sweep."""
 
     name: str
     words: tuple[str, ...]  # its overrides, in the order typed
@@ -66,6 +66,7 @@ def seeds_together(axes: Sequence[Axis]) -> tuple[Axis, ...]:
         got = shown(", ".join(values)) if values else "no list of seeds"
         expected = "consecutive seeds, seed=0:5"
         raise fail(Exit.CONFIG, "--seeds-together", "wrong seeds", got, expected)
+    # The number of seeds counts as swept, so that it stands in the name of the run.
     one = (Axis("seed", (values[0],), False), Axis("seeds", (str(len(values)),), True))
     return tuple(new for axis in axes for new in (one if axis.key == "seed" else (axis,)))
 
@@ -82,6 +83,7 @@ def product(axes: Sequence[Axis]) -> list[Point]:
         raise fail(
             Exit.CONFIG, "toolkit sweep", "too many runs", f"{count:,}", f"at most {MAX_RUNS:,}"
         )
+    # A name holds the settings that are swept; those that hold for all runs tell no two of them apart.
     named = [axis.swept or not any(a.swept for a in axes) for axis in axes]
     points = []
     for words in itertools.product(*(axis.words() for axis in axes)):
@@ -92,8 +94,9 @@ def product(axes: Sequence[Axis]) -> list[Point]:
 def name_of(words: Iterable[str]) -> str:
     """`seed=0,adjoint.kind=unroll`: one safe path component, made from the settings alone.
 
-    What cannot be spelled in letters, digits and `._=-`, or is too long, ends in a hash of the settings, so that
-    different settings have different names, and the same ones always have the same.
+    Characters other than letters, digits and `._=-` are replaced, and long names are cut. Such a name ends in
+    a hash of the settings, so that different settings have different names and the same settings always have
+    the same name.
     """
     settings = [_canonical(word) for word in words]
     if not settings:

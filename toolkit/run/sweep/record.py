@@ -1,4 +1,4 @@
-"""The directory of a sweep while it works: its runs, and the lock that keeps other sweeps out."""
+"""The directory of a sweep while it runs: its runs, and the lock that keeps other sweeps out."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ def refuse_foreign(target: Path, runs: Sequence[SweptRun]) -> None:
 
 def _is_free(target: Path) -> bool:
     try:
+        # Names with a dot are leftovers of a killed start, or what a file browser left.
         return all(entry.name.startswith(".") for entry in target.iterdir())
     except FileNotFoundError:
         return True
@@ -107,7 +108,10 @@ def held(target: Path) -> Iterator[None]:
 
 
 def await_release(runs: Sequence[SweptRun], stop: signals.StopRequest) -> None:
-    """Waits a little for runs that a killed sweep left behind: they are saving, and would answer `in use`."""
+    """Waits a little for runs that a killed sweep left at work.
+
+    They are saving their state, and until they have left, a start would be refused as `in use`.
+    """
     deadline = time.monotonic() + PATIENCE
     busy = [run for run in runs if _in_use(run.path)]
     if busy:

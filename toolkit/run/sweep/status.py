@@ -26,7 +26,10 @@ class RunStatus(NamedTuple):
     other_code: bool = False  # finished, but made by another version of the code
 
     def after(self, outcome: Outcome, path: Path) -> RunStatus:
-        """The status once its command has ended: what is on disk counts, the exit code says why it is not there."""
+        """The status once its command has ended.
+
+        If the directory is not finished, the exit code says what went wrong.
+        """
         if self.finished:
             return self
         if outcome.code == Exit.DONE:

@@ -1,7 +1,7 @@
 """`toolkit sweep`: one config with many settings, each run an exact command line in a directory of its own.
 
-A sweep keeps no state that matters: what is missing is read from the run directories, so that the same command,
-given again, does the rest.
+What is missing is read from the run directories, not from a state of the sweep. So the same command, given
+again, does the rest, whatever happened before.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def sweep(
 ) -> int:
     """Runs what is missing of the sweep, shows all of it. Returns the exit code.
 
-    Raises: RunError: exit 2, before anything is on disk, for a bad word, engine or config of any run; exit 4 for a
-        directory in use or of other runs; with the code of the first run that failed, after all the others ended.
-            Runs that finished and missed a claim (8) count only where nothing else went wrong.
+    A run that fails does not stop the others. The exit code is that of the first run that failed; runs that
+    finished and missed a claim (8) count only where nothing else went wrong.
+
+    Raises: RunError: exit 2, before anything is on disk, for a bad word, engine or config of any run; exit 4
+        for a directory in use or of other runs.
     """
     check(engine, options)
     environment.pin_threads()
@@ -96,7 +98,7 @@ def _validated(path: Path, points: Sequence[grid.Point]) -> list[load.Loaded]:
         try:
             loaded.append(load.load(path, point.words))
         except RunError as error:
-            # An unknown key is unknown with every value; a value is bad in every combination with others.
+            # A mistake that many runs share is printed once. An unknown key is one mistake, whatever its value.
             problems |= {
                 p._replace(got="") if p.what.endswith("unknown key") else p: p
                 for p in error.problems
@@ -167,8 +169,8 @@ def _launch(
     outcomes: dict[str, Outcome] = {}
     if not missing:
         return outcomes
-    # A sweep that was killed may have left runs at work on other machines. They look for its lease: once that is gone
-    # they save and end, so that this sweep can continue them.
+    # A sweep that was killed may have left runs at work on other machines. They look for its lease: once that
+    # is gone they save and end, so that this sweep can continue them.
     for stale in target.glob(f"{LEASE}*"):
         stale.unlink(missing_ok=True)
     lease = target / f"{LEASE}{secrets.token_hex(4)}"
@@ -214,6 +216,7 @@ def _verdict(target: Path, statuses: Mapping[str, RunStatus]) -> int:
     else:
         what = f"{len(failed)} of {len(statuses)} runs failed"
         expected = f"0; {target / LOGS} says why, the same command tries them again"
+    # The error only formats the message: `code` may have no name in `Exit`, such as 137 of a killed run.
     lines = RunError(Exit.BUG, Complaint(str(target), what, got + more, expected)).lines()
     print("\n".join(lines), file=sys.stderr, flush=True)
-    return code  # not always an `Exit`: 137 is a killed run
+    return code

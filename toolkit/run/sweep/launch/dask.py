@@ -22,13 +22,15 @@ TIMEOUT = 30  # seconds to reach a scheduler
 def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
     """One run a thread of the cluster, at most `--jobs` at once.
 
-    The workers of an `--address` need this package, the working directory and the sweep's directory at the same paths.
+    The workers of an `--address` need this package, the working directory and the sweep's directory at the
+    same paths.
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}))
         client = stack.enter_context(_client(options, stack, len(commands)))
         threads = sum(client.nthreads().values())
         limit = min(options.jobs or threads, max(threads, 1))
+        # `pure=False`: otherwise Dask may answer an equal command with the result of an earlier one.
         yield from windowed(
             commands, limit, lambda command: client.submit(leased, command, pure=False), stop
         )

@@ -17,9 +17,13 @@ RUN_BYTES = 1 << 30  # memory to presume for a run; a small one takes half of it
 
 
 def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
-    """Threads that wait for spawned processes; nothing is forked, and the processes end with this one."""
+    """One thread for each process, which waits for it.
+
+    The processes are spawned, not forked, and end with this one.
+    """
     jobs = options.jobs or default_jobs()
-    over = threading.Event()  # whoever takes the outcomes has left, by an exception
+    # Set when the sweep ends by an exception. Otherwise leaving the pool would wait for the end of all runs.
+    over = threading.Event()
 
     def stopping() -> bool:
         return over.is_set() or stop.number is not None
@@ -34,7 +38,10 @@ def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> 
 
 
 def default_jobs() -> int:
-    """A run a core, as far as memory allows; one at a time beside an accelerator, which jax takes whole."""
+    """As many runs as cores, if memory allows.
+
+    With an accelerator it is one, because jax takes the whole memory of the device.
+    """
     if os.environ.get("JAX_PLATFORMS", "").lower() != "cpu" and _accelerators():
         return 1
     cores = (

@@ -28,9 +28,8 @@ class Command(NamedTuple):
     words: tuple[str, ...]  # behind `toolkit`: run CONFIG key=value ... --out DIR
     cwd: str
     log: str  # stdout and stderr go to this path with .out and .err
-    environment: tuple[
-        tuple[str, str | None], ...
-    ]  # set, or removed: what decides bits is the same on every worker
+    # Variables to set, or to remove where the value is None. They change bits, so all workers get the same.
+    environment: tuple[tuple[str, str | None], ...]
     lease: str  # while this file exists, the sweep wants the run to go on
 
 
@@ -55,6 +54,7 @@ def execute(command: Command, stopping: Callable[[], bool], poll: float = POLL) 
     words = [sys.executable, "-m", "toolkit", *command.words]
     try:
         with open(f"{command.log}.out", "wb") as out, open(f"{command.log}.err", "wb") as err:
+            # `tied.py` ends the run with this process. It needs no packages: -I -S start Python without them.
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(TIED), *words],
                 cwd=command.cwd,
@@ -79,7 +79,10 @@ def execute(command: Command, stopping: Callable[[], bool], poll: float = POLL) 
 
 
 def leased(command: Command) -> Outcome:
-    """`execute` on a worker that may be far away: it goes on while the lease exists, which all machines see."""
+    """`execute` on a worker that may be another machine.
+
+    The run goes on while the lease exists, a file that all machines see.
+    """
     if not os.path.exists(command.lease):
         what = f"{command.lease} is not visible on {socket.gethostname()}, or the sweep has ended"
         return Outcome(command.name, Exit.STORAGE, f"not started: {what}", 0.0)
@@ -91,7 +94,7 @@ def _gone(path: str) -> bool:
         os.stat(path)
     except FileNotFoundError:
         return True
-    except OSError:  # a network file system that stutters
+    except OSError:  # a network file system that fails for a moment says nothing about the file
         return False
     return False
 

@@ -16,7 +16,8 @@ from toolkit.run.sweep.launch.window import windowed
 
 # Ray sends usage statistics to its makers unless this is set before it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray hides all accelerators from a task that asks for none. A run without --devices should see what the machine has.
+# Ray hides all accelerators from a task that asks for none. A run without --devices should see what the
+# machine has.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
@@ -25,7 +26,8 @@ import ray
 def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
     """One run a CPU of the cluster (and `--devices` accelerators each), at most `--jobs` at once.
 
-    The workers of an `--address` need this package, the working directory and the sweep's directory at the same paths.
+    The workers of an `--address` need this package, the working directory and the sweep's directory at the
+    same paths.
     """
     _connect(options, len(commands))
     try:
@@ -59,6 +61,7 @@ def _connect(options: Options, count: int) -> None:
             "a running Ray cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks",
         ) from error
     finally:
-        # Ray installs a handler for SIGTERM that exits. The sweep needs its own, which has the runs save first.
+        # Ray installs a handler for SIGTERM that exits. The sweep needs its own, which has the runs save
+        # first.
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -18,7 +18,10 @@ DEFAULT_TIME = "60"  # minutes
 
 
 class SlurmTask:
-    """A command as submitit runs it: where the time limit comes first, the job is queued again and continues."""
+    """A command as submitit runs it.
+
+    A job that meets its time limit is queued again, and then continues its run.
+    """
 
     def __call__(self, command: Command) -> Outcome:
         return leased(command)
@@ -29,7 +32,10 @@ class SlurmTask:
 
 
 def launch(commands: Sequence[Command], options: Options, stop: StopRequest) -> Iterator[Outcome]:
-    """Submits all at once to SLURM, which queues them (at most `--jobs` of them running); windowed on this machine."""
+    """On SLURM, submits all jobs at once as an array, of which at most `--jobs` run at a time.
+
+    With `--cluster local`, starts at most `--jobs` processes on this machine at once.
+    """
     cluster = options.cluster or "slurm"
     folder = Path(commands[0].log).parent / "submitit"
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)

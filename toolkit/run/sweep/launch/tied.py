@@ -1,7 +1,8 @@
 """`python tied.py COMMAND...` runs the command while its stdin stays open, then asks it (SIGTERM) to save and leave.
 
-The other end of that pipe is held by the sweep, so that the kernel closes it even where the sweep is killed, and
-exactly once: a second signal would make a run leave without saving. A script, not a module: it imports nothing of ours.
+The sweep holds the other end of that pipe, so the kernel closes it even if the sweep is killed. It closes
+only once, which matters because a second signal would make a run leave without saving. This file runs as a
+script without packages, so it imports nothing of toolkit.
 """
 
 import os
@@ -13,8 +14,9 @@ from typing import NoReturn
 
 
 def main(words: list[str]) -> NoReturn:
-    # Whoever signals this group of processes reaches the command as well, which saves and leaves; this process waits for
-    # it. The handler does nothing. To ignore the signals would not do, because the command would inherit that.
+    # A signal to this group of processes reaches the command as well, which saves and leaves, and this
+    # process has to wait for it. So its handler does nothing. `SIG_IGN` would not do: the command would
+    # inherit it and ignore the signal, too.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     command = subprocess.Popen(words, stdin=subprocess.DEVNULL)

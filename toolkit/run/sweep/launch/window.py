@@ -1,4 +1,4 @@
-"""So many commands at once, and no more after a signal: the same for every engine."""
+"""Runs at most so many commands at once, and starts none after a signal; the same for every engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.run.experiment.errors import printable
 from toolkit.run.sweep.launch.process import MESSAGE_LIMIT, Command, Outcome
 
 POLL = 0.05  # seconds between looks at what runs
-# The exit code of a run whose worker died: as if the run had been killed. Its directory is whole all the same.
+# The exit code of a run whose worker died, as if the run had been killed. Its directory can be continued.
 LOST = 128 + signal.SIGKILL
 
 
