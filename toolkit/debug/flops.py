@@ -1,9 +1,9 @@
 """Floating-point operations of a computation, counted from its jaxpr.
 
 A sum, a product, a maximum or a function such as `exp` counts as one operation an entry, a matrix
-product as two an entry and term. Moves, casts, comparisons, choices and integers count nothing. A
-scan counts its body once a step, a conditional its branches from the cheapest to the dearest. XLA's
-own cost analysis would count the body of a loop once, whatever its length.
+product as two an entry and term. Moves, casts, comparisons, choices and integers count nothing. The
+body of a scan counts once for each step. A conditional counts as a range, from its cheapest branch to
+its dearest. XLA's own cost analysis is not used, as it counts the body of a loop once, whatever its length.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Unknown(NamedTuple):
 
 @dataclass(frozen=True)
 class Flops:
-    """Bounds on what is known, and what is not."""
+    """Bounds on the operations that are known, and a list of what is not."""
 
     low: int = 0
     high: int = 0
@@ -131,7 +131,7 @@ def _equation(equation: Any, place: SourceLine) -> Flops:
         return Flops()
     each = 1
     if any(jnp.issubdtype(aval.dtype, jnp.complexfloating) for aval in (*results, *read)):
-        each = _COMPLEX.get(name, 0)
+        each = _COMPLEX.get(name, 0)  # 0: how many real operations it takes is not settled
     if each and name in _EACH:
         return _exactly(each * sum(math.prod(aval.shape) for aval in results))
     if each and name in _SUMS:
@@ -151,6 +151,8 @@ def _dot(equation: Any, _: SourceLine) -> Flops:
 
 def _convolution(equation: Any, _: SourceLine) -> Flops:
     kernel, result = equation.invars[1].aval, equation.outvars[0].aval
+    # Each entry of the result sums over a window and the input channels: all of the kernel's entries that
+    # belong to one output channel.
     terms = math.prod(kernel.shape) // max(convolved_channels(equation), 1)
     return _exactly(_product(result, terms))
 
@@ -164,6 +166,7 @@ def _product(result: Any, terms: int) -> int:
 
 
 def _added_into(equation: Any, _: SourceLine) -> Flops:
+    """One sum for each entry of the update; two if it is complex."""
     update = equation.invars[2].aval
     each = 2 if jnp.issubdtype(update.dtype, jnp.complexfloating) else 1
     return (
@@ -207,11 +210,13 @@ def _cond(equation: Any, place: SourceLine) -> Flops:
 
 
 def _cholesky(equation: Any, _: SourceLine) -> Flops:
-    shape = equation.invars[0].aval.shape
+    shape = equation.invars[0].aval.shape  # [..., n, n]; n^3 / 3 operations for each matrix
     return _exactly(math.prod(shape[:-2]) * shape[-1] ** 3 // 3)
 
 
 def _triangular_solve(equation: Any, _: SourceLine) -> Flops:
+    # Substitution takes a product and a sum for each entry of the triangle: n^2 for each right-hand side of
+    # n.
     matrix, right = equation.invars[0].aval, equation.invars[1].aval
     return _exactly(math.prod(right.shape) * matrix.shape[-1])
 

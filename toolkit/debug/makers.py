@@ -46,8 +46,9 @@ def _maker(jaxpr: Any, atom: Any, around: SourceLine) -> SourceLine:
             inner = called(equation)
             if inner is None:
                 return here
-            # The line inside of a function that is called says more than the call. A function that hands an
-            # operand on has no such line: what made the operand is looked for instead.
+            # The line inside of the called function says more than the line of the call. A function that
+            # returns one of its operands has no such line, so the maker of that operand is looked for
+            # instead.
             within, _ = opened(inner)
             result = within.outvars[number]
             if any(result is given for given in within.invars):

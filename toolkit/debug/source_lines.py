@@ -12,8 +12,8 @@ from toolkit import tree
 from toolkit.errors.frames import is_installed, is_jax, module_of, rooms, shown
 from toolkit.jaxprs.recorded_lines import frames
 
-# Who asks for a report stands outside of this room. What JAX has recorded from here on outwards is how the
-# report came to be, and no part of the program that it is about.
+# JAX records all calls that led to an equation, also those by which this room has traced the program. From
+# the first frame of this room outwards they show who asked for the report, and are no part of the program.
 ASKED = rooms("debug")
 
 
@@ -25,6 +25,7 @@ class SourceLine(NamedTuple):
 
     @property
     def source(self) -> str:
+        """The text of the line, without its indentation; "" where it is not known."""
         if not self.file:
             return ""
         linecache.checkcache(self.file)  # a notebook's process goes on while its files change
@@ -55,7 +56,7 @@ def origin(equation: Any) -> Origin:
     if not found:
         return Origin(NOWHERE, "", False)
     inside = [module_of(file) for file, _ in itertools.takewhile(lambda f: module_of(f[0]), found)]
-    # The arithmetic of trees is used by every room: the rule that uses it says more.
+    # Every room uses the arithmetic of trees, so its own frame says little: the rule that called it is named.
     ours = next((name for name in inside if name != tree.__name__), "")
     users = [(file, line) for file, line in found if not is_installed(file)]
     return Origin(SourceLine(*(users or found)[0]), ours, bool(users) or not ours)
@@ -80,7 +81,7 @@ def installed_name(place: SourceLine) -> str:
 
 
 def _without_jax(calls: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """The calls up to this room, without those inside JAX."""
+    """The calls of the traced program, innermost first, without those inside JAX."""
     for file, line in calls:
         if file.startswith(ASKED):
             return

@@ -66,7 +66,8 @@ def _plain(node: ast.AST, frame: FrameType) -> tuple[str, Any]:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         name, base = _plain(node.value, frame)
         key = node.slice.value
-        # A subclass may define `__getitem__`, which would run code of the user's: only the plain types are read.
+        # A subclass may define `__getitem__`, which would run code of the user's: only the plain types are
+        # read.
         try:
             value = base[key] if type(base) in (dict, list, tuple) else _NOTHING
         except (KeyError, IndexError, TypeError):

@@ -1,4 +1,4 @@
-"""Whose code a stack frame runs, told by its file: this package's, JAX's, an installed package's or the user's."""
+"""Whose code a stack frame runs, told by its file: of this package, JAX, an installed package or the user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def module_of(file: str) -> str:
 
 def shown(file: str) -> str:
     """A file of an installed package as the package names it: `optax/tree.py`."""
-    # Some of these folders contain others (site-packages lies below that of Python): the longest that fits counts.
+    # Some of these folders contain others (site-packages lies below that of Python): the longest that fits
+    # counts.
     bases = sorted((str(Path(OURS).parent) + os.sep, STDLIB, *SITE, JAX), key=len, reverse=True)
     base = next((base for base in bases if file.startswith(base)), "")
     return file.removeprefix(base)

@@ -86,8 +86,9 @@ def _shorten(error: Exception) -> None:
         return
     last, leak, seen = outside_jax[-1], _is_leak(error), hasattr(error, _SEEN)
     refused = _file(last).startswith(OURS)
-    # The error arose in our code, but no `raise` of ours made it: a bug of ours. If there is one frame only, that of
-    # `readable` itself, then the user has called the public function with arguments that it does not take.
+    # The error arose in our code, but no `raise` of ours made it: a bug of ours. If there is one frame only,
+    # that of `readable` itself, then the user has called the public function with arguments that it does not
+    # take.
     if refused and len(outside_jax) > 1 and not (seen or leak or _is_refusal(error, last)):
         return
     setattr(error, _SEEN, True)
@@ -103,7 +104,8 @@ def _shorten(error: Exception) -> None:
     if users and not refused and not seen:
         others = [step for step in users if step not in shown]
         said = [*_shapes(shown), *_remedy(error), _left_out(others)]
-        # Python prints four lines for the call and three for each frame, then the message. The notes get the rest.
+        # Python prints four lines for the call and three for each frame, then the message. The notes get the
+        # rest.
         room = _LINES - 4 - 3 * len(shown) - str(error).count("\n") - 1
         notes += _joined([part for part in said if part], max(room, 1))
     error.__notes__ = notes
@@ -121,7 +123,8 @@ def call_as(name: str, function: Callable[..., Any], expected: str, *args: Any) 
     try:
         return function(*args)
     except TypeError:
-        # The function itself may have raised the TypeError. It is to blame only if its signature does not fit.
+        # The function itself may have raised the TypeError. It is to blame only if its signature does not
+        # fit.
         try:
             signature = inspect.signature(function)
             signature.bind(*args)
@@ -160,7 +163,8 @@ def reason_of(error: Exception) -> str:
 
 def _line_of_return(code: CodeType) -> int:
     """The line of the `return` if there is only one, else that of the `def`."""
-    # Python 3.12 and 3.13 return a constant by RETURN_CONST. A `return` in a nested function is not among these.
+    # Python 3.12 and 3.13 return a constant by RETURN_CONST. A `return` in a nested function is not among
+    # these.
     lines = {
         instruction.positions.lineno
         for instruction in dis.get_instructions(code)
@@ -174,7 +178,7 @@ def _shows_all() -> bool:
 
 
 def _is_leak(error: Exception) -> bool:
-    """Whether the user has kept a traced value beyond its trace. It may fail in our code, and is no bug of ours."""
+    """Whether the user has kept a traced value beyond its trace: no bug of ours, even if our code meets it."""
     return isinstance(error, jax.errors.UnexpectedTracerError) and OURS not in str(error)
 
 

@@ -1,7 +1,7 @@
 """A traced program as a function of its constants, also of those within the `jit`s and `scan`s that it calls.
 
-JAX keeps an array that a jitted function closes over inside the program of that function. Runs of several seeds often
-differ in such arrays alone. They can share one compiled program once these arrays are arguments.
+JAX keeps an array that a jitted function closes over inside the program of that function. Runs of several
+seeds often differ in such arrays alone. They can share one compiled program once these arrays are arguments.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import scan_parts
 from toolkit.jaxprs.read import evaluate_equation
 
-# The primitives whose inner constants are replaced. Constants inside any other primitive stay part of the program:
-# `literals` yields them, so that two programs which differ in them can be told apart.
+# The primitives whose inner constants are replaced. Constants inside any other primitive stay part of the
+# program: `literals` yields them, so that two programs which differ in them can be told apart.
 OPENED = ("jit", "scan")
 
 

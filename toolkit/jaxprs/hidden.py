@@ -1,4 +1,4 @@
-"""What JAX has but does not offer as public API: the state of tracing, caches, and which of its files do what."""
+"""What JAX does not offer as public API: the state of tracing, its caches, and which of its files do what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def trace_state() -> Any:
-    """A token for what is being traced now: two are equal if no transformation was entered or left in between."""
+    """A token for what is traced now: two are equal if no transformation was entered or left in between."""
     return get_opaque_trace_state(convention="flax")
 
 
@@ -36,8 +36,8 @@ def static_arguments(jitted: Any) -> set[int | str] | None:
     return None if numbers is None or names is None else {*numbers, *names}
 
 
-# What the files of JAX do. `tk.debug.audit` reads from the files on the way to an equation who wrote a number.
-# Each path is the beginning of a file's path, as `str.startswith` takes it.
+# What the files of JAX do. `tk.debug.audit` reads from the files on the way to an equation who wrote a
+# number. Each path is the beginning of a file's path, as `str.startswith` takes it.
 _SOURCE = os.path.join(os.path.dirname(jax.__file__), "_src", "")
 
 

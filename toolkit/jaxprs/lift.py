@@ -36,8 +36,8 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
       arrange: whether to make the products fast to differentiate in the first example.
     """
     traced = lambda *args: fun(*args)
-    # JAX's messages name the function that is traced. `__wrapped__` makes them name the user's, not the lambda.
-    # The lambda itself is new in each call, so that JAX finds no older trace of `fun` in its caches.
+    # JAX's messages name the function that is traced. `__wrapped__` makes them name the user's, not the
+    # lambda. The lambda itself is new in each call, so that JAX finds no older trace of `fun` in its caches.
     traced.__wrapped__ = fun  # type: ignore[attr-defined]
     jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
     # Only tracers are lifted; a concrete array keeps its place among the constants, a tracer leaves a gap.
@@ -96,7 +96,8 @@ def _is_first(first: Any, *others: Any) -> list[bool]:
 def _has_while(jaxpr: Any) -> bool:
     """Whether it contains a `while_loop` that reverse mode would have to cross."""
     for equation in jaxpr.eqns:
-        # A `custom_linear_solve` is transposed as a whole, by another solve: reverse mode never enters its loops.
+        # A `custom_linear_solve` is transposed as a whole, by another solve: reverse mode never enters its
+        # loops.
         if equation.primitive.name == "custom_linear_solve":
             continue
         if equation.primitive.name == "while":

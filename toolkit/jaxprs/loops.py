@@ -47,7 +47,7 @@ class ShardParts(NamedTuple):
 
 
 class SolveParts(NamedTuple):
-    """What a `custom_linear_solve` equation consists of. Its operands are the constants, then the right-hand side."""
+    """What a `custom_linear_solve` equation consists of. Its operands: the constants, then the right-hand side."""
 
     product: Any  # the program (its constants, x) -> A x
     solve: Any  # the program (its constants, b) -> (x, what else the solver returns)
@@ -57,7 +57,7 @@ class SolveParts(NamedTuple):
     constants: int  # how many operands come before the right-hand side
 
     def of_solve(self, operands: Sequence[_T]) -> list[_T]:
-        """Of values, one for each operand, those that `solve` takes: its constants and the right-hand side."""
+        """Of values, one for each operand, those of `solve`: its constants and the right-hand side."""
         own = operands[self.solve_start : self.solve_start + self.solve_constants]
         return [*own, *operands[self.constants :]]
 
@@ -81,7 +81,7 @@ def while_parts(equation: Any) -> WhileParts:
 
 
 def branches(equation: Any) -> Sequence[Any]:
-    """The programs of a `cond`. Its first operand is the number of the one to run, the others are its operands."""
+    """The programs of a `cond`. Its first operand is the number of the one to run, the others go to it."""
     return equation.params["branches"]
 
 

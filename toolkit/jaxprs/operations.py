@@ -34,7 +34,7 @@ def contracted_axes(equation: Any) -> Sequence[int]:
 
 
 def convolved_channels(equation: Any) -> int:
-    """The output channels of a `conv_general_dilated`, as the shape of its kernel (the second operand) tells."""
+    """How many output channels a `conv_general_dilated` has: an axis of its kernel, the second operand."""
     axis = equation.params["dimension_numbers"].rhs_spec[0]
     return equation.invars[1].aval.shape[axis]
 

@@ -50,7 +50,7 @@ def inner(equation: Any) -> Iterator[Any]:
 
 
 def evaluate(computation: Any, *operands: Any) -> list[Any]:
-    """The results of a program that holds its constants. Traced again, its equations keep their source lines."""
+    """The results of a program that holds its constants. Its equations keep their source lines."""
     return evaluate_open(*opened(computation), *operands)
 
 
@@ -65,8 +65,8 @@ def evaluate_equation(equation: Any, operands: Sequence[Any]) -> list[Any]:
     # An equation holds a custom derivative rule as programs, but `bind` takes it as functions. This converts
     # them, so that the result is differentiated by the rule and not through the body.
     params = primitive.get_bind_params(equation.params)
-    # The equation may depend on settings, such as the mesh or the kind of random bits, that have changed since
-    # it was traced. Its context restores those that it was traced under.
+    # The equation may depend on settings, such as the mesh or the kind of random bits, that have changed
+    # since it was traced. Its context restores those that it was traced under.
     with equation.ctx.manager:
         results = primitive.bind(*operands, **params)
     return list(results) if primitive.multiple_results else [results]

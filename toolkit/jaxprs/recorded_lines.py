@@ -27,7 +27,7 @@ def frames_of_check(raised: Any) -> Iterator[tuple[str, int]]:
 
 
 def codes(equation: Any) -> Iterator[tuple[CodeType, int]]:
-    """As `frames`, but the code object of each call and the byte offset of the instruction that it had reached."""
+    """As `frames`, but the code of each call and the byte offset of the instruction that it had reached."""
     traceback = equation.source_info.traceback
     return iter(()) if traceback is None else zip(*traceback.raw_frames(), strict=True)
 

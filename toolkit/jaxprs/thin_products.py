@@ -1,8 +1,9 @@
 """Matrix products with few columns, arranged so that their derivatives are fast on CPUs.
 
-The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`; XLA turns that back into
-`x' g`, which takes two to twenty times as long on a CPU: more than the rest of a step of logistic regression. With
-`w'` behind a barrier the product is `x (w')'`, and each of its derivatives comes out as `g' x`, to any order.
+The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`, but XLA turns that back
+into `x' g`, which takes two to twenty times as long on a CPU: more than the rest of a step of logistic
+regression. With `w'` behind an optimization barrier the product is `x (w')'`, and each of its derivatives comes
+out as `g' x`, to any order.
 
 Source: measured, see benchmarks/RESULTS.md.
 """
@@ -25,7 +26,7 @@ LEAST_EXAMPLES_A_COLUMN = 10  # rows of x for each column of w
 
 
 def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
-    """The same computation, with products `x @ w` rearranged where `w` is thin and depends on a `moving` argument.
+    """The same computation, with `x @ w` rearranged where `w` is thin and depends on a `moving` argument.
 
     Products within `jit`s are found too; those within loops, branches and custom rules stay as they are.
 
@@ -33,8 +34,8 @@ def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
       moving: for each argument of `closed`, whether derivatives are taken in it. A product whose `w` does not
         depend on such an argument has no slow derivative, and stays as it is.
 
-    Returns: a computation of the same values, to rounding. `closed` itself where nothing is thin, and where JAX's
-    default backend is not a CPU.
+    Returns: a computation of the same values, to rounding. `closed` itself where nothing is thin, and where
+    JAX's default backend is not a CPU.
     """
     if jax.default_backend() != "cpu":
         return closed

@@ -1,6 +1,7 @@
-"""Bounds that hold for every value an equation can produce: what is always positive, always zero, never chosen.
+"""Bounds on the results of equations, by interval arithmetic: what is always positive, or always zero.
 
-Bounds hold for all entries of an array; those of a complex array are `ZERO` or `ANY`. Rounding is ignored.
+Bounds hold for all entries of an array, whatever the inputs. Those of a complex array are `ZERO` or `ANY`.
+Rounding is ignored.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def of_equation(equation: Any, operands: Sequence[Bounds]) -> Bounds:
 
 
 def _as_dtype(a: Bounds, dtype: Any) -> Bounds:
-    """`a` for results of a type: truth values, and integers, which may have wrapped around."""
+    """`a` for results of a dtype: truth values, and integers, which may have wrapped around."""
+    # A sum of opposite infinities, bounds that are not known, is NaN.
     if math.isnan(a.low) or math.isnan(a.high):
         a = ANY
     if dtype == jnp.bool_:
@@ -153,6 +155,7 @@ def _integer_power(a: Bounds, exponent: int) -> Bounds:
 
 
 def _monotone(function: Callable[[float], float]) -> Callable[[Bounds], Bounds]:
+    # Where the function overflows, or is not defined at a bound, nothing is known on that side.
     def bound(x: float, otherwise: float) -> float:
         try:
             return function(x)
@@ -167,6 +170,7 @@ def _logarithm(a: Bounds) -> Bounds:
 
 
 def _sigmoid(x: float) -> float:
+    # Either form takes `exp` of a number that is not positive, which cannot overflow.
     return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
 
 

@@ -70,7 +70,7 @@ def _owner(jaxpr: Any) -> Owner:
 
 
 def _reached(equation: Any, values: list[Dependence], at: Any, analyse: Analyse) -> list[set[int]]:
-    """Of each result, the operands (by position) that it moves with by the rule."""
+    """For each result, the operands (by position) that move it according to the derivative rule."""
     moving = tuple(
         position
         for position, (atom, value) in enumerate(zip(equation.invars, values, strict=True))
@@ -177,6 +177,8 @@ def _trace_jvp(equation: Any, moving: tuple[int, ...]) -> _Forward:
             return run(_replaced(operands, moving, some))
 
         _, results = jax.jvp(of_moving, [operands[i] for i in moving], dots)
+        # The tangent of an integer result has the dtype float0, which no equation can read: 0 takes its
+        # place.
         return [np.zeros(()) if r.dtype == jax.dtypes.float0 else r for r in results]
 
     return _Forward(jax.make_jaxpr(tangents)(avals, [avals[i] for i in moving]))

@@ -121,7 +121,10 @@ def _report(
 
 
 def _worst(number: int, results: Sequence[Dependence], scope: FlowScope) -> Kill | None:
-    """The kill that is named: this package's own where nothing else was in the way."""
+    """The kill that the report names.
+
+    If `~number` reaches a result, then only a `stop_gradient` of this package was in the way: it is named.
+    """
     if any(~number in value.live for value in results):
         return scope.stops[number]
     dead = buried(*results)

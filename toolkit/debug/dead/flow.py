@@ -17,7 +17,8 @@ from toolkit.jaxprs.loops import branches, scan_parts, shard_parts, solve_parts,
 from toolkit.jaxprs.operations import name_called
 from toolkit.jaxprs.read import called, opened
 
-_POSITIONAL = {"optimization_barrier", "sort", "psum", "psum_invariant"}  # result i is of operand i
+# Result i moves with operand i alone.
+_POSITIONAL = {"optimization_barrier", "sort", "psum", "psum_invariant"}
 _PATIENCE = 3  # passes over a loop before bounds that still move are given up
 
 
@@ -80,7 +81,7 @@ def _transfer(equation: Any, values: list[Dependence], scope: FlowScope) -> list
 
 
 def _entered(equation: Any, source: Origin, scope: FlowScope) -> FlowScope:
-    """The scope inside a call: the wrappers of `jax.numpy` have no lines, so that theirs is the caller's."""
+    """The scope inside a call. Wrappers of `jax.numpy` record no line, so the line of their caller stands."""
     if source.known:
         scope = replace(scope, place=source.place, call="")
     return replace(scope, call=scope.call or name_called(equation).lstrip("_"))
@@ -90,6 +91,7 @@ def _elementary(
     equation: Any, values: list[Dependence], source: Origin, at: FlowScope
 ) -> list[Dependence]:
     """An equation without programs in it; one that is not known moves with all its operands."""
+    # `values` may hold one more than there are operands: what the condition of a `where` adds.
     operands = values[: len(equation.invars)]
     ends = causes(equation, operands)
     results = []
@@ -116,13 +118,18 @@ def _elementary(
 
 
 def _kill(equation: Any, cause: Cause, source: Origin, at: FlowScope) -> Kill:
+    # Within a wrapper of `jax.numpy` a comparison or a branch is part of how the wrapper works. It counts
+    # less than a kill that the user has written; an operation that is flat by itself, such as `ceil`, counts
+    # in full.
     rank = 1 if source.ours or (at.call and not cause.flat) else 0
-    # `trunc`, say, of which `ceil` is only a part.
+    # The wrapper is named, such as `trunc`, not the operation `ceil` inside it, which the user has not
+    # written.
     what = f"`{at.call}`" if at.call else cause.what
     return Kill(what, cause.why, at.place, rank, at.in_loop, order=next(at.clock))
 
 
 def _stopped(value: Dependence, source: Origin, at: FlowScope) -> set[int]:
+    """The labels behind a `stop_gradient` of this package: `~i` in place of `i`; `at.stops` notes it."""
     why = "by this rule no gradient passes there"
     for label in value.live:
         kill = Kill(f"`stop_gradient` of {source.ours}", why, at.place, 1, at.in_loop)
@@ -131,7 +138,7 @@ def _stopped(value: Dependence, source: Origin, at: FlowScope) -> set[int]:
 
 
 def _deciding(value: Dependence, user: str, at: FlowScope) -> Dependence:
-    """What a condition adds to a result: inputs that only decide."""
+    """What a condition adds to a result: inputs that do not move it and only decide which case is taken."""
     return Dependence(
         dead={label: kill.deciding(user, at.place) for label, kill in value.dead.items()}
     )
@@ -148,7 +155,13 @@ def _same(a: Dependence, b: Dependence) -> bool:
 
 
 def _settled(step: Any, start: list[Dependence]) -> tuple[list[Dependence], list[Dependence]]:
-    """The carry before any iteration of a loop, and what its last one returned."""
+    """The carry before any iteration of a loop, and what an iteration returns for it.
+
+    The passes go on until nothing changes. They end, because the sets of inputs only grow, and bounds that
+    still move after some passes are widened to infinity.
+    """
+    # Each leaf is a new object. Two leaves may start from one array, and `a - b` would count as the zero of
+    # `x - x`, although the leaves differ after one step.
     carry, passes = [replace(value) for value in start], 0
     while True:
         result = step(carry)
@@ -166,6 +179,7 @@ def _settled(step: Any, start: list[Dependence]) -> tuple[list[Dependence], list
 def _scan(equation: Any, values: list[Dependence], at: FlowScope) -> list[Dependence]:
     loop, body = scan_parts(equation), replace(at, in_loop=True)
     consts, start, items = loop.parted(values)
+    # New objects: a slice of an array is not the same value as the array, which may be a constant here too.
     xs = [replace(value) for value in items]
 
     def step(carry: list[Dependence]) -> list[Dependence]:
@@ -174,14 +188,16 @@ def _scan(equation: Any, values: list[Dependence], at: FlowScope) -> list[Depend
     _, result = _settled(step, list(start))
     if loop.length == 0:
         return [*start, *(Dependence() for _ in result[loop.carried :])]
-    # There is at least one iteration, so the results are those of an iteration and not of the start: an
-    # input that only the start moves with, and no iteration hands on, has lost its way.
+    # There is at least one iteration, so the results are those of an iteration, never the start itself. An
+    # input that moves the start alone is dead if no iteration passes it on. New objects again, as the stacked
+    # outputs of all steps are not the same value as the last carry.
     return [replace(value) for value in result]
 
 
 def _while(equation: Any, values: list[Dependence], at: FlowScope) -> list[Dependence]:
     loop, body = while_parts(equation), replace(at, in_loop=True)
     of_condition, of_body, start = loop.parted(values)
+    # The body may run zero times, so the results are the start or those of an iteration: the joined carry.
     carry, _ = _settled(lambda c: analyse(loop.body, [*of_body, *c], body), list(start))
     goes_on = analyse(loop.condition, [*of_condition, *carry], body)[0]
     condition = _deciding(goes_on, "the loop", at)

@@ -1,4 +1,4 @@
-"""What a derivative dies of: the equations whose result does not move when an operand does."""
+"""Where a derivative becomes zero: the equations whose result does not move when an operand does."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ class Kill(NamedTuple):
     what: str  # the operation in words
     why: str
     place: SourceLine
-    rank: int = (
-        0  # 0: a line of the user's; 1: inside a wrapper, or this package's; 2: a consequence
-    )
+    # 0: a line of the user's; 1: inside a wrapper, or this package's; 2: a consequence of another kill
+    rank: int = 0
     in_loop: bool = False
     condition: tuple[str, SourceLine] | None = None  # what the dead value then decides, if it does
     order: int = 0  # in the program
 
     @property
     def weight(self) -> tuple[int, bool, int]:
-        """Of several kills the least is named: what only decides is a side path, and the last one ends all."""
+        """Of several kills the one of least weight is named.
+
+        A kill that ends in a condition is a side path, so those on the way of the value itself come first. Of
+        these the last in the program is named: there the last path ends.
+        """
         decides = self.condition is not None or self.what.startswith((_COMPARISON, "`is_finite`"))
         return self.rank, decides, -self.order
 
@@ -95,6 +98,7 @@ class Cause(NamedTuple):
 def causes(equation: Any, values: Sequence[Dependence]) -> dict[int, Cause]:
     """The operands, by position, that the floating results of `equation` do not move with."""
     name = equation.primitive.name
+    # With a NaN among the operands no rule below holds: `0 * NaN` is not zero.
     if any(value.bounds == NAN for value in values) and name != "select_n":
         return {}
     if name in _FLAT_OPERATIONS:

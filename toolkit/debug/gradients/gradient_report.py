@@ -134,9 +134,8 @@ def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) 
     if isinstance(max_norm, (int, float)) and not max_norm > 0:
         raise ValueError(f"`max_norm` must be positive: got {max_norm!r}.")
     norm = tree.norm([_wide(leaf) for leaf in _required(grads).values()])
-    clipped = ~(
-        norm <= max_norm
-    )  # true of a NaN norm too, which optax clips to NaN; `>` would be false
+    # True for a NaN norm too, where optax makes every entry NaN; `norm > max_norm` would be false.
+    clipped = ~(norm <= max_norm)
     lost = jnp.where(clipped, norm - max_norm, 0).astype(norm.dtype)
     seen = jnp.asarray(0, jnp.int32) if previous is None else previous.steps
     frequency = jnp.zeros_like(norm) if previous is None else previous.frequency
@@ -235,6 +234,8 @@ def _measured(
 
 
 def _unmade(measured: Callable[[], GradientReport]) -> GradientReport:
+    """The report of a step where nothing is measured: NaN, and -1 non-finite entries."""
+
     def filled(like: jax.ShapeDtypeStruct) -> Array:
         return jnp.full(like.shape, -1 if like.dtype == jnp.int32 else jnp.nan, like.dtype)
 
@@ -242,12 +243,12 @@ def _unmade(measured: Callable[[], GradientReport]) -> GradientReport:
 
 
 def _ratio(update: Array, parameter: Array) -> Array:
-    """0 where nothing was updated, a parameter of zero included."""
+    """|update| / |parameter|; 0 where nothing was updated, even if the parameter is zero (0 / 0)."""
     return jnp.where(update == 0, 0, update / parameter)
 
 
 def _wide(leaf: Array) -> Array:
-    """In a type that holds any of the leaf's numbers: at least 32 bits."""
+    """The leaf in at least 32 bits, where the squares of a norm lose less."""
     if jnp.iscomplexobj(leaf) or leaf.dtype == jnp.float64:
         return leaf
     return leaf.astype(jnp.float32)

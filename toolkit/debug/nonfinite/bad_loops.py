@@ -1,9 +1,10 @@
 """Loops of a replay: they run compiled, and only the iterations that matter equation by equation.
 
-A loop whose results are finite is one step of the replay. Of a bad one the loop runs again, once,
-and remembers for each leaf of its carry when it was last free of NaN, of +inf and of -inf: that
-iteration is interpreted. What it read from the carry is traced back in the same way, so that an
-initial -inf, which is how a running maximum starts, is followed to where it was written.
+A loop whose results are finite is one step of the replay. A loop with a bad result runs once more, and
+remembers for each leaf of its carry when the leaf was last free of NaN, of +inf and of -inf. In that
+iteration the bad entry was made, so it is run equation by equation. What the iteration read from the
+carry is traced back in the same way. So an initial -inf, with which a running maximum starts, is
+followed to the line where it was written.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.read import evaluate, evaluate_equation, flow, without_callbacks
 
 _LIMIT = np.iinfo(np.int32).max
-_DEEPEST = (
-    40  # iterations that are traced back, one from another; each is interpreted, which is slow
-)
-_RUNS = 8  # runs of bad steps that are told apart in a stacked result; the first step of each is interpreted
+# How many iterations are traced back, one from another. Each runs equation by equation, which is slow.
+_DEEPEST = 40
+# How many runs of bad steps are told apart in a stacked result. The first step of each runs equation by
+# equation.
+_RUNS = 8
 
 
 @dataclass
@@ -50,7 +52,8 @@ class BadLoop:
 
     def carry(self, step: int) -> list[Value]:
         """The carry before `step`, with its origins."""
-        # The origin of one iteration's carry leads to others, and often to the same ones: both are kept.
+        # Different leaves often lead back to the same iterations. Carries and iterations are kept, so that
+        # none is run twice.
         if step not in self.carries:
             _, arrays, last_free = self.run_to(step)
             self.carries[step] = [
@@ -66,8 +69,8 @@ class BadLoop:
             sliced = [_sliced(value, index) for value in self.xs]
             scope = self.here.iteration(self.name, step, index)
             results = self.replay.run(self.body, [*self.consts, *carry, *sliced], scope)
-            # The loop itself is not being differentiated, so what a derivative inside it returns to the
-            # carry has left the derivative.
+            # If the loop itself is not differentiated, its body may still compute a gradient. What reaches
+            # the carry has then left the differentiated computation.
             if not is_differentiated(self.here.names):
                 self.replay.note_ends(results)
             self.iterations[step] = results
@@ -76,8 +79,9 @@ class BadLoop:
     def result(self, steps: int) -> list[Value]:
         """The carry after the last step."""
         results = self.carry(steps)
-        # A backward pass runs from the last step to the first, and adds up what they contribute. By the
-        # first step, which the user looks for, the sum is NaN already, so it is asked for by itself.
+        # A backward pass runs from the last step to the first, and adds up what they contribute. Before it
+        # comes to the bad step with the least index, which the user wants to see, the sum may be NaN already.
+        # The replay would then blame a later step, so this one is run by itself.
         late = self._first_bad_index(steps) if self.reverse else None
         if late is None:
             return results
@@ -110,7 +114,7 @@ class BadLoop:
         return self._value(array, masks, position)
 
     def _runs(self, bad: np.ndarray, steps: int) -> list[list[int]]:
-        """Steps that follow each other and have a bad entry; all after the last run count to it."""
+        """The bad steps, grouped into runs of consecutive ones; the last of `_RUNS` takes all others."""
         runs: list[list[int]] = []
         each = np.any(bad.reshape(steps, -1), axis=1)
         for step in range(steps):
@@ -137,7 +141,7 @@ class BadLoop:
         return self._value(array, masks, leaf)
 
     def _made(self, leaf: int, step: int, kind: int) -> Masks:
-        """Whose the leaf's entries of this kind are that appear in `step`."""
+        """The births of the leaf's entries of this kind that `step` makes."""
         # A NaN that was handed on through thousands of steps would be followed through all of them, one
         # interpreted step after another. Beyond some depth the loop as a whole is named instead.
         if self.depth > _DEEPEST:
@@ -165,7 +169,8 @@ def scan(
     replay: Replay, equation: Any, values: Sequence[Value], here: PlaceInProgram
 ) -> list[Value]:
     """The results of a `scan`."""
-    # The loop runs compiled, then once more with its memory, then some steps again: prints happen in none.
+    # The loop runs compiled, then once more to find the bad step, then some steps again. Without the
+    # callbacks no line is printed twice.
     equation = without_callbacks(equation)
     parts = scan_parts(equation)
     body, length, reverse = parts.body, parts.length, parts.reverse
@@ -249,8 +254,8 @@ def _dependence(
     constant = [value.depends_on for value in consts]
     carried = [value.depends_on for value in init]
     sliced = [value.depends_on for value in xs]
-    # A leaf of the carry may take on the labels of another in each step, so this goes on until none is new.
-    # There are finitely many labels, and none is ever lost: it ends.
+    # In each step a leaf of the carry may take over the labels of another leaf, so this is repeated until no
+    # label is new. It ends, because there are finitely many labels and none is ever removed.
     while True:
         found = flow(body, [*constant, *carried, *sliced])
         grown = [old | new for old, new in zip(carried, found[: len(init)], strict=True)]

@@ -1,7 +1,7 @@
 """Which leaves of a tree hold a NaN or an infinity, as one small array.
 
-What a process starts with it may keep: a best loss so far of infinity, a mask of -inf, a NaN that says
-"not measured yet".
+A process may keep the non-finite values that it starts with: the infinity of a best loss so far, the -inf
+of a mask, a NaN that says "not measured yet".
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def kinds(leaves: Sequence[Array]) -> Array:
     return jnp.stack(found) if found else jnp.zeros((0, 2), bool)
 
 
-# Jitted on its own and told `before`, so that many looks are one array on the device, and the host waits for
-# it once.
+# It is jitted on its own and takes `before`, so that the outcome of many looks is one array on the device.
+# The host waits for that array once, not once for each look.
 @jax.jit
 def any_spoilt(before: Any, leaves: Sequence[Array], infinite: Any) -> Array:
     """`before`, or whether `spoilt` says so of any leaf: bool `[]`."""

@@ -86,9 +86,8 @@ def explain(fn: Callable[..., Tree], *args: Any) -> NonFiniteReport | None:
     try:
         with wide(traced):
             return _replayed(traced, inputs, bad, outputs)
-    except (
-        Exception
-    ) as error:  # some equations run only compiled, and others are unknown to the replay
+    # Some equations run only compiled, and others are unknown to the replay.
+    except Exception as error:
         return from_checkify(fn, args, outputs, error)
 
 
@@ -102,8 +101,8 @@ def _replayed(
     values = replay.run(traced, inputs, PlaceInProgram())
     replay.note_ends(values)
     reaching = {birth for i in bad for birth in values[i].masks}
-    # The compiled computation returned a NaN, and its equations one by one did not: XLA has fused or
-    # reordered some of them. Flags in the compiled computation then tell which.
+    # The compiled computation returned something bad, but its equations run one by one did not, because XLA
+    # has fused or reordered some of them. Then flags in the compiled computation tell which equation it was.
     if not reaching:
         birth = first_flagged(traced, [value.array for value in inputs])
         return report(birth, "forward", outputs, suggest(birth, "forward"), ())
@@ -120,6 +119,7 @@ def _replayed(
 
 
 def _phase(birth: Birth, primal: Collection[Birth]) -> str:
+    """In which phase of the computation a birth is, as `NonFiniteReport.phase` names it."""
     if not is_differentiated(birth.names):
         return "forward"
     if any(_same(birth, other) for other in primal):

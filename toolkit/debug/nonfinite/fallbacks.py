@@ -36,8 +36,8 @@ def from_checkify(
     """What `jax.experimental.checkify` knows: the primitive, and where it was traced."""
     note = f"The replay failed ({type(error).__name__}: {_first_line(error)}); checkify answered."
     operation, place = "unknown", NOWHERE
-    # checkify knows less, but it reads every primitive that JAX can compile, and so it may answer where
-    # the replay cannot. If it fails too, the report says that nothing more is known.
+    # checkify tells less, but it accepts every primitive that JAX can compile, so it may answer where the
+    # replay cannot. If it fails too, the report says so.
     try:
         checked, _ = checkify.checkify(fn, errors=checkify.float_checks)(*args)
         raised = checked.get_exception()
@@ -45,7 +45,10 @@ def from_checkify(
         operation = message.rpartition("primitive: ")[2].strip(". ") or operation
         place = lines_of(frames_of_check(raised))[0]
     except Exception as second:
-        note = f"The replay failed ({type(error).__name__}: {_first_line(error)}) and so did checkify ({type(second).__name__})."
+        note = (
+            f"The replay failed ({type(error).__name__}: {_first_line(error)}) "
+            f"and so did checkify ({type(second).__name__})."
+        )
     return NonFiniteReport(
         place.file,
         place.line,

@@ -38,6 +38,7 @@ def first_bad(
         scopes.clear()
         found: list[Array] = []
         _flag(computation, operands, scope, scopes, found)
+        # One flag more, as a stack of none is refused. The first axis is for the devices of a `shard_map`.
         return jnp.stack([*found, jnp.asarray(False)])[None]
 
     born = np.asarray(jax.jit(placed(flags))(*operands)).any(axis=0)
@@ -67,7 +68,8 @@ def _flag(
             results = _flag(inner, values, here, scopes, found)
         else:
             results = evaluate_equation(equation, values)
-            # Bad results from good operands: here it begins. Equations after it have bad operands.
+            # Bad results from good operands: the fault begins here. What reads these results has bad
+            # operands.
             scopes.append(here)
             found.append(_is_bad(results) & ~_is_bad(values))
         known |= dict(zip(map(id, equation.outvars), results, strict=True))

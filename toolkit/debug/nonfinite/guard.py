@@ -17,8 +17,9 @@ from toolkit.debug.nonfinite.explain import explain
 from toolkit.debug.nonfinite.nonfinite_report import NonFiniteReport
 from toolkit.errors.readable import readable
 
-# The first call may change the type of an argument (a Python number becomes an array), and with it which
-# buffers are donated. After two calls that show no new one, the others need not be copied any more.
+# Which arguments a step donates is seen only after a call, and the second call may donate others: an argument
+# that was a Python number is an array then. So all arrays are copied until two calls in a row have shown no
+# new donation.
 _SETTLED = 2
 _LISTED = 4  # leaves that a message names
 
@@ -121,7 +122,10 @@ class Guarded:
         self._found = checks.any_spoilt(self._found, chosen, layout.infinite)
 
     def _recorded(self, leaves: Sequence[Any], structure: Any) -> _RecordedCall:
-        """What a replay needs of this call. The first since the last look is kept whole."""
+        """What a replay needs of this call: all of the first since the last look, later only what is new.
+
+        What came back from the call before is not stored again: the replay makes it anew.
+        """
         carried: Mapping[int, int] = {}
         if self._calls:
             results = jax.tree.leaves(self._results)
@@ -131,7 +135,7 @@ class Guarded:
         return _RecordedCall(kept, carried, structure)
 
     def _safe(self, position: int, leaf: Any) -> Any:
-        """The leaf, as it is now: the step may overwrite a donated one, the caller a NumPy array."""
+        """The leaf, copied if the step may overwrite it (a donated array) or the caller (a NumPy array)."""
         donated = self._settled < _SETTLED or position in self._donated
         changes = isinstance(leaf, np.ndarray) or (donated and isinstance(leaf, jax.Array))
         return leaf.copy() if changes else leaf
@@ -257,6 +261,7 @@ def _layout(
     held: dict[str, str] = {}
     for i, (path, leaf) in enumerate(tree_flatten_with_path(results)[0]):
         name = f"result{keystr(path)}"
+        # The state may be the first of several results, or the only one: see `guard` on how leaves are told.
         for key in (path, path[1:]) if len(path) > 1 else (path,):
             shape, what = start.get(key, (None, ""))
             if shape == np.shape(leaf):

@@ -1,4 +1,4 @@
-"""A computation equation by equation on concrete values, with the origin of what is not finite."""
+"""The replay: a computation run equation by equation on concrete values, with the origin of bad entries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from toolkit.jaxprs.read import (
 )
 from toolkit.jaxprs.recorded_lines import transformations
 
-# Their result is mostly their first operand. What made that operand says more to the user than "reshape",
-# so it is kept as the maker of the result.
+# They mostly move or scale an operand. "made by sqrt" tells the user more than "made by reshape", so the
+# maker of the operand counts as the maker of the result.
 _MOVES = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "expand_dims", "neg", "reshape"}
     | {"rev", "slice", "squeeze", "stop_gradient", "transpose", "dynamic_slice", "gather", "mul"}
 )
 
-# The operations that the derivatives of other functions consist of.
+# The operations that derivative rules mostly consist of.
 _SLOPES = frozenset({"add_any", "div", "integer_pow", "mul", "pow", "rsqrt"})
 
 
@@ -85,8 +85,8 @@ class Replay:
                 return self._constant(literal(atom), where)
             return known[id(atom)]
 
-        # `jax.grad` computes the value of the loss and reads it nowhere. It is recognised by that: of the
-        # values before the backward pass that nothing reads, the one of least rank, and the last of those.
+        # `jax.grad` computes the loss, and nothing reads it. So the loss is taken to be, among the values
+        # before the backward pass that nothing reads, the last of those with the fewest axes.
         unread: list[Value] = []
         for index, equation in enumerate(jaxpr.eqns):
             here = scope.at(index, equation)
@@ -158,8 +158,9 @@ class Replay:
         found = frozenset[Birth]().union(*ends)
         if all(ends):
             return found
-        # In forward mode values and slopes leave side by side. One of them is finite here, so the bad ones
-        # may be slopes; births by operations that only slopes consist of are left out.
+        # In forward mode values and slopes leave the computation side by side, and nothing tells which is
+        # which. Some are finite here, so the bad ones may be slopes: births by operations typical of slopes
+        # are left out.
         return frozenset(birth for birth in found if birth.operation not in _SLOPES)
 
     def bear(
@@ -197,6 +198,7 @@ class Replay:
             return self.run(inner, values, here)
         if name == "cond":
             programs = branches(equation)
+            # JAX clips an index that is out of range.
             taken = int(np.clip(int(values[0].array), 0, len(programs) - 1))
             return self.run(programs[taken], values[1:], here)
         if name == "custom_linear_solve":
@@ -238,14 +240,14 @@ def is_differentiated(names: str) -> bool:
 
 
 def is_primal(names: str) -> bool:
-    """Whether an equation is run for the value of what is differentiated, or for its slopes."""
+    """Whether an equation is in the forward part of a differentiated computation, its value or its slopes."""
     return "jvp" in names and "transpose" not in names
 
 
 def placed(here: PlaceInProgram) -> tuple[SourceLine, SourceLine]:
     """The user's line of an equation, and the line of an installed package below it.
 
-    Equations inside the wrappers of `jax.numpy` have none: the line of the enclosing call stands.
+    Equations inside the wrappers of `jax.numpy` record no line. They get that of the enclosing call.
     """
     inside = NOWHERE
     for equation in reversed(here.equations):
@@ -257,6 +259,7 @@ def placed(here: PlaceInProgram) -> tuple[SourceLine, SourceLine]:
 
 
 def _maker(equation: Any, values: Sequence[Value]) -> str:
+    """The last primitive on the way to a result that did more than move or scale it."""
     name = equation.primitive.name
     made = [value.maker for value in values if value.maker]
     return made[0] if name in _MOVES and len(set(made)) == 1 else name

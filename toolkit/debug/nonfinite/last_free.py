@@ -18,10 +18,14 @@ def runner(
     goes_on: Callable[[Sequence[Any]], Any],
     init: Sequence[Value],
 ) -> Callable[[int], tuple[int, list[Array], np.ndarray]]:
-    """The loop up to a step: how many were made, the carry, and when each leaf was last free.
+    """A function that runs the loop up to a step, and returns (steps made, carry, last free).
 
-    The last is `[leaves, 3]`: of NaN, +inf and -inf, the latest step before which there was none,
-    or -1.
+    The last is int32 `[leaves, 3]`, a column for each of NaN, +inf and -inf: the latest step before which the
+    leaf had no such entry; -1 where it had one from the start.
+
+    Args:
+      advance: (number of the step, carry) -> the next carry.
+      goes_on: whether the loop makes another step from this carry.
     """
 
     def free(carry: Sequence[Any]) -> Array:
@@ -35,8 +39,8 @@ def runner(
 
         def body(state: Any) -> Any:
             step, carry, last = state
-            # Overwritten as long as the leaf is free of a kind: what stays is the last such step, in which
-            # the kind must have been made.
+            # Overwritten as long as the leaf is free of a kind. What stays is the last such step, so the
+            # entries that the leaf has in the end were made in it.
             last = jnp.where(free(carry), step, last)
             return step + 1, list(advance(step, carry)), last
 
@@ -63,8 +67,10 @@ def _has_kinds(leaf: Any) -> Array:
 
 
 def _strong(array: Any) -> Any:
-    """The array in a type that is not weak. A `while_loop` refuses a carry whose type changes, as a weak
-    one does once a step has added an array to it."""
+    """The array with a dtype that is not weak.
+
+    A `while_loop` refuses a carry whose type changes, as a weak one does once a step adds an array to it.
+    """
     return (
         lax.convert_element_type(array, array.dtype)
         if hasattr(array, "dtype")

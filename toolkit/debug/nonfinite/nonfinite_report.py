@@ -1,4 +1,4 @@
-"""What `tk.debug.explain` answers."""
+"""The report of `tk.debug.explain`, and how it prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from toolkit.debug.nonfinite.origins import Birth, Operand
 from toolkit.debug.source_lines import NOWHERE, SourceLine
 
-# Primitives whose name is no word; each keeps the name, which is what JAX's own messages say.
+# Primitives whose name is no word. The name stays behind the words, because JAX's own messages use it.
 _WORDS = {
     "acos": "arc cosine (acos)",
     "add": "addition (add)",

@@ -17,13 +17,15 @@ import numpy as np
 
 from toolkit.debug.source_lines import NOWHERE, SourceLine
 
-# What takes the place of a bad entry, to see what the others do. Most functions are finite there, except
-# for `acosh`, which begins at 1. A rounder number could cancel with a neighbour and make a new 1 / 0.
+# What takes the place of a bad entry, to see what the others do. Most functions are finite there; `acosh`
+# needs a number above 1. A round number could cancel with another entry, and a 1 / 0 of our making would
+# follow.
 _HARMLESS = 0.54321
 _HARMLESS_FOR = {"acosh": 1.54321}
 
-# Factorisations and the like. Replacing entries of a matrix may make it indefinite or singular, and the
-# equation would then fail for a reason of our making: here all bad entries count as handed on.
+# Factorisations and the like. A matrix with replaced entries may be indefinite or singular, and the equation
+# would then fail for a reason of our making. So nothing is replaced here, and all bad results count as passed
+# on.
 _WHOLE = frozenset(
     {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "lu", "qr"}
     | {"ormqr", "schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve"}
@@ -147,18 +149,20 @@ def attribute(
     results: Sequence[Any],
     bear: Callable[[bool], Birth],
 ) -> list[Masks]:
-    """Whose the bad entries of an equation's results are.
+    """For each result of an equation, which of its bad entries belong to which birth.
 
-    The equation is evaluated again with the bad operands of all births but one made harmless: what
-    is bad then is that birth's. What is bad without any of them is born here, and so is a NaN that
-    needs nothing but legal infinities, such as `-inf - -inf`.
+    The equation is evaluated again for each birth, with the bad entries of all other births replaced by a
+    harmless number. What is bad then belongs to that birth. What is bad with all of them replaced is born
+    here. So is a NaN that legal infinities alone make, such as `-inf - -inf`.
 
     Args:
-      evaluate: the equation on other operands.
+      primitive: the name of the equation's primitive.
+      evaluate: the equation, run on other operands.
+      values: the operands.
       bear: makes the birth of this equation, told whether it has a NaN.
     """
     wanted = [nonfinite(result) for result in results]
-    # A dict, because a set would give another order in each process, and so another report.
+    # A dict, because the order of a set differs between processes, and so would the report.
     births = list({birth: None for value in values for birth in value.masks})
     if not births:
         return _given(bear(_any_nan(results)), wanted)
@@ -171,21 +175,21 @@ def attribute(
         return evaluate([_cleaned(value, removed, primitive) for value in values])
 
     fresh = [np.zeros_like(mask) for mask in wanted]  # bad with all births made harmless: born here
-    apart = list(fresh)  # of those, the entries that do not change when the births are there
+    apart = list(fresh)  # of those, the entries that are the same with the births in place
     if primitive not in _WHOLE:
         alone = without(births)
         fresh = [nonfinite(r) & mask for r, mask in zip(alone, wanted, strict=True)]
         apart = [_unchanged(r, old) & f for r, old, f in zip(alone, results, fresh, strict=True)]
     found: list[Masks] = [{} for _ in results]
     if legal and not (real and primitive in _WHOLE):
-        # Legal infinities alone: an infinity that stays one is handed on, a NaN of them is born here.
+        # With the legal infinities alone: an infinity that stays one is passed on, a NaN is born here.
         alone = without(real)
         made = [nans(r) & mask for r, mask in zip(alone, wanted, strict=True)]
         fresh = [old | new for old, new in zip(fresh, made, strict=True)]
         for i, result in enumerate(alone):
             kept = nonfinite(result) & wanted[i] & ~fresh[i]
             found[i] |= {birth: kept for birth in legal if kept.any()}
-    # Each other birth alone: what is bad now is its own, unless it would be bad without any.
+    # Each other birth alone: what is bad now is its own, unless it would be bad without any birth.
     for birth in real:
         others = [other for other in births if other is not birth]
         for i, result in enumerate(without(others)):
@@ -210,7 +214,7 @@ def _given(birth: Birth, masks: Sequence[np.ndarray]) -> list[Masks]:
 
 
 def _completed(masks: Masks, wanted: np.ndarray, births: Sequence[Birth]) -> Masks:
-    """Entries that need two births at once belong to both."""
+    """`masks`, with the entries that no birth makes bad alone: they belong to all of `births`."""
     left = wanted.copy()
     for mask in masks.values():
         left &= ~mask
@@ -225,6 +229,7 @@ def _unchanged(array: Any, other: Any) -> np.ndarray:
 
 
 def _cleaned(value: Value, removed: Sequence[Birth], primitive: str) -> Any:
+    """The array, with the entries of the removed births made harmless."""
     gone = _nothing(value.array)
     for birth in removed:
         gone = gone | value.masks.get(birth, False)

@@ -1,4 +1,4 @@
-"""What usually helps, for the failures that everybody meets."""
+"""What usually helps, for the common ways to make a NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _arithmetic(birth: Birth) -> str | None:
 
 
 def _is_large(operand: Operand) -> bool:
-    """Whether a small power of it overflows."""
+    """Whether its fifth power overflows: then the size of the numbers is to blame, and no zero among them."""
     if operand.min is None or operand.max is None:
         return False
     return max(-operand.min, operand.max) > _LARGEST.get(operand.dtype, 1.0) ** 0.2

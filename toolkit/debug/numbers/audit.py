@@ -1,4 +1,4 @@
-"""Numbers that decide what a program computes and that nobody can set: hidden hyperparameters."""
+"""`tk.debug.audit`: hidden hyperparameters, which decide what a program computes and no argument sets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def audit(fn: Callable[..., Any], *specs: Any) -> tuple[Constant, ...]:
 def constants(
     fn: Callable[..., Any], specs: Sequence[Any], supplied: Sequence[Any]
 ) -> tuple[Constant, ...]:
-    """As `audit`, without the numbers that are made of `supplied`."""
+    """As `audit`, without the numbers that are in `supplied` or that programs commonly make of these."""
     if not callable(fn):
         raise TypeError(f"`fn` must be callable: got {type(fn).__name__}.")
     jaxpr, static = _traced(fn, specs)
@@ -99,7 +99,8 @@ def _traced(fn: Callable[..., Any], specs: Sequence[Any]) -> tuple[Any, list[Any
     is_array = [hasattr(leaf, "dtype") for leaf in leaves]
     is_number = [isinstance(leaf, (int, float)) and not isinstance(leaf, bool) for leaf in leaves]
     # A Python number is best traced as an array: it is then an argument, and what is computed from it is no
-    # constant. Some functions need it as it is, and then it is left out by its value.
+    # constant. Some functions need it as a Python number. Then it is returned, so that its value can be left
+    # out.
     if any(is_number):
         try:
             return trace([a or n for a, n in zip(is_array, is_number, strict=True)]), []
@@ -109,7 +110,7 @@ def _traced(fn: Callable[..., Any], specs: Sequence[Any]) -> tuple[Any, list[Any
 
 
 def _is_complement(one: Found, others: Sequence[Found]) -> bool:
-    """Whether it is the 1 - b of a package's `b * old + (1 - b) * new`: b says it."""
+    """Whether it is the 1 - b of a package's moving average, `b * old + (1 - b) * new`: b is listed."""
     if one.inside == NOWHERE or isinstance(one.value, complex) or not 0 < one.value < 0.5:
         return False
     return any(

@@ -33,6 +33,8 @@ def inner_programs(equation: Any, numbers: Sequence[Any]) -> Iterator[tuple[Any,
         return
     for program in inner(equation):
         count = len(opened(program)[0].invars)
+        # The first operand of a `cond` chooses the branch. Where an equation uses its operands in another
+        # way, which is seen by their count, the numbers inside are not known.
         given = list(numbers[1:] if name == "cond" else numbers)
         yield program, given if len(given) == count else [None] * count
 

@@ -1,9 +1,9 @@
-"""Who wrote a number that an equation reads: the user, a default that the user did not see, or a formula.
+"""Who wrote a number that an equation reads: the user, the default of a library, or a formula inside one.
 
-An equation remembers the calls that led to it. Inwards from the user's line stand the functions of
-other packages and of JAX that it went through. A number that stands in the code of one of these
-belongs to the formula which that function is (0.044715 in `gelu`); one that does not came in from
-outside: the user passed it, or left a default.
+An equation remembers the calls that led to it: the user's line, then functions of other packages and
+of JAX that were called from there. A number in the code of one of these functions is part of the
+formula that it computes (0.044715 in `gelu`). A number that is not in their code came in from outside:
+the user passed it, or left the default of a parameter.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Calls(NamedTuple):
     jax: tuple[Frame, ...]  # functions of JAX
     packages: tuple[Frame, ...]  # then functions of other installed packages
     user: Frame | None
-    key: tuple[Any, ...]  # of the operation as the user called it: the same for its derivative
-    rule: bool  # whether the user called a function with a derivative rule, which it may belong to
+    key: tuple[Any, ...]  # names the operation that the user called; its derivative has the same
+    rule: bool  # whether the equation may belong to the derivative rule of a function that the user called
 
     @property
     def place(self) -> SourceLine:
@@ -95,6 +95,8 @@ def calls(equation: Any) -> Calls:
     users = [frame for frame in rest if not is_installed(frame.file)]
     user = users[0] if users else None
     direct = bool(user) and not others and not of_jax
+    # The user's line calls a function with a derivative rule of its own. JAX has such functions too, as
+    # `jax.nn.relu`, and the numbers in their rules are not the user's.
     ruled = direct and any(frame.file == hidden.CUSTOM_RULES for frame in inner[cut:])
     rule = ruled and _callee(users[0]) not in _names_in_jax()
     return Calls(of_jax, others, user, key, rule)
@@ -129,7 +131,7 @@ def is_formula(
 
 
 def _hands_on(frame: Frame, called: str) -> bool:
-    """Whether a function of JAX does nothing with numbers but hand them on."""
+    """Whether a function of JAX uses numbers only as its caller gave them."""
     name = frame.code.co_name
     if name == "switch":  # it clips the index by the number of branches, which nobody has written
         return False
@@ -184,7 +186,7 @@ def is_of_jax(computation: Any) -> bool:
 
 @functools.cache
 def literals(code: CodeType) -> frozenset[float]:
-    """The sizes of the numbers in a function's code, and of the constants of its module that it names."""
+    """Absolute values of the numbers in a function's code, and of the module's constants that it names."""
     module = vars(_module(code)) if _module(code) else {}
     named = [module.get(name) for name in code.co_names]
     return frozenset(abs(number) for number in _flat((*code.co_consts, *named)))
@@ -238,6 +240,7 @@ def _numbers(source: str) -> list[float]:
 
 
 def _is_between(frame: Frame) -> bool:
+    """Whether a frame is machinery that may lie between any two calls: JAX's tracing, or Python itself."""
     file = frame.file
     if file.startswith(hidden.MACHINERY) or file.startswith("<frozen"):
         return True
@@ -245,5 +248,6 @@ def _is_between(frame: Frame) -> bool:
 
 
 def _frames(equation: Any) -> Sequence[Frame]:
+    """The calls that led to an equation, innermost first, up to where the report was asked for."""
     frames = [Frame(*one) for one in codes(equation)]
     return list(itertools.takewhile(lambda frame: not frame.file.startswith(ASKED), frames))

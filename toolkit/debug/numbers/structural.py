@@ -13,9 +13,8 @@ import numpy as np
 
 _SMALL = 2  # up to here an integer is structure
 _LARGEST_SCANNED = 1_000_000  # entries; larger arrays are data
-_TOLERANCE = (
-    2e-6  # relative; numbers that were rounded to float32, and computed with once, still agree
-)
+# Relative: numbers that were rounded to float32, and went through one operation, still agree.
+_TOLERANCE = 2e-6
 _ROUNDINGS = 4096  # a library's tolerances are small multiples of its dtype's rounding, as 10 * eps
 
 _IRRATIONAL = (math.pi, math.sqrt(math.pi), math.sqrt(2 * math.pi), math.sqrt(2), math.e)
@@ -64,6 +63,8 @@ def is_guard(value: Any, dtype: Any) -> bool:
     if isinstance(value, int) or not jnp.issubdtype(dtype, jnp.inexact):
         return False
     eps = float(jnp.finfo(dtype).eps)
+    # Tolerances of libraries are multiples or roots of the rounding; bounds near the ends of the range keep
+    # numbers from overflow.
     units = size / eps
     whole = 0 < units <= _ROUNDINGS and is_close(units, round(units))
     root = any(is_close(size, eps**power) for power in (1 / 4, 1 / 3, 2 / 3, 3 / 4))
@@ -115,6 +116,7 @@ class Supplied:
 
 
 def _made_of(value: float) -> Iterator[float]:
+    """What programs commonly make of one setting: 1 - b of a decay, a square, a logarithm, log-odds."""
     yield from (value, value / 2, 2 * value, value**2, math.sqrt(value), abs(1 - value))
     if value:
         yield from (1 / value, 1 / (1 + value), abs(math.log(value)), abs(math.log1p(value)))
@@ -123,7 +125,7 @@ def _made_of(value: float) -> Iterator[float]:
     if 0 < value < 1:
         odds = value / (1 - value)
         yield from (1 / (1 - value), odds, 1 / odds, abs(math.log(odds)))
-    if value < 80:
+    if value < 80:  # exp(89) is infinite in float32
         yield from (math.exp(value), math.exp(-value))
 
 

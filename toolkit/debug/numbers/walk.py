@@ -16,7 +16,8 @@ from toolkit.jaxprs.loops import scan_parts, while_parts
 from toolkit.jaxprs.read import inner, opened
 from toolkit.jaxprs.recorded_lines import transformations
 
-# Where a number names a position, or is an exponent: operands from there on.
+# The position of the first operand that is an index, an exponent or a key: from there on numbers are
+# structure.
 _STRUCTURAL = {
     "dynamic_slice": 1,
     "dynamic_update_slice": 2,
@@ -31,7 +32,7 @@ _STRUCTURAL = {
     "random_wrap": 0,
 }
 _INDICES = {"gather": (1,), "scatter": (1,), "scatter-add": (1,), "scatter-mul": (1,)}
-# What hands a number on as it is.
+# Operations that pass a number on unchanged.
 _MOVES = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze"}
 )
@@ -130,16 +131,16 @@ class Walk:
             differentiated=differentiated,
             caller=made_by.user or scope.caller,
         )
-        # The derivative of an operation contains its numbers once more: they are reported once.
+        # The derivative of an operation contains the numbers of the operation once more. They are reported
+        # once.
         again = differentiated and key in self.seen and not made_by.rule
         self.seen.add(key)
         numbers = [_number(atom, known, moves) for atom in equation.invars]
         read = _read(equation, numbers, made_by, counters)
         for operation, value, position in [] if again else read:
+            # Packages negate numbers that were given to them: a step of descent is `-lr * g`.
             if made_by.packages and operation == "mul" and not isinstance(value, complex):
-                value = abs(
-                    value
-                )  # a package negates its own numbers: a step of descent is `-lr * g`
+                value = abs(value)
             one = Found(value, place, operation, inside)
             atom = equation.invars[position] if position is not None else None
             if not _is_news(one, atom, equation, made_by, at):
@@ -167,11 +168,16 @@ class Walk:
         value = _scalar(atom.val)
         if value is None or is_structure(value, atom.aval.dtype) or _is_length(value, scope.shapes):
             return
-        if scope.inside == NOWHERE or not isinstance(value, int):  # else it says what happened
+        # An integer that a branch in a package returns mostly tells which case was met. It is no setting.
+        if scope.inside == NOWHERE or not isinstance(value, int):
             self.found.append(Found(value, scope.place, "result", scope.inside))
 
 
 def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: SearchScope) -> bool:
+    """Whether a number is reported: neither structure, nor part of a library's formula, nor made of lengths.
+
+    A number that the user has written out on the line is reported even if it equals some length.
+    """
     dtype = np.dtype(int) if atom is None else atom.aval.dtype
     called = one.operation if equation.primitive.name in CALLS else ""
     if is_structure(one.value, dtype) or is_formula(
@@ -206,6 +212,7 @@ def _read(
             if numbers[i] is not None:
                 yield INITIAL, numbers[i], i
     elif name == "while":
+        # The carry of a `fori_loop` begins with the counter and its bound.
         first = len(numbers) - len(while_parts(equation).parted(numbers)[2])
         bound = any(frame.code.co_name == "fori_loop" for frame in made_by.jax)
         for i in range(first, len(numbers)):
@@ -224,7 +231,10 @@ def _read(
 
 
 def _counts(equation: Any, counters: set[Any]) -> bool:
-    """Whether it makes an array of no data, as `arange` and `split` do."""
+    """Whether an equation makes an array that holds no data, as `arange` and `split` of a key do.
+
+    A scan over such arrays alone has a length that the code sets, not the data.
+    """
     name = equation.primitive.name
     if name == "random_split":
         return True

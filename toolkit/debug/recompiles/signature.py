@@ -72,6 +72,7 @@ def signature_of(
         jitted, args = method.__func__, (method.__self__, *args)
     statics = static_arguments(jitted)
     names = _names(jitted, len(args))
+    # `jax.jit` takes static arguments by position, by negative position, or by name.
     arguments = {
         name: _argument(arg, False, statics, {i, i - len(args)} | {name})
         for i, (name, arg) in enumerate(zip(names, args, strict=True))
@@ -183,7 +184,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two unequal values are most likely meant to be the same."""
+    """Whether two unequal values are probably meant to be the same: they print alike, or have no `==`."""
     by_identity: Any = object.__eq__
     return type(a) is type(b) and (type(a).__eq__ == by_identity or repr(a) == repr(b))
 

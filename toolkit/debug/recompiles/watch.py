@@ -1,4 +1,4 @@
-"""Why a jitted function compiled again."""
+"""`tk.debug.watch`: why a jitted function compiled again."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Watched:
         if _compiled(self._jitted, size, heard):
             self._account(signature_of(self._jitted, args, kwargs))
         elif not self.compilations and not _traced((args, kwargs)):
-            # The first call found its program compiled, because it ran before it was watched or another
-            # `jit` of the same function compiled it. It is counted, so that later ones have a call to differ from.
+            # The first call found its program compiled, because it ran before it was watched or another `jit`
+            # of the same function compiled it. It is counted, so that later ones have a call to differ from.
             self._account(signature_of(self._jitted, args, kwargs))
         return result
 
@@ -82,6 +82,7 @@ class Watched:
         if self._limit is not None and count > self._limit:
             raise RecompilationError(f"more than limit={self._limit}: {reason}")
         if count > 1:
+            # The third frame from here is the line that has called the watched function.
             warnings.warn(reason, RecompilationWarning, stacklevel=3)
 
     def _reason(self, signature: Signature) -> str:

@@ -33,9 +33,8 @@ class Line:
     text: str  # as it stands in the file
     comment: str = ""  # shapes, dtypes and loops, as printed
     shapes: tuple[Shape, ...] = ()  # of all arrays that it binds or returns: name, shape, dtype
-    inside: tuple[
-        tuple[Enclosing, ...], ...
-    ] = ()  # the loops around it, outermost first, by execution
+    # The loops around it, outermost first; one tuple for each way in which the line was run.
+    inside: tuple[tuple[Enclosing, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,10 +171,13 @@ def _sourceless(fn: Any, why: str) -> TypeError:
 
 def _annotated(watch: FollowedCalls, source: Source, function: Function) -> Annotated:
     seen = watch.seen()
+    # `fn` is shown even if it has not run, as where it failed at once; then all functions in the order of
+    # their calls.
     ran: dict[tuple[str, Function], Source] = {(source.file, function): source}
     for code in watch.codes:
         if code.function is not None:
             ran.setdefault((code.source.file, code.function), code.source)
+    # A function that stands within another one is printed as part of that one.
     outermost = {
         key: one
         for key, one in ran.items()
@@ -191,7 +193,7 @@ def _annotated(watch: FollowedCalls, source: Source, function: Function) -> Anno
         if key == (source.file, function) or _within((source.file, function), key)
     )
     home = own[0]
-    # `fn` is a wrapper that a library has put around the user's function: the user means the latter.
+    # `fn` may be a wrapper that a library has put around the user's function. The user means the function.
     if is_installed(home):
         others = [key for key in blocks if key != own and not is_installed(key[0])]
         home = others[0][0] if others else home
@@ -205,6 +207,7 @@ def _annotated(watch: FollowedCalls, source: Source, function: Function) -> Anno
 
 
 def _within(inner: tuple[str, Function], outer: tuple[str, Function]) -> bool:
+    """Whether one function, given with its file, stands inside another."""
     (file, a), (other, b) = inner, outer
     return file == other and b.first <= a.first and a.last <= b.last
 

@@ -1,4 +1,4 @@
-"""What makes a line run more than once, told from the calls that JAX and this package are in."""
+"""Loops, branches and batches around a line, recognised by the running functions of JAX and toolkit."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Enclosing(NamedTuple):
 
 
 class Construct(NamedTuple):
-    """A function that calls the user's."""
+    """A function that calls the user's, such as `jax.lax.scan`."""
 
-    around: Callable[[Variables], Enclosing]  # from its arguments
-    retraces: bool = False  # a function that it calls again stands for the earlier call
-    ours: bool = False  # what it calls in turn is its own affair
+    around: Callable[[Variables], Enclosing]  # what it is, from its arguments
+    retraces: bool = False  # it may call a function again to find types: the last call counts
+    ours: bool = False  # of this package: the loops of JAX that it consists of are not shown
 
 
 def construct(code: types.CodeType) -> Construct | None:
-    """What a code object is the body of."""
+    """The construct that a code object is the body of; None of all other code."""
     known = _known().get(code)
     if known is not None or not is_jax(code.co_filename):
         return known
@@ -58,7 +58,7 @@ def construct(code: types.CodeType) -> Construct | None:
 
 
 def reduced(found: Sequence[tuple[Construct, Enclosing]]) -> tuple[Enclosing, ...]:
-    """What lies between two functions of the user's, without that which only implements another."""
+    """The constructs between two functions of the user's, without those that only implement another."""
     kept: list[tuple[Construct, Enclosing]] = []
     for one in found:
         if kept and kept[-1][0].ours:

@@ -1,9 +1,9 @@
 """What the user's variables hold, line by line, while JAX traces a function.
 
-A jaxpr knows equations, not names: `w, b = params` leaves nothing in it, the last equation of a line
-may be a cast of `jax.numpy`'s, and a derivative adds others. While a function is traced its own
-variables hold tracers, whose shapes and dtypes are just what the line computes. So the calls are
-watched as a debugger watches them, by `sys.settrace`, for the time of the tracing.
+A jaxpr holds equations, not names. `w, b = params` leaves nothing in it, the last equation of a line
+may be a cast inside `jax.numpy`, and a derivative adds equations of its own. But while a function is
+traced, its own variables hold tracers with just the shapes and dtypes that each line computes. So its
+calls are followed as a debugger does, by `sys.settrace`, for as long as the trace takes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _WRITES = "_tk_new_"  # parameters of the functions with which @control_flow wri
 
 _contexts = itertools.count()
 
-Tries = tuple[tuple[int, int, int], ...]  # (construct, code, which call of the code by it)
+# JAX may trace the body of a loop several times until the types of the carry agree. Only the last trace is
+# shown, so each assignment knows its try: (number of the construct, id of the code, how often the construct
+# has called it).
+Tries = tuple[tuple[int, int, int], ...]
 
 
 class Assigned(NamedTuple):
@@ -85,7 +88,7 @@ class FollowedCalls:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Follows the calls of this thread; a debugger's or a coverage's own function waits."""
+        """Follow the calls of this thread; a debugger's own trace function is put back at the end."""
         before = sys.gettrace()
         with _unmet_context():
             sys.settrace(self._on_call)
@@ -107,7 +110,8 @@ class FollowedCalls:
 
     def _on_call(self, frame: types.FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        # Two code objects are equal if they do the same, wherever they stand, so their ids are the keys.
+        # Code objects are compared by what they do, so two functions of the same text may be equal. Their ids
+        # are the keys, and the objects are kept, so that no id is given away again.
         if id(code) not in self._known:
             self._known[id(code)] = (code, self._kind(code))
         kind = self._known[id(code)][1]
@@ -119,7 +123,7 @@ class FollowedCalls:
             made = (self._constructs, kind, kind.around(frame.f_locals))
             call = _RunningCall(frame, construct=made)
             outer = self._calls[-1].construct if self._calls else None
-            # Loops within a loop of ours are how it is made, and are not told apart.
+            # A loop of this package consists of loops of JAX, which need no context of their own.
             if outer is None or not outer[1].ours:
                 call.context.enter_context(_unmet_context())
             self._calls.append(call)
@@ -185,6 +189,8 @@ class FollowedCalls:
             call.failed = True
         elif event == "line":
             now = code.source.statements.get(call.frame.f_lineno)
+            # A statement of several lines has an event for each of them. A statement of one line that comes
+            # again runs again, as in a loop.
             repeats = now is call.statement and now is not None and now.first == now.last
             if now is not call.statement or repeats:
                 self._note_targets(call, code)
@@ -199,7 +205,8 @@ class FollowedCalls:
         return lambda _, event, value: self._in_function(call, code, event, value)
 
     def _left(self, frame: types.FrameType) -> None:
-        # A generator that is not run to its end never returns: its call is dropped with the one below it.
+        # A generator that is not run to its end never returns. Its call is dropped when the call below it
+        # returns.
         if any(one.frame is frame for one in self._calls):
             last = None
             while last is not frame:
@@ -261,15 +268,15 @@ class FollowedCalls:
 
 
 def _unmet_context() -> contextlib.AbstractContextManager[Any]:
-    """A context that JAX has not traced in before.
+    """A context in which JAX has never traced anything.
 
-    JAX keeps what it has traced and does not run the Python code again, which would then show no lines.
-    Its caches tell contexts apart, so in a new one everything runs.
+    JAX caches what it has traced, and does not run the Python code of such a function again: its lines would
+    show nothing. The metadata of XLA is part of the key of these caches, so with a new value all code runs.
     """
     return set_xla_metadata(toolkit_annotate=str(next(_contexts)))
 
 
 def _is_condition(frame: types.FrameType, code: Code) -> bool:
-    """Whether a block begins where the user has written `if`."""
+    """Whether a block of @control_flow begins at an `if`, `elif` or `else` of the user's."""
     head = code.source.lines[frame.f_code.co_firstlineno - 1].lstrip()
     return head.startswith(("if", "elif", "else"))

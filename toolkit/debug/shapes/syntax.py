@@ -1,4 +1,4 @@
-"""The statements of a source file: which lines are one, and what each assigns."""
+"""The statements of a source file: which lines belong to each, and what it assigns."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Source:
 
     def function(self, code: types.CodeType) -> Function | None:
         """The `def` or lambda that `code` is the body of; None of a block or a comprehension."""
+        # Several lambdas may stand on one line; their parameters tell them apart.
         given = _parameters(code)
         for one in self.functions:
             named = one.name == code.co_name and code.co_firstlineno in (one.first, one.defined)
@@ -91,9 +92,9 @@ def read(file: str) -> Source | None:
 
 
 def stored(code: types.CodeType) -> frozenset[tuple[int, str]]:
-    """Line and name of all that `code` itself assigns, what is inside it left out.
+    """Line and name of all that `code` itself assigns; what functions inside it assign is left out.
 
-    Of an attribute or an entry the name is "." or "[]".
+    The name of an attribute is ".", that of an entry "[]".
     """
     found = set()
     for one in dis.get_instructions(code):
@@ -178,7 +179,7 @@ def _head(node: _Compound) -> Iterator[ast.expr]:
 
 
 def _targets(nodes: Sequence[ast.AST]) -> Iterator[Target]:
-    """What is assigned, in the order of the text; what lambdas and comprehensions bind left out."""
+    """What is assigned, in the order of the text, without what lambdas and comprehensions bind."""
     for node in nodes:
         if isinstance(
             node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
@@ -194,7 +195,7 @@ def _targets(nodes: Sequence[ast.AST]) -> Iterator[Target]:
 
 
 def _merged(statements: Sequence[Statement]) -> Iterator[Statement]:
-    """Statements that share a line as one."""
+    """The statements, those that share a line merged into one: a trace event tells only the line."""
     pending: Statement | None = None
     for one in statements:
         if pending is None or one.first > pending.last:

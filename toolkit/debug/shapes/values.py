@@ -56,7 +56,7 @@ def is_array(value: Any) -> bool:
         return False
     if isinstance(value, jax.Array):
         return True
-    # Asked of the class: a user's object may compute its attributes, or have any attribute one asks for.
+    # The class is asked first. An object of the user's may compute its attributes, or answer to any name.
     held = getattr(type(value), "shape", None) is not None and hasattr(type(value), "dtype")
     return held and isinstance(getattr(value, "shape", None), tuple)
 

@@ -1,4 +1,4 @@
-"""Small checks of programs and their equations: each fails if a JAX release has changed what they are made of.
+"""Small checks of programs and equations: each fails if a release of JAX has changed what they consist of.
 
 Each function here is the check of one row in `known.py`.
 """
