@@ -82,6 +82,7 @@ def nested_scan(
     count = length // segment
     if not sizes:
         return ticked_scan(step, carry, xs, length, ticker)
+    # A single segment would be run again as a whole, and store nothing less: go on one level further in.
     if count == 0 or length == segment:
         return nested_scan(step, carry, xs, length, sizes[1:], ticker)
     # The barrier of `prevent_cse` keeps XLA from merging the second run of a segment with the first,

@@ -77,6 +77,8 @@ class BiCGStab:
             return (s.steps < self.max_steps) & (tree.norm(s.r) > target) & ~s.broken
 
         def step(s: _BiCGStabState) -> _BiCGStabState:
+            # In the paper's letters, with K the preconditioner: toward = K^-1 p, ap = v, half = s,
+            # toward_half = K^-1 s, a_half = t.
             toward = inverse(s.p)
             ap = matvec(toward)
             # Both divisions can meet an exact 0, where the recurrence has nothing left to go on with. They

@@ -30,7 +30,8 @@ class Nystrom:
 
     Args:
       rank: k, columns of the sketch; at most the number of unknowns is used.
-      damping: positive; the curvature that stands in for what the sketch does not see.
+      damping: positive; the curvature that stands in for what the sketch does not see. Rounding leaves a
+        relative residual of about `eps |A| / damping`: choose it well above `eps |A|`.
       tol: relative to ||b||; decides the status only. The residual is that of `A x = b`, without
         the damping.
 
@@ -97,6 +98,8 @@ def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array,
     image = image + shift * sketch
     gram = sketch.conj().T @ image
     factor = jnp.linalg.cholesky((gram + gram.conj().T) / 2)
+    # With gram = L L', A_k = Y gram^-1 Y' = R R' for R = Y L^-H, the `root` here. The left singular vectors
+    # of R are the eigenvectors of A_k, and its squared singular values the eigenvalues.
     root = jax.scipy.linalg.solve_triangular(factor, image.conj().T, lower=True).conj().T
     vectors, singular, _ = jnp.linalg.svd(root, full_matrices=False)
     # A NaN in the products is no sign of negative curvature: `judge` reports it as not finite.

@@ -243,7 +243,7 @@ def check_hypergradient(
                 f"check_hypergradient decides nothing along direction {number}: the derivative "
                 f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
                 "use float64, or an outer function of larger slope.",
-                stacklevel=3,
+                stacklevel=3,  # the user's line: between it and here stands the wrapper of `readable`
             )
 
 

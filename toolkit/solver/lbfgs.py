@@ -60,9 +60,9 @@ class LBFGS:
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
             fun, real = real_objective(state.y, theta, x), tree.as_real(state.y)
             if x is None:
-                # The last line search ended at this point, and its value and gradient are in the state.
+                # The last line search ended at this point and left its value and gradient in the state.
                 value, gradient = optax.value_and_grad_from_state(fun)(real, state=state.optimizer)
-            else:  # with per-step inputs that was the function of another step
+            else:  # with per-step inputs those would belong to the function of the step before
                 value, gradient = jax.value_and_grad(fun)(real)
             return Evaluation((value, gradient), gradient)
 

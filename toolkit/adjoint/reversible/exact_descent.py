@@ -74,8 +74,8 @@ class ExactDescent:
         valid = (momenta >= 0) & (momenta <= 1)
         known = self.method.known
         plan = momentum.make_plan(momenta) if known is None else jax.tree.map(jnp.asarray, known)
-        # A velocity w stands for w * scale * V_UNIT, an iterate y for y * Y_UNIT. So a gradient g changes
-        # w by g * push, and w changes y by w * move.
+        # The integer w of a velocity stands for w * scale * V_UNIT, that of an iterate for y * Y_UNIT. So a
+        # gradient g takes g * push from w, and w adds w * move to y.
         push, move = 1 / (plan.scale * V_UNIT), step_sizes * (plan.scale * (V_UNIT / Y_UNIT))
         return Entry(xs, step_sizes, plan, push, move, valid)
 

@@ -130,12 +130,12 @@ def _split(jaxpr: Any, gradients: int) -> _Parts:
     going backwards from the residuals, and are cheap by the choice of `_kept`.
     """
     gradient, residuals = jaxpr.outvars[:gradients], jaxpr.outvars[gradients:]
-    kept = _kept(jaxpr, {*_names(residuals)})
-    needed, equations = {*_names(residuals)} - {*kept}, []
+    kept = _kept(jaxpr, {*_variables(residuals)})
+    needed, equations = {*_variables(residuals)} - {*kept}, []
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
             equations.append(equation)
-            needed |= {*_names(equation.invars)} - {*kept}
+            needed |= {*_variables(equation.invars)} - {*kept}
     first = jaxpr.replace(outvars=gradient + kept)
     second = jaxpr.replace(invars=jaxpr.invars + kept, eqns=equations[::-1], outvars=residuals)
     return _Parts(first, second)
@@ -144,26 +144,28 @@ def _split(jaxpr: Any, gradients: int) -> _Parts:
 def _kept(jaxpr: Any, residuals: set[Any]) -> list[Any]:
     """The variables to keep: few numbers in all, from which the residuals are cheap to compute.
 
-    Going forward, `lacking[v]` is a set of variables from which v follows by cheap operations. Where such
-    a set has more numbers than v itself, or v's operation is not cheap, v itself is kept.
+    Going through the program, `lacking[v]` is what must be kept, beyond the inputs and what is kept
+    already, so that cheap operations alone give v. Where v's operation is not cheap, or where this set
+    has more numbers than v, it is better to keep v itself: the set is then {v}.
     """
     kept: dict[Any, None] = {}
-    lacking: dict[Any, set[Any]] = {}  # what it takes to make a variable cheaply, kept or not
+    lacking: dict[Any, set[Any]] = {}
     for equation in jaxpr.eqns:
-        sources = set().union(*(lacking.get(name, ()) for name in _names(equation.invars)))
+        sources = set().union(*(lacking.get(v, ()) for v in _variables(equation.invars)))
         sources -= kept.keys()
         for out in equation.outvars:
-            makes = equation.primitive.name in _CHEAP and sum(map(_size, sources)) <= _size(out)
-            lacking[out] = sources if makes else {out}
+            is_cheap = equation.primitive.name in _CHEAP and sum(map(_size, sources)) <= _size(out)
+            lacking[out] = sources if is_cheap else {out}
             kept |= dict.fromkeys(lacking[out] if out in residuals else ())
     return list(kept)
 
 
-def _size(name: Any) -> int:
-    return math.prod(name.aval.shape)
+def _size(variable: Any) -> int:
+    return math.prod(variable.aval.shape)
 
 
-def _names(atoms: list[Any]) -> list[Any]:
+def _variables(atoms: list[Any]) -> list[Any]:
+    """The atoms of an equation without its literal numbers."""
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
