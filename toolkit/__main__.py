@@ -8,14 +8,15 @@ from types import FrameType
 
 def main() -> int:
     """Runs the command line."""
-    # The imports below take long enough for a signal to come. Python's own answer to SIGINT would be a
-    # traceback, so until a run listens itself, a signal just ends the process. What is ignored stays so:
+    # The imports below take long enough for a signal to come. Python would answer SIGINT with a traceback. So
+    # until a run has its own listener, a signal just ends the process. An ignored signal stays ignored:
     # `nohup` ignores SIGHUP.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
     # If stdin, stdout or stderr were closed, the next file that is opened would get its number, and libraries
-    # that print messages would write them into that file. So each of the three is made to lead to nowhere.
+    # that print messages would write them into that file. So each of the three that is closed is opened as
+    # /dev/null.
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

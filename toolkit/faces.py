@@ -1,4 +1,7 @@
-"""Faces of rooms whose names load on first use, so that a run loads what it uses and no more."""
+"""Packages whose public names load on first use, so that a program imports only the modules that it uses.
+
+`import toolkit` would otherwise import jax, flax and optax, which takes seconds, also for `toolkit --help`.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ def lazy(
 
     Args:
       room: the package's `__name__`.
-      homes: for each module, the names that the package offers from it; a module without names is
-        offered itself, by the last part of its name.
+      homes: for each module, the names that the package offers from it. A module without names is itself
+        offered, by the last part of its name.
+
+    Raises: AttributeError: by the returned `__getattr__`, for a name that the package does not offer.
 
     Example: `__getattr__, __dir__ = lazy(__name__, {"toolkit.debug.shapes.annotate": ("annotate",)})`.
     """
@@ -29,7 +34,7 @@ def lazy(
         if name not in home:
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
         value = getattr(import_module(home[name]), name)
-        # Python asks here only for what the module lacks: kept there, the name costs nothing from now on.
+        # Python calls this only for names that the package lacks. Once stored there, the name costs nothing.
         setattr(sys.modules[room], name, value)
         return value
 

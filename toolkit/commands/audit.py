@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.debug.numbers.audit import Constant
     from toolkit.run.drive.prepare import PreparedRun
 
+# Settings that only the runner reads. Their values are in no program, so they do not explain a number there.
 _OF_THE_RUNNER = frozenset(
     {"checkpoint_every", "claims", "diagnostics", "keep_checkpoints", "log_every"}
     | {"schema_version"}
@@ -58,7 +59,7 @@ def report(prepared: PreparedRun) -> list[str]:
 
 
 def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
-    """Of `init`, `step` and the losses, each number once. Raises: RunError (exit 2) if one fails."""
+    """The hidden numbers of `init`, `step` and the losses, each once. Raises: RunError (exit 2) if one fails."""
     from toolkit.run.drive.prepare import build
     from toolkit.run.experiment import load
 
@@ -67,8 +68,9 @@ def hidden_numbers(prepared: PreparedRun) -> tuple[Constant, ...]:
     found = _found(prepared, supplied)
     if not found:
         return ()
-    # What is left may still be computed from the config, in a way that nobody foresees: then it is
-    # another number in the program of a slightly different config.
+    # A number that is left may still be computed from the config in a way that `constants` does not see. Such
+    # a number changes if the config does. So the program is built again from a slightly different config,
+    # and only numbers that are the same in both count as hidden.
     try:
         moved_settings = load.validate(type(loaded.settings), _moved(loaded.resolved), {})
         _, program = build(loaded._replace(settings=moved_settings))
@@ -95,7 +97,7 @@ def _seen(resolved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moved(tree: Any) -> Any:
-    """The config with all its fractions a little smaller; whole numbers may be counts."""
+    """The config with all its fractions a little smaller. Whole numbers stay, because they may be counts."""
     if isinstance(tree, dict):
         return {key: _moved(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -91,6 +91,7 @@ def _stepped(prepared: PreparedRun, compiled: CompiledProgram, place: RunDirecto
     from toolkit.run.store import directory, metrics
 
     source = prepared.loaded.experiment
+    # Two steps end by their number, so a budget is not needed to say what fraction is used up.
     if issubclass(type(compiled.template), Paced):
         compiled = with_fractions(compiled, Pace(STEPS, None, 0.0), 0, 1)
     with reported(source, "init failed"):

@@ -76,7 +76,8 @@ def _dispatch(words: list[str]) -> int:
         help_ = " ".join(filter(None, ("toolkit", arguments.command, "--help")))
         expected = f"`{help_}` to list what there is"
         raise fail(Exit.CONFIG, "toolkit", "unknown words", shown(" ".join(unknown)), expected)
-    if rest:  # overrides after an option, which argparse leaves over
+    # argparse takes positional words only up to the first option, and returns overrides behind it as unknown.
+    if rest:
         arguments.overrides += rest
     if arguments.command is None:
         parser.print_help()
@@ -86,7 +87,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    """Knows the names of all commands, and the words of `command`."""
+    """A parser that knows all commands by name, but the options of `command` alone.
+
+    The options of the others are not needed, and to declare them would import their modules.
+    """
     parser = _Parser(
         prog="toolkit",
         description="Bilevel optimization in JAX: run, resume and report experiments.",

@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 
 class Description(NamedTuple):
-    """All that is printed."""
+    """What is printed, before it is laid out."""
 
     experiment: Path
     state: tuple[Part, ...]
@@ -144,7 +144,7 @@ def _shown(place: SourceLine, source: Path) -> str:
 
 
 def _printed(parts: Description) -> list[str]:
-    """Two tables and the totals; as wide as the terminal, or as they need where there is none."""
+    """The lines of both tables and the totals: as wide as the terminal, or as needed without one."""
     state, costs = parts.state, parts.costs
     head = ["part", "shape", "dtype", "numbers", "bytes", "learned by", "made at"]
     rows = [
@@ -185,7 +185,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Nothing is cut: what does not fit goes on in the next line."""
+    """The lines of a table. Nothing is cut: a cell that is too wide goes on in the next line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

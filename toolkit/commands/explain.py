@@ -12,6 +12,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Prints which line made a run not finite. Returns the exit code."""
     from toolkit.run.store import environment
 
     # The numbers of threads change bits and are read when jax is imported, which the next line does.

@@ -14,6 +14,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Writes the rows to the terminal, a file or a folder. Returns the exit code."""
     from toolkit.run.report import export
 
     return export.export(arguments.directories, arguments.format, arguments.out)

@@ -13,6 +13,10 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Draws a page and prints its path. Returns the exit code.
+
+    Raises: RunError: exit 8 if the runs miss a claim over several seeds.
+    """
     from toolkit.run.report import redraw
 
     return redraw.redraw(arguments.directories, arguments.out)

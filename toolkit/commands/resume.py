@@ -14,6 +14,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Continues a run to its end, and returns the exit code."""
     from toolkit.run.drive import runs
 
     return runs.resume(arguments.directory, arguments.allow_drift, arguments.line)

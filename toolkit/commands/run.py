@@ -15,6 +15,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Makes a run, and returns its exit code."""
     from toolkit.run.drive import runs
 
     return runs.run(arguments.config, arguments.overrides, arguments.out, arguments.line)

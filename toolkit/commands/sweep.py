@@ -32,6 +32,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    """Makes the runs that are missing, and returns the exit code of the sweep."""
     from toolkit.run.sweep import sweep
     from toolkit.run.sweep.launch.options import Options, names
 

@@ -34,8 +34,8 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
     """Builds the experiment's program and traces it.
 
     Args:
-        written: what the run's config.yaml says. It may be less than `loaded.resolved`, because the experiment may
-            have gained a field since it was written.
+        written: what the run's config.yaml says. It may be less than `loaded.resolved`, because the
+            experiment may have gained a field since it was written.
 
     Raises: RunError (exit 2) that names the line.
     """

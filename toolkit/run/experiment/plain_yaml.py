@@ -20,7 +20,7 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-# Python refuses to convert an integer of thousands of digits, with an error of its own; no setting needs them.
+# Python refuses to convert an integer of thousands of digits, with another message. No setting needs them.
 MAX_DIGITS = 400
 
 # libyaml's parser where PyYAML was built with it, because it is many times faster.

@@ -22,7 +22,10 @@ def finals(story: Story, names: Iterable[str]) -> list[Mapping[str, Any]]:
 
 
 def groups(stories: Sequence[Story]) -> list[list[Story]]:
-    """Stories that differ in their seed alone, together; one run a seed, the first that is named."""
+    """The stories in groups that differ in their seed alone.
+
+    A seed counts once in a statistic: of several runs with the same seed, the first that is named is used.
+    """
     found: dict[str, dict[int, Story]] = {}
     for story in stories:
         others = {key: value for key, value in story.config.items() if key != "seed"}
@@ -32,7 +35,7 @@ def groups(stories: Sequence[Story]) -> list[list[Story]]:
 
 
 def judge(stories: Sequence[Story]) -> list[Verdict]:
-    """The verdicts on one group's finished runs, of the claims over several seeds."""
+    """The verdicts on the claims over several seeds, for the finished runs of one group."""
     claimed = claims.from_record(stories[0].config.get("claims", {}))
     several = {name: claim for name, claim in claimed.items() if claim.seeds > 1}
     runs = [run for story in stories for run in finals(story, several)]

@@ -1,4 +1,4 @@
-"""Curves of several runs: a mean with a band for each group of seeds, a thin line for each run that did not finish."""
+"""Curves of several runs: a mean with a band for each group of seeds, a thin line for each unfinished run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from toolkit.run.report.plots import PALETTE
 from toolkit.run.report.story import Story
 from toolkit.run.store.metrics import RESERVED
 
+# By matplotlib's name of a line style, the same as SVG writes it: lengths of dashes and gaps.
 DASHES = {
     "solid": "",
     "dashed": "6 3",
     "dotted": "1.5 2.5",
     "dashdot": "7 2.5 1.5 2.5",
-}  # matplotlib's and SVG's name
+}
 DRAWN = len(PALETTE) * len(DASHES)  # groups that can be told apart
 
 
@@ -47,7 +48,10 @@ def look(index: int) -> Look:
 
 
 def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
-    """One figure a metric; the parts of a group have ids with `group-N-`, for the page to show and hide."""
+    """One figure a metric.
+
+    What is drawn for group N has an id with `group-N-`, by which the page shows and hides it.
+    """
     names = dict.fromkeys(
         name
         for group in groups

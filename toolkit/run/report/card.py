@@ -1,4 +1,4 @@
-"""README.md of a run, a model card: what it was, the command, what came out against what was claimed, what went wrong."""
+"""README.md of a run, a model card: command, results beside claims, what went wrong, settings, environment."""
 
 from __future__ import annotations
 

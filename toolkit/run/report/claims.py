@@ -41,11 +41,14 @@ class Verdict(NamedTuple):
 def judge(
     claims: Mapping[str, Claim], metrics: Mapping[str, Any], first: int = 0, seeds: int = 1
 ) -> list[Verdict]:
-    """A verdict a claim on one run, in the config's order; one over more seeds than it has is left open.
+    """A verdict on each claim for one run, in the config's order.
+
+    A claim over more seeds than the run has is inconclusive.
 
     Args:
-        metrics: of the end; of a run of several seeds, from `first` on, with the seed behind each name,
-            `loss[3]`.
+        metrics: the final ones. In a run of several seeds each name has its seed behind it, `loss[3]`.
+        first: the first seed.
+        seeds: how many seeds the run has.
     """
     return judge_runs(claims, by_seed(claims, metrics, first, seeds))
 
@@ -64,11 +67,12 @@ def by_seed(
 
 
 def judge_runs(claims: Mapping[str, Claim], runs: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    """A verdict a claim on the final metrics of runs that differ in their seed alone.
+    """A verdict on each claim for the final metrics of runs that differ in their seed alone.
 
-    A claim over several seeds is judged by the 95 % interval of the mean (Student's t): within the bounds or
-    outside of them; across one, or of fewer runs than it names, it is inconclusive. A claim on a single run
-    is judged on each, and missed if one misses it.
+    A claim over several seeds is judged by the 95 % interval of the mean (Student's t). It is within, if the
+    interval lies within the bounds, and missed, if it lies outside of them. If the interval crosses a bound,
+    or there are fewer runs than the claim names, it is inconclusive. A claim on a single run is judged on
+    each run, and missed if one of them misses it.
     """
     return [
         _verdict(name, claim, [run.get(name) for run in runs]) for name, claim in claims.items()

@@ -1,4 +1,4 @@
-"""The page of several runs: what differs, what came out over seeds, curves with bands, every run."""
+"""The page of several runs: settings that differ, results over seeds, curves with bands, a table of all runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ from toolkit.run.store import directory
 
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown
-# Nothing but this page's own script may run, whatever stands in a name, and nothing may be loaded.
+# The browser runs only the script with this hash and loads nothing. So a name of a run or a metric that holds
+# HTML does no harm, even if a place that should escape it is missed.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -128,7 +129,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
 
 
 def _legend(groups: Sequence[Group]) -> str:
-    """What line is what, with a box that shows and hides a group in all figures."""
+    """The line and the name of each group, with a box that shows and hides the group in all figures."""
     keys = [
         f'<label class="key"><input type="checkbox" checked data-group="{index}">{_line(index)}'
         f"<span>{escape(group.label)}</span></label>"
@@ -152,7 +153,7 @@ def _line(index: int) -> str:
 
 
 def _claims(groups: Sequence[Group]) -> str:
-    """A row a claim and group: the bounds, the mean over seeds, and the verdict on it."""
+    """A row for each claim and group: the bounds, the mean over seeds, and the verdict."""
     rows: list[tuple[str, str, list[Cell]]] = []
     for index, group in enumerate(groups):
         claimed = claims.from_record(group.stories[0].config.get("claims", {}))
@@ -171,6 +172,7 @@ def _claims(groups: Sequence[Group]) -> str:
     if not rows:
         return ""
     lines = [(attributes, cells) for _, attributes, cells in sorted(rows, key=lambda row: row[0])]
+    # 99: no column is aligned as a number.
     return section("Claims", table(["claim", "bound", "runs", "mean", "verdict"], lines, 99))
 
 
@@ -221,7 +223,7 @@ def _link(story: Story, label: str, beside: Path) -> str:
 
 def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
     """The experiment's own figures of the first finished run of each of the first groups."""
-    parts, warnings, offset = [], [], 1000  # ids of their own, apart from the curves'
+    parts, warnings, offset = [], [], 1000  # the curves have the indices, and so the ids, below
     shown = [group for group in groups if group.finished][:PICTURED]
     for group in shown:
         story = group.finished[0]
@@ -239,7 +241,7 @@ def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
 
 
 def _environment(stories: Sequence[Story]) -> str:
-    """What differs in how the runs were made; nothing where nothing does."""
+    """The fields in which the environments of the runs differ; empty if they do not."""
     environments = [story.record.get("environment", {}) for story in stories]
     keys = differing(environments)
     if not keys:

@@ -18,8 +18,8 @@ def write(
     """Draws both into the run directory. Returns warnings.
 
     Args:
-        record: stands in for a run.json that is about to be written.
-        settings: the config where it has been validated already; else config.yaml is.
+        record: used in place of run.json, by a run that has not written its end there yet.
+        settings: the validated config, if the caller has it. Otherwise config.yaml is read and validated.
     """
     story = read(path, record)
     html, warnings = page_of(story, settings)

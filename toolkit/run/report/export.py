@@ -1,4 +1,4 @@
-"""The rows of runs as other programs read them: CSV and TensorBoard. Only run directories are read; nothing in them changes."""
+"""The rows of runs for other programs, as CSV or TensorBoard files. Run directories are only read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from toolkit.run.store.metrics import RESERVED
 from toolkit.run.store.sweeps import runs_in
 
 FORMATS = ("csv", "tensorboard")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins so
+# A spreadsheet takes a text that begins with one of these for a formula, and runs it.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
@@ -78,7 +79,7 @@ def flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers as they are, with all their digits; a text that a spreadsheet would run gets a quote in front."""
+    """Numbers with all their digits. A text that a spreadsheet would run gets a quote in front."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Gradients leaf by leaf, on the page."""
+"""The figures and the columns of the page that show gradients leaf by leaf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several runs put in groups that differ in nothing but their seed, and what each group says about a metric."""
+"""Runs put into groups that differ only in their seed, and the values of a metric in each group."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def grouped(stories: Sequence[Story]) -> tuple[list[str], list[Group]]:
 
 
 def _implied(key: str, configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> bool:
-    """Whether a key says no more than a `kind` above it: it is there or not, always with one value."""
+    """Whether a key tells groups apart only because a `kind` above it does.
+
+    With `adjoint.kind` unroll and implicit, `adjoint.damping` is in some configs and not in others. If it has
+    one value wherever it is, a column of it would say no more than the column of the kind.
+    """
     parts = key.split(".")
     kinds = {".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts))}
     values = {setting(settings[key]) for settings in configs if key in settings}
@@ -78,7 +82,7 @@ def _implied(key: str, configs: Sequence[Mapping[str, Any]], keys: Sequence[str]
 
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not everywhere the same; a missing key is a value of its own."""
+    """The keys whose values differ between mappings. A missing key counts as a value of its own."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     absent = object()
     return [key for key in keys if len({setting(m.get(key, absent)) for m in mappings}) > 1]

@@ -45,6 +45,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
 
 
 def document(title: str, sections: Iterable[str], head: str = "") -> str:
+    """The whole page: the template with a title (text), more of its head (HTML) and its sections (HTML)."""
     return Template(TEMPLATE.read_text()).substitute(
         title=escape(title), head=head, body="\n".join(filter(None, sections))
     )
@@ -100,14 +101,18 @@ def _tile(name: str, value: float | None, verdict: Verdict | None) -> str:
 
 
 def drawings(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, list[str]]:
+    """A section of figures, and warnings for those that could not be drawn; empty without figures.
+
+    Args:
+        offset: index of the first figure, so that no two figures of a page have the same ids.
+    """
     parts: list[str] = []
     warnings: list[str] = []
     for index, figure in enumerate(figures, offset):
         try:
             drawing = f'<div class="canvas">{svg(figure, index)}</div>'
-        except (
-            Exception
-        ) as error:  # a picture that fails is a gap in the page, not the end of a run
+        except Exception as error:
+            # A figure that fails, in whatever way, leaves a gap in the page. It does not end the run.
             reason = f"{type(error).__name__}: {error}"[:300]
             warnings.append(f"figure {figure.title!r}: {reason}")
             drawing = f'<p class="gap">not drawn: {escape(reason)}</p>'
@@ -151,6 +156,7 @@ def _environment(story: Story) -> str:
 
 
 def definitions(values: Mapping[str, Any]) -> str:
+    """Names and values as an HTML list, escaped."""
     rows = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(setting(value))}</dd></div>"
         for name, value in values.items()
@@ -159,14 +165,17 @@ def definitions(values: Mapping[str, Any]) -> str:
 
 
 def section(title: str, content: str) -> str:
+    """A section with a heading. `title` is text, `content` is HTML."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
 def spaced(name: str) -> str:
+    """A name with spaces for its underscores, so that the browser can break it."""
     return name.replace("_", " ")
 
 
 def tabular(value: Any) -> str:
+    """A number for a table: whole ones with commas, others with four significant digits, a dash for None."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

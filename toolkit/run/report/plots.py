@@ -1,4 +1,4 @@
-"""matplotlib figures as SVG that belongs to its page: it takes the page's text color, and refers to nothing outside."""
+"""matplotlib figures as SVG inside a page: with the page's text color, and without references to the web."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from toolkit.run.store.metrics import RESERVED
 Rows = Sequence[Mapping[str, Any]]
 
 NARROW, WIDE = (5.0, 3.1), (10.2, 4.0)  # inches; matplotlib counts 72 points an inch
-INK, LINE = "#010203", "#040506"  # stand for the page's colors, which matplotlib cannot name
+# Stand for the page's colors, which are CSS variables and no colors for matplotlib. `svg` replaces them.
+INK, LINE = "#010203", "#040506"
 # Hues of middling lightness, to be told apart on white and on near-black.
 PALETTE = ("#3b82c4", "#e0803a", "#3f9f75", "#b066c2", "#c2a02c", "#d65a6f", "#5aa7b0", "#8a8f98")
 
@@ -49,6 +50,8 @@ def svg(figure: Figure, index: int) -> str:
 
     Raises: whatever the figure's `draw` raises.
     """
+    # matplotlib makes its ids from a salt, by default a random one. With a fixed salt the page is the same
+    # each time.
     style: Any = {**STYLE, "svg.hashsalt": f"figure {index}"}
     with matplotlib.rc_context(style):
         canvas = Canvas(figsize=WIDE if figure.wide else NARROW)

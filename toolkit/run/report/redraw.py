@@ -1,4 +1,4 @@
-"""Pages of finished or unfinished runs, drawn again: of one, or of several side by side."""
+"""`toolkit report`: draws the page of one run again, or the page that compares several."""
 
 from __future__ import annotations
 

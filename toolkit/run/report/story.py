@@ -1,4 +1,4 @@
-"""All that a report tells about a run, read from the run directory."""
+"""Everything that a report says about a run, read from the run directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.run.store import directory, environment, final
 
 
 class Story(NamedTuple):
-    """A run in durable facts."""
+    """A run as its files tell it."""
 
     path: Path
     record: dict[str, Any]  # run.json
@@ -77,7 +77,7 @@ def read(path: Path, record: dict[str, Any] | None = None) -> Story:
 
 
 def changed(story: Story) -> list[str]:
-    """Warnings of results that are not those which the run wrote."""
+    """A warning for each file of `final/` that is not what the run wrote."""
     names = final.changed(story.path, story.record.get("final") or {}) if story.durable else []
     return [f"{story.path / directory.FINAL / name}: changed since the run" for name in names]
 
@@ -99,7 +99,7 @@ def own_figures(story: Story, settings: Settings | None = None) -> tuple[Figure,
     """What the experiment's `figures` returns; none before the end.
 
     Args:
-        settings: the config where it has been validated already; else config.yaml is.
+        settings: the validated config, if the caller has it. Otherwise config.yaml is read and validated.
 
     Raises: RunError (exit 2) where it fails, or returns something else.
     """

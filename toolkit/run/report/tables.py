@@ -1,4 +1,4 @@
-"""Tables of a page that its script sorts."""
+"""Tables of the comparison page, which its script can sort."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ class Cell(NamedTuple):
 def table(
     heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], numbers: int, name: str = ""
 ) -> str:
-    """A sortable table; the columns from `numbers` on are aligned right."""
+    """A sortable table.
+
+    Args:
+        rows: for each row its HTML attributes and its cells; the first cell is the head of the row.
+        numbers: the columns from this index on are aligned right.
+        name: id of the table, for the page's script; none if empty.
+    """
     top = "".join(
         f"<th{' class=number' if column >= numbers else ''}>{escape(head)}</th>"
         for column, head in enumerate(heads)

@@ -98,7 +98,7 @@ def _validated(path: Path, points: Sequence[grid.Point]) -> list[load.Loaded]:
         try:
             loaded.append(load.load(path, point.words))
         except RunError as error:
-            # A mistake that many runs share is printed once. An unknown key is one mistake, whatever its value.
+            # A mistake that many runs share is printed once. An unknown key is one, whatever its value.
             problems |= {
                 p._replace(got="") if p.what.endswith("unknown key") else p: p
                 for p in error.problems
