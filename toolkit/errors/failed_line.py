@@ -23,7 +23,8 @@ def at(step: TracebackType) -> str:
     # `co_positions` has an entry for each instruction, and an instruction takes two bytes.
     positions = list(code.co_positions())[step.tb_lasti // 2]
     first, last, begin, end = positions
-    # Columns are counted in bytes of UTF-8, so lines are cut as bytes.
+    # Columns are counted in bytes of UTF-8, so lines are cut as bytes below: the last first, as it may be the
+    # only one.
     if first is None or last is None or begin is None or end is None:
         return ""
     lines = [linecache.getline(code.co_filename, n).encode() for n in range(first, last + 1)]

@@ -178,7 +178,7 @@ def _shows_all() -> bool:
 
 
 def _is_leak(error: Exception) -> bool:
-    """Whether the user has kept a traced value beyond its trace: no bug of ours, even if our code meets it."""
+    """Whether the user has kept a traced value after its trace: no bug of ours, even if our code meets it."""
     return isinstance(error, jax.errors.UnexpectedTracerError) and OURS not in str(error)
 
 

@@ -47,7 +47,7 @@ class ShardParts(NamedTuple):
 
 
 class SolveParts(NamedTuple):
-    """What a `custom_linear_solve` equation consists of. Its operands: the constants, then the right-hand side."""
+    """What a `custom_linear_solve` consists of. Its operands: the constants, then the right-hand side."""
 
     product: Any  # the program (its constants, x) -> A x
     solve: Any  # the program (its constants, b) -> (x, what else the solver returns)

@@ -1,9 +1,9 @@
 """Matrix products with few columns, arranged so that their derivatives are fast on CPUs.
 
-The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`, but XLA turns that back
-into `x' g`, which takes two to twenty times as long on a CPU: more than the rest of a step of logistic
-regression. With `w'` behind an optimization barrier the product is `x (w')'`, and each of its derivatives comes
-out as `g' x`, to any order.
+The gradient of `x @ w` in a `w` with few columns is `x' g`. JAX writes it as `(g' x)'`, but XLA turns that
+back into `x' g`, which takes two to twenty times as long on a CPU: more than the rest of a step of logistic
+regression. With `w'` behind an optimization barrier the product is `x (w')'`, and each of its derivatives
+comes out as `g' x`, to any order.
 
 Source: measured, see benchmarks/RESULTS.md.
 """

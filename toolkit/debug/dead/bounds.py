@@ -147,7 +147,7 @@ def _magnitude(a: Bounds) -> Bounds:
 def _integer_power(a: Bounds, exponent: int) -> Bounds:
     if exponent == 0:
         return Bounds(1.0, 1.0)
-    if exponent < 0:
+    if exponent < 0:  # only the sign is used: 1 / x^n has no bounds near 0
         return _POSITIVE if exponent % 2 == 0 or a.low >= 0 else ANY
     if exponent % 2 == 0:
         a = _magnitude(a)
@@ -252,7 +252,7 @@ _RULES: dict[str, Callable[..., Bounds]] = {
     "and": _and,
     "ceil": lambda a: Bounds(*(_whole(x, math.ceil) for x in a)),
     "clamp": lambda low, x, high: _minimum(_maximum(x, low), high),
-    "cosh": lambda a: Bounds(1.0, math.inf),
+    "cosh": lambda a: Bounds(1.0, math.inf),  # 1 at 0, and larger on both sides
     "div": _quotient,
     **dict.fromkeys(("dot_general", "conv_general_dilated"), lambda a, b: _many(_product(a, b))),
     "eq": _equal,

@@ -54,9 +54,12 @@ def transfer(
     results = []
     for inside, operands in zip(body, reached, strict=True):
         live = frozenset().union(*(values[i].live for i in operands))
+        # What this package has stopped (`~i`) is followed on through the body, to where its rule
+        # differentiates it.
         if owner.ours:
             live |= {label for label in inside.live if label < 0}
         lost = frozenset().union(*(value.live for value in values)) - live
+        # For what the rule loses, the body may name the line; the rule as a whole is named otherwise.
         found = {label: cause for label, cause in inside.dead.items() if label in lost}
         dead = buried(*values, Dependence(dead=found), Dependence(dead=dict.fromkeys(lost, kill)))
         results.append(Dependence(live, dead, inside.bounds if owner.jax else Dependence().bounds))

@@ -140,6 +140,7 @@ def _difference(values: Sequence[Dependence]) -> dict[int, Cause]:
 def _quotient(values: Sequence[Dependence]) -> dict[int, Cause]:
     if values[0] is values[1]:
         return dict.fromkeys((0, 1), Cause("`x / x`", "the quotient is one everywhere"))
+    # d(a / b) = da / b - a db / b^2: with a = 0 it still moves with a, and not with b.
     cause = Cause("the division of zero", "the quotient is zero everywhere")
     return {1: cause} if values[0].bounds == ZERO else {}
 

@@ -111,6 +111,7 @@ def _replayed(
     # the value often mends both. Infinities that were written down come last, as most are masks.
     first = min(reaching, key=lambda b: (b.legal, _phase(b, primal) != "forward", b.order))
     phase = _phase(first, primal)
+    # What reaches no result, and did not lead to what is reported: listed, but only where the user wrote it.
     others = {*replay.births, *given} - reaching - first.causes
     line = (first.place, first.operation)
     without_effect = [b for b in others if b.own_line and (b.place, b.operation) != line]
@@ -166,6 +167,7 @@ def _traced(
     # The first choice that can be traced is the best: it tells the most about what the result depends on.
     choices = [sorted({*arrays, *numbers, *counts}), sorted({*arrays, *numbers}), arrays]
     for chosen in choices:
+        # `fn` may need a number as Python's own: tracing it as an array then fails with one of these errors.
         try:
             return *_trace(fn, leaves, structure, chosen), chosen
         except (*_NEEDS_PYTHON, TypeError, ValueError):

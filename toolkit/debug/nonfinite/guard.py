@@ -161,6 +161,7 @@ class Guarded:
         results: Any = ()
         for number, call in enumerate(calls, self._count - len(calls)):
             args, kwargs = call.arguments(jax.tree.leaves(results))
+            # Copies, as the step may overwrite arguments that `explain` needs afterwards.
             spared = jax.tree.map(lambda a: a.copy() if isinstance(a, jax.Array) else a, args)
             results = self._step(*spared, **kwargs)
             layout = self._layout(results)

@@ -1,4 +1,4 @@
-"""`shard_map` in a replay: it runs as one step, and flags tell which of its equations was the first bad one."""
+"""`shard_map` in a replay: it runs as one step, and flags tell which of its equations was bad first."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def shard_map(
     def bear(has_nan: bool) -> Birth:
         arrays = [value.array for value in values]
         found = first_bad(parts.body, placed, arrays, here)
+        # With the flags it is another compiled program, which may stay finite where the original did not.
         if found is None:
             return replay.bear("shard_map", values, here, has_nan)
         name = found.equations[-1].primitive.name

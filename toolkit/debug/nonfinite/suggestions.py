@@ -108,7 +108,7 @@ def _slope_of(birth: Birth) -> str | None:
 
 def _division(birth: Birth, phase: str) -> str:
     denominator = birth.operands[-1]
-    if denominator.inf:
+    if denominator.inf:  # inf / inf: most often a softmax whose exponentials have overflowed
         return _EXP
     if not denominator.zero:
         return _overflow(birth)

@@ -51,6 +51,8 @@ class Frame(NamedTuple):
         lines = linecache.getlines(self.file)[(first or 1) - 1 : last or first or 0]
         if not lines or start is None or end is None:
             return "".join(lines)
+        # Columns are counted in bytes of UTF-8, so lines are cut as bytes: the last first, as it may be the
+        # only one.
         encoded = [line.encode() for line in lines]
         encoded[-1] = encoded[-1][:end]
         encoded[0] = encoded[0][start:]
@@ -58,6 +60,7 @@ class Frame(NamedTuple):
 
     @property
     def _positions(self) -> tuple[int | None, int | None, int | None, int | None]:
+        # `co_positions` has an entry for each instruction, and an instruction takes two bytes.
         return next(itertools.islice(self.code.co_positions(), self.at // 2, None))
 
 

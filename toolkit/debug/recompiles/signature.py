@@ -184,13 +184,14 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two unequal values are probably meant to be the same: they print alike, or have no `==`."""
+    """Whether two unequal values are probably meant to be the same: they print alike, or define no `==`."""
     by_identity: Any = object.__eq__
     return type(a) is type(b) and (type(a).__eq__ == by_identity or repr(a) == repr(b))
 
 
 def _placed_alike(new: Leaf, old: Leaf) -> bool:
     a, b = new.placement, old.placement
+    # Shardings of different shapes cannot be compared, and the shape is listed already.
     if a == b or new.shape != old.shape:
         return (a is None) == (b is None)
     return type(a) is type(b) and a.is_equivalent_to(b, len(new.shape))

@@ -138,6 +138,7 @@ def _compiled(jitted: Any, size: int | None, heard: int) -> bool:
     """
     if size is not None and cache_size(jitted) == size:
         return False
+    # If nobody listened during the call, the size of the cache has to decide alone.
     return _heard.compilations > heard or (size is not None and not _listening())
 
 

@@ -55,6 +55,7 @@ class Code:
     source: Source
     function: Function | None  # None of a block of @control_flow, of a comprehension
     stored: frozenset[tuple[int, str]]
+    # A generator is called at each resumption and returns at each `yield`, as `settrace` sees it.
     is_generator: bool
 
 
@@ -64,7 +65,7 @@ class _RunningCall:
 
     frame: types.FrameType
     code: Code | None = None
-    construct: tuple[int, Construct, Enclosing] | None = None  # with a number of its own
+    construct: tuple[int, Construct, Enclosing] | None = None  # the first is its number
     context: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of a construct
     around: tuple[Enclosing, ...] = ()
     tries: Tries = ()

@@ -149,6 +149,7 @@ def _parameters(code: types.CodeType) -> set[str]:
 
 def _statements(module: ast.Module) -> Iterator[Statement]:
     for node in ast.walk(module):
+        # The head of a `def` or a `class` ends above the first statement of its body.
         if isinstance(node, _Scope):
             yield Statement(node.lineno, max(node.lineno, node.body[0].lineno - 1))
         elif isinstance(node, _Compound):
@@ -203,6 +204,7 @@ def _merged(statements: Sequence[Statement]) -> Iterator[Statement]:
                 yield pending
             pending = one
         else:
+            # A name that both assign is listed once; what it holds is looked up after both have run.
             targets = dict.fromkeys([*pending.targets, *one.targets])
             by_text = {target.text: target for target in targets}
             pending = Statement(
