@@ -25,7 +25,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Validates a config, runs two steps, saves and loads the state, finishes, draws; prints the resolved config.
+    """Validates and prints a config, runs two steps, saves and loads the state, finishes and draws.
 
     Warns of each input of the program's losses whose gradient is always zero.
 

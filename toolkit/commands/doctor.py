@@ -1,4 +1,4 @@
-"""`toolkit doctor`: what is installed and what was pinned, what it runs on, and whether it computes correctly."""
+"""`toolkit doctor`: installed and pinned versions, devices, and whether jax computes correctly."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _tell_internals() -> None:
 
 
 def unpinned(constraints: str) -> tuple[list[str], int]:
-    """What is installed in another version than the pinned one, a line each, and how many packages were compared."""
+    """A line for each package whose version is not the pinned one, and how many packages were compared."""
     from packaging.requirements import Requirement  # comes with matplotlib
     from packaging.version import Version
 

@@ -36,7 +36,10 @@ class Stride:
     _ended: float = 0.0  # when the last call did
 
     def measured(self, steps: int, called: float, ended: float) -> float:
-        """Learns how long a call of `steps` took. Returns when it began: calls wait for the one before them."""
+        """Learns how long a call of `steps` took. Returns when it began.
+
+        A call is queued while the one before it runs, so it begins when that one ends.
+        """
         began = max(called, self._ended)
         self._ended = ended
         within = int(CALL * steps / max(ended - began, 1e-9))
@@ -45,7 +48,10 @@ class Stride:
 
 
 def following(done: int, end: int, settings: Settings, most: int, rows: int) -> Chunk:
-    """The chunk after `done` steps, of at most `most` steps and `rows` rows. It ends at checkpoints and before reports."""
+    """The chunk after `done` steps, of at most `most` steps and `rows` rows.
+
+    It goes no further than the next checkpoint, and not beyond the step before the next report.
+    """
     if reports(settings, done + 1):
         return Chunk(done, 1, 1, True)
     left = min(end, _next(done, settings.checkpoint_every)) - done

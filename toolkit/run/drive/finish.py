@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition) -> int:
-    """Writes `final/`, the report and the card, then marks the run finished; safe to repeat until that mark."""
+    """Writes `final/`, the report and the card, then marks the run finished. Returns the exit code.
+
+    Until that mark it may be called again, by another process.
+
+    Raises: RunError: exit 2 for a `finish` that fails, exit 6 for a final metric that is not finite, exit 8
+        for a claim that is missed.
+    """
     from toolkit.run.report import claims, draw
 
     result, metrics = _final(place, prepared, at)
@@ -53,7 +59,10 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
 def _final(
     place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
 ) -> tuple[Final, dict[str, float]]:
-    """The result, and the metrics in `final/`, which is written unless a killed process has written it whole."""
+    """The result, and the metrics in `final/`.
+
+    `final/` is written, unless a process that was killed later has written it already.
+    """
     from toolkit.run.store import final
 
     source, folder = prepared.loaded.experiment, place.path / directory.FINAL

@@ -251,7 +251,10 @@ def _refuse_other_config(place: directory.RunDirectory, loaded: load.Loaded) -> 
 
 
 def _unchanged_config(place: directory.RunDirectory) -> dict[str, Any]:
-    """What config.yaml says. Raises: RunError (exit 3) if `run` wrote something else: the checkpoints belong to that."""
+    """What config.yaml says.
+
+    Raises: RunError (exit 3) if it is not what `run` wrote, because the checkpoints belong to that.
+    """
     where, recorded = place.path / directory.CONFIG, place.record().get("config_sha256")
     try:
         text = files.read_regular(where, plain_yaml.MAX_BYTES)

@@ -105,7 +105,10 @@ def _kind_problem(place: Place, what: str, where: Mapping[tuple, str]) -> Compla
 
 
 def _blame(path: tuple, where: Mapping[tuple, str]) -> str:
-    """The line to name for `path`. A missing key has none, so the nearest mapping around it that was written is named."""
+    """The line to name for `path`.
+
+    A missing key has no line, so that of the nearest mapping around it is named.
+    """
     for length in range(len(path), -1, -1):
         if path[:length] in where:
             return where[path[:length]]
@@ -115,8 +118,8 @@ def _blame(path: tuple, where: Mapping[tuple, str]) -> str:
 def _walk(location: tuple, data: Any, schema: Schema) -> Place:
     """Follows the location of an error through the data.
 
-    Inside a union, pydantic adds the name of the branch: `("adjoint", "unroll", "damping")`. A step that is neither a
-    key nor a position in the data is such a name, and is skipped.
+    Inside a union, pydantic adds the name of the branch: `("adjoint", "unroll", "damping")`. A step that is
+    neither a key nor a position in the data is such a name, and is skipped.
     """
     place = Place((), data, schema)
     for step in location:
@@ -135,7 +138,7 @@ def _walk(location: tuple, data: Any, schema: Schema) -> Place:
 
 
 def _of_any_key(node: Schema) -> Any:
-    """The schema of the values of a mapping whose keys are not fixed: any name, or names that match a pattern."""
+    """The schema of the values of a mapping with free keys: any name, or names that match a pattern."""
     return node.get("additionalProperties") or next(
         iter(node.get("patternProperties", {}).values()), {}
     )

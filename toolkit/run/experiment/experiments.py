@@ -103,8 +103,8 @@ def load(path: Path) -> ModuleType:
 def call_from_many_threads() -> None:
     """Has jax run CPU programs in the thread that calls them, instead of handing them to a thread of its own.
 
-    So threads that call the program of a seed each use a core each. No bit changes. Call it before the experiment is
-    loaded: that may start jax's backend, which reads this option only once.
+    So threads that each call the program of a seed also use a core each. No bit changes. Call it before the
+    experiment is loaded: that may start jax's backend, which reads this option only once.
     """
     import jax
 
@@ -175,7 +175,7 @@ def _forget_others(folder: Path) -> None:
 
 
 def _last_line_in(paths: Iterable[Path], error: BaseException) -> str | None:
-    """`FILE:LINE` of the innermost frame of an exception that lies in one of these files; None if none does."""
+    """`FILE:LINE` of the innermost frame of an exception in one of these files; None if there is none."""
     known = {path.resolve(): path for path in paths}
     place, frame = None, error.__traceback__
     while frame is not None:

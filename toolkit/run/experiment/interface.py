@@ -24,8 +24,8 @@ class Final(NamedTuple):
 class Gradients(NamedTuple):
     """A gradient among a step's metrics, to be reported leaf by leaf where `diagnostics.gradients_every` says.
 
-    Leaves are named after the metric: `theta['w1']`. A step that reports runs a program of its own, whose last bits
-    may differ. All other steps run the same program as without gradients, at the same cost.
+    Leaves are named after the metric: `theta['w1']`. A step that reports runs a program of its own, whose last
+    bits may differ. All other steps run the same program as without gradients, at the same cost.
     """
 
     grads: Any  # a pytree
@@ -34,7 +34,7 @@ class Gradients(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A function that the experiment differentiates, for `toolkit check` to look for inputs that cannot learn."""
+    """A function that the experiment differentiates. `toolkit check` looks for inputs of it that cannot learn."""
 
     fn: Callable[..., Any]  # of the arguments, to a scalar
     arguments: tuple[Any, ...]  # trees of arrays or of their shapes

@@ -39,7 +39,10 @@ class Loaded(NamedTuple):
 
 
 def load(path: Path, words: Sequence[str] = ()) -> Loaded:
-    """Reads, overrides and validates. Raises: RunError (exit 2), one problem a key."""
+    """Reads a config, applies the overrides and validates the result.
+
+    Raises: RunError (exit 2) with at most one problem for each key.
+    """
     began = time.perf_counter()
     changes = overrides.parse(words)
     document = _mapping(path)

@@ -1,4 +1,4 @@
-"""Lines for a person. A run does not end because nobody reads them, or because the disk of its log is full."""
+"""Lines for a person. A run goes on if nobody reads them, or if the disk of its log is full."""
 
 from __future__ import annotations
 

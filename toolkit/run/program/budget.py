@@ -67,7 +67,7 @@ class Paced(NamedTuple):
 
 
 def paced(program: Program) -> Program:
-    """The program with the fraction as a part of its state, which the runner sets, and as a metric of each row."""
+    """The program with the fraction in its state, where the runner sets it, and among its metrics."""
     import jax.numpy as jnp
 
     inner: Callable[..., Any] = program.step
@@ -91,7 +91,7 @@ def paced(program: Program) -> Program:
 def with_fractions(
     compiled: CompiledProgram, pace: Pace, start: int, log_every: int
 ) -> CompiledProgram:
-    """The executables with the fraction set before each call. Each call makes one step, the first one `start + 1`.
+    """The executables with the fraction set before each call. A call makes one step, the first is `start + 1`.
 
     With a budget the fraction is read off the clock only once for each row, so the rows hold every fraction
     that was used.
@@ -136,6 +136,10 @@ def with_fraction_of(rows: Sequence[Mapping[str, Any]], pace: Pace, step: int, n
 
 def by_fraction(schedule: Callable[[Any], Any], horizon: float = 1.0) -> Callable[[Any], Any]:
     """An optax schedule of `horizon` steps as a function of the fraction used.
+
+    Args:
+      schedule: from a step to a value.
+      horizon: the step that the fraction 1 stands for.
 
     Example: `by_fraction(optax.cosine_decay_schedule(0.1, 1000), 1000)(fraction)`.
     """

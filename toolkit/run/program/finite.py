@@ -13,7 +13,7 @@ from toolkit.run.store.arrays import named_leaves
 
 
 class StateWatch(NamedTuple):
-    """What the leaves of a state may hold: finite numbers, and the kinds of other values that the first state held."""
+    """What the leaves of a state may hold: finite numbers, and NaN or infinity where the first state held them."""
 
     names: tuple[str, ...]  # of the leaves that can fail
     may_hold: np.ndarray  # bool [names, 2]: a NaN, an infinity

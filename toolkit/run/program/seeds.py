@@ -37,7 +37,9 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+")  # of a rule's function, in the text of a 
 
 
 def together(build: Callable[[Any], Program], settings: Settings) -> Program:
-    """One program of all seeds: each leaf of its state has a leading seed axis, each metric a name a seed, `loss[3]`.
+    """One program of all seeds.
+
+    Each leaf of its state has a leading seed axis. Each metric is there once for each seed, as `loss[3]`.
 
     Raises: RunError (exit 2) where the experiment computes something else for another seed, not only from
         other data.
@@ -116,7 +118,7 @@ def _scalars(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) -> Shared:
-    """The functions as one. Where they differ in constants, these become arguments; otherwise it is the first."""
+    """The functions as one. Constants in which they differ become arguments; without any it is the first."""
     # Two jaxprs are the same program if their texts agree and so do the arrays inside them that cannot become
     # arguments (the text shows these shortened). What they close over outside, the constants, may differ.
     traced = [jax.make_jaxpr(function, return_shape=True)(example) for function in functions]
@@ -128,7 +130,7 @@ def _shared(functions: Sequence[Callable[[Any], Any]], example: Any, name: str) 
         raise fail(
             Exit.CONFIG, "config", f"seeds: {name} depends on the seed", "another program", expected
         )
-    # Constants that are equal for all seeds stay what they are; the others are stacked, a row a seed.
+    # Constants that are equal for all seeds stay what they are; the others are stacked, a row for each seed.
     columns = list(zip(*(constants(jaxpr) for jaxpr, _ in traced), strict=True))
     alike = [len({_bytes(value) for value in column}) == 1 for column in columns]
     placed = any(word in texts[0] for word in PLACED)

@@ -1,7 +1,7 @@
-"""Steps as one program: a loop that makes any number of them, and keeps what the rows and the search for NaN need.
+"""Steps as one program: a loop of any number of them, which returns the rows and where a NaN or infinity was.
 
-The numbers of rows and steps are data, so the same loop body makes every step of a run: its bits do not depend on how
-the run is cut into calls, nor on where it is resumed.
+The numbers of rows and steps are data, so the same loop body makes every step of a run. Its bits do not depend
+on how the run is cut into calls, nor on where it is resumed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Made(NamedTuple):
 
 
 def looped(step: Step, metrics: Mapping[str, Any]) -> Callable[[Any, Array, Array], Made]:
-    """`advance(state, rows, every)`: makes `rows * every` steps, at most `ROWS` rows; their reports are dropped.
+    """`advance(state, rows, every)`: makes `rows * every` steps, at most `ROWS` rows, and drops their reports.
 
     Args:
       metrics: shapes of what `step` returns.

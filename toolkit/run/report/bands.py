@@ -48,7 +48,7 @@ def look(index: int) -> Look:
 
 
 def bands(groups: Sequence[Group]) -> tuple[Figure, ...]:
-    """One figure a metric.
+    """A figure for each metric.
 
     What is drawn for group N has an id with `group-N-`, by which the page shows and hides it.
     """

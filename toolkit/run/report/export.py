@@ -54,7 +54,7 @@ def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
 
 
 def table(stories: Sequence[Story]) -> str:
-    """CSV: a row a logged step, led by the run's name and the settings in which the runs differ (`config.seed`)."""
+    """CSV with a row for each logged step: the run's name, the settings that differ (`config.seed`), the metrics."""
     configs = [load.fields(story.config) for story in stories]
     keys = differing(configs)
     rows = [[dict(flat(row)) for row in story.rows] for story in stories]

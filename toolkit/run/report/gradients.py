@@ -30,7 +30,7 @@ def reported(rows: Rows) -> Rows:
 
 
 def figures(rows: Rows) -> tuple[Figure, ...]:
-    """A figure a quantity, a line a leaf, of the leaves whose last gradient is largest."""
+    """A figure for each quantity, with a line for each of the leaves whose last gradient is largest."""
     rows = reported(rows)
     if not rows:
         return ()

@@ -204,11 +204,11 @@ def points(
     wide: bool = False,
     **axes: Any,
 ) -> Figure:
-    """A column of points a group, spread sideways so that they can be told apart, and its mean as a grey line.
+    """A column of points for each group, spread sideways to tell them apart, and its mean as a grey line.
 
     Args:
       groups: `[K]` values by name; a name may have several lines.
-      colors, sizes: of the points, by name; by default a color a group, and 4.
+      colors, sizes: of the points, by name; by default a color for each group, and 4.
       means: whether to draw them.
       title, caption, across, wide, axes: see `curves`.
     """

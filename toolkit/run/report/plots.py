@@ -76,7 +76,7 @@ def svg(figure: Figure, index: int) -> str:
 
 
 def curves(runs: Mapping[str, Rows]) -> tuple[Figure, ...]:
-    """One figure a metric, one line a run."""
+    """A figure for each metric, with a line for each run."""
     names = dict.fromkeys(name for rows in runs.values() for row in rows for name in _metrics(row))
     return tuple(Figure(name, "", _curve(name, runs)) for name in names)
 

@@ -14,9 +14,10 @@ from toolkit.run.store import directory, files, sweeps
 
 
 def redraw(paths: Sequence[Path], out: Path | None) -> int:
-    """Redraws one run's page and card, or draws several runs, or a sweep, side by side. Returns the exit code.
+    """Redraws the page and card of one run, or draws several runs or a sweep side by side. Returns the exit code.
 
-    Raises: RunError: exit 8 where the runs miss a claim over several seeds.
+    Raises: RunError: exit 2 for something that is no run, exit 3 for damaged runs, exit 8 where the runs miss
+        a claim over several seeds.
     """
     runs = list(dict.fromkeys(run for path in paths for run in sweeps.runs_in(path)))
     if len(paths) > 1 or runs != list(paths):

@@ -81,7 +81,7 @@ def fingerprint(tree: Any) -> str:
 
 
 def layout_of(data: bytes) -> Layout:
-    """The layout that `encode` put into the file's header. Raises: ValueError or KeyError where there is none."""
+    """The layout that `encode` put into the file's header. Raises: ValueError or KeyError if there is none."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][LAYOUT])
 

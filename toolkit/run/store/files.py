@@ -117,7 +117,12 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of a regular file, without following a link or waiting for a pipe's other end. Raises: OSError."""
+    """A descriptor of a regular file.
+
+    A link is not followed, and opening a pipe does not wait for its other end: both are refused.
+
+    Raises: OSError.
+    """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor

@@ -164,13 +164,16 @@ def _bad_range(key: str, piece: str, expected: str) -> RunError:
 
 
 def _split(text: str) -> Iterator[str]:
-    """The text cut at its commas, except those within brackets or quotes."""
+    """The text cut at its commas, except those within brackets or quotes.
+
+    A bracket or a quote that is never closed is left for the YAML parser to refuse.
+    """
     depth, quote, start, previous = 0, "", 0, ","
     for i, character in enumerate(text):
         if quote:
             if character == quote and not (quote == '"' and previous == "\\"):
                 quote = ""
-        elif character in "'\"" and previous in ",[{(:":  # elsewhere it is an apostrophe
+        elif character in "'\"" and previous in ",[{(:":  # where a value begins; not in `don't`
             quote = character
         elif character in _OPENING:
             depth += 1

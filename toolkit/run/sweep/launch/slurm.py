@@ -1,4 +1,4 @@
-"""SLURM, by submitit: a job a run; `--cluster local` tries the same on this machine, without SLURM."""
+"""SLURM, by submitit: each run is a job. `--cluster local` tries the same on this machine, without SLURM."""
 
 from __future__ import annotations
 
