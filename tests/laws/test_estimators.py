@@ -313,13 +313,13 @@ def test_what_is_no_loss_is_refused(name: str, loss: Callable, match: str) -> No
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: ForwardGradient(0), "`num_directions` must be a positive int"),
-        (lambda: ForwardGradient(True), "`num_directions` must be a positive int"),
+        (lambda: ForwardGradient(0), "`num_directions` must be an int of at least 1"),
+        (lambda: ForwardGradient(True), "`num_directions` must be an int of at least 1"),
         (lambda: ForwardGradient(6, 4), "`batch` must divide `num_directions`"),
         (lambda: EvolutionStrategies(0.0, 2), "`sigma` must be a positive"),
         (lambda: EvolutionStrategies(jnp.ones(3), 2), "`sigma` must be a positive"),
         (lambda: EvolutionStrategies(float("nan"), 2), "`sigma` must be a positive"),
-        (lambda: EvolutionStrategies(0.1, 2.0), "`num_pairs` must be a positive int"),
+        (lambda: EvolutionStrategies(0.1, 2.0), "`num_pairs` must be an int of at least 1"),
         (lambda: NodePerturbation(-1.0), "`sigma` must be a positive"),
         (lambda: NodePerturbation("0.1"), "`sigma` must be a positive"),
     ],

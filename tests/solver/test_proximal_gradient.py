@@ -258,8 +258,8 @@ def test_residual_status_and_exact_zeros() -> None:
     step = capped.value - tk.prox.elastic_net(z, (0.3, 0.2), STEP_SIZE)
     _close(capped.info.residual, jnp.linalg.norm(step) / STEP_SIZE)
     assert capped.info.status == tk.Status.STEP_LIMIT and capped.info.steps == 3
-    none = tk.argmin(quadratic, ProximalGradient(case.solver.prox, STEP_SIZE, 0, TOL))
-    assert none(jnp.ones(4), case.theta).info.status == tk.Status.STEP_LIMIT
+    one = tk.argmin(quadratic, ProximalGradient(case.solver.prox, STEP_SIZE, 1, TOL))
+    assert one(jnp.ones(4), case.theta).info.status == tk.Status.STEP_LIMIT
     broken = solve(jnp.ones(4).at[2].set(jnp.nan), case.theta)
     assert broken.info.status == tk.Status.NOT_FINITE and not jnp.all(jnp.isfinite(broken.value))
 
@@ -270,7 +270,7 @@ def test_a_capped_solve_is_reported_and_an_indefinite_one_too() -> None:
     hg = tk.hypergradient(outer, tk.argmin(quadratic, capped))(jnp.ones(4), case.theta)
     assert hg.report.status == tk.Issue.INNER_NOT_CONVERGED
     saddle = lambda y, t: quadratic(y, t) - 3.0 * y[0] ** 2  # stays at 0 from 0 under a penalty
-    box = ProjectedGradient(lambda y, t: tk.prox.box(y, (-1.0, 1.0)), 0.1, 0, TOL)
+    box = ProjectedGradient(lambda y, t: tk.prox.box(y, (-1.0, 1.0)), 0.1, 1, TOL)
     hg = tk.hypergradient(outer, tk.argmin(saddle, box, adjoint=Implicit(CG(20, 1e-10))))(
         jnp.zeros(4), jnp.asarray(0.0)
     )
@@ -330,5 +330,5 @@ def test_refusals_name_the_remedy() -> None:
         ProximalGradient(0.1, 0.1, 5, 1e-6)
     with pytest.raises(ValueError, match=r"`projection` must be a callable"):
         ProjectedGradient("simplex", 0.1, 5, 1e-6)
-    with pytest.raises(ValueError, match=r"`max_steps` must be a nonnegative int"):
+    with pytest.raises(ValueError, match=r"`max_steps` must be an int of at least 1: got -1"):
         ProximalGradient(tk.prox.lasso, 0.1, -1, 1e-6)
