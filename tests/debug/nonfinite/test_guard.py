@@ -188,3 +188,11 @@ def test_traced_call_is_refused(transform):
 def test_bad_settings(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         tk.debug.guard(*arguments)
+
+
+def test_a_donated_keyword_is_replayed():
+    """Its buffer is gone after the call: the replay works on a copy, and `explain` on the original."""
+    step = jax.jit(lambda x, *, scale: jnp.log(x) * scale, donate_argnames="scale")
+    guarded = tk.debug.guard(step)
+    with pytest.raises(tk.debug.NonFiniteError, match="log"):
+        guarded(jnp.asarray([1.0, -1.0]), scale=jnp.asarray([2.0, 3.0]))

@@ -46,6 +46,7 @@ def test_mistakes_are_named(toolkit, work, replace, by, line):
     [
         (["steps"], 'not an override, got "steps"'),
         (["sizes.5=1"], "sizes.5: no such item"),
+        (["sizes.0000000009=1"], "sizes.0000000009: no such item"),
         (["steps.a=1"], "steps.a: steps has no fields, got 20"),
         (["adjoint.kind=unrol"], "(did you mean `unroll`?)"),
         (["seed=010"], "ambiguous number"),

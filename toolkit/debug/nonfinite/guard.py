@@ -162,8 +162,10 @@ class Guarded:
         for number, call in enumerate(calls, self._count - len(calls)):
             args, kwargs = call.arguments(jax.tree.leaves(results))
             # Copies, as the step may overwrite arguments that `explain` needs afterwards.
-            spared = jax.tree.map(lambda a: a.copy() if isinstance(a, jax.Array) else a, args)
-            results = self._step(*spared, **kwargs)
+            spared, named = jax.tree.map(
+                lambda a: a.copy() if isinstance(a, jax.Array) else a, (args, kwargs)
+            )
+            results = self._step(*spared, **named)
             layout = self._layout(results)
             spoilt = np.asarray(checks.spoilt(layout.chosen(results), layout.infinite))
             if not spoilt.any():

@@ -73,7 +73,8 @@ def _value(
 
 
 def _index(node: list[Any], key: str, override: Override) -> int:
-    if key.isascii() and key.isdigit() and int(key[:9]) < len(node):
+    # Few digits: `int` of a text of millions of them would take minutes.
+    if key.isascii() and key.isdigit() and len(key) <= 9 and int(key) < len(node):
         return int(key)
     expected = f"a position from 0 to {len(node) - 1}" if node else "no position, the list is empty"
     raise fail(
