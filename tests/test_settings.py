@@ -1,6 +1,7 @@
 """Settings are checked by their annotations, in Python and in a config alike."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 from typing import Annotated, Literal
@@ -315,3 +316,11 @@ def _moves(optimizer):
 )  # fmt: skip
 def test_each_setting_reaches_optax(ours, theirs):
     np.testing.assert_array_equal(_moves(ours.build()), _moves(theirs))
+
+
+@pytest.mark.parametrize("family", roles.FAMILIES)
+def test_no_two_classes_of_a_room_are_one_kind(family):
+    mark = kinds.given(roles.FAMILIES[family])
+    offered = vars(importlib.import_module(mark.room)).values()
+    classes = [one for one in offered if kinds.is_kind(one)]
+    assert len({cls.kind for cls in classes}) == len(set(classes))

@@ -34,7 +34,8 @@ MAY_LOAD = {
 }
 AT_THE_END = {
     "toolkit.run.program": "means",
-    "toolkit.run.report": "bands card claims draw gradients groups page pictures plots story",
+    "toolkit.run.report": "card claims draw groups page story",
+    "toolkit.run.report.drawing": "bands gradients pictures plots",
 }
 
 RUN = """

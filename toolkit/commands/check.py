@@ -149,7 +149,8 @@ def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
     with reported(source, "finish failed"):
         result = prepared.traced.program.finish(state)
     files.write_folder(place.path / directory.FINAL, final.files(result, 0.0, source, source))
-    from toolkit.run.report import plots, story
+    from toolkit.run.report import story
+    from toolkit.run.report.drawing import plots
 
     problems: list[Complaint] = []
     figures = story.own_figures(story.read(place.path), prepared.settings)

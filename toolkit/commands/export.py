@@ -15,6 +15,6 @@ def add(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Writes the rows to the terminal, a file or a folder. Returns the exit code."""
-    from toolkit.run.report import export
+    from toolkit.run.report.several import export
 
     return export.export(arguments.directories, arguments.format, arguments.out)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from toolkit.run.experiment.common import Claim, Diagnostics, Settings
     from toolkit.run.experiment.interface import Figure, Final, Gradients, Loss, Program, losses_of
     from toolkit.run.program.budget import by_fraction
-    from toolkit.run.report import pictures
+    from toolkit.run.report.drawing import pictures
 
 __all__ = [
     "Claim",
@@ -41,6 +41,6 @@ __getattr__, __dir__ = lazy(
             "losses_of",
         ),
         "toolkit.run.program.budget": ("by_fraction",),
-        "toolkit.run.report.pictures": (),
+        "toolkit.run.report.drawing.pictures": (),
     },
 )

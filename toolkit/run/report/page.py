@@ -11,11 +11,11 @@ from typing import Any
 from toolkit.run.experiment import load
 from toolkit.run.experiment.interface import Figure
 from toolkit.run.experiment.words import duration, setting
-from toolkit.run.report import gradients
-from toolkit.run.report.bands import bands
 from toolkit.run.report.claims import Verdict
+from toolkit.run.report.drawing import gradients
+from toolkit.run.report.drawing.bands import bands
+from toolkit.run.report.drawing.plots import curves, svg
 from toolkit.run.report.groups import Group, plain_names, seeds_of
-from toolkit.run.report.plots import curves, svg
 from toolkit.run.report.story import Story
 
 TEMPLATE = Path(__file__).with_name("page.html")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.experiment.output import warn
-from toolkit.run.report import across_seeds, draw
-from toolkit.run.report.comparison import comparison
+from toolkit.run.report import draw
+from toolkit.run.report.several import across_seeds
+from toolkit.run.report.several.comparison import comparison
 from toolkit.run.report.story import Story, changed, read
 from toolkit.run.store import directory, files, sweeps
 

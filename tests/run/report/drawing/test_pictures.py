@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 
 from toolkit import run
-from toolkit.run.report import plots
+from toolkit.run.report.drawing import plots
 
 STEPS = np.arange(5)
 SEEDS = np.stack([STEPS * 1.0, STEPS + 2.0, STEPS + 7.0])
@@ -140,7 +140,7 @@ def test_points_stand_over_their_names() -> None:
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = (
-        "import sys\nfrom toolkit.run.report import pictures as P\n"
+        "import sys\nfrom toolkit.run.report.drawing import pictures as P\n"
         "made = P.curves('T', '', {'a': P.Curve([0, 1], [1, 2])})\n"
         "print('matplotlib' in sys.modules)"
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.experiment.errors import Exit, fail, nearest, shown
-from toolkit.run.report.comparison import labels
 from toolkit.run.report.groups import differing
+from toolkit.run.report.several.comparison import labels
 from toolkit.run.report.story import Story, read
 from toolkit.run.store import files
 from toolkit.run.store.metrics import RESERVED

@@ -11,7 +11,8 @@ import pytest
 from tests.run.conftest import pretend
 from tests.run.report.test_page import parsed
 from toolkit.run.program.means import estimate, written
-from toolkit.run.report import bands, groups, story
+from toolkit.run.report import groups, story
+from toolkit.run.report.drawing import bands
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "\"><script>alert(1)</script><b onload='x'>&"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure as Canvas
 
 from toolkit.run.experiment.interface import Figure
+from toolkit.run.report.drawing.plots import PALETTE
 from toolkit.run.report.groups import Group, plain_names, values
-from toolkit.run.report.plots import PALETTE
 from toolkit.run.report.story import Story
 from toolkit.run.store.metrics import RESERVED
 

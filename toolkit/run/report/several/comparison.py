@@ -14,8 +14,7 @@ from toolkit.run.experiment import load
 from toolkit.run.experiment.words import duration, setting
 from toolkit.run.program.means import estimate, written
 from toolkit.run.report import claims
-from toolkit.run.report.across_seeds import finals
-from toolkit.run.report.bands import DRAWN, bands, look
+from toolkit.run.report.drawing.bands import DRAWN, bands, look
 from toolkit.run.report.groups import (
     SEED,
     SEEDS,
@@ -27,8 +26,9 @@ from toolkit.run.report.groups import (
     values,
 )
 from toolkit.run.report.page import definitions, document, drawings, section, spaced
+from toolkit.run.report.several.across_seeds import finals
+from toolkit.run.report.several.tables import Cell, cell, measured, table
 from toolkit.run.report.story import Story, figures
-from toolkit.run.report.tables import Cell, cell, measured, table
 from toolkit.run.store import directory
 
 SCRIPT = Path(__file__).with_name("comparison.js")

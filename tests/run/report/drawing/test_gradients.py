@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from tests.run.conftest import EXPERIMENT, outcome, rows
 from tests.run.drive.test_runs import Killed, killed_at
 from tests.run.report.test_page import parsed
-from toolkit.run.report import draw, gradients
+from toolkit.run.report import draw
+from toolkit.run.report.drawing import gradients
 from toolkit.run.store import environment, metrics
 
 METRICS = '"norm": jnp.linalg.norm(w)}'

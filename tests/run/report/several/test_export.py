@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import pretend
-from toolkit.run.report import export
+from toolkit.run.report.several import export
 
 ROWS = (
     {"step": 2, "loss": 0.1234567890123456, "count": 3, "seconds": 0.5},
