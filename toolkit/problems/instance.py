@@ -10,7 +10,7 @@ from jax import Array
 
 from toolkit.types import Tree
 
-Loss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> mean loss of the batch
+BatchLoss = Callable[[Tree, Tree, Any], Array]  # (y, theta, batch) -> mean loss of the batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,8 @@ class Instance:
     `tk.bilevel.Problem(*instance.losses_and_data)` is what the methods of `tk.bilevel` take.
     """
 
-    inner: Loss
-    outer: Loss
+    inner: BatchLoss
+    outer: BatchLoss
     inner_data: Tree  # leaves share a leading example axis
     outer_data: Tree
     y0: Tree
@@ -29,6 +29,6 @@ class Instance:
     measure: Callable[[Tree, Tree], dict[str, Array]]  # (y, theta) -> arrays []
 
     @property
-    def losses_and_data(self) -> tuple[Loss, Loss, Tree, Tree]:
+    def losses_and_data(self) -> tuple[BatchLoss, BatchLoss, Tree, Tree]:
         """Inner and outer loss, inner and outer data."""
         return self.inner, self.outer, self.inner_data, self.outer_data

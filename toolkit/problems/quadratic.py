@@ -47,7 +47,7 @@ class Quadratic(NamedTuple):
     b: np.ndarray  # [M]
 
 
-class Solution(NamedTuple):
+class KnownSolution(NamedTuple):
     """Of the whole problem, in float64."""
 
     x: np.ndarray  # [M] the minimiser of F
@@ -106,13 +106,13 @@ def loss(y: Array, x: Array, batch: Terms) -> Array:
     return jnp.mean(quadratic + batch.a @ y + batch.b @ x)
 
 
-def solve(g: Quadratic, f: Quadratic) -> Solution:
+def solve(g: Quadratic, f: Quadratic) -> KnownSolution:
     """The minimiser of F, in closed form."""
     response, constant = _response(g)
     slope = f.C @ constant + f.b + response.T @ (f.H @ constant + f.a)
     x = -np.linalg.solve(_outer_hessian(g, f), slope)
     y = response @ x + constant
-    return Solution(x, y, _value(f, y, x))
+    return KnownSolution(x, y, _value(f, y, x))
 
 
 def _instance(g: Terms, f: Terms, mean_g: Quadratic, mean_f: Quadratic) -> Instance:
