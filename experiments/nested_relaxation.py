@@ -20,8 +20,7 @@ seeds) the same parameters to the bit, a ratio of times from 0.98 to 1.03, and h
 0.98. Towards the end some relaxations reach `max_sweeps` (`longest` in the rows), so their gradient is
 off: the figures show what the loops cost, not how well such a network can be trained.
 
-Source: Hopfield 1984; Scellier & Bengio 2017; centered nudges: Laborieux et al. 2021; by blocks:
-Scellier et al. 2023.
+Source: Hopfield 1984; Scellier & Bengio 2017; Laborieux et al. 2021 (centered); Scellier et al. 2023.
 """
 
 from __future__ import annotations
