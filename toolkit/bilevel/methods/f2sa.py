@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +23,11 @@ from toolkit.bilevel.parts.oracles import (
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.recursive_momentum import fresh_at_first, storm
-from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.bilevel.parts.state import Moves, State, algorithm, moves_of, split_key
 from toolkit.settings import Count, settings
 from toolkit.types import Tree
+
+_Step = Callable[[State], tuple[State, Info]]
 
 
 class PenaltyGradients(NamedTuple):
@@ -94,86 +97,106 @@ class F2SA(MethodSettings):
 
     def __call__(self, problem: Problem) -> Algorithm:
         """The method on a problem."""
-        moves, size, momentum = moves_of(self, problem), self.batch_size, self.momentum
-
-        def rates(t: Array) -> tuple[Any, Any, Any]:
-            """(a, e, l): step sizes of z and of y, and the penalty.
-
-            The curvature of `f + l g` grows with l, so that a step size for g alone would diverge: the
-            default e shrinks as 1 / l.
-            """
-            a, penalty = at(self.inner_step_size, t), at(self.penalty, t)
-            given = self.penalised_step_size
-            return a, a / (2 * penalty) if given is None else at(given, t), penalty
-
-        def batches(key: Array, count: int) -> tuple[Array, Array]:
-            inner_key, outer_key = jax.random.split(key)
-            outside = rows(outer_key, problem.outer_data, size, count)
-            return rows(inner_key, problem.inner_data, size, count), outside
-
-        def batch(key: Array) -> tuple[Tree, Tree]:
-            inside, outside = batches(key, 1)
-            return take(problem.inner_data, inside[0]), take(problem.outer_data, outside[0])
-
-        def descend(s: State, batch: tuple[Array, Array]) -> tuple[State, Array]:
-            """One step of z and of y."""
-            inside, outside = take(problem.inner_data, batch[0]), take(problem.outer_data, batch[1])
-            a, e, penalty = rates(s.step)
-            loss, g_z = inner_slope(problem, s.memory.z, s.theta, inside)
-            f_y = outer_slopes(problem, s.y, s.theta, outside).in_y
-            _, g_y = inner_slope(problem, s.y, s.theta, inside)
-            y = moved(s.y, plus(f_y, g_y, penalty), e)
-            memory = s.memory._replace(z=moved(s.memory.z, g_z, a))
-            return s._replace(y=y, memory=memory), loss
-
-        def double(s: State) -> tuple[State, Info]:
-            steps_key, theta_key = split_key(s, 2)
-            s, losses = jax.lax.scan(descend, s, batches(steps_key, self.inner_steps))
-            inside, outside = batch(theta_key)
-            f = outer_slopes(problem, s.y, s.theta, outside)
-            # One batch for both: their noise nearly cancels before the penalty multiplies it.
-            at_y = theta_slope(problem, s.y, s.theta, inside)
-            at_z = theta_slope(problem, s.memory.z, s.theta, inside)
-            direction = plus(f.in_theta, minus(at_y, at_z), rates(s.step)[2])
-            said = info(losses[0], f.loss, direction, 3 * self.inner_steps + 3, 0)
-            return moves.theta(s, direction), said
-
-        def parts(
-            point: tuple[Tree, Tree, Tree], key: Array
-        ) -> tuple[tuple[Array, Array], PenaltyGradients]:
-            y, z, theta = point
-            inside, outside = batch(key)
-            f = outer_slopes(problem, y, theta, outside)
-            at_y = inner_slopes(problem, y, theta, inside)
-            at_z = inner_slopes(problem, z, theta, inside)
-            g_theta = minus(at_y.in_theta, at_z.in_theta)
-            return (at_z.loss, f.loss), PenaltyGradients(
-                f.in_y, at_y.in_y, at_z.in_y, f.in_theta, g_theta
-            )
-
-        def single(s: State) -> tuple[State, Info]:
-            (key,) = split_key(s, 1)
-            here = (s.y, s.memory.z, s.theta)
-            losses, new = parts(here, key)
-            _, old = parts(s.memory.before, key)
-            weight = fresh_at_first(1.0 if momentum is None else momentum, s.step)
-            # The gradients are carried on one by one and weighed by today's penalty. Their weighted sums
-            # would hold the smaller penalties of earlier steps.
-            d = storm(new, s.memory.parts, old, weight)
-            a, e, penalty = rates(s.step)
-            direction = plus(d.f_theta, d.g_theta, penalty)
-            memory = F2saMemory(moved(s.memory.z, d.g_z, a), d, here)
-            y = moved(s.y, plus(d.f_y, d.g_y, penalty), e)
-            said = info(*losses, direction, 6, 0)
-            return moves.theta(s, direction)._replace(y=y, memory=memory), said
-
-        name = "F2SA" if momentum is None else "F3SA"
+        moves = moves_of(self, problem)
+        if self.momentum is None:
+            step, name = _double_loop(self, problem, moves), "F2SA"
+        else:
+            step, name = _single_loop(self, problem, moves, self.momentum), "F3SA"
 
         def start(y0: Tree, theta0: Tree) -> F2saMemory:
-            if momentum is None:
+            if self.momentum is None:
                 return F2saMemory(y0, None, None)
             y, theta = zeros_like(y0), zeros_like(theta0)
             return F2saMemory(y0, PenaltyGradients(y, y, y, theta, theta), (y0, y0, theta0))
 
-        step = double if momentum is None else single
         return algorithm(self, problem, moves, step, name=name, memory=start)
+
+
+def _double_loop(method: F2SA, problem: Problem, moves: Moves) -> _Step:
+    """F2SA: `inner_steps` of z and y, then one of theta."""
+    size = method.batch_size
+
+    def descend(s: State, batch: tuple[Array, Array]) -> tuple[State, Array]:
+        """One step of z and of y."""
+        inside, outside = take(problem.inner_data, batch[0]), take(problem.outer_data, batch[1])
+        a, e, penalty = _rates(method, s.step)
+        loss, g_z = inner_slope(problem, s.memory.z, s.theta, inside)
+        f_y = outer_slopes(problem, s.y, s.theta, outside).in_y
+        _, g_y = inner_slope(problem, s.y, s.theta, inside)
+        y = moved(s.y, plus(f_y, g_y, penalty), e)
+        memory = s.memory._replace(z=moved(s.memory.z, g_z, a))
+        return s._replace(y=y, memory=memory), loss
+
+    def step(s: State) -> tuple[State, Info]:
+        steps_key, theta_key = split_key(s, 2)
+        drawn = _rows_of_batches(problem, size, steps_key, method.inner_steps)
+        s, losses = jax.lax.scan(descend, s, drawn)
+        inside, outside = _batch(problem, size, theta_key)
+        f = outer_slopes(problem, s.y, s.theta, outside)
+        # One batch for both: their noise nearly cancels before the penalty multiplies it.
+        at_y = theta_slope(problem, s.y, s.theta, inside)
+        at_z = theta_slope(problem, s.memory.z, s.theta, inside)
+        direction = plus(f.in_theta, minus(at_y, at_z), _rates(method, s.step)[2])
+        said = info(losses[0], f.loss, direction, 3 * method.inner_steps + 3, 0)
+        return moves.theta(s, direction), said
+
+    return step
+
+
+def _single_loop(method: F2SA, problem: Problem, moves: Moves, momentum: Momentum) -> _Step:
+    """F3SA: z, y and theta move at once, along gradients with recursive momentum."""
+
+    def step(s: State) -> tuple[State, Info]:
+        (key,) = split_key(s, 1)
+        here = (s.y, s.memory.z, s.theta)
+        batch = _batch(problem, method.batch_size, key)
+        losses, new = _penalty_gradients(problem, here, batch)
+        _, old = _penalty_gradients(problem, s.memory.before, batch)
+        # The gradients are carried on one by one and weighed by today's penalty. Their weighted sums
+        # would hold the smaller penalties of earlier steps.
+        d = storm(new, s.memory.parts, old, fresh_at_first(momentum, s.step))
+        a, e, penalty = _rates(method, s.step)
+        direction = plus(d.f_theta, d.g_theta, penalty)
+        memory = F2saMemory(moved(s.memory.z, d.g_z, a), d, here)
+        y = moved(s.y, plus(d.f_y, d.g_y, penalty), e)
+        said = info(*losses, direction, 6, 0)
+        return moves.theta(s, direction)._replace(y=y, memory=memory), said
+
+    return step
+
+
+def _rates(method: F2SA, t: Array) -> tuple[Any, Any, Any]:
+    """(a, e, l): step sizes of z and of y, and the penalty.
+
+    The curvature of `f + l g` grows with l, so that a step size for g alone would diverge: the
+    default e shrinks as 1 / l.
+    """
+    a, penalty = at(method.inner_step_size, t), at(method.penalty, t)
+    given = method.penalised_step_size
+    return a, a / (2 * penalty) if given is None else at(given, t), penalty
+
+
+def _rows_of_batches(
+    problem: Problem, size: int | None, key: Array, count: int
+) -> tuple[Array, Array]:
+    """The rows of `count` batches of the inner and of the outer data."""
+    inner_key, outer_key = jax.random.split(key)
+    outside = rows(outer_key, problem.outer_data, size, count)
+    return rows(inner_key, problem.inner_data, size, count), outside
+
+
+def _batch(problem: Problem, size: int | None, key: Array) -> tuple[Tree, Tree]:
+    inside, outside = _rows_of_batches(problem, size, key, 1)
+    return take(problem.inner_data, inside[0]), take(problem.outer_data, outside[0])
+
+
+def _penalty_gradients(
+    problem: Problem, point: tuple[Tree, Tree, Tree], batch: tuple[Tree, Tree]
+) -> tuple[tuple[Array, Array], PenaltyGradients]:
+    """(inner and outer loss, gradients) at `point`, which is (y, z, theta)."""
+    (y, z, theta), (inside, outside) = point, batch
+    f = outer_slopes(problem, y, theta, outside)
+    at_y = inner_slopes(problem, y, theta, inside)
+    at_z = inner_slopes(problem, z, theta, inside)
+    g_theta = minus(at_y.in_theta, at_z.in_theta)
+    return (at_z.loss, f.loss), PenaltyGradients(f.in_y, at_y.in_y, at_z.in_y, f.in_theta, g_theta)
