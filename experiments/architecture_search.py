@@ -49,7 +49,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 import toolkit as tk
 from experiments.architecture_search_cells import (
@@ -74,8 +74,6 @@ RULES = {
     "first_order": "first-order DARTS",
 }
 Rule = Literal["exact", "t1t2", "darts", "first_order"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class Config(run.Settings):
@@ -83,11 +81,11 @@ class Config(run.Settings):
 
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = tuple(RULES)
     draws: Annotated[int, Field(ge=2)] = 5  # splits of the digits, each searched; `S` in shapes
-    train_size: Count = 100
-    validation_size: Count = 400
-    l2: Positive = 0.03
-    updates: Count = 5  # of theta in a step of the run
-    inner_step_size: Positive = 0.1  # of the rules that step the weights once an update
+    train_size: PositiveInt = 100
+    validation_size: PositiveInt = 400
+    l2: PositiveFloat = 0.03
+    updates: PositiveInt = 5  # of theta in a step of the run
+    inner_step_size: PositiveFloat = 0.1  # of the rules that step the weights once an update
     solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=300, tol=1e-5)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
         linear_solver=tk.linear.CG(max_steps=500, tol=1e-3)

@@ -40,7 +40,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 
 import toolkit as tk
 from toolkit import run
@@ -55,10 +55,10 @@ class Quadratic(BaseModel):
     """Sizes of the simulated quadratic."""
 
     model_config = STRICT
-    inner_examples: Annotated[int, Field(ge=1)] = 1000
-    outer_examples: Annotated[int, Field(ge=1)] = 500
-    inner_size: Annotated[int, Field(ge=1)] = 20
-    outer_size: Annotated[int, Field(ge=1)] = 10
+    inner_examples: PositiveInt = 1000
+    outer_examples: PositiveInt = 500
+    inner_size: PositiveInt = 20
+    outer_size: PositiveInt = 10
 
 
 class Cleaning(BaseModel):
@@ -78,7 +78,7 @@ Methods = dict[
 class Config(run.Settings):
     """What this experiment can be asked."""
 
-    calls: Annotated[int, Field(ge=1)] = 1000  # gradients and products of each method in a step
+    calls: PositiveInt = 1000  # gradients and products of each method in a step
     quadratic: Quadratic = Quadratic()
     cleaning: Cleaning = Cleaning()
     on_quadratic: Methods

@@ -28,7 +28,7 @@ import toolkit as tk
 from toolkit import run
 from toolkit.data import Labelled
 
-Count = Annotated[int, Field(ge=10)]
+AtLeastTen = Annotated[int, Field(ge=10)]
 COLUMNS = (
     "value",
     "relative_error",
@@ -46,8 +46,8 @@ class Config(run.Settings):
     steps: Annotated[int, Field(ge=1, le=1)] = 1
     log_every: int = 1
     checkpoint_every: int = 1
-    train_size: Count = 500
-    validation_size: Count = 500
+    train_size: AtLeastTen = 500
+    validation_size: AtLeastTen = 500
     log_penalty: float = -4.0
     solver: tk.solver.Solver
     adjoints: dict[str, tk.adjoint.Adjoint]

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 import toolkit as tk
 from toolkit import run
@@ -40,16 +40,15 @@ from toolkit.data import Labelled
 
 NUM_CLASSES = 10
 CLASSES = np.arange(NUM_CLASSES, dtype=np.int32)
-Count = Annotated[int, Field(ge=1)]
 
 
 class Config(run.Settings):
     """What this experiment can be asked."""
 
     train_size: Annotated[int, Field(ge=100)] = 1000
-    hidden: Count = 50
-    l2: Annotated[float, Field(ge=0)] = 0.0  # of the training on ten images
-    starts: Count = 4  # random starts a hypergradient averages over
+    hidden: PositiveInt = 50
+    l2: NonNegativeFloat = 0.0  # of the training on ten images
+    starts: PositiveInt = 4  # random starts a hypergradient averages over
     new_starts: bool = True  # drawn anew at each outer step
     solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.1, num_steps=50, momentum=0.9)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Unroll()

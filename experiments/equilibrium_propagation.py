@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 import toolkit as tk
 from toolkit import run
@@ -43,23 +43,21 @@ NUM_CLASSES = 10
 LAYERS = ("layer1", "layer2")
 BETA = 0.02
 SCHEMES = ("one_sided", "centered", "holomorphic")
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class Config(run.Settings):
     """What this experiment can be asked."""
 
     train_size: Annotated[int, Field(ge=10)] = 1400
-    batch_size: Count = 100
-    hidden: Count = 128
+    batch_size: PositiveInt = 100
+    hidden: PositiveInt = 128
     units: Literal["tanh", "sigmoid"] = "tanh"
-    scale: Positive = 0.5
-    gain: Positive = 8.0
+    scale: PositiveFloat = 0.5
+    gain: PositiveFloat = 8.0
     solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.5, num_steps=100, momentum=0.5)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Nudged(beta=BETA, normalize=True)
     optimizer: tk.optimizers.Optimizer = tk.optimizers.AdamW(learning_rate=1e-3, weight_decay=0.5)
-    betas: tuple[Positive, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+    betas: tuple[PositiveFloat, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 
 
 class State(NamedTuple):

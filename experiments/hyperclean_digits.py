@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 import toolkit as tk
 from toolkit import run
@@ -45,16 +45,16 @@ class Config(run.Settings):
     train_size: Annotated[int, Field(ge=10)] = 1000
     validation_size: Annotated[int, Field(ge=10)] = 400
     corrupted: Annotated[float, Field(ge=0, le=1)] = 0.4
-    hidden: Annotated[int, Field(ge=1)] = 128
-    l2: Annotated[float, Field(ge=0)] = 1e-3
+    hidden: PositiveInt = 128
+    l2: NonNegativeFloat = 1e-3
     solver: tk.solver.Solver = tk.solver.GradientDescent(step_size=0.3, num_steps=20, momentum=0.9)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
         linear_solver=tk.linear.CG(max_steps=20, tol=1e-3), damping=0.3
     )
     optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.1)
-    final_step_size: Annotated[float, Field(gt=0)] = 0.3
+    final_step_size: PositiveFloat = 0.3
     final_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    final_steps: Annotated[int, Field(ge=1)] = 1000
+    final_steps: PositiveInt = 1000
 
 
 class Data(NamedTuple):

@@ -28,13 +28,11 @@ from typing import Annotated, Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 import toolkit as tk
 from toolkit import run
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 RULES = {
     "backprop": "backprop, whole episode",
     "truncated_backprop": "backprop, truncated",
@@ -49,15 +47,15 @@ STYLES = dict(zip(RULES, (BY_BACKPROP, BY_BACKPROP, BY_ES, BY_ES), strict=True))
 class Config(run.Settings):
     """What this experiment can be asked."""
 
-    units: Count = 23
-    positive: Annotated[int, Field(ge=0)] = 10
-    horizon: Count = 500
-    truncation: Count = 10
-    num_pairs: Count = 500
-    sigma: Positive = 0.1
-    learning_rate: Positive = 1e-4
+    units: PositiveInt = 23
+    positive: NonNegativeInt = 10
+    horizon: PositiveInt = 500
+    truncation: PositiveInt = 10
+    num_pairs: PositiveInt = 500
+    sigma: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = 1e-4
     theta: float = 0.5
-    windows: tuple[Count, ...] = (1, 5, 10, 20, 50, 100, 250, 500)
+    windows: tuple[PositiveInt, ...] = (1, 5, 10, 20, 50, 100, 250, 500)
     repeats: Annotated[int, Field(ge=2)] = 16
 
     @model_validator(mode="after")

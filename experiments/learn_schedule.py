@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 import toolkit as tk
 from toolkit import run
@@ -41,14 +41,14 @@ class Config(run.Settings):
 
     train_size: Annotated[int, Field(ge=10)] = 500
     validation_size: Annotated[int, Field(ge=10)] = 600
-    hidden: Annotated[int, Field(ge=1)] = 50
-    num_steps: Annotated[int, Field(ge=1)] = 100
-    step_size: Annotated[float, Field(gt=0)] = 0.1  # of every step, at first
+    hidden: PositiveInt = 50
+    num_steps: PositiveInt = 100
+    step_size: PositiveFloat = 0.1  # of every step, at first
     momentum: Annotated[float, Field(gt=0, lt=1)] = (
         0.9  # of every step, at first; of all constant rates
     )
-    lowest_rate: Annotated[float, Field(gt=0)] = 0.01  # of the grid of constant rates
-    highest_rate: Annotated[float, Field(gt=0)] = 2.0
+    lowest_rate: PositiveFloat = 0.01  # of the grid of constant rates
+    highest_rate: PositiveFloat = 2.0
     rates: Annotated[int, Field(ge=2)] = 20
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Reversible(mean_momentum=0.5)
     optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=0.05)

@@ -53,11 +53,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 import toolkit as tk
 from experiments.maml_tasks import (
-    Count,
     Digits,
     Family,
     Fit,
@@ -80,7 +79,6 @@ from toolkit.problems import few_shot
 from toolkit.problems.few_shot import Examples, Task
 from toolkit.run.experiment.common import STRICT
 
-Positive = Annotated[float, Field(gt=0)]
 UNTRAINED = "untrained"
 SHOWN = 2  # held-out tasks kept for the report
 
@@ -91,7 +89,7 @@ class Method(BaseModel):
     model_config = STRICT
     adjoint: tk.adjoint.Adjoint
     solver: tk.solver.Solver
-    proximity: Annotated[float, Field(ge=0)] = 0.0
+    proximity: NonNegativeFloat = 0.0
     adapts: Literal["all", "head"] = "all"
     learns_from: Literal["query_loss", "displacement"] = "query_loss"
 
@@ -110,12 +108,12 @@ class Config(run.Settings):
 
     problem: Annotated[Sinusoid | Digits, Field(discriminator="kind")]
     methods: Annotated[dict[str, Method], Field(min_length=1)]
-    hidden: tuple[Count, ...] = (40, 40)
-    tasks: Count = 25  # of an outer step
+    hidden: tuple[PositiveInt, ...] = (40, 40)
+    tasks: PositiveInt = 25  # of an outer step
     optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=1e-3)
     judged_tasks: Annotated[int, Field(ge=2)] = 1000
-    judged_step_size: Positive = 0.01  # of the same descent from every start
-    judged_steps: Count = 10
+    judged_step_size: PositiveFloat = 0.01  # of the same descent from every start
+    judged_steps: PositiveInt = 10
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Config:

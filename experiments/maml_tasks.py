@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
 import toolkit as tk
 from toolkit.problems import few_shot
 from toolkit.problems.few_shot import Examples, Task
 from toolkit.run.experiment.common import STRICT
 
-Count = Annotated[int, Field(ge=1)]
 KNOWN = {
     "mse": "the best that does not adapt (closed form)",
     "accuracy": "the nearest mean support image, nothing learned",
@@ -32,9 +31,9 @@ class Sinusoid(BaseModel):
 
     model_config = STRICT
     kind: Literal["sinusoid"] = "sinusoid"
-    shots: Count = 10
-    queries: Count = 10
-    judged_queries: Count = 100
+    shots: PositiveInt = 10
+    queries: PositiveInt = 10
+    judged_queries: PositiveInt = 100
 
 
 class Digits(BaseModel):
@@ -43,9 +42,9 @@ class Digits(BaseModel):
     model_config = STRICT
     kind: Literal["digits"] = "digits"
     ways: Annotated[int, Field(ge=2)] = 5
-    shots: Count = 5  # of each of the ways, as are the queries
-    queries: Count = 10
-    judged_queries: Count = 15
+    shots: PositiveInt = 5  # of each of the ways, as are the queries
+    queries: PositiveInt = 10
+    judged_queries: PositiveInt = 15
     held_out: tuple[Annotated[int, Field(ge=0, le=9)], ...] = (3, 4, 7)  # seen by no training task
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 import toolkit as tk
 from toolkit import run
@@ -42,23 +42,21 @@ from toolkit.data import Labelled
 
 NUM_CLASSES = 10
 ATTEMPTS = 6  # at each timed epoch, of which the best counts
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class Config(run.Settings):
     """What this experiment can be asked; a step is an epoch."""
 
     train_size: Annotated[int, Field(ge=10)] = 1400
-    batch_size: Count = 100
-    layers: Count = 3
-    scale: Positive = 0.35
-    gain: Positive = 16.0
-    beta: Positive = 0.05
-    tol: Positive = 1e-4  # a sweep that changes no state by more is the last one
-    max_sweeps: Count = 200
+    batch_size: PositiveInt = 100
+    layers: PositiveInt = 3
+    scale: PositiveFloat = 0.35
+    gain: PositiveFloat = 16.0
+    beta: PositiveFloat = 0.05
+    tol: PositiveFloat = 1e-4  # a sweep that changes no state by more is the last one
+    max_sweeps: PositiveInt = 200
     optimizer: tk.optimizers.Optimizer = tk.optimizers.AdamW(learning_rate=1e-3, weight_decay=3.0)
-    timed_epochs: Count = 10
+    timed_epochs: PositiveInt = 10
 
     @model_validator(mode="after")
     def _an_epoch_has_a_batch(self) -> Self:

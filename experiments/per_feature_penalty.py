@@ -36,13 +36,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 import toolkit as tk
 from toolkit import run
 from toolkit.data import Labelled
 
-Positive = Annotated[float, Field(gt=0)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -55,10 +54,10 @@ class Config(run.Settings):
     train: Part = 0.2  # parts of the data; what remains is the test part
     validation: Part = 0.35
     stopping: Part = 0.15
-    penalty: Positive = 1e-3  # of all weights, at first
-    bias_penalty: Positive = 1e-3  # not learned
-    lowest_penalty: Positive = 1e-7  # of the grid of shared penalties, and of the learned ones
-    highest_penalty: Positive = 10.0
+    penalty: PositiveFloat = 1e-3  # of all weights, at first
+    bias_penalty: PositiveFloat = 1e-3  # not learned
+    lowest_penalty: PositiveFloat = 1e-7  # of the grid of shared penalties, and of the learned ones
+    highest_penalty: PositiveFloat = 10.0
     grid_size: Annotated[int, Field(ge=3)] = 25
     solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=200, tol=5e-4)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(

@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 import toolkit as tk
 from experiments.reweight_long_tail_digits import (
@@ -75,7 +75,6 @@ ROWS = {
     "pooled": "long tail and validation part, plain",
     "pooled_inverse": "long tail and validation part, inverse frequency",
 }
-Count = Annotated[int, Field(ge=1)]
 
 
 class Config(run.Settings):
@@ -83,11 +82,11 @@ class Config(run.Settings):
 
     draws: Annotated[int, Field(ge=2)] = 10  # long tails, each of other digits; `S` in shapes
     weights: Literal["class", "example", "loss"] = "class"
-    head_size: Count = 100  # training digits of the most frequent class
+    head_size: PositiveInt = 100  # training digits of the most frequent class
     imbalance: Annotated[float, Field(ge=1)] = 50.0  # of them to those of the rarest class
-    validation_size: Count = 5  # a class
-    test_size: Count = 50  # a class
-    l2: Annotated[float, Field(gt=0)] = 1e-3
+    validation_size: PositiveInt = 5  # a class
+    test_size: PositiveInt = 50  # a class
+    l2: PositiveFloat = 1e-3
     solver: tk.solver.Solver = tk.solver.LBFGS(max_steps=300, tol=1e-5)
     adjoint: tk.adjoint.Adjoint = tk.adjoint.Implicit(
         linear_solver=tk.linear.CG(max_steps=500, tol=1e-3)
