@@ -18,6 +18,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.replay import Ticker
 from toolkit.errors.readable import call_as, returned_by
+from toolkit.jaxprs.hidden import converted
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.types import Tree
 
@@ -161,10 +162,13 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
     if not tree.varying_axes(lifted.closed) <= tree.varying_axes(init):
         init = tree.vary(init, tree.varying_axes(lifted.closed))
         lifted = _lift_varying(body, init, *rest)
-    if jax.tree.structure(init) == jax.tree.structure(lifted.shape[0]):
+    # A number that becomes a float may make another one a float, so this goes on until none does. Each
+    # round widens a type, so it ends.
+    while jax.tree.structure(init) == jax.tree.structure(lifted.shape[0]):
         promoted = jax.tree.map(_promoted, init, lifted.shape[0])
-        if _types(promoted) != _types(init):
-            init, lifted = promoted, _lift_varying(body, promoted, *rest)
+        if _types(promoted) == _types(init):
+            break
+        init, lifted = promoted, _lift_varying(body, promoted, *rest)
     require_same_types("body", init, lifted.shape[0], body)
     return init, lifted
 
@@ -183,11 +187,16 @@ def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
 
 
 def _promoted(before: Array, after: jax.ShapeDtypeStruct) -> Array:
-    # A carry of a loop has one type. So the 0 of `init=0` becomes 0.0 if the body adds a float to it.
-    weak = jax.typeof(before).weak_type
-    if weak and (before.dtype != after.dtype or before.shape != after.shape):
-        return before.astype(jnp.result_type(before, after.dtype))
-    return before
+    # A carry of a loop has one type. So the 0 of `init=0` becomes 0.0 if the body adds a float to it. It
+    # stays weakly typed if the result is: else a float32 0.0 would turn a bfloat16 that it meets later
+    # into a float32.
+    if not jax.typeof(before).weak_type or before.dtype == after.dtype:
+        return before
+    dtype = jnp.result_type(before, after.dtype)
+    promoted = converted(before, dtype, bool(getattr(after, "weak_type", False)))
+    # An integer that the float type cannot hold would change its value. Left as it is, it is refused.
+    whole = jnp.issubdtype(before.dtype, jnp.integer) and not isinstance(before, jax.core.Tracer)
+    return before if whole and bool(promoted.astype(before.dtype) != before) else promoted
 
 
 def _types(carry: Tree) -> list:

@@ -14,6 +14,7 @@ import jax
 _as_python: ContextVar[bool] = ContextVar("as_python", default=False)
 _staged: ContextVar[int] = ContextVar("staged", default=0)
 _conditional: ContextVar[int] = ContextVar("conditional", default=0)
+_looped: ContextVar[int] = ContextVar("looped", default=0)
 
 
 @contextmanager
@@ -36,15 +37,22 @@ def runs_as_python() -> bool:
 
 
 @contextmanager
-def staging(conditional: bool) -> Iterator[None]:
-    """Mark that a block is being traced; `conditional`: the compiled program may skip it."""
+def staging(conditional: bool, loop: bool) -> Iterator[None]:
+    """Mark that a block is being traced.
+
+    Args:
+      conditional: whether the compiled program may skip it.
+      loop: whether it is the body of a loop.
+    """
     # Counts, because blocks nest: a block that certainly runs, inside one that may be skipped, may be
     # skipped too.
     staged = _staged.set(_staged.get() + 1)
     maybe = _conditional.set(_conditional.get() + int(conditional))
+    looped = _looped.set(_looped.get() + int(loop))
     try:
         yield
     finally:
+        _looped.reset(looped)
         _conditional.reset(maybe)
         _staged.reset(staged)
 
@@ -57,3 +65,8 @@ def is_staged() -> bool:
 def is_conditional() -> bool:
     """Whether the compiled program may skip the block that is being traced."""
     return _conditional.get() > 0
+
+
+def is_in_loop() -> bool:
+    """Whether the body of a loop is being traced."""
+    return _looped.get() > 0

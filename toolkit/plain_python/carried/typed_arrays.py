@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit import tree
 from toolkit.jaxprs.hidden import converted
+from toolkit.plain_python.refusals import refuse
 
 
 def is_extended(dtype: Any) -> bool:
@@ -41,15 +42,58 @@ def _key_type(aval: Any) -> Any:
     return found[0]
 
 
+def fitting(leaf: Any) -> Any:
+    """`leaf`, unless it holds integers of NumPy's that JAX would cut to fewer bits."""
+    if isinstance(leaf, (np.ndarray, np.integer)) and leaf.dtype.kind in "iu" and leaf.size:
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        for end in (int(leaf.min()), int(leaf.max())) if dtype != leaf.dtype else ():
+            if not holds(dtype, end):
+                raise refuse(
+                    f"the {leaf.dtype} of NumPy's holds {end}, and {dtype}, which JAX makes of it here, "
+                    "does not: use floats, or enable jax_enable_x64."
+                )
+    return leaf
+
+
 def with_type(leaf: Any, aval: Any, weak: bool | None = None) -> Any:
     """`leaf` as an array of the type `aval`, weakly typed or not."""
     weak = aval.weak_type if weak is None else weak
     if is_extended(aval.dtype):
         return leaf
-    leaf = jnp.asarray(leaf, aval.dtype) if not isinstance(leaf, jax.Array) else leaf
+    leaf = jnp.asarray(fitting(leaf), aval.dtype) if not isinstance(leaf, jax.Array) else leaf
     if leaf.dtype == aval.dtype and leaf.weak_type == weak:
         return leaf
     return converted(leaf, aval.dtype, weak)
+
+
+def joined_dtype(a: Any, b: Any) -> Any:
+    """The dtype of `where(condition, x, y)` for values of these types."""
+    return jnp.result_type(_as_operand(a), _as_operand(b))
+
+
+def _as_operand(aval: Any) -> Any:
+    # `result_type` does not see that a type is weak: of a weak float32 and a bfloat16 it makes a float32.
+    # Python's own types, which it takes as weak, stand for it.
+    if not aval.weak_type:
+        return aval.dtype
+    kinds = ((jnp.bool_, bool), (jnp.integer, int), (jnp.floating, float))
+    return next((kind for of, kind in kinds if jnp.issubdtype(aval.dtype, of)), complex)
+
+
+def holds(dtype: Any, number: Any) -> bool:
+    """Whether a dtype has a number of Python's: an integer exactly, a float without becoming infinite."""
+    if not is_python_number(number) or jnp.issubdtype(dtype, jnp.complexfloating):
+        return True
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        limits = (0, 1) if dtype == jnp.bool_ else (jnp.iinfo(dtype).min, jnp.iinfo(dtype).max)
+        return limits[0] <= number <= limits[1]
+    if isinstance(number, int) and abs(number) > 2**1000:
+        return False  # beyond all floats
+    with np.errstate(over="ignore"):
+        cast = float(np.asarray(float(number)).astype(dtype))
+    return (
+        cast == number if isinstance(number, int) else np.isfinite(cast) or not np.isfinite(number)
+    )
 
 
 def is_traced(value: Any) -> bool:

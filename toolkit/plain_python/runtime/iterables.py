@@ -7,6 +7,7 @@ loop; `for i in tk.control.unroll(range(3))` runs it as Python.
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from toolkit.control.policies.reversible import reversible
 from toolkit.control.policies.store import store
 from toolkit.plain_python.carried.lists import StackedList
+from toolkit.plain_python.carried.typed_arrays import holds, is_traced
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.items import Enumerate, TracedRange, Zip, is_array
 
@@ -104,14 +106,24 @@ def make_range(*bounds: Any) -> Any:
                 "the bounds of `range` must be integers: got "
                 f"{jnp.result_type(bound)}{list(jnp.shape(bound))}."
             )
-    start, stop, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
+    known = [operator.index(bound) if not is_traced(bound) else bound for bound in bounds]
+    widest = jax.dtypes.canonicalize_dtype(int)
+    for bound in known:
+        if isinstance(bound, int) and not holds(widest, bound):
+            raise refuse(f"the bound {bound} of this `range` does not fit into {widest}.")
+        if not isinstance(bound, int) and jnp.iinfo(bound.dtype).max > jnp.iinfo(widest).max:
+            raise refuse(
+                f"the bounds of this `range` are {bound.dtype}, of which {widest} cannot hold all: "
+                f"convert them, `n.astype(jnp.{widest})`."
+            )
+    start, stop, step = (0, *known, 1) if len(known) == 1 else (*known, 1)[:3]
     try:
         step = int(step)
     except jax.errors.ConcretizationTypeError:
         raise refuse("the step of a `range` must be known before the loop is traced.") from None
     if step == 0:
         raise ValueError("range() arg 3 must not be zero")
-    return TracedRange(start, stop, step)
+    return TracedRange.of(start, stop, step)
 
 
 def make_reversed(part: Any) -> Any:
@@ -121,9 +133,7 @@ def make_reversed(part: Any) -> Any:
     if is_array(part):
         return part[::-1]
     if isinstance(part, TracedRange):
-        last = part.start + (part.length() - 1) * part.step
-        # A range excludes its stop, so the new stop lies one step before the old start.
-        return TracedRange(last, last - part.length() * part.step, -part.step)
+        return part.reversed()
     if isinstance(part, StackedList):
         return builtins.reversed(part.as_list())
     if isinstance(part, (Enumerate, Zip)):

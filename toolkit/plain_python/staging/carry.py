@@ -6,12 +6,10 @@ constant of the loop, and `y` is carried only because its last value is needed a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from toolkit import tree
+from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.structure import Absent, GrowingList
 from toolkit.plain_python.carried.typed_arrays import is_python_number, with_type, zeros
@@ -20,7 +18,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import integers
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock
-from toolkit.plain_python.tracing.intervals import IntegerInterval, Overflow
+from toolkit.plain_python.tracing.intervals import NotAsInPython
 from toolkit.plain_python.tracing.reading import is_input
 from toolkit.plain_python.tracing.settling import SettledBlock, first_assigned
 
@@ -81,47 +79,32 @@ def _same_number(a: Any, b: Any) -> bool:
 def check_integers(
     settled: SettledBlock,
     carried: list[CarriedArray],
-    known: Callable[[int], Any] | None,
+    items: integers.Items,
     length: int | None,
+    most: int,
+    condition: Any = None,
 ) -> None:
     """Refuse a loop in which an integer of Python's would overflow (see `tracing.integers`).
 
     Args:
-      known: the k-th item of a `for`; None for a `while`, and for a range with traced bounds.
+      items: the intervals of an iteration's item.
+      length: the number of iterations; None if it depends on data.
+      most: a bound of it.
+      condition: the jaxpr, of the variables, that such a loop ends on; None if there is none.
     """
-    entry = [_interval(leaf, leaf) for one in settled.entry for leaf in one.leaves]
+    # The loop around this one is followed together with it, and then more is known of its integers.
+    if mode.is_in_loop():
+        return
+    entry = [integers.interval_of(leaf) for one in settled.entry for leaf in one.leaves]
     outputs: list[int | None] = [None] * len(entry)
     for one in carried:
         if one.position is not None:
             outputs[one.position] = one.output
-    count = len(settled.traced.jaxpr.in_avals) - len(entry)  # the leaves of an item
-
-    def items(k: int | None) -> list[Any]:
-        if known is None or length is None:
-            return [None] * count
-        # The integers of a range rise or fall throughout, so the first and the last bound the rest.
-        ends = (0, length - 1) if k is None else (k, k)
-        return list(map(_interval, *(jax.tree.leaves(known(end)) for end in ends)))
-
+    loop = integers.Iteration(settled.traced.jaxpr.jaxpr, (), items, outputs, condition)
     try:
-        integers.check(settled.traced.jaxpr.jaxpr, entry, items, outputs, length)
-    except Overflow as overflow:
-        grows = (
-            "without a known bound" if overflow.reached is None else f"to {overflow.reached:.3g}"
-        )
-        raise refuse(
-            f"a Python integer grows {grows} in this staged loop "
-            f"({overflow.operation}), where {overflow.dtype} would wrap and Python would not: use "
-            "floats, begin with jnp.int32(...) to take JAX's integers on purpose, or enable "
-            "jax_enable_x64."
-        ) from None
-
-
-def _interval(a: Any, b: Any) -> Any:
-    """The integers between two ints of Python's; None for anything else, which is not followed."""
-    if type(a) is not int or type(b) is not int:
-        return None
-    return IntegerInterval(min(a, b), max(a, b))
+        integers.follow(loop, entry, length, most)
+    except NotAsInPython as found:
+        raise refuse(f"{found}.") from None
 
 
 def position_of(settled: SettledBlock, variable: int) -> int:

@@ -16,23 +16,78 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toolkit.jaxprs.hidden import converted
 from toolkit.plain_python.carried.lists import StackedList
+from toolkit.plain_python.carried.typed_arrays import fitting
 from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.tracing import intervals
+from toolkit.plain_python.tracing.integers import FARTHEST, interval_of
+from toolkit.plain_python.tracing.intervals import IntegerInterval, Known
 
 
 class TracedRange(NamedTuple):
     """`range(start, stop, step)` with traced bounds; the step is known."""
 
-    start: Any
+    start: Any  # like Python's integers weakly typed, whatever the types of the bounds were
     stop: Any
     step: int
+    spans: tuple[IntegerInterval, IntegerInterval]  # where `start` and `stop` lie
+
+    @classmethod
+    def of(cls, start: Any, stop: Any, step: int) -> TracedRange:
+        spans = _span_of_bound(start), _span_of_bound(stop)
+        return cls(_as_int(start), _as_int(stop), step, spans)
 
     def length(self) -> Any:
         """[] integer, the number of iterations."""
-        gap = self.stop - self.start
-        # The quotient is rounded up for either sign of the step: `range(0, 5, 2)` has 3 items.
-        past = gap + self.step - (1 if self.step > 0 else -1)
-        return jnp.maximum(past // self.step, 0).astype(jax.dtypes.canonicalize_dtype(int))
+        return range_length(self.start, self.stop, self.step)
+
+    def longest(self) -> int:
+        """A bound of the number of iterations."""
+        step = IntegerInterval(self.step, self.step)
+        return intervals.range_length(*self.spans, step).high
+
+    def span(self, length: int) -> IntegerInterval:
+        """Where the items of at most `length` iterations lie."""
+        last = self.step * max(length - 1, 0)
+        start = self.spans[0]
+        return start.moved(min(last, 0), max(last, 0)).plain()
+
+    def reversed(self) -> TracedRange:
+        """The same items from the last to the first."""
+        length = self.length()
+        last = self.start + (length - 1) * self.step
+        # A range excludes its stop, so the new stop lies one step before the old start.
+        ends = self.spans[0].hull(self.spans[1])
+        wide = IntegerInterval(ends.low - abs(self.step), ends.high + abs(self.step))
+        return TracedRange(last, last - length * self.step, -self.step, (wide, wide))
+
+
+@jax.jit
+def range_length(start: Any, stop: Any, step: Any) -> Any:
+    """The length of `range(start, stop, step)` for integers of one type.
+
+    `jit` keeps it in the jaxpr as one call, which `tracing.integers` finds by the name of this function.
+    """
+    up = step > 0
+    # The distance of two int32 may need 32 bits without a sign, where it does not wrap.
+    unsigned = jnp.dtype(f"uint{8 * start.dtype.itemsize}")
+    gap = jnp.where(up, stop - start, start - stop).astype(unsigned)
+    count = (gap + (jnp.abs(step) - 1).astype(unsigned)) // jnp.abs(step).astype(unsigned)
+    count = jnp.minimum(count, jnp.iinfo(start.dtype).max).astype(start.dtype)
+    return jnp.where(jnp.where(up, stop > start, stop < start), count, 0)
+
+
+def _as_int(bound: Any) -> Any:
+    """A bound as a traced integer of the width of Python's; in its own dtype `start + step` might wrap."""
+    return converted(jnp.asarray(bound), jax.dtypes.canonicalize_dtype(int), True)
+
+
+def _span_of_bound(bound: Any) -> IntegerInterval:
+    if isinstance(bound, int):
+        return IntegerInterval(bound, bound)
+    limits = jnp.iinfo(bound.dtype)
+    return IntegerInterval(max(limits.min, -FARTHEST), min(limits.max, FARTHEST))
 
 
 class Zip(NamedTuple):
@@ -71,6 +126,8 @@ class ScanItems(NamedTuple):
     examples: Any  # the types of one entry of `xs`; a Python int where Python has an int
     item: Callable[[Any], Any]  # from an entry of `xs` to the item that the user's loop gets
     known: Callable[[int], Any]  # the k-th item outside a scan; an int for a range
+    # The intervals of its leaves, as `tracing.integers` follows them; for None of the items from a first one on.
+    spans: Callable[[int, int | None], list[Known]]
 
 
 def is_array(part: Any) -> bool:
@@ -86,15 +143,19 @@ def staged(part: Any) -> ScanItems | None:
     if isinstance(part, StackedList) and part.arrays() is not None:
         return _of_arrays(len(part), part.arrays())
     if is_array(part):
-        return _of_arrays(len(part), jnp.asarray(part))
+        return _of_arrays(len(part), jnp.asarray(fitting(part)), part)
     if isinstance(part, range):
         return _of_range(part)
     if isinstance(part, Enumerate):
         inner = staged(part.part)
         if inner is None:
             return None
-        index = part.start + jnp.arange(inner.length, dtype=jax.dtypes.canonicalize_dtype(int))
-        count = ScanItems(inner.length, index, 0, lambda x: x, lambda k: part.start + k)
+        if isinstance(part.start, int):
+            return _together([_of_range(range(part.start, part.start + inner.length)), inner])
+        index = _as_int(part.start) + jnp.arange(inner.length)
+        span = _span_of_bound(part.start).moved(0, max(inner.length - 1, 0))
+        at = lambda k: part.start + k
+        count = ScanItems(inner.length, index, 0, lambda x: x, at, lambda *_: [span])
         return _together([count, inner])
     if isinstance(part, Zip):
         parts = [staged(one) for one in part.parts]
@@ -108,10 +169,16 @@ def staged(part: Any) -> ScanItems | None:
     return None
 
 
-def _of_arrays(length: int, arrays: Any) -> ScanItems:
+def _of_arrays(length: int, arrays: Any, given: Any = None) -> ScanItems:
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays)
     at = lambda k: jax.tree.map(lambda leaf: leaf[k], arrays)
-    return ScanItems(length, arrays, examples, lambda x: x, at)
+
+    def spans(first: int, after: int | None) -> list[Known]:
+        if isinstance(given, np.ndarray):
+            return [interval_of(given[first:after])]
+        return [None] * len(jax.tree.leaves(arrays))
+
+    return ScanItems(length, arrays, examples, lambda x: x, at, spans)
 
 
 def _of_range(part: range) -> ScanItems:
@@ -122,7 +189,12 @@ def _of_range(part: range) -> ScanItems:
             f"{part} does not fit into {dtype}: enable jax_enable_x64, or scale the index."
         )
     index = part.start + part.step * jnp.arange(len(part), dtype=dtype)
-    return ScanItems(len(part), index, 0, lambda x: x, lambda k: part[k])
+
+    def spans(first: int, after: int | None) -> list[Known]:
+        ends = part[first:after]
+        return [IntegerInterval(min(ends[0], ends[-1]), max(ends[0], ends[-1]))]
+
+    return ScanItems(len(part), index, 0, lambda x: x, lambda k: part[k], spans)
 
 
 def _together(parts: list[ScanItems]) -> ScanItems:
@@ -134,4 +206,11 @@ def _together(parts: list[ScanItems]) -> ScanItems:
         return tuple(one.item(part) for one, part in zip(parts, x, strict=True))
 
     examples = tuple(one.examples for one in parts)
-    return ScanItems(length, xs, examples, item, lambda k: tuple(one.known(k) for one in parts))
+
+    def spans(first: int, after: int | None) -> list[Known]:
+        end = length if after is None else after
+        return [span for one in parts for span in one.spans(first, end)]
+
+    return ScanItems(
+        length, xs, examples, item, lambda k: tuple(one.known(k) for one in parts), spans
+    )

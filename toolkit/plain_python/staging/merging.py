@@ -23,7 +23,12 @@ from toolkit.plain_python.carried.structure import (
     paths,
     same_structure,
 )
-from toolkit.plain_python.carried.typed_arrays import is_python_number
+from toolkit.plain_python.carried.typed_arrays import (
+    holds,
+    is_python_number,
+    joined_dtype,
+    type_text,
+)
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import RESULT
@@ -81,6 +86,9 @@ def merge(
         common = common_type(a.types[k], b.types[k])
         if common is None:
             return _absent(name, _disagreement(name, exits)), []
+        for number in (left, right):
+            if not holds(common.dtype, number):
+                return _absent(name, _not_in(name, number, common)), []
         merged.append(MergedLeaf(None, common, (a.outputs[k], b.outputs[k])))
     if changing and _two_objects(a.node, b.node):
         return _absent(name, _two_of_them(name)), []
@@ -110,7 +118,7 @@ def common_type(a: Any, b: Any) -> Any:
         return None
     if not a.weak_type and not b.weak_type:
         return None
-    dtype = jnp.result_type(a, b)
+    dtype = joined_dtype(a, b)
     for strong in (a, b):
         if not strong.weak_type:
             return strong if dtype == strong.dtype else None
@@ -162,6 +170,16 @@ def _disagreement(name: str, exits: list[ExitValue]) -> str:
     return (
         f"{shown} has a different structure in the two branches of the traced if at line "
         f"{here().line}: {left} after {after[0]}, {right} after {after[1]}"
+    )
+
+
+def _not_in(name: str, number: Any, common: Any) -> str:
+    """The reason why a number of one branch cannot have the type of the other branch's value."""
+    shown = "the returned value" if name == RESULT else f"'{name}'"
+    return (
+        f"{shown} is the Python number {number!r} after one branch of the traced if at line "
+        f"{here().line} and would be a {type_text(common)} after both, which cannot hold it: give "
+        "both branches one dtype that can"
     )
 
 

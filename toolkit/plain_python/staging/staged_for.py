@@ -35,6 +35,7 @@ from toolkit.plain_python.staging.carry import (
 from toolkit.plain_python.staging.items import ScanItems, TracedRange
 from toolkit.plain_python.staging.staged_while import run_while
 from toolkit.plain_python.staging.unstable import settle_or_refuse, unstable
+from toolkit.plain_python.tracing.integers import FARTHEST, Items
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
 # How many first iterations may run on their own. `a, b = b, a + x` with `a = b = 0` needs two, until
@@ -89,8 +90,11 @@ def for_static(user: UserFor, items: ScanItems, gradient: Any, progress: bool) -
         if user.leave and _leaves_at_once(settled, user):
             return user.run(items.known(start))
         rest = jax.tree.map(lambda leaf: leaf[start:], items.xs) if start else items.xs  # noqa: B023
-        known = lambda k, start=start: items.known(start + k)
-        return _scan(user, settled, rest, known, items.length - start, gradient, progress, aliased)
+        left = items.length - start
+        spans = lambda k, start=start: (
+            items.spans(start, None) if k is None else items.spans(start + k, start + k + 1)
+        )
+        return _scan(user, settled, rest, spans, left, gradient, progress, aliased)
 
 
 def _leaves_at_once(settled: SettledBlock, user: UserFor) -> bool:
@@ -105,7 +109,7 @@ def _scan(
     user: UserFor,
     settled: SettledBlock,
     xs: Any,
-    known: Callable[[int], Any],
+    spans: Items,
     length: int,
     gradient: Any,
     progress: bool,
@@ -118,7 +122,7 @@ def _scan(
     # What the block appends is an output of each iteration, which the scan stacks.
     kept = [k for one in traced.appended for outputs in one.outputs for k in outputs]
 
-    check_integers(settled, carried, known, length)
+    check_integers(settled, carried, spans, length, length)
     flag = position_of(settled, variables.names.index(user.leave)) if user.leave else None
 
     def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
@@ -172,9 +176,16 @@ def _is_list(read: Callable[[], Any]) -> bool:
 def for_traced(user: UserFor, bounds: TracedRange, gradient: Any, max_steps: int | None) -> None:
     """Run a `for` over a range whose bounds are traced: a `while_loop` that counts iterations."""
     count = bounds.length()
-
-    def run(t: Any) -> None:
-        user.run(bounds.start + bounds.step * t)
-
-    settled = settle_or_refuse(user.variables, run, 0)
-    run_while(user.variables, settled, lambda t, _: t < count, gradient, max_steps, counted=True)
+    longest = min(bounds.longest(), FARTHEST) if max_steps is None else max_steps
+    settled = settle_or_refuse(user.variables, user.run, 0)
+    run_while(
+        user.variables,
+        settled,
+        lambda t, _: t < count,
+        gradient,
+        max_steps,
+        item=lambda t: bounds.start + bounds.step * t,
+        check=lambda carried: check_integers(
+            settled, carried, lambda _: [bounds.span(longest)], None, longest
+        ),
+    )

@@ -25,6 +25,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here, refuse
 from toolkit.plain_python.reserved import PREFIX
 from toolkit.plain_python.staging.carry import (
+    CarriedArray,
     carried_by,
     check_integers,
     filled,
@@ -35,6 +36,7 @@ from toolkit.plain_python.staging.carry import (
 from toolkit.plain_python.staging.truth import scalar_truth
 from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
+from toolkit.plain_python.tracing.integers import FARTHEST
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
 # By whether the loop counts its iterations, so whether it is a `for`.
@@ -101,7 +103,7 @@ def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], A
     """Run a settled `while`; its test is traced on the types at which the block settled."""
 
     def ask(leaves: list[Any]) -> Any:
-        with entered(variables, settled.entry, leaves, conditional=True) as (values, _):
+        with entered(variables, settled.entry, leaves, conditional=True, loop=True) as (values, _):
             truth = scalar_truth(test())
             for name, before, now in zip(variables.names, values, variables.values(), strict=True):
                 if now is not before:
@@ -115,7 +117,10 @@ def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], A
         lambda _, values: evaluate(asked, *values)[0],
         store(),
         None,
-        counted=False,
+        item=None,
+        check=lambda carried: check_integers(
+            settled, carried, lambda _: [], None, FARTHEST, asked.jaxpr
+        ),
     )
 
 
@@ -125,21 +130,27 @@ def run_while(
     going: Callable[[Any, list[Any]], Any],
     gradient: Any,
     max_steps: int | None,
-    counted: bool,
+    item: Callable[[Any], Any] | None,
+    check: Callable[[list[CarriedArray]], None],
 ) -> None:
-    """Run a settled block as long as `going(number, inputs)`; `counted`: whether it is a `for`."""
+    """Run a settled block as long as `going(number, inputs)`.
+
+    Args:
+      item: for a `for` its item, made from the number of the iteration; None for a `while`.
+      check: refuses the loop if it would carry integers that overflow.
+    """
     inputs = inputs_of(settled)
     # A variable that the block assigns first needs no value before it, so it is not carried. After the
     # loop it may have none, since the loop may run zero times.
     carried = [one for one in carried_by(settled, inputs) if one.position is not None]
-    check_integers(settled, carried, None, None)
+    check(carried)
 
     def unfinished(carry: tuple[Any, list[Any]]) -> Any:
         return going(carry[0], filled(inputs, carried, carry[1]))
 
     def step(carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         t, values = carry
-        extra = [t] if counted else []
+        extra = [item(t)] if item else []
         results = evaluate(settled.traced.jaxpr, *filled(inputs, carried, values), *extra)
         return t + 1, strong(settled.traced, carried, results)
 
@@ -147,7 +158,7 @@ def run_while(
     end = while_loop(unfinished, step, init, max_steps=max_steps, gradient=gradient)
     final = end[1]
     if max_steps is None and isinstance(gradient, store):
-        final = refuse_reverse_mode(final, here().said(_NO_REVERSE[counted]))
+        final = refuse_reverse_mode(final, here().said(_NO_REVERSE[item is not None]))
     if max_steps is not None:
         # If the bound ended the loop, Python would have gone on and got other numbers. NaN keeps anyone
         # from using these.

@@ -89,7 +89,7 @@ def trace(
 
     def body(leaves: list[Any], item: Any) -> list[Any]:
         seen = leaves if as_inputs else [leaf for one in entry for leaf in one.leaves]
-        with entered(variables, entry, seen, conditional) as (values, decoder):
+        with entered(variables, entry, seen, conditional, loop=as_inputs) as (values, decoder):
             run(item)
             after = variables.values()
         exits, appended, results = _encode_exit(variables, entry, values, after, decoder)
@@ -119,7 +119,11 @@ def trace(
 
 @contextmanager
 def entered(
-    variables: Variables, entry: Sequence[EncodedVariable], leaves: Sequence[Any], conditional: bool
+    variables: Variables,
+    entry: Sequence[EncodedVariable],
+    leaves: Sequence[Any],
+    conditional: bool,
+    loop: bool,
 ) -> Iterator[tuple[list[Any], Decoder]]:
     """Inside, the variables hold the values of `entry` with these leaves; afterwards what they held."""
     before = variables.values()
@@ -135,7 +139,7 @@ def entered(
         values[k] = decoder.decode(variables.names[k], entry[k].node, own[k])
     variables.write(*values)
     try:
-        with mode.staging(conditional):
+        with mode.staging(conditional, loop):
             yield values, decoder
         for one in seen:
             one.check()

@@ -7,191 +7,313 @@
 Python's integers have no bound, and JAX's wrap silently. So before a loop runs, the integers that
 come from Python (an index, `k = 1` before the loop, a literal) are followed through its iterations as
 intervals. Integers that come from arrays are JAX's from the start and may wrap; they are not followed.
-
-Source: interval arithmetic (Moore 1966).
+NumPy's 64-bit integers are followed too where JAX has 32 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
 from toolkit.jaxprs.operations import exponent, name_called, numbered
-from toolkit.jaxprs.read import called, inner, opened
+from toolkit.jaxprs.read import called, opened
 from toolkit.jaxprs.recorded_lines import summary
+from toolkit.plain_python.tracing.conditions import comparisons, narrowed
 from toolkit.plain_python.tracing.intervals import (
     RULES,
     IntegerInterval,
     Known,
-    Overflow,
+    NotAsInPython,
     corners,
-    equal_steps,
-    extended,
-    power,
     together,
 )
+from toolkit.plain_python.tracing.unlike_python import (
+    CALLED,
+    check_compared,
+    check_fits,
+    check_joined,
+    is_integer,
+)
 
-# Iterations followed if their number is unknown. What doubles leaves 64 bits within 70; what grows by
-# equal steps would take 2**31 iterations, which is accepted.
-_DOUBLINGS = 70
-# After so many iterations the rest is extrapolated, if the integers grow by equal steps by then. After
-# the last one the loop is refused, since following more would take long.
+# A loop of unknown length is taken to run at most so often, and the bounds of a range that are unknown to
+# lie so near to 0. What grows by more than 127 a step is refused.
+FARTHEST = 2**24
+# After so many iterations the rest is not followed one by one, if an interval is found that no iteration
+# leaves. After the last one the loop is refused, since following more would take long.
 _LOOKOUTS = (2, 16, 128, 1024, 4096)
+# An interval that still grows after some rounds is widened to the next of these ends.
+_PATIENCE, _ENDS = 6, sorted(s * 2**n for n in (7, 8, 15, 16, 24) for s in (-1, 1)) + [0]
+_ROUNDS = 40
 # The item of the k-th iteration; for None an interval that covers the items of all iterations.
 Items = Callable[[int | None], Sequence[Known]]
 
 
-def check(
-    jaxpr: Any,
-    entry: Sequence[Known],
-    items: Items,
-    outputs: Sequence[int | None],
-    length: int | None,
-) -> None:
-    """Follow a loop's integers.
+class Iteration(NamedTuple):
+    """One iteration of a loop."""
+
+    jaxpr: Any  # its inputs: `consts`, the variables, the item
+    consts: Sequence[Known]
+    items: Items
+    outputs: Sequence[int | None]  # for each variable its next value, or None if it stays the same
+    condition: Any = None  # of a loop that ends on a condition: a jaxpr
+    condition_consts: Sequence[Known] = ()
+    exact: bool = True  # whether to refuse integers that a float they are compared with cannot hold
+
+    def step(self, carry: Sequence[Known], k: int | None) -> list[Known]:
+        results = evaluate(self.jaxpr, [*self.consts, *carry, *self.items(k)], self.exact)
+        return [
+            old if o is None else results[o] for old, o in zip(carry, self.outputs, strict=True)
+        ]
+
+    def entering(
+        self, carry: Sequence[Known]
+    ) -> tuple[list[Known] | None, list[tuple[int, str, Known]]]:
+        """The variables where the condition is true, and what it compares them with; None if it is never true."""
+        if self.condition is None:
+            return list(carry), []
+        known = _known(self.condition, [*self.condition_consts, *carry], self.exact)
+        found = comparisons(self.condition, self.condition.outvars[0])
+        variables = self.condition.invars[len(self.condition_consts) :]
+        about = [
+            (k, one.operator, _read(known, one.right))
+            for one in (*found, *(one.exchanged() for one in found))
+            for k, variable in enumerate(variables)
+            if one.left is variable
+        ]
+        return narrowed(found, lambda atom: _read(known, atom), variables), about
+
+
+def interval_of(value: Any) -> Known:
+    """Where integers of Python's or 64-bit ones of NumPy's lie; None for anything else.
+
+    NumPy's other integers wrap as JAX's do.
+    """
+    if type(value) is int:
+        return IntegerInterval(value, value)
+    numpys = isinstance(value, (np.ndarray, np.integer)) and value.dtype.kind in "iu"
+    if not numpys or value.dtype.itemsize < 8 or not value.size:
+        return None
+    return IntegerInterval(int(value.min()), int(value.max()))
+
+
+def follow(loop: Iteration, carry: Sequence[Known], length: int | None, most: int) -> list[Known]:
+    """The variables after a loop.
 
     Args:
-      jaxpr: one iteration; its inputs are the variables and then the item.
-      entry: the variables before the loop.
-      items: the leaves of an iteration's item.
-      outputs: for each variable the result that is its next value, or None if it stays the same.
+      carry: the variables before it.
       length: the number of iterations; None if it depends on data.
+      most: a bound of it.
 
     Raises:
-      Overflow: if an integer leaves its type.
+      NotAsInPython: if an integer leaves its type.
     """
-    if not any(one is not None for one in (*entry, *items(None))) or not _grows(jaxpr):
-        return
-    _follow(jaxpr, [], list(entry), items, outputs, length)
-
-
-def _grows(jaxpr: Any) -> bool:
-    """Whether some integer may grow by more than a literal in each step.
-
-    Most loops have none and need not be followed. A literal is taken to be small: `k + 1` passes int32
-    only after 2**31 iterations. The size of the literal is not looked at.
-    """
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        # No result of a `while` condition is carried on, so only the body counts.
-        inside = [opened(while_parts(equation).body)[0]] if name == "while" else inner(equation)
-        if any(map(_grows, inside)):
-            return True
-        if not all(_is_integer(variable.aval) for variable in equation.outvars):
-            continue
-        if name in ("mul", "integer_pow", "pow", "shift_left", "div", "rem"):
-            return True
-        if name in ("add", "sub") and not any(isinstance(a, Literal) for a in equation.invars):
-            return True
-    return False
-
-
-def _is_integer(aval: Any) -> bool:
-    return jnp.issubdtype(getattr(aval, "dtype", float), jnp.integer)
-
-
-def _follow(
-    jaxpr: Any,
-    consts: Sequence[Known],
-    carry: list[Known],
-    items: Items,
-    outputs: Sequence[int | None],
-    length: int | None,
-) -> list[Known]:
-    """The carry after the last iteration."""
-
-    def step(carry: list[Known], k: int | None) -> list[Known]:
-        results = _evaluate(jaxpr, [*consts, *carry, *items(k)])
-        return [old if o is None else results[o] for old, o in zip(carry, outputs, strict=True)]
-
-    for k in range(_DOUBLINGS if length is None else length):
-        if length is not None and k in _LOOKOUTS:
-            # Two steps on the interval of all items: if they are equally large, so is each later one,
-            # and the end can be computed without following every iteration.
-            ahead = [carry]
-            for _ in range(2):
-                ahead.append(step(ahead[-1], None))
-            if all(map(equal_steps, *ahead)):
-                far = [extended(x, y, length - k - 1) for x, y in zip(*ahead[:2], strict=True)]
-                return step(far, None)
-        if k == _LOOKOUTS[-1]:
-            raise Overflow(None, "int", "followed for too long")
-        carry = step(carry, k)
+    carry = list(carry)
+    if length is None:
+        # How far its integers go is an assumption, and no reason to refuse a comparison with a float.
+        return _settled(loop._replace(exact=most < FARTHEST), carry, 0, most)
+    for k in range(length):
+        if k in _LOOKOUTS:
+            try:
+                return _settled(loop, carry, length - k, length - k)
+            except NotAsInPython:
+                # Such an interval is wide. Following one by one may show that all is well.
+                if k == _LOOKOUTS[-1]:
+                    raise
+        carry = loop.step(carry, k)
     return carry
 
 
-def _evaluate(jaxpr: Any, inputs: Sequence[Known]) -> list[Known]:
+def _settled(loop: Iteration, init: list[Known], least: int, most: int) -> list[Known]:
+    """The variables after `least` to `most` iterations, by intervals that no iteration leaves."""
+    bases = [object() for _ in init]
+    entry = list(init)
+    for number in range(_ROUNDS):
+        entering, about = loop.entering(entry)
+        if entering is None:
+            return init
+        based = [
+            one and one._replace(shifts={base: (0, 0)})
+            for one, base in zip(entering, bases, strict=True)
+        ]
+        after = loop.step(based, None)
+        count = _at_most(most, about, init, bases, after)
+        grown = [
+            old.hull(_moved(first, now, base, 0, max(count - 1, 0))).plain()
+            if old and first and now
+            else None
+            for old, first, now, base in zip(entry, init, after, bases, strict=True)
+        ]
+        if grown == [one and one.plain() for one in entry]:
+            return [
+                _moved(first, now, base, least, count) if first and now else None
+                for first, now, base in zip(init, after, bases, strict=True)
+            ]
+        entry = [
+            _widened(old, now) if number > _PATIENCE else now
+            for old, now in zip(entry, grown, strict=True)
+        ]
+    raise NotAsInPython("a Python integer grows without a known bound in this staged loop")
+
+
+def _moved(
+    first: IntegerInterval, now: IntegerInterval, base: Any, least: int, most: int
+) -> IntegerInterval:
+    """A variable after `least` to `most` iterations, of which one makes `now` of it."""
+    if base in now.shifts:
+        ends = [times * shift for times in (least, most) for shift in now.shifts[base]]
+        return first.moved(min(ends), max(ends))
+    return now if least else first.hull(now)
+
+
+def _at_most(
+    most: int,
+    about: list[tuple[int, str, Known]],
+    init: list[Known],
+    bases: list[Any],
+    after: list[Known],
+) -> int:
+    """A bound of the number of iterations: `k < 10` and `k = k + 2` from 0 are five."""
+    for k, operator, limit in about:
+        first, now = init[k], after[k]
+        if first is None or now is None or limit is None or bases[k] not in now.shifts:
+            continue
+        slowest, fastest = now.shifts[bases[k]]
+        if operator in ("lt", "le") and slowest > 0:
+            last = limit.high - (operator == "lt")
+            most = min(most, max((last - first.low) // slowest + 1, 0))
+        if operator in ("gt", "ge") and fastest < 0:
+            last = limit.low + (operator == "gt")
+            most = min(most, max((first.high - last) // -fastest + 1, 0))
+    return most
+
+
+def _widened(old: Known, new: Known) -> Known:
+    """An interval that has grown, with the ends that moved set so far that it may settle."""
+    if old is None or new is None:
+        return new
+    low = max((end for end in _ENDS if end <= new.low), default=new.low)
+    high = min((end for end in _ENDS if end >= new.high), default=new.high)
+    return IntegerInterval(
+        low if new.low < old.low else new.low, high if new.high > old.high else new.high
+    )
+
+
+def evaluate(jaxpr: Any, inputs: Sequence[Known], exact: bool) -> list[Known]:
     """The intervals of a jaxpr's results."""
+    known = _known(jaxpr, inputs, exact)
+    return [_read(known, atom) for atom in jaxpr.outvars]
+
+
+def _known(jaxpr: Any, inputs: Sequence[Known], exact: bool) -> dict[Any, Known]:
+    """The intervals of a jaxpr's variables."""
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Any) -> Known:
-        # A literal, such as the 2 of `2 * k`, counts as an integer of Python's.
-        if isinstance(atom, Literal):
-            aval: Any = atom.aval
-            whole = _is_integer(aval) and aval.shape == ()
-            return IntegerInterval(int(atom.val), int(atom.val)) if whole else None
-        return known.get(atom)
-
     for equation in jaxpr.eqns:
-        values = _apply(equation, [read(atom) for atom in equation.invars])
+        values = _apply(jaxpr, equation, known, exact)
         for variable, value in zip(equation.outvars, values, strict=True):
             if value is not None:
-                _check_fits(equation, variable.aval.dtype, value)
+                check_fits(equation, variable.aval.dtype, value)
                 known[variable] = value
-    return [read(atom) for atom in jaxpr.outvars]
+    return known
 
 
-def _check_fits(equation: Any, dtype: Any, value: IntegerInterval) -> None:
-    limits = jnp.iinfo(dtype)
-    if value.low < limits.min or value.high > limits.max:
-        reached = value.low if value.low < limits.min else value.high
-        raise Overflow(reached, dtype, f"{equation.primitive.name} at {summary(equation)}")
+def _read(known: dict[Any, Known], atom: Any) -> Known:
+    # A literal, such as the 2 of `2 * k`, counts as an integer of Python's.
+    if isinstance(atom, Literal):
+        aval: Any = atom.aval
+        whole = is_integer(aval) and aval.shape == ()
+        return IntegerInterval(int(atom.val), int(atom.val)) if whole else None
+    return known.get(atom)
 
 
-def _apply(equation: Any, inputs: list[Known]) -> list[Known]:
+def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> list[Known]:
     """The intervals of one operation's results; None for what is not an integer of Python's."""
     name = equation.primitive.name
-    nothing: list[Known] = [None] * len(equation.outvars)
+    inputs = [_read(known, atom) for atom in equation.invars]
     if name == "scan":
-        return _scan(equation, inputs)
+        return _scan(equation, inputs, exact)
+    if name == "while":
+        return _while(equation, inputs)
     if name == "cond":
-        found = [_evaluate(branch.jaxpr, inputs[1:]) for branch in branches(equation)]
-        return [together(values) for values in zip(*found, strict=True)]
-    if name == "jit":
-        if name_called(equation) == "python_power" and inputs[0] and inputs[1]:
-            _check_exponent(equation, inputs[1])
-            return [power(inputs[0], inputs[1])]
-        return _evaluate(opened(called(equation))[0], inputs)
-    if name == "iota":
-        return [IntegerInterval(0, max(numbered(equation) - 1, 0))]
+        return _cond(jaxpr, equation, known, exact)
+    if exact and name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        check_compared(equation, inputs)
+    if (program := called(equation)) is not None:
+        rule = CALLED.get(name_called(equation))
+        if rule is None or not all(inputs):
+            return evaluate(opened(program)[0], inputs, exact)
+        return [rule(equation, *inputs)]
+    nothing: list[Known] = [None] * len(equation.outvars)
+    if not equation.outvars or len(nothing) != 1:
+        return nothing
+    return [_operation(equation, name, inputs)]
+
+
+def _operation(equation: Any, name: str, inputs: list[Known]) -> Known:
+    """The interval of the result of one operation that runs no program."""
+    aval = equation.outvars[0].aval
+    if name == "iota" and is_integer(aval):
+        return IntegerInterval(0, max(numbered(equation) - 1, 0))
     if name == "select_n":
-        return [together(tuple(inputs[1:]))]
-    if any(one is None for one in inputs) or len(nothing) != 1 or not inputs:
-        return nothing
-    if not _is_integer(equation.outvars[0].aval):
-        return nothing
-    known = [one for one in inputs if one is not None]
-    if name in RULES:
-        return [RULES[name](*known)]
+        return together(inputs[1:])
+    if name in ("dynamic_slice", "gather"):
+        return inputs[0]
+    if name == "dynamic_update_slice":
+        return together(inputs[:2])
+    if name == "convert_element_type":
+        # Whether a bool is true is not known, but as an integer it is 0 or 1.
+        truth = equation.invars[0].aval.dtype == jnp.bool_ and is_integer(aval)
+        return IntegerInterval(0, 1) if truth else inputs[0]
+    ints = [one for one in inputs if one is not None]
+    if len(ints) < len(inputs) or not inputs or not is_integer(aval):
+        return None
     if name == "integer_pow":
-        return [corners(lambda a: a ** exponent(equation), known[0])]
-    return nothing
+        return corners(lambda a: a ** exponent(equation), *ints)
+    if name.startswith("shift_") and ints[1].low < 0:
+        raise NotAsInPython(f"a shift may be negative at {summary(equation)}, where Python raises")
+    return RULES[name](*ints) if name in RULES else None
 
 
-def _scan(equation: Any, inputs: list[Known]) -> list[Known]:
+def _scan(equation: Any, inputs: list[Known], exact: bool) -> list[Known]:
     """An inner loop, followed in the same way."""
     loop = scan_parts(equation)
     consts, carry, items = loop.parted(inputs)
-    body, outputs = opened(loop.body)[0], range(loop.carried)
-    found = _follow(body, consts, list(carry), lambda _: items, outputs, loop.length)
+    body = Iteration(
+        opened(loop.body)[0], consts, lambda _: items, range(loop.carried), exact=exact
+    )
+    found = follow(body, carry, loop.length, loop.length)
     return [*found, *([None] * (len(equation.outvars) - loop.carried))]
 
 
-def _check_exponent(equation: Any, exponent: IntegerInterval) -> None:
-    if exponent.low < 0:
-        place = summary(equation)
-        raise Overflow(None, "int", f"a negative power, which is a float in Python, at {place}")
+def _while(equation: Any, inputs: list[Known]) -> list[Known]:
+    """An inner loop whose length depends on data."""
+    loop = while_parts(equation)
+    condition_consts, consts, carry = loop.parted(inputs)
+    jaxprs = opened(loop.body)[0], opened(loop.condition)[0]
+    body = Iteration(
+        jaxprs[0], consts, lambda _: (), range(len(carry)), jaxprs[1], condition_consts
+    )
+    return follow(body, carry, None, FARTHEST)
+
+
+def _cond(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> list[Known]:
+    """A condition: each branch with what is known where it runs."""
+    operands, programs = equation.invars[1:], branches(equation)
+    read = lambda atom: _read(known, atom)
+    found = []
+    for number, branch in enumerate(programs):
+        said = (
+            comparisons(jaxpr, equation.invars[0], holds=number == 1) if len(programs) == 2 else []
+        )
+        given = narrowed(said, read, operands)
+        if given is not None:
+            found.append(evaluate(opened(branch)[0], given, exact))
+    values = [together(values) for values in zip(*found, strict=True)]
+    for variable, value in zip(equation.outvars, values, strict=True):
+        if exact and value is not None:
+            check_joined(equation, variable.aval.dtype, value)
+    return values

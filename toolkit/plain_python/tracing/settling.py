@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from toolkit import tree
 from toolkit.plain_python.carried.encoding import EncodedVariable
@@ -30,7 +29,13 @@ from toolkit.plain_python.carried.structure import (
     paths,
     same_structure,
 )
-from toolkit.plain_python.carried.typed_arrays import is_python_number, type_text, with_type, zeros
+from toolkit.plain_python.carried.typed_arrays import (
+    holds,
+    joined_dtype,
+    type_text,
+    with_type,
+    zeros,
+)
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here
@@ -168,17 +173,11 @@ def _promoted(leaf: Any, old: Any, now: Any) -> Any:
     # Only numbers of Python's are promoted. JAX takes them as weakly typed, except for bools.
     if not old.weak_type and not isinstance(leaf, bool):
         return None
-    if jnp.promote_types(old.dtype, now.dtype) != now.dtype and not _weaker(old, now):
+    if joined_dtype(old, now) != now.dtype and jnp.promote_types(old.dtype, now.dtype) != now.dtype:
         return None
-    whole = not jnp.issubdtype(old.dtype, jnp.inexact)
-    if whole and is_python_number(leaf) and np.asarray(leaf, now.dtype).item() != leaf:
-        return None  # this float type cannot represent the integer, so its value would change
+    if not holds(now.dtype, leaf):
+        return None  # its value would change
     return with_type(leaf, now)
-
-
-def _weaker(old: Any, now: Any) -> bool:
-    """Whether `old` gives way to `now`. Unlike `promote_types`, `result_type` sees weak types."""
-    return jnp.result_type(old, now) == now.dtype
 
 
 def _change(name: str, one: EncodedVariable, traced: TracedBlock, k: int) -> str:
