@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _as_python: ContextVar[bool] = ContextVar("as_python", default=False)
 _staged: ContextVar[int] = ContextVar("staged", default=0)
 _conditional: ContextVar[int] = ContextVar("conditional", default=0)
 _looped: ContextVar[int] = ContextVar("looped", default=0)
+_taken: ContextVar[tuple[Any, ...]] = ContextVar("taken", default=())
 
 
 @contextmanager
@@ -70,3 +73,29 @@ def is_conditional() -> bool:
 def is_in_loop() -> bool:
     """Whether the body of a loop is being traced."""
     return _looped.get() > 0
+
+
+@contextmanager
+def taken(condition: Any, alone: bool = False) -> Iterator[None]:
+    """Mark that the block that is being traced counts only where `condition`, a traced scalar, is true.
+
+    Args:
+      alone: whether it implies the conditions of the blocks around.
+    """
+    token = _taken.set((condition,) if alone else (*_taken.get(), condition))
+    try:
+        yield
+    finally:
+        _taken.reset(token)
+
+
+def is_taken() -> Any:
+    """Whether what is being traced counts: a traced scalar; True where it always does.
+
+    Under `vmap` both branches of a condition run for each element of the batch. A loop in the branch
+    that an element does not take might never end, so it asks this too.
+    """
+    found: Any = True
+    for condition in _taken.get():
+        found = condition if found is True else jnp.logical_and(found, condition)
+    return found

@@ -104,3 +104,15 @@ def place_of(error: BaseException) -> tuple[UserLine, str]:
 def refuse(message: str) -> ControlFlowError:
     """The error to raise at the user's current line."""
     return here().refuse(message)
+
+
+def note_that_it_left(error: Exception) -> None:
+    """Note that an exception leaves a staged block, so that it must not be caught outside.
+
+    Python would raise it in one iteration or one branch, and keep what was assigned before. If it is
+    caught outside, the function ends in a refusal (see `nothing_swallowed`).
+    """
+    refuse(
+        f"{type(error).__name__} leaves a staged loop or condition, and was caught outside: it is raised "
+        "while the code is traced, whatever the data. Catch it inside the block, or return a status."
+    )

@@ -12,3 +12,9 @@ RESULT = PREFIX + "result"  # the value of that `return`
 FLOW = PREFIX + "flow"  # the module `runtime.calls`, a free variable of the rewritten function
 AROUND = PREFIX + "around"  # a view of every variable that the function can see
 INNER = PREFIX + "inner"  # a view of the variables that functions inside the function assign
+KEPT = PREFIX + "kept_"  # of a variable: its value where a `break` left a loop
+
+
+def is_set_with_a_flag(name: str) -> bool:
+    """Whether a variable is read only where a flag says that it was set."""
+    return name == RESULT or name.startswith(KEPT)

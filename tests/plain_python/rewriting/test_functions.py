@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -336,22 +335,42 @@ def test_globals_and_cells_are_read_when_called(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(f(X), X * 9 + 40, rtol=1e-15)
 
 
-def test_a_variable_of_the_function_outside_is_written() -> None:
+def test_a_variable_of_the_function_outside_is_not_written() -> None:
+    """Compiled code cannot: the second call runs no Python, and a traced value would stay there."""
     steps = 0
-    history: list[Any] = []
 
-    @tk.control_flow
-    def f(x):
+    def directly(x):
         nonlocal steps
-        for c in [1.0, 2.0]:
-            steps += 1
-            history.append(c)
-            for _ in range(2):
-                x = x * c
+        steps = steps + 1
         return x
 
-    np.testing.assert_allclose(f(X), X * 4, rtol=1e-15)
-    assert steps == 2 and history == [1.0, 2.0]
+    def from_an_inner_function(x):
+        def count():
+            nonlocal steps
+            steps += 1
+
+        count()
+        return x
+
+    def own(x):
+        n = 0
+
+        def count(steps):
+            def more():
+                nonlocal n, steps
+                n, steps = n + 1, 0
+
+            more()
+
+        for _ in range(3):
+            count(0)
+        return x * n
+
+    for function in (directly, from_an_inner_function):
+        with pytest.raises(tk.control.ControlFlowError, match="nonlocal steps"):
+            tk.control_flow(function)
+    np.testing.assert_allclose(tk.control_flow(own)(X), X * 3)
+    assert steps == 0
 
 
 def test_decorators_above() -> None:

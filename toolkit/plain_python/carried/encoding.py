@@ -10,16 +10,15 @@ same list then sees the change, as in Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from types import FunctionType, MappingProxyType
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from toolkit import tree
+from toolkit.plain_python.carried.closures import ClosureKind, closure_of
 from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_item
+from toolkit.plain_python.carried.reachable import holds_tracer
 from toolkit.plain_python.carried.structure import (
     LIST,
     MUTABLE,
@@ -58,13 +57,20 @@ class Encoder:
       origins: inside a block, for the id of each copy the list or dict that it was made from; None
         outside a block, where every list or dict is its own origin.
       known: the values before the block, whose constants may hold anything.
+      own: ids of the cells of the function's own variables.
     """
 
-    def __init__(self, origins: dict[int, Any] | None, known: Iterable[Node] = ()) -> None:
+    def __init__(
+        self,
+        origins: dict[int, Any] | None,
+        known: Iterable[Node] = (),
+        own: Collection[int] = (),
+    ) -> None:
         self.origins = origins
         self.met: dict[int, int] = {}  # by id: the number of a container that was met before
         self.count = 0
         self.mutated = False
+        self.own = own
         self.known = {id(leaf) for node in known for leaf in constants(node)}
         # Python gives the id of a deleted object to a new one, which would then look like the old one.
         # So each object that is known by its id is kept alive here.
@@ -116,7 +122,12 @@ class Encoder:
                 # An object that JAX cannot see into may hold a tracer of the block, which would be
                 # invalid after it. Objects that existed before the block cannot.
                 new = self.origins is not None and id(value) not in self.known
-                if new and holds_tracer(value):
+                closure = closure_of(value, self.own) if new else None
+                traced = new and holds_tracer(value, self.own)
+                made = self.closure(closure, leaves) if traced and closure else None
+                if made is not None:
+                    return made
+                if traced:
                     return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
                 return ConstantLeaf(value)
         # Two names of one list matter only if it changes in place; else each is encoded on its own, and
@@ -127,6 +138,15 @@ class Encoder:
         origin = value if self.origins is None else self.origins.get(id(value))
         nodes = tuple(self._node(child, leaves) for child in children)
         return Container(kind, keys, nodes, number, origin if mutable else None)
+
+    def closure(self, kind: ClosureKind, leaves: list[Any] | None) -> Node | None:
+        """A function that holds values of the block; None if these cannot be carried."""
+        number = self.count
+        self.count += 1
+        nodes = tuple(self._node(value, leaves) for value in kind.values())
+        if any(isinstance(node, Absent) for node in nodes):
+            return None
+        return Container(kind, (), nodes, number, None)
 
 
 def encode_growing(value: Any) -> EncodedVariable:
@@ -205,30 +225,11 @@ class Decoder:
         elif mutable:
             made.clear()
             made.update(zip(node.keys, children, strict=True))
+        elif isinstance(node.kind, ClosureKind):
+            made = node.kind.with_values(children)
         else:
             made = jax.tree.unflatten(node.kind, children)
         if mutable and self.fresh:
             self.kept.append(made)
             self.origins[id(made)] = node.origin
         return made
-
-
-def holds_tracer(value: Any, depth: int = 3) -> bool:
-    """Whether an object that JAX cannot see into holds a traced value.
-
-    `depth`: how many containers and objects deep to look; objects may refer to each other.
-    """
-    if isinstance(value, jax.core.Tracer):
-        return True
-    if depth == 0 or value is None or isinstance(value, (str, bytes, int, float, np.ndarray)):
-        return False
-    if isinstance(value, (list, tuple, set)):
-        return any(holds_tracer(part, depth - 1) for part in value)
-    if isinstance(value, dict):
-        return any(holds_tracer(part, depth - 1) for part in value.values())
-    if isinstance(value, FunctionType):
-        return holds_tracer((value.__defaults__, value.__kwdefaults__), depth)
-    if isinstance(value, partial):
-        return holds_tracer((value.args, value.keywords), depth)
-    inside = getattr(value, "__dict__", None)
-    return isinstance(inside, (dict, MappingProxyType)) and holds_tracer(dict(inside), depth - 1)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from toolkit.plain_python.carried.closures import ClosureKind
 from toolkit.plain_python.carried.typed_arrays import type_text
 from toolkit.plain_python.carried.undefined import Undefined
 
@@ -155,6 +156,8 @@ def describe(node: Node, types: Iterable[Any]) -> str:
         return f"Python value {node.value!r}"
     if isinstance(node, Absent):
         return "undefined"
+    if isinstance(node, Container) and isinstance(node.kind, ClosureKind):
+        return f"Python value {node.kind.function!r}"
     if isinstance(node, Container):
         if isinstance(node.kind, MutableKind) and node.kind != LIST:
             return f"{node.kind.type.__name__} with keys {list(node.keys)}"

@@ -1,130 +1,125 @@
-"""Finds what a block changes in place without saying so: lists, dicts, objects and NumPy arrays.
+"""Finds what a block changes in place without saying so.
 
     for i in range(n):
         log(i)              # appends to a list that `log` knows
 
 While tracing, `log` would run once, and the list would get one tracer in place of `n` numbers. So
-what the function can see is remembered before a trace and compared after it. A difference is undone
-and refused.
+what the function can get at is remembered before a trace and compared after it. A difference is
+undone and refused.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
+from toolkit.plain_python import mode
+from toolkit.plain_python.carried.holders import PLAIN, Holder, global_randomness
+from toolkit.plain_python.carried.reachable import Found, Namespace, Source, reachable
+from toolkit.plain_python.refusals import ControlFlowError, refuse
 
-from toolkit.plain_python.refusals import refuse
-
-# Both limits keep a trace fast: what is larger is not remembered, and a change of it is not found.
-_LARGE = 100_000  # entries of a NumPy array
-_MOST = 20_000  # entries of all lists, dicts and objects together
-_OPAQUE = (FunctionType, MethodType, ModuleType, type, jax.Array, np.generic)
+# Limits that keep a trace fast: what lies beyond them is not remembered, and a change of it is not found.
+# A block inside a block needs less, because what it changes is found at the end of the outer one too.
+_MOST, _MOST_INSIDE = 500_000, 20_000
+_NUMBERS = (int, float, complex, bool)
 
 
 class Surroundings(NamedTuple):
-    """Every variable that a function can see: its own, and those of the functions around it."""
+    """Every variable that a function can see: its own, those around it, and those of its module."""
 
     names: tuple[str, ...]
     reads: tuple[Callable[[], Any], ...]
+    # The global variables and attributes that its code names, and a function with its globals.
+    named: tuple[str, ...] = ()
+    home: Callable[[], Any] | None = None
 
-    def remember(self) -> list[Remembered]:
-        """What the variables hold now and what can change in place, with its present items."""
-        seen: dict[int, Remembered] = {}
-        left = _MOST
+    def remember(self, written: Collection[Any] = ()) -> list[Remembered]:
+        """What can change in place, with what it holds now.
+
+        Args:
+          written: functions whose variables the block itself may assign.
+        """
+        own = {id(cell) for read in written for cell in getattr(read, "__closure__", None) or ()}
+        left = _MOST_INSIDE if mode.is_staged() else _MOST
+        remembered = []
+        for name, holder in self._found():
+            if id(holder.owner) in own:
+                continue
+            before = holder.parts()
+            left -= _size(before)
+            if left < 0:
+                break
+            remembered.append(Remembered(name, holder, before))
+        return remembered
+
+    def _found(self) -> Iterator[Found]:
+        yield from (Found("", holder) for holder in global_randomness())
+        names, sources = frozenset(self.named), []
         for name, read in zip(self.names, self.reads, strict=True):
             try:
-                value = read()
+                sources.append(Source(name, read(), names))
             except NameError:
                 continue
-            for container, attributes in _containers(value, set(), 2):
-                left -= 0 if isinstance(container, np.ndarray) else len(container)
-                if left < 0:
-                    return list(seen.values())
-                seen.setdefault(
-                    id(container), Remembered(name, container, _items(container), attributes)
-                )
-        return list(seen.values())
+        # A function that the code calls may assign a variable that the block does not write.
+        sources += [Source(name, read) for name, read in zip(self.names, self.reads, strict=True)]
+        if self.home is not None:
+            sources.append(Source("", Namespace(self.home.__globals__, names)))
+        yield from reachable(sources)
+
+
+def within(
+    around: Surroundings, names: tuple[str, ...], reads: tuple[Callable[[], Any], ...]
+) -> Surroundings:
+    """What a lambda in a function can see: its parameters too."""
+    return around._replace(names=(*around.names, *names), reads=(*around.reads, *reads))
+
+
+NOTHING = Surroundings((), ())
+
+
+def _size(parts: list[Any]) -> int:
+    # The bytes of an array are copied and compared a hundred times faster than the items of a list.
+    return sum(1 + len(part) // 100 for part in parts if isinstance(part, bytes)) or len(parts)
 
 
 class Remembered(NamedTuple):
-    """Something that can change in place, and the items that it held before a trace."""
+    """Something that can change in place, and what it held before a trace."""
 
     name: str
-    container: Any
-    items: list[Any]
-    attributes: bool  # whether it is the `__dict__` of an object
+    holder: Holder
+    before: list[Any]
 
     def is_plain(self) -> bool:
         """Whether it is a list or a dict that a variable may hold."""
-        return isinstance(self.container, (list, dict)) and not self.attributes
+        return isinstance(self.holder.owner, (list, dict)) and self.holder.what == PLAIN
 
-    def check(self) -> None:
-        """If the trace has changed it, undo the change and refuse it."""
-        now = _items(self.container)
-        if self.attributes and len(now) > len(self.items):
-            # An object may compute an attribute at first use and keep it (`cached_property`). A new
-            # attribute is therefore no change, unless it holds a tracer.
-            known = {key for key, _ in self.items}
-            now = [pair for pair in now if pair[0] in known or isinstance(pair[1], jax.core.Tracer)]
-        if len(now) == len(self.items) and all(map(_is, now, self.items)):
-            return
-        _put_back(self.container, self.items)
-        raise refuse(
-            f"`{self.name}` is changed in place, inside a staged loop or condition, by what is called "
+    def refused(self) -> ControlFlowError:
+        """The error of changing it."""
+        what = self.holder.what.format(self.name)
+        return refuse(
+            f"{what} is changed in place, inside a staged loop or condition, by what is called "
             "there or through another name: it would change once, at trace time. Change it in this "
             "function, by its name, or return the new value."
         )
 
-
-def _put_back(container: Any, items: list[Any]) -> None:
-    if isinstance(container, np.ndarray):
-        container[...] = np.asarray(items).reshape(container.shape)
-        return
-    container.clear()
-    (container.update if isinstance(container, (dict, set)) else container.extend)(items)
-
-
-def _is(a: Any, b: Any) -> bool:
-    # The items of a dict are pairs made anew for each call, so their parts are compared.
-    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2:
-        return a[0] is b[0] and a[1] is b[1]
-    # An array's numbers are made anew too. `==` would take NaN for changed and -0.0 for 0.0.
-    return a is b or (isinstance(a, (int, float, complex)) and repr(a) == repr(b))
+    def undo(self) -> bool:
+        """Put back what the trace has changed; whether it has changed anything."""
+        now = self.holder.parts()
+        if len(now) == len(self.before) and all(map(_same, now, self.before)):
+            return False
+        if self.holder.put_back is not None:
+            self.holder.put_back(self.before)
+        return True
 
 
-def _items(container: Any) -> list[Any]:
-    if isinstance(container, np.ndarray):
-        return container.ravel().tolist()
-    return list(container.items() if isinstance(container, dict) else container)
-
-
-def _containers(value: Any, met: set[int], depth: int) -> Iterator[tuple[Any, bool]]:
-    """What can change in place inside `value`, each with whether it is the `__dict__` of an object.
-
-    `met`: ids of what was visited, since objects may refer to each other; `depth`: how many objects
-    deep to look.
-    """
-    if id(value) in met or isinstance(value, _OPAQUE):
-        return
-    met.add(id(value))
-    if isinstance(value, np.ndarray):
-        if value.flags.writeable and value.size <= _LARGE and value.dtype.kind in "biufc":
-            yield value, False
-        return
-    if isinstance(value, (list, dict, set, deque)):
-        yield value, False
-    if isinstance(value, (list, dict, tuple, set, deque)):
-        if len(value) <= _MOST:
-            for child in value.values() if isinstance(value, dict) else value:
-                yield from _containers(child, met, depth)
-        return
-    inside = getattr(value, "__dict__", None)
-    if depth and type(inside) is dict:
-        yield inside, True
-        for child in inside.values():
-            yield from _containers(child, met, depth - 1)
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, (str, bytes)):
+        return bool(a == b)
+    # Numbers are made anew. `==` would take NaN for changed and -0.0 for 0.0.
+    return isinstance(a, _NUMBERS) and repr(a) == repr(b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
 from toolkit.plain_python.carried.undefined import Undefined
 
 
@@ -19,7 +19,7 @@ class Variables(NamedTuple):
     # Variables that the block only hands on, to a call or another name. They count as constant, unless
     # the trace shows that a list or dict among them was changed in place.
     watched: tuple[str, ...] = ()
-    around: Surroundings = Surroundings((), ())
+    around: Surroundings = NOTHING
     # Variables that the function changes in place somewhere. Only for these does it matter whether two
     # names hold the same list or two equal ones.
     mutated: tuple[str, ...] = ()
@@ -35,6 +35,11 @@ class Variables(NamedTuple):
         """The same variables, where `names` are no longer watched but taken to change in place."""
         left = tuple(name for name in self.watched if name not in names)
         return self._replace(watched=left, mutated=(*self.mutated, *names))
+
+    def cells(self) -> set[int]:
+        """The ids of the cells that hold the function's own variables, those of this block and others."""
+        reads = (*self.reads, *self.around.reads)
+        return {id(cell) for read in reads for cell in getattr(read, "__closure__", None) or ()}
 
     def values(self) -> list[Any]:
         """What they are now."""

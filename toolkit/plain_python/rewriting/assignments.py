@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import copy
 
-from toolkit.plain_python.reserved import FLOW
+from toolkit.plain_python.reserved import FLOW, KEPT
 from toolkit.plain_python.rewriting.expressions import Expressions
 from toolkit.plain_python.rewriting.nodes import assign, at, call, has_places, load
 from toolkit.plain_python.rewriting.scope import FunctionScope
@@ -30,6 +30,10 @@ class Assignments:
 
     def assign(self, node: ast.Assign) -> list[ast.stmt]:
         """`a = value`, `x[i] = value`, `a, x[i] = b = value`."""
+        if getattr(node.targets[0], "id", "").startswith(KEPT):
+            # At a `break`: the variable may have no value there, and only a later read asks for one.
+            node.value = at(call("kept", [node.value, ast.Constant(node.value.id)]), node)  # type: ignore[attr-defined]
+            return [node]
         node.value = self.expressions.visit(node.value)
         if isinstance(node.value, ast.Call) and len(node.targets) == 1:
             self._name_value(node.targets[0], node.value)

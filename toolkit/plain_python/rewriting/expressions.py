@@ -17,7 +17,7 @@ import ast
 
 from toolkit.plain_python.reserved import AROUND, INNER, PREFIX
 from toolkit.plain_python.rewriting import names
-from toolkit.plain_python.rewriting.nodes import at, call, lambda_of_operator, load, thunk
+from toolkit.plain_python.rewriting.nodes import at, call, lambda_of_operator, load, texts, thunk
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
@@ -25,6 +25,13 @@ _BUILTINS = {
     "all": "all_of", "any": "any_of", "format": "text", "isinstance": "isinstance_",
     "max": "extreme", "min": "extreme", "next": "next_", "repr": "text", "str": "text",
 }  # fmt: skip
+# Functions whose answer, or effect, lies outside of the program. Which function a name means is known only
+# at run time (see `runtime.builtin_calls.outside`).
+_OUTSIDE = frozenset((
+    "input", "monotonic", "monotonic_ns", "now", "open", "perf_counter", "perf_counter_ns", "process_time",
+    "process_time_ns", "randbits", "sleep", "time", "time_ns", "today", "token_bytes", "token_hex",
+    "token_urlsafe", "urandom", "utcnow", "uuid1", "uuid4",
+))  # fmt: skip
 # Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
 # or make a generator. An expression that holds one of these stays Python's.
 _UNMOVABLE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -35,10 +42,13 @@ class Expressions(ast.NodeTransformer):
 
     def __init__(self, scope: FunctionScope) -> None:
         self.scope = scope
+        self.lambdas: list[list[str]] = []  # the parameters of each lambda around the expression
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         self.defaults(node.args)
+        self.lambdas.append(sorted(names.parameters(node.args)))
         node.body = self.visit(node.body)
+        self.lambdas.pop()
         return node
 
     def defaults(self, arguments: ast.arguments) -> None:
@@ -86,6 +96,12 @@ class Expressions(ast.NodeTransformer):
         if builtin:
             node.args = [node.func, *node.args]
             node.func = at(call(builtin, []).func, node.func)
+            if builtin in ("all_of", "any_of") and names.contains(node.args, ast.GeneratorExp):
+                node.keywords = [*node.keywords, ast.keyword("around", at(self._around(), node))]
+        if (getattr(node.func, "id", "") or getattr(node.func, "attr", "")) in _OUTSIDE:
+            node.args = [node.func, *node.args]
+            node.func = at(call("outside", []).func, node.func)
+            return self._generic(node)
         first = self.scope.first_parameter
         if first and isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
             # `super()` without arguments reads the first argument of the function that it stands in,
@@ -160,9 +176,16 @@ class Expressions(ast.NodeTransformer):
         evaluated = call(function, arguments)
         if self.scope.inner and any(isinstance(inner, ast.Call) for inner in ast.walk(like)):
             evaluated.keywords = [ast.keyword("state", load(INNER))]
-        if function == "either":
-            evaluated.keywords.append(ast.keyword("around", load(AROUND)))
+        evaluated.keywords.append(ast.keyword("around", self._around()))
         return at(evaluated, like)
+
+    def _around(self) -> ast.expr:
+        """The view of what the function can see; in a lambda also its parameters."""
+        around = load(AROUND)
+        for parameters in self.lambdas:
+            reads = ast.Tuple([thunk(load(name)) for name in parameters], ast.Load())
+            around = call("within", [around, texts(parameters), reads])
+        return around
 
     def _generic(self, node: ast.expr) -> ast.expr:
         visited = self.generic_visit(node)

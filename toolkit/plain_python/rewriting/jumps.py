@@ -22,7 +22,7 @@ import ast
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from toolkit.plain_python.reserved import PREFIX, RESULT, RETURNED
+from toolkit.plain_python.reserved import KEPT, PREFIX, RESULT, RETURNED
 from toolkit.plain_python.rewriting import names
 
 
@@ -32,6 +32,7 @@ class Flags(NamedTuple):
     leave: str  # set by `break` and `return`, which leave the loop
     skip: str | None  # set by `continue`
     outer: Flags | None
+    kept: tuple[str, ...] = ()  # variables whose values are kept aside where a `break` leaves
 
     def enclosing(self) -> list[Flags]:
         """These flags, and those of all loops around this one, up to the function's."""
@@ -56,6 +57,8 @@ def lower_jumps(body: Sequence[ast.stmt], flags: Flags = FUNCTION) -> list[ast.s
             return lowered + _jump(statement, flags)  # what follows is never reached
         # Asked before the statement is lowered, because lowering removes its jumps.
         asked = _asked(statement, flags)
+        if isinstance(statement, (ast.For, ast.While)) and (kept := _set_by_a_break(statement)):
+            return lowered + _loop_and_rest(statement, rest, kept, asked, flags)
         if isinstance(statement, ast.If) and always_jumps(statement.body):
             return [*lowered, _if(statement, statement.body, [*statement.orelse, *rest], flags)]
         if isinstance(statement, ast.If) and always_jumps(statement.orelse):
@@ -72,7 +75,11 @@ def _jump(statement: ast.stmt, flags: Flags) -> list[ast.stmt]:
         assert flags.skip is not None
         return [_set(flags.skip, ast.Constant(True), statement)]
     if isinstance(statement, ast.Break):
-        return [_set(flags.leave, ast.Constant(True), statement)]
+        aside = [
+            _set(KEPT + name, ast.copy_location(ast.Name(name, ast.Load()), statement), statement)
+            for name in flags.kept
+        ]
+        return [*aside, _set(flags.leave, ast.Constant(True), statement)]
     assert isinstance(statement, ast.Return)
     value = statement.value or ast.Constant(None)
     # A `return` leaves every loop around it, and then the function.
@@ -103,13 +110,78 @@ def _inside(statement: ast.stmt, flags: Flags) -> list[ast.stmt]:
     return [statement]
 
 
-def _loop(loop: ast.For | ast.While, flags: Flags) -> list[ast.stmt]:
+def _loop_and_rest(
+    loop: ast.For | ast.While,
+    rest: Sequence[ast.stmt],
+    kept: tuple[str, ...],
+    asked: list[str],
+    flags: Flags,
+) -> list[ast.stmt]:
+    """A loop after which `kept` have values if a `break` left it, and what follows it.
+
+    In the loop such a variable has no value unless the `break` is reached. So its value is kept aside
+    there, and given back behind the loop, where the flag of the `break` is known.
+    """
+    back = [
+        _set(name, ast.copy_location(ast.Name(KEPT + name, ast.Load()), loop), loop)
+        for name in kept
+    ]
+    orelse, loop.orelse = loop.orelse, []
+    lowered = _loop(loop, flags, kept)
+    if orelse:
+        left = _not(_flags_of(loop, flags).leave, loop)
+        back = [ast.copy_location(ast.If(left, orelse, back), orelse[0])]
+    after = lower_jumps([*back, *rest], flags)
+    if asked:
+        after = [ast.copy_location(ast.If(_none_set(asked, loop), after, []), loop)]
+    return [*lowered, *after]
+
+
+def _set_by_a_break(loop: ast.For | ast.While) -> tuple[str, ...]:
+    """The variables that only a branch with a `break` assigns, and whose values are known behind the loop.
+
+    They are known if no other way leads there: the loop has an `else`, or no end.
+    """
+    endless = isinstance(loop, ast.While) and _is_true(loop.test)
+    if not loop.orelse and not endless:
+        return ()
+    always = names.assigned(s for s in loop.body if not isinstance(s, (ast.If, ast.For, ast.While)))
+    found = _assigned_before_a_break(loop.body) - always - getattr(loop, "bound", set())
+    return tuple(sorted(found))
+
+
+def _assigned_before_a_break(body: Sequence[ast.stmt]) -> set[str]:
+    found: set[str] = set()
+    for statement in body:
+        if not isinstance(statement, (ast.If, ast.With)):
+            continue
+        for branch in (statement.body, getattr(statement, "orelse", [])):
+            if any(isinstance(one, ast.Break) for one in branch):
+                found |= names.assigned(branch)
+            found |= _assigned_before_a_break(branch)
+    return found
+
+
+def mark_bound(body: Sequence[ast.stmt], parameters: set[str]) -> None:
+    """Note at each loop which variables are assigned above it."""
+    every = list(names.walk(body))
+    for loop in every:
+        if isinstance(loop, (ast.For, ast.While)):
+            above = [n for n in every if getattr(n, "lineno", loop.lineno) < loop.lineno]
+            loop.bound = names.assigned(n for n in above if isinstance(n, ast.Name)) | parameters  # type: ignore[union-attr]
+
+
+def _flags_of(loop: ast.For | ast.While, outer: Flags, kept: tuple[str, ...] = ()) -> Flags:
+    # Nested loops need flags of their own: the place in the source makes the names differ.
+    suffix = f"{loop.lineno}_{loop.col_offset}"
+    return Flags(PREFIX + "break_" + suffix, PREFIX + "continue_" + suffix, outer, kept)
+
+
+def _loop(loop: ast.For | ast.While, flags: Flags, kept: tuple[str, ...] = ()) -> list[ast.stmt]:
     """The loop with flags for its jumps, and its `else` after it."""
     breaks, continues = _own_jumps(loop.body)
     leaves = breaks or names.contains(loop.body, ast.Return)
-    # Nested loops need flags of their own: the place in the source makes the names differ.
-    suffix = f"{loop.lineno}_{loop.col_offset}"
-    inner = Flags(PREFIX + "break_" + suffix, PREFIX + "continue_" + suffix, flags)
+    inner = _flags_of(loop, flags, kept)
     body = lower_jumps(loop.body, inner)
     if continues:
         assert inner.skip is not None

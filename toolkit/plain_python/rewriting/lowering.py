@@ -34,7 +34,12 @@ from toolkit.plain_python.reserved import AROUND, INNER, PREFIX, RESULT, RETURNE
 from toolkit.plain_python.rewriting import names
 from toolkit.plain_python.rewriting.assignments import Assignments
 from toolkit.plain_python.rewriting.expressions import Expressions, Reads
-from toolkit.plain_python.rewriting.jumps import always_jumps, has_early_return, lower_jumps
+from toolkit.plain_python.rewriting.jumps import (
+    always_jumps,
+    has_early_return,
+    lower_jumps,
+    mark_bound,
+)
 from toolkit.plain_python.rewriting.nodes import (
     assign,
     at,
@@ -47,7 +52,16 @@ from toolkit.plain_python.rewriting.nodes import (
 from toolkit.plain_python.rewriting.scope import FunctionScope, scope_of
 
 # What may be staged. A function without any of these needs no view of its surroundings.
-_BLOCKS = (ast.For, ast.While, ast.If, ast.IfExp, ast.Lambda)
+_BLOCKS = (
+    ast.For,
+    ast.While,
+    ast.If,
+    ast.IfExp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.Lambda,
+    ast.GeneratorExp,
+)
 
 
 def lower_function(
@@ -61,6 +75,7 @@ def lower_function(
     """
     document = function.body[:1] if ast.get_docstring(function) is not None else []
     body = function.body[len(document) :]
+    mark_bound(body, names.parameters(function.args))
     if has_early_return(body):
         start = [assign(RETURNED, ast.Constant(False), body[0])]
         always = ast.Constant(always_jumps(body))
@@ -69,7 +84,7 @@ def lower_function(
     else:
         last = body[-1:] if body and isinstance(body[-1], ast.Return) else []
         body = [*lower_jumps(body[: len(body) - len(last)]), *last]
-    scope = scope_of(function, body, outer)
+    scope = scope_of(function, body, outer, free)
     nonlocals = sorted(names.declared(body, ast.Nonlocal))
     declared = [at(ast.Nonlocal(nonlocals), function)] if nonlocals else []
     # The blocks declare their variables `nonlocal`, and Python accepts that only for names that this
@@ -79,15 +94,22 @@ def lower_function(
     start = [assign(name, call("Undefined", [ast.Constant(name)]), function) for name in unbound]
     lowering = _Statements(scope)
     if scope.inner or names.contains(body, *_BLOCKS):
-        # `__class__` is the hidden cell behind `super()`: it never changes, so it is left out.
-        seen = sorted((scope.own | set(free)) - {"__class__"})
-        reads = ast.Tuple([thunk(load(name)) for name in seen], ast.Load())
-        start.append(assign(AROUND, call("Surroundings", [texts(seen), reads]), function))
+        start.append(assign(AROUND, _surroundings(scope, body), function))
     if scope.inner:
         variables, write = lowering.view_of(sorted(scope.inner), [], [], function)
         start += [write, assign(INNER, variables, function)]
     body = [*document, *declared, *start, *lowering.block(body)]
     function.body = body or [at(ast.Pass(), function)]
+
+
+def _surroundings(scope: FunctionScope, body: list[ast.stmt]) -> ast.expr:
+    """The runtime's view of all that the function can see."""
+    # `__class__` is the hidden cell behind `super()`: it never changes, so it is left out.
+    seen = sorted((scope.own | scope.outside) - {"__class__"})
+    reads = ast.Tuple([thunk(load(name)) for name in seen], ast.Load())
+    # Which variables of its module a function uses is told by the names in its code.
+    named = sorted(names.mentioned(body) - set(seen))
+    return call("Surroundings", [texts(seen), reads, texts(named), thunk(ast.Constant(None))])
 
 
 class BlockVariables(NamedTuple):

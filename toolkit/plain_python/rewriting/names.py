@@ -147,6 +147,13 @@ def loads(nodes: Iterable[ast.AST]) -> Counter[str]:
     return Counter(n.id for n in every if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
+def mentioned(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names and attributes in the code, in inner functions too."""
+    every = [inner for node in nodes for inner in ast.walk(node)]
+    found = {node.id for node in every if isinstance(node, ast.Name)}
+    return found | {node.attr for node in every if isinstance(node, ast.Attribute)}
+
+
 def declared(nodes: Iterable[ast.AST], kind: type[ast.Nonlocal] | type[ast.Global]) -> set[str]:
     """The names that the code declares `nonlocal`, or `global`."""
     return {name for node in walk(nodes) if isinstance(node, kind) for name in node.names}
@@ -161,7 +168,10 @@ def set_by_inner_functions(body: Iterable[ast.AST]) -> set[str]:
     for node in walk(body):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found |= declared(node.body, ast.Nonlocal)
-            found |= set_by_inner_functions(node.body) - assigned(node.body)
+            bound = assigned(node.body) | parameters(node.args)
+            found |= set_by_inner_functions(node.body) - bound
+        elif isinstance(node, ast.ClassDef):  # a method sees past the names of its class
+            found |= set_by_inner_functions(node.body)
     return found
 
 

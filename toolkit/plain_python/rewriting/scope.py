@@ -28,6 +28,7 @@ class FunctionScope:
     first_parameter: str | None  # `self` of a method, for `super()`
     given: set[str]  # parameters of an inner function that it does not return
     loads: Counter[str]  # how often each name is read
+    outside: set[str]  # variables of the functions around it that it reads
     count: int = 0  # generated names so far
 
     def fresh(self, kind: str) -> str:
@@ -37,13 +38,17 @@ class FunctionScope:
 
 
 def scope_of(
-    function: ast.FunctionDef, body: Sequence[ast.stmt], outer: FunctionScope | None
+    function: ast.FunctionDef,
+    body: Sequence[ast.stmt],
+    outer: FunctionScope | None,
+    free: Sequence[str],
 ) -> FunctionScope:
     """What is known of `function`, whose statements are `body`.
 
     Args:
       body: its statements without jumps, so with the flags that replace them.
       outer: the scope of the function around it, if that function is rewritten too.
+      free: names of variables that it takes from functions around it that are not rewritten.
     """
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
@@ -64,6 +69,8 @@ def scope_of(
         for name in ast.walk(node)
         if isinstance(name, ast.Name)
     }
+    loads = names.loads(body)
+    seen = (outer.own | outer.outside) & set(loads) if outer else set()
     return FunctionScope(
         own=own,
         changed=changed,
@@ -72,7 +79,8 @@ def scope_of(
         mutated=names.mutated(body) & own,
         inner=inner,
         first_parameter=positional[0].arg if positional else None,
-        loads=names.loads(body),
+        loads=loads,
+        outside=(set(free) | seen) - local,
         given=(names.parameters(arguments) - returned) if outer else set(),
     )
 

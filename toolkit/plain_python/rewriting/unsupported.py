@@ -18,6 +18,16 @@ def check_supported(function: types.FunctionType, definition: ast.FunctionDef) -
     def no(node: Any, message: str) -> ControlFlowError:
         return refused_at(function, node.lineno, message)
 
+    # A variable of a function around this one outlives the call. Compiled code cannot write it: the
+    # second call runs no Python, and a traced value would stay in it.
+    outside = names.declared(definition.body, ast.Nonlocal)
+    outside |= names.set_by_inner_functions(definition.body) - _bound(definition)
+    for name in sorted(outside & set(function.__code__.co_freevars)):
+        raise no(
+            _declaration(definition, name),
+            f"`nonlocal {name}` in a @control_flow function would leave a traced value in a variable "
+            "of the function around it, which is not converted: return the value instead.",
+        )
     for scope in _functions(definition):
         if scope is definition and names.contains(scope.body, ast.Yield, ast.YieldFrom):
             raise refused_at(
@@ -43,6 +53,16 @@ def check_supported(function: types.FunctionType, definition: ast.FunctionDef) -
                 )
             if isinstance(node, (ast.Try, ast.TryStar)):
                 _check_try(node, no)
+
+
+def _bound(definition: ast.FunctionDef) -> set[str]:
+    return names.assigned(definition.body) | names.parameters(definition.args)
+
+
+def _declaration(definition: ast.FunctionDef, name: str) -> ast.AST:
+    """The `nonlocal` statement of a name."""
+    found = (node for node in ast.walk(definition) if isinstance(node, ast.Nonlocal))
+    return next((node for node in found if name in node.names), definition)
 
 
 def _check_try(node: ast.Try | ast.TryStar, no: Callable[[Any, str], ControlFlowError]) -> None:

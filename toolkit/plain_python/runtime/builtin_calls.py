@@ -7,6 +7,7 @@ is traced. A user's own function that is called `max` is called as it is.
 from __future__ import annotations
 
 import builtins
+import datetime
 from typing import Any
 
 import jax
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python import mode
+from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.staging.truth import truth
+from toolkit.plain_python.tracing.blocks import observed
 
 
 def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,32 +38,47 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
     return best
 
 
-def any_of(function: Any, *args: Any) -> Any:
+def any_of(function: Any, *args: Any, around: Surroundings = NOTHING) -> Any:
     """`any` of an array, or of an iterable that Python goes through."""
-    return _any_or_all(function, builtins.any, True, *args)
+    return _any_or_all(function, builtins.any, True, args, around)
 
 
-def all_of(function: Any, *args: Any) -> Any:
+def all_of(function: Any, *args: Any, around: Surroundings = NOTHING) -> Any:
     """`all` of an array, or of an iterable that Python goes through."""
-    return _any_or_all(function, builtins.all, False, *args)
+    return _any_or_all(function, builtins.all, False, args, around)
 
 
-def _any_or_all(function: Any, ours: Any, stop_at: bool, *args: Any) -> Any:
-    """`any` or `all`. `stop_at`: the truth that decides it, True for `any` and False for `all`."""
+def _any_or_all(
+    function: Any, ours: Any, stop_at: bool, args: tuple[Any, ...], around: Surroundings
+) -> Any:
+    """`any` or `all`.
+
+    Args:
+      stop_at: the truth that decides it, True for `any` and False for `all`.
+      around: what the function can see. Python makes no further item after the one that decides.
+    """
     if function is not ours or len(args) != 1:
         return function(*args)
     if is_traced(args[0]) and args[0].ndim == 1:
         return jnp.any(args[0]) if stop_at else jnp.all(args[0])
     # A known value that decides ends the search, as in Python. The truths of traced ones are combined.
-    result: Any = not stop_at
-    for value in args[0]:
-        known = truth(value)
-        if known is stop_at:
+    items = iter(args[0])
+    found: Any = not stop_at
+    for value in items:
+        found = truth(value)
+        if found is stop_at:
             return stop_at
-        if is_traced(known):
-            both = result | known if stop_at else result & known
-            result = both if is_traced(result) else known
-    return result
+        if is_traced(found):
+            break
+    if not is_traced(found):
+        return found
+    with observed(around, conditional=True, loop=False):
+        for value in items:
+            known = truth(value)
+            found = found | known if stop_at else found & known
+            if known is stop_at:
+                break
+    return found
 
 
 def contains(left: Any, right: Any) -> Any:
@@ -97,6 +115,29 @@ def shown(value: Any) -> Any:
             'params[f"w{i}"] run the loop as Python, `for i in tk.control.unroll(range(n))`.'
         )
     return value
+
+
+def outside(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A call that asks a clock, the user or the system, or writes a file, if it has such a name."""
+    if mode.is_staged() and _is_outside(function, args, kwargs):
+        name = getattr(function, "__qualname__", "it")
+        raise refuse(
+            f"`{name}(...)` inside a staged loop or condition would happen once, at trace time: call it "
+            "before or after, use jax.debug.callback, or run the loop as Python with tk.control.unroll."
+        )
+    return function(*args, **kwargs)
+
+
+def _is_outside(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if function is builtins.open:
+        asked = args[1] if len(args) > 1 else kwargs.get("mode", "r")
+        return any(letter in str(asked) for letter in "wax+")
+    if function is builtins.input:
+        return True
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type):
+        return issubclass(owner, datetime.date)  # `datetime.now`
+    return getattr(function, "__module__", None) in ("time", "posix", "nt", "uuid", "secrets")
 
 
 def power(base: Any, exponent: Any) -> Any:

@@ -3,7 +3,7 @@
 Each function is a construct of Python on values that may be traced: `flow.for_`, `flow.and_`, ...
 """
 
-from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python.carried.surroundings import Surroundings, within
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.runtime.builtin_calls import (
@@ -12,6 +12,7 @@ from toolkit.plain_python.runtime.builtin_calls import (
     contains,
     extreme,
     isinstance_,
+    outside,
     power,
     shown,
     text,
@@ -29,6 +30,7 @@ from toolkit.plain_python.runtime.logic import all_, and_, any_, compare, either
 from toolkit.plain_python.runtime.places import (
     augmentable,
     item_at,
+    kept,
     read,
     set_item,
     set_item_elsewhere,
@@ -50,7 +52,7 @@ __all__ = [
     "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "augmentable",
     "call_on_list", "caught", "compare", "contains", "either", "enumerate_", "extreme", "for_",
     "forbid_attribute", "forbid_delete", "forbid_raise", "if_", "isinstance_", "item_at",
-    "item_of_list", "iterated", "iterated_list", "matchable", "mutator", "next_", "not_", "or_",
+    "item_of_list", "iterated", "iterated_list", "kept", "matchable", "mutator", "next_", "not_", "or_", "outside",
     "power", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere", "shown",
-    "slice_", "text", "while_", "zip_",
+    "slice_", "text", "while_", "within", "zip_",
 ]  # fmt: skip

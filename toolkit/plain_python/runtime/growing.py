@@ -7,8 +7,10 @@ ys, "ys")` after it returns the loop's stacked output as it is.
 from __future__ import annotations
 
 import builtins
+import operator
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from toolkit.plain_python import mode
 from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_item
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.runtime.builtin_calls import all_of, any_of, extreme
 from toolkit.plain_python.runtime.places import read
 
 
@@ -69,7 +72,18 @@ def call_on_list(function: Any, value: Any, name: str, *args: Any, **kwargs: Any
             return arrays
         if function is builtins.sum:
             return loop(lambda total, x: (total + x, None), *_sum_start(arrays))[0]
-    return function(value.as_list(), *args, **kwargs)
+        if (function is builtins.max or function is builtins.min) and arrays.ndim == 1:
+            return loop(_better(function), arrays[0], arrays[1:])[0]
+    builtin = {"max": extreme, "min": extreme, "any": any_of, "all": all_of}.get(
+        getattr(function, "__name__", "")
+    )
+    return (partial(builtin, function) if builtin else function)(value.as_list(), *args, **kwargs)
+
+
+def _better(function: Any) -> Any:
+    # Python compares from the left: of equal items it keeps the first, and NaN is kept only if it is first.
+    wins = operator.gt if function is builtins.max else operator.lt
+    return lambda best, x: (jnp.where(wins(x, best), x, best), None)
 
 
 def _sum_start(arrays: Any) -> tuple[Any, Any]:

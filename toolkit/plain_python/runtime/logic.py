@@ -13,13 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.plain_python.carried.surroundings import Surroundings
+from toolkit.plain_python import mode
+from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.runtime.places import read
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.truth import truth
+from toolkit.plain_python.tracing.blocks import observed
 
 
 def not_(value: Any) -> Any:
@@ -28,48 +30,79 @@ def not_(value: Any) -> Any:
     return jnp.logical_not(known) if is_traced(known) else not known
 
 
-def and_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+def and_(
+    first: Any,
+    *rest: Callable[[], Any],
+    state: Variables | None = None,
+    around: Surroundings = NOTHING,
+) -> Any:
     """`first and rest[0]() and ...`: the first operand that is false, or the last operand.
 
-    `state`: variables that functions called in the operands may assign.
+    Args:
+      state: variables that functions called in the operands may assign.
+      around: what the function can see, and an operand that may not run must not change.
     """
-    return _chain(first, rest, False, state)
+    return _chain(first, rest, False, state, around)
 
 
-def or_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+def or_(
+    first: Any,
+    *rest: Callable[[], Any],
+    state: Variables | None = None,
+    around: Surroundings = NOTHING,
+) -> Any:
     """`first or rest[0]() or ...`: the first operand that is true, or the last operand."""
-    return _chain(first, rest, True, state)
+    return _chain(first, rest, True, state, around)
 
 
 # `stop_at` is the truth at which the chain ends: False for `and`, True for `or`.
 def _chain(
-    value: Any, rest: tuple[Callable[[], Any], ...], stop_at: bool, state: Variables | None
+    value: Any,
+    rest: tuple[Callable[[], Any], ...],
+    stop_at: bool,
+    state: Variables | None,
+    around: Surroundings,
 ) -> Any:
     if not rest:
         return value
     known = truth(value)
-    others = lambda: _chain(rest[0](), rest[1:], stop_at, state)
+    others = lambda: _chain(rest[0](), rest[1:], stop_at, state, around)
     if not is_traced(known):
         return value if known is stop_at else others()
     if value.dtype == jnp.bool_ and state is None:
         # Two booleans are combined without a `cond`, which is faster and runs under `vmap` as it is.
-        # Both operands are evaluated then, which compiled code cannot tell: it has no side effects.
-        other = others()
+        # Both operands are evaluated then, which compiled code cannot tell unless one has an effect.
+        reached = jnp.logical_not(known) if stop_at else known
+        with observed(around, conditional=True, loop=False), mode.taken(reached):
+            other = others()
         if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
             return (value | other) if stop_at else (value & other)
         others = lambda: other  # evaluated above, and only once
     keep = lambda: value
-    return either(known, *((keep, others) if stop_at else (others, keep)), state=state)
+    sides = (keep, others) if stop_at else (others, keep)
+    return either(known, *sides, state=state, around=around)
 
 
-def all_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+def all_(
+    first: Any,
+    *rest: Callable[[], Any],
+    state: Variables | None = None,
+    around: Surroundings = NOTHING,
+) -> Any:
     """The truth of `first and rest[0]() and ...`."""
-    return and_(truth(first), *(lambda one=one: truth(one()) for one in rest), state=state)
+    operands = (lambda one=one: truth(one()) for one in rest)
+    return and_(truth(first), *operands, state=state, around=around)
 
 
-def any_(first: Any, *rest: Callable[[], Any], state: Variables | None = None) -> Any:
+def any_(
+    first: Any,
+    *rest: Callable[[], Any],
+    state: Variables | None = None,
+    around: Surroundings = NOTHING,
+) -> Any:
     """The truth of `first or rest[0]() or ...`."""
-    return or_(truth(first), *(lambda one=one: truth(one()) for one in rest), state=state)
+    operands = (lambda one=one: truth(one()) for one in rest)
+    return or_(truth(first), *operands, state=state, around=around)
 
 
 def compare(
@@ -78,13 +111,15 @@ def compare(
     operand: Callable[[], Any],
     *rest: Callable[[], Any],
     state: Variables | None = None,
+    around: Surroundings = NOTHING,
 ) -> Any:
     """`left < operand() < rest[0]() ...`: each operand is evaluated at most once, as in Python."""
     right = operand()
     result = operators[0](left, right)
     if not rest:
         return result
-    return and_(result, lambda: compare(operators[1:], right, *rest, state=state), state=state)
+    others = lambda: compare(operators[1:], right, *rest, state=state, around=around)
+    return and_(result, others, state=state, around=around)
 
 
 def either(
@@ -94,7 +129,7 @@ def either(
     state: Variables | None = None,
     name: str = "the conditional expression",
     changing: bool = False,
-    around: Surroundings = Surroundings((), ()),
+    around: Surroundings = NOTHING,
 ) -> Any:
     """`then() if test else orelse()`.
 

@@ -16,7 +16,7 @@ from toolkit.plain_python import mode
 from toolkit.plain_python.carried.lists import ListRecorder, StackedList
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
-from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.refusals import here, refuse
 
 
 def read(value: Any, name: str) -> Any:
@@ -28,6 +28,14 @@ def read(value: Any, name: str) -> Any:
         return value.as_list()
     if kind is ListRecorder:
         raise value.refuse_reading()
+    return value
+
+
+def kept(value: Any, name: str) -> Any:
+    """The value of a variable where a `break` leaves a loop; it may have none there."""
+    if isinstance(value, Undefined) and not value.reason:
+        line = here().line
+        return Undefined(name, f"it may not be assigned before the `break` at line {line}")
     return value
 
 

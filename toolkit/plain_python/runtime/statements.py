@@ -22,6 +22,7 @@ from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import ControlFlowError, here, refuse
+from toolkit.plain_python.reserved import RESULT
 from toolkit.plain_python.runtime.iterables import LoopSettings, UnrolledIterable
 from toolkit.plain_python.runtime.places import read
 from toolkit.plain_python.staging.branching import branch
@@ -147,7 +148,7 @@ def returned(flag: Any, result: Any, always: bool) -> Any:
             "the function returns a value on one path and reaches its end without `return`, which is "
             "None, on another: the branches of a traced condition must return alike."
         )
-    return read(result, "the returned value")
+    return read(result, RESULT)
 
 
 def forbid_attribute(place: str) -> None:

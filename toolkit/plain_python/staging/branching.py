@@ -13,14 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from toolkit.jaxprs.read import evaluate
+from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.lists import ItemRun, SingleItem
 from toolkit.plain_python.carried.structure import GrowingList, Node
 from toolkit.plain_python.carried.typed_arrays import type_text, with_type, zeros
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.reserved import RETURNED
 from toolkit.plain_python.staging.merging import MergedLeaf, common_type, merge
 from toolkit.plain_python.tracing.blocks import Appended, TracedBlock, encode_entry, trace
 from toolkit.plain_python.tracing.reading import changed_by_calls
@@ -41,16 +44,20 @@ def branch(
     """
     before = variables.values()
     entry = encode_entry(variables, before, loop=False)
-    sides = [_side(variables, entry, run) for run in (then, orelse)]
+    sides = [
+        _side(variables, entry, then, condition),
+        _side(variables, entry, orelse, jnp.logical_not(condition)),
+    ]
     # A call in a branch has changed a watched list or dict: trace again, with it as a changed variable.
     changed = {name for side in sides for name in changed_by_calls(variables, entry, side)}
     if changed:
         return branch(variables.changing(sorted(changed)), condition, then, orelse, guard)
+    gone = _certainly_returned(variables, sides)
     nodes: list[Node] = []
     leaves: list[list[MergedLeaf]] = []
     for k, name in enumerate(variables.names):
         changing = name in variables.mutated
-        node, merged = merge(name, [side.exits[k] for side in sides], guard, changing)
+        node, merged = merge(name, [side.exits[k] for side in sides], guard, changing, gone)
         nodes.append(node)
         leaves.append(merged)
     appended = _merge_appended(variables, sides)
@@ -76,12 +83,26 @@ def branch(
     variables.write(*values)
 
 
+def _certainly_returned(variables: Variables, sides: Sequence[TracedBlock]) -> set[int]:
+    """The branches that end in an early `return` for any data. Nothing reads a variable after that."""
+    if RETURNED not in variables.names:
+        return set()
+    k = variables.names.index(RETURNED)
+    return {
+        n for n, side in enumerate(sides) if [x is True for x in side.exits[k].leaves] == [True]
+    }
+
+
 def _side(
-    variables: Variables, entry: list[EncodedVariable], run: Callable[[], None]
+    variables: Variables, entry: list[EncodedVariable], run: Callable[[], None], condition: Any
 ) -> TracedBlock:
+    def block(_: Any) -> None:
+        with mode.taken(condition):
+            run()
+
     # A branch sees the values themselves, not tracers for them: a Python number that it does not touch
     # stays one, and may still be an index or a key.
-    return trace(variables, entry, lambda _: run(), as_inputs=False, conditional=True)
+    return trace(variables, entry, block, as_inputs=False, conditional=True)
 
 
 def _conditional(

@@ -167,6 +167,8 @@ def variables_after(
 
 def _maybe_never(name: str, before: Undefined, exit: ExitValue) -> Undefined:
     """The mark of a variable that has a value after the loop only if there was an iteration."""
-    if before.reason or isinstance(exit.node, Absent):
+    if before.reason:
         return before
+    if isinstance(exit.node, Absent):
+        return exit.node.undefined  # an iteration may leave it with a reason of its own
     return Undefined(name, first_assigned())

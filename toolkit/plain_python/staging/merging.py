@@ -31,7 +31,7 @@ from toolkit.plain_python.carried.typed_arrays import (
 )
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.refusals import here
-from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.reserved import RESULT, is_set_with_a_flag
 from toolkit.plain_python.tracing.blocks import ExitValue
 
 _WORDS = ("if", "else")
@@ -46,13 +46,14 @@ class MergedLeaf(NamedTuple):
 
 
 def merge(
-    name: str, exits: list[ExitValue], guard: str | None, changing: bool
+    name: str, exits: list[ExitValue], guard: str | None, changing: bool, returned: set[int]
 ) -> tuple[Node, list[MergedLeaf]]:
     """A variable after the two branches, or an `Undefined` that says how they disagree.
 
     Args:
       guard: the flag that says that a loop was left, if the condition asks that.
       changing: whether the function changes the variable in place.
+      returned: the branches that certainly end in an early `return`.
     """
     a, b = exits
     if name == guard and len(a.leaves) == 1 and a.leaves[0] is True:
@@ -60,19 +61,22 @@ def merge(
         return a.node, [MergedLeaf(True, None, (None, None))]
     absent = [isinstance(exit.node, Absent) for exit in exits]
     if all(absent):
-        return a.node, []
+        # A reason, such as two values that disagree, must outlive "never assigned": the value of an
+        # early `return` without a reason counts as not set, and zeros would stand for it.
+        return (a if _reason(a) else b).node, []
     if any(absent):
         there = absent.index(False)
-        # The value of an early `return`, or what an iteration assigns that a `break` may skip: it is
-        # read only if a flag says that it was set. So the other branch may give zeros.
-        if name == RESULT or (guard and there == 0):
+        lacking = _reason(exits[1 - there])
+        # What an iteration assigns that a `break` may skip is kept from the iteration before.
+        skipped = bool(guard) and there == 0
+        unread = skipped or (1 - there) in returned
+        # Nothing reads it if the other branch ran, because a flag says so: zeros can stand there.
+        if not lacking if is_set_with_a_flag(name) else unread:
             return exits[there].node, [
                 MergedLeaf(None, aval, (None, out) if there else (out, None))
                 for aval, out in zip(exits[there].types, exits[there].outputs, strict=True)
             ]
-        lacking = exits[1 - there].node
-        assert isinstance(lacking, Absent)
-        return _absent(name, lacking.undefined.reason or _one_sided(there)), []
+        return _absent(name, lacking or _one_sided(there)), []
     if isinstance(a.node, GrowingList) and isinstance(b.node, GrowingList):
         return a.node, []
     if not same_structure(a.node, b.node):
@@ -93,6 +97,11 @@ def merge(
     if changing and _two_objects(a.node, b.node):
         return _absent(name, _two_of_them(name)), []
     return _with_common_origin(a.node, b.node), merged
+
+
+def _reason(exit: ExitValue) -> str | None:
+    """Why a variable that is absent has no value; None if it was never assigned."""
+    return exit.node.undefined.reason if isinstance(exit.node, Absent) else None
 
 
 def _is_same(left: Any, right: Any) -> bool:

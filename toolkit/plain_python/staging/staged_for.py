@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from toolkit.control.loop import loop
 from toolkit.jaxprs.read import evaluate
+from toolkit.plain_python import mode
 from toolkit.plain_python.carried.lists import grow, stack_chunks
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import refuse
@@ -177,7 +178,13 @@ def for_traced(user: UserFor, bounds: TracedRange, gradient: Any, max_steps: int
     """Run a `for` over a range whose bounds are traced: a `while_loop` that counts iterations."""
     count = bounds.length()
     longest = min(bounds.longest(), FARTHEST) if max_steps is None else max_steps
-    settled = settle_or_refuse(user.variables, user.run, 0)
+
+    def run(item: tuple[Any, Any]) -> None:
+        index, going = item
+        with mode.taken(going, alone=True):
+            user.run(index)
+
+    settled = settle_or_refuse(user.variables, run, (0, True))
     run_while(
         user.variables,
         settled,
@@ -186,6 +193,6 @@ def for_traced(user: UserFor, bounds: TracedRange, gradient: Any, max_steps: int
         max_steps,
         item=lambda t: bounds.start + bounds.step * t,
         check=lambda carried: check_integers(
-            settled, carried, lambda _: [bounds.span(longest)], None, longest
+            settled, carried, lambda _: [bounds.span(longest), None], None, longest
         ),
     )

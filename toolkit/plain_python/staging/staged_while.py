@@ -19,6 +19,7 @@ from toolkit.control.policies.store import store
 from toolkit.control.while_loop import while_loop
 from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.jaxprs.read import evaluate
+from toolkit.plain_python import mode
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
@@ -37,6 +38,7 @@ from toolkit.plain_python.staging.truth import scalar_truth
 from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
 from toolkit.plain_python.tracing.integers import FARTHEST
+from toolkit.plain_python.tracing.reading import uses_input
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
 # By whether the loop counts its iterations, so whether it is a `for`.
@@ -85,7 +87,7 @@ def while_from_the_start(
     if not asked[-1]:
         return False
     try:
-        settled = settle(variables, lambda _: body(), None, may_not_run=True)
+        settled = settle(variables, _going_on(body), True, may_not_run=True)
     except (UnsettledTypes, UndefinedRead):
         return False
     if settled.traced.appended:
@@ -96,7 +98,17 @@ def while_from_the_start(
 
 def while_traced(variables: Variables, test: Callable[[], Any], body: Callable[[], None]) -> None:
     """Run a `while` whose test is a JAX value."""
-    _run_while(variables, settle_or_refuse(variables, lambda _: body(), None), test)
+    _run_while(variables, settle_or_refuse(variables, _going_on(body), True), test)
+
+
+def _going_on(body: Callable[[], None]) -> Callable[[Any], None]:
+    """`body`, given whether the test has let it run. Under `vmap` it runs until the last element is done."""
+
+    def run(going: Any) -> None:
+        with mode.taken(going, alone=True):
+            body()
+
+    return run
 
 
 def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], Any]) -> None:
@@ -119,7 +131,7 @@ def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], A
         None,
         item=None,
         check=lambda carried: check_integers(
-            settled, carried, lambda _: [], None, FARTHEST, asked.jaxpr
+            settled, carried, lambda _: [None], None, FARTHEST, asked.jaxpr
         ),
     )
 
@@ -140,17 +152,21 @@ def run_while(
       check: refuses the loop if it would carry integers that overflow.
     """
     inputs = inputs_of(settled)
+    taken = mode.is_taken()
+    # Only a loop in the body asks whether the body counts. Without one, the test is not computed again.
+    asked = uses_input(settled.traced, len(settled.traced.jaxpr.in_avals) - 1)
     # A variable that the block assigns first needs no value before it, so it is not carried. After the
     # loop it may have none, since the loop may run zero times.
     carried = [one for one in carried_by(settled, inputs) if one.position is not None]
     check(carried)
 
     def unfinished(carry: tuple[Any, list[Any]]) -> Any:
-        return going(carry[0], filled(inputs, carried, carry[1]))
+        more = going(carry[0], filled(inputs, carried, carry[1]))
+        return more if taken is True else jnp.logical_and(more, taken)
 
     def step(carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         t, values = carry
-        extra = [item(t)] if item else []
+        extra = [*([item(t)] if item else []), unfinished(carry) if asked else True]
         results = evaluate(settled.traced.jaxpr, *filled(inputs, carried, values), *extra)
         return t + 1, strong(settled.traced, carried, results)
 

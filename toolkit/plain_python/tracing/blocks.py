@@ -7,7 +7,7 @@ Afterwards the variables hold again what they held before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable, Encoder, encode_growing
 from toolkit.plain_python.carried.lists import ItemRun, ListRecorder, StackedList
 from toolkit.plain_python.carried.structure import ConstantLeaf, GrowingList, Node, same_structure
+from toolkit.plain_python.carried.surroundings import Remembered, Surroundings
 from toolkit.plain_python.carried.typed_arrays import is_python_number
+from toolkit.plain_python.carried.undefined import UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
-from toolkit.plain_python.refusals import UserLine, refuse
+from toolkit.plain_python.refusals import ControlFlowError, UserLine, note_that_it_left, refuse
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 
@@ -127,24 +129,48 @@ def entered(
 ) -> Iterator[tuple[list[Any], Decoder]]:
     """Inside, the variables hold the values of `entry` with these leaves; afterwards what they held."""
     before = variables.values()
-    seen = variables.around.remember()
     decoder = Decoder(fresh=True, mutated=variables.mutated)
     pending = iter(leaves)
-    # The block may reach a list of the user's not by its variable but through another name or object. It
-    # then holds the original, which therefore counts as its own origin.
-    decoder.origins.update({id(one.container): one.container for one in seen if one.is_plain()})
     own = [[next(pending) for _ in one.leaves] for one in entry]
     values: list[Any] = [None] * len(entry)
-    for k in variables.order():
-        values[k] = decoder.decode(variables.names[k], entry[k].node, own[k])
-    variables.write(*values)
     try:
-        with mode.staging(conditional, loop):
+        with observed(variables.around, conditional, loop, variables.reads) as seen:
+            # The block may reach a list of the user's not by its variable but through another name or
+            # object. It then holds the original, which therefore counts as its own origin.
+            plain = {id(one.holder.owner): one.holder.owner for one in seen if one.is_plain()}
+            decoder.origins.update(plain)
+            for k in variables.order():
+                values[k] = decoder.decode(variables.names[k], entry[k].node, own[k])
+            variables.write(*values)
             yield values, decoder
-        for one in seen:
-            one.check()
     finally:
         variables.write(*before)
+
+
+@contextmanager
+def observed(
+    around: Surroundings, conditional: bool, loop: bool, written: Collection[Any] = ()
+) -> Iterator[list[Remembered]]:
+    """Inside, code is traced that a compiled program runs later: what it changes is undone and refused.
+
+    Args:
+      written: functions whose variables the block itself may assign.
+    """
+    seen = around.remember(written)
+    try:
+        with mode.staging(conditional, loop):
+            yield seen
+    except Exception as error:
+        stuck = [one for one in seen if one.undo() and one.holder.put_back is None]
+        # A block that reads a variable without a value is traced again in another way, and would find
+        # an iterator where this trace has left it.
+        if isinstance(error, UndefinedRead) and stuck:
+            raise stuck[0].refused() from cause(error)
+        if not isinstance(error, (UndefinedRead, ControlFlowError)) and not needs_python(error):
+            note_that_it_left(error)
+        raise
+    if changed := [one for one in seen if one.undo()]:
+        raise changed[0].refused()
 
 
 def _encode_exit(
@@ -155,7 +181,7 @@ def _encode_exit(
     decoder: Decoder,
 ) -> tuple[list[Any], list[Appended], list[Any]]:
     """The variables after a block ran: their structure, what it appended, and its results."""
-    encoder = Encoder(decoder.origins, [one.node for one in entry])
+    encoder = Encoder(decoder.origins, [one.node for one in entry], variables.cells())
     exits: list[Any] = [None] * len(after)
     appended: list[Appended] = []
     results: list[Any] = []

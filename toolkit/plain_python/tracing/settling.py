@@ -20,10 +20,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from toolkit import tree
-from toolkit.plain_python.carried.encoding import EncodedVariable
+from toolkit.plain_python.carried.closures import closure_of
+from toolkit.plain_python.carried.encoding import EncodedVariable, Encoder
 from toolkit.plain_python.carried.structure import (
     Absent,
+    ConstantLeaf,
+    Container,
     GrowingList,
+    Node,
     describe,
     difference,
     paths,
@@ -39,7 +43,7 @@ from toolkit.plain_python.carried.typed_arrays import (
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here
-from toolkit.plain_python.reserved import RESULT
+from toolkit.plain_python.reserved import is_set_with_a_flag
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock, encode_entry, trace
 from toolkit.plain_python.tracing.reading import changed_by_calls, has_other_width, uses_input
 
@@ -138,7 +142,12 @@ def _next_entry(
     None if nothing fits.
     """
     if isinstance(one.node, Absent):
-        if name == RESULT and not isinstance(exit.node, Absent) and not one.leaves and exit.types:
+        if (
+            is_set_with_a_flag(name)
+            and not isinstance(exit.node, Absent)
+            and not one.leaves
+            and exit.types
+        ):
             # The value of an early `return` is read only if a flag says that it was set. So zeros of its
             # type can stand in the carry before.
             return EncodedVariable(exit.node, [zeros(aval) for aval in exit.types])
@@ -147,7 +156,7 @@ def _next_entry(
         # The block assigns a new list to the name, so the list from before the loop is not carried.
         return EncodedVariable(Absent(Undefined(name)), [])
     if not same_structure(one.node, exit.node):
-        return None
+        return _as_closure(one.node, exit.node)
     leaves = list(one.leaves)
     for j, (old, now) in enumerate(zip(traced.entry_types[k], exit.types, strict=True)):
         if old.shape != now.shape:
@@ -166,6 +175,19 @@ def _next_entry(
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
     return EncodedVariable(one.node, leaves)
+
+
+def _as_closure(before: Node, after: Node) -> EncodedVariable | None:
+    """A function before the loop, as the values that it holds, if an iteration puts others in their place."""
+    if not isinstance(before, ConstantLeaf) or not isinstance(after, Container):
+        return None
+    own = getattr(after.kind, "own", None)
+    kind = None if own is None else closure_of(before.value, own)
+    if kind is None or kind != after.kind:
+        return None
+    leaves: list[Any] = []
+    node = Encoder(None).closure(kind, leaves)
+    return None if node is None else EncodedVariable(node, leaves)
 
 
 def _promoted(leaf: Any, old: Any, now: Any) -> Any:
