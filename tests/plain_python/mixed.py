@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,35 +95,66 @@ def outside(space: dict[str, Any]) -> tuple[Any, ...]:
     return space["COUNT"], len(space["LOG"]), Box.total, random.random(), float(np.random.rand())
 
 
+# Variables of every program: how each begins.
 START = """\
 n, m, s, flag = 2, 3, 0.5, True
 r, j = x * 0.5, k + 1
 half, brain = jnp.float16(1.5), jnp.bfloat16(0.5)
 byte, ubyte = jnp.int8(3), jnp.uint8(2)
 wide, single = np.int64(5), np.float32(0.25)
-text, mode = "a", None
-xs, log, d, pair = [1.0, 2.0, 4.0], [3, 1, 2], {"a": 1.0, "z": 2}, (1, x)
-alias = log
-names, queue = {0}, collections.deque([1.0, 2.0])
-it = iter([1.0] * 40)
-box, slot = Box(), Slotted()
-bump, bumped = make_counter()
-ys = []
-calls = 0
-note = log.append"""
-# Only where it is called: with it, `and` and `or` take another way.
-INNER = """\
-def inner(by=1):
-    nonlocal calls
-    calls = calls + by
-    return True"""
+text, mode, pair = "a", None, (1, x)"""
+# Those of a program that uses them: how each begins, and what the program returns of it.
+MORE = {
+    "xs": ("xs = [1.0, 2.0, 4.0]", "list(xs)"),
+    "log": ("log = [3, 1, 2]", "list(log)"),
+    "d": ('d = {"a": 1.0, "z": 2}', "dict(d)"),
+    "alias": ("alias = log", "list(alias)"),
+    "names": ("names = {0}", "len(names)"),
+    "queue": ("queue = collections.deque([1.0, 2.0])", "list(queue)"),
+    "it": ("it = iter([1.0] * 40)", "len(list(it))"),
+    "box": ("box = Box()", "(box.n, len(box.part.part.log))"),
+    "slot": ("slot = Slotted()", "slot.n"),
+    "bump": ("bump, bumped = make_counter()", "bumped()"),
+    "ys": ("ys = []", "list(ys)"),
+    "note": ("note = log.append", "len(log)"),
+    "inner": (
+        "calls = 0\ndef inner(by=1):\n    nonlocal calls\n    calls = calls + by\n    return True", "calls",
+    ),
+}  # fmt: skip
+NEEDS = {"alias": "log", "note": "log"}
+PLAIN = [
+    "n",
+    "m",
+    "s",
+    "flag",
+    "r",
+    "j",
+    "half",
+    "brain",
+    "byte",
+    "ubyte",
+    "wide",
+    "single",
+    "text",
+    "mode",
+    "pair",
+]
 
-END = (
-    "return dict(n=n, m=m, s=s, flag=flag, r=r, j=j, half=half, brain=brain, byte=byte, ubyte=ubyte, wide=wide, "
-    "single=single, text=text, mode=mode, xs=list(xs), log=list(log), alias=list(alias), d=dict(d), pair=pair, "
-    "names=len(names), queue=list(queue), left=len(list(it)), box=(box.n, len(box.part.part.log)), slot=slot.n, "
-    "bumped=bumped(), ys=list(ys), calls=calls)"
-)
+
+WHOLE = "EVERYTHING"  # what a program returns at its end
+
+
+def framed(body: Lines) -> Lines:
+    """The lines of `f`: the variables that `body` uses, `body`, and what became of them."""
+    words = set(re.findall(r"\w+", "\n".join(body)))
+    words |= {NEEDS[name] for name in NEEDS if name in words}
+    used = [name for name in MORE if name in words]
+    start = [line for name in used for line in MORE[name][0].split("\n")]
+    shown = [f"{name}={name}" for name in PLAIN] + [f"{name}={MORE[name][1]}" for name in used]
+    whole = f"dict({', '.join(shown)})"
+    body = [line.replace(WHOLE, whole) for line in body]
+    return [*START.splitlines(), *start, *body, f"return {whole}"]
+
 
 # Calls with an effect; each gives a true value.
 ACTS = {
@@ -346,7 +378,7 @@ def jump(w: Writer, loop: str) -> Lines:
     kind = w.rng.choice(kinds)
     w.used[f"jump: {kind}"] += 1
     if kind == "return":
-        value = w.pick(RETURNS, "return")
+        value = w.pick(RETURNS, "return") if w.rng.random() < 0.4 else WHOLE
         kind = f"return {value}".rstrip()
     if w.rng.random() < 0.3:
         w.used["name assigned in a branch that jumps"] += 1
@@ -550,6 +582,5 @@ def generate(seed: int) -> Program:
             "late =" in line for line in body
         )
         if len(body) <= 24 and _compiles(body) and not unknown:
-            inner = INNER.splitlines() if any("inner(" in line for line in body) else []
-            lines = [*START.splitlines(), *inner, *body, END]
-            return Program(seed, "\n".join(["def f(x, k):", *indented(lines), ""]), w.used)
+            lines = ["def f(x, k):", *indented(framed(body)), ""]
+            return Program(seed, "\n".join(lines), w.used)

@@ -92,8 +92,9 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _widest(leaf: Any) -> Any:
-    # A Python integer that nothing traced has touched may be larger than an array's.
-    return np.float64(leaf) if isinstance(leaf, int) and abs(leaf) >= 2**31 else leaf
+    # An integer that nothing traced has touched may be larger than that of an array.
+    whole = isinstance(leaf, (int, np.integer))
+    return np.float64(leaf) if whole and abs(leaf) >= 2**31 else leaf
 
 
 def difference(expected: Any, got: Any) -> str:

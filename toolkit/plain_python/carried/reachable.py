@@ -12,6 +12,7 @@ import functools
 import io
 import random
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
@@ -133,7 +134,9 @@ def _look(value: Any) -> tuple[list[Holder], Iterable[Any]]:
 def _of_object(value: Any) -> tuple[list[Holder], Iterable[Any]]:
     kind = type(value)
     package = str(kind.__module__).partition(".")[0]
-    if package in _OPAQUE:
+    # A thread that fills a queue meanwhile is none of the trace's effects.
+    shared = package == "queue" and threading.active_count() > 1
+    if package in _OPAQUE or shared:
         return [], [getattr(value, "__wrapped__", None)]  # of a `jax.jit`: the user's function
     if holders.is_iterator(value) and package in ("builtins", "itertools", "collections", "_io"):
         return [holders.of_iterator(value)], holders.inner_iterators(value)
@@ -185,7 +188,8 @@ def _of_function(function: types.FunctionType) -> tuple[list[Holder], Iterable[A
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         if name.startswith(PREFIX):
             continue  # a variable that the rewriting has made
-        found.append(holders.of_cell(cell, name, f"`{function.__name__}`"))
+        if not is_installed(file):
+            found.append(holders.of_cell(cell, name, f"`{function.__name__}`"))
         children.append(Source(name, _contents(cell), names_in(code)))
     found.append(holders.of_dict(function.__dict__))
     children += function.__dict__.values()

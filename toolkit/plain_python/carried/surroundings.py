@@ -10,8 +10,12 @@ undone and refused.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.holders import PLAIN, Holder, global_randomness
@@ -39,17 +43,22 @@ class Surroundings(NamedTuple):
         Args:
           written: functions whose variables the block itself may assign.
         """
+        if not mode.is_staged():
+            # A callback of an earlier program may still be running, and what it changes is not the trace's.
+            jax.effects_barrier()
         own = {id(cell) for read in written for cell in getattr(read, "__closure__", None) or ()}
         left = _MOST_INSIDE if mode.is_staged() else _MOST
         remembered = []
         for name, holder in self._found():
             if id(holder.owner) in own:
                 continue
-            before = holder.parts()
-            left -= _size(before)
-            if left < 0:
+            size = _size(holder.owner)
+            if size > left // 2:
+                continue  # one large list must not hide what comes after it
+            left -= size
+            if left < 100:
                 break
-            remembered.append(Remembered(name, holder, before))
+            remembered.append(Remembered(name, holder, holder.parts()))
         return remembered
 
     def _found(self) -> Iterator[Found]:
@@ -77,9 +86,11 @@ def within(
 NOTHING = Surroundings((), ())
 
 
-def _size(parts: list[Any]) -> int:
-    # The bytes of an array are copied and compared a hundred times faster than the items of a list.
-    return sum(1 + len(part) // 100 for part in parts if isinstance(part, bytes)) or len(parts)
+def _size(owner: Any) -> int:
+    """About how long it takes to remember it."""
+    if isinstance(owner, np.ndarray):
+        return 1 + int(owner.nbytes) // 100  # bytes are copied a hundred times faster than items
+    return 1 + len(owner) if isinstance(owner, (list, dict, set, deque)) else 5
 
 
 class Remembered(NamedTuple):
