@@ -22,6 +22,8 @@ import numpy as np
 
 _UNSET = object()
 PLAIN = "`{}`"  # what a variable holds itself
+_DRAW_BEFORE = "Use jax.random with a key, or draw the numbers before."
+_GO_OVER = "Go over a list or an array, or take the items before."
 
 
 class Holder(NamedTuple):
@@ -31,6 +33,7 @@ class Holder(NamedTuple):
     what: str  # for messages, with the place of the variable's name
     parts: Callable[[], list[Any]]  # what it holds now
     put_back: Callable[[list[Any]], None] | None  # None if it cannot be undone
+    remedy: str = "Change it in this function, by its name, or return the new value."
 
 
 def of_sequence(value: Any) -> Holder:
@@ -199,7 +202,7 @@ def of_variable(space: dict[str, Any], name: str) -> Holder:
 
 def of_iterator(value: Any) -> Holder:
     """An iterator, a file included. How far it is can be compared, but not set back."""
-    return Holder(value, "an iterator in `{}`", lambda: _position(value), None)
+    return Holder(value, "an iterator in `{}`", lambda: _position(value), None, _GO_OVER)
 
 
 def _position(value: Any) -> list[Any]:
@@ -239,6 +242,7 @@ def of_randomness(value: Any) -> Holder:
         "the random generator in `{}`",
         lambda: [pickle.dumps(get())],
         lambda parts: put(pickle.loads(parts[0])),
+        _DRAW_BEFORE,
     )
 
 
@@ -258,8 +262,8 @@ def global_randomness() -> list[Holder]:
     own_get = lambda: [pickle.dumps(random.getstate())]
     own_put = lambda parts: random.setstate(pickle.loads(parts[0]))
     return [
-        Holder(random, "the state of `random`", own_get, own_put),
-        Holder(np.random, "the state of `np.random`", np_get, np_put),
+        Holder(random, "the state of `random`", own_get, own_put, _DRAW_BEFORE),
+        Holder(np.random, "the state of `np.random`", np_get, np_put, _DRAW_BEFORE),
     ]
 
 

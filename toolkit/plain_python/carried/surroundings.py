@@ -109,8 +109,7 @@ class Remembered(NamedTuple):
         what = self.holder.what.format(self.name)
         return refuse(
             f"{what} is changed in place, inside a staged loop or condition, by what is called "
-            "there or through another name: it would change once, at trace time. Change it in this "
-            "function, by its name, or return the new value."
+            f"there or through another name: it would change once, at trace time. {self.holder.remedy}"
         )
 
     def undo(self) -> bool:

@@ -38,7 +38,8 @@ class UndefinedRead(UnboundLocalError):
         if reason is None:
             said = f"cannot access local variable '{name}' where it is not associated with a value"
         else:
-            shown = "the returned value" if name == RESULT else f"variable '{name}'"
+            words = "the returned value" if name == RESULT else name
+            shown = words if " " in words else f"variable '{name}'"
             # The reasons that say "assigned" tell that no value may have been given; the others, that
             # two branches give different ones.
             why = (

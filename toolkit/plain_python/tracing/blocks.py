@@ -20,7 +20,7 @@ from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable, Enco
 from toolkit.plain_python.carried.lists import ItemRun, ListRecorder, StackedList
 from toolkit.plain_python.carried.structure import ConstantLeaf, GrowingList, Node, same_structure
 from toolkit.plain_python.carried.surroundings import Remembered, Surroundings
-from toolkit.plain_python.carried.typed_arrays import is_python_number
+from toolkit.plain_python.carried.typed_arrays import fitting, is_python_number
 from toolkit.plain_python.carried.undefined import UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import ControlFlowError, UserLine, note_that_it_left, refuse
@@ -201,7 +201,9 @@ def _encode_exit(
         else:
             node, leaves = encoder.encode(value, name in variables.mutated)
         known = [leaf if is_python_number(leaf) or id(leaf) in outside else None for leaf in leaves]
-        exits[k] = (node, known, _placed(leaves, results))
+        # What the block leaves as it was is no result that anything reads, and may be of any size.
+        placed = [leaf if id(leaf) in outside else fitting(leaf) for leaf in leaves]
+        exits[k] = (node, known, _placed(placed, results))
         if recorded and value.chunks:
             appended.append(_encode_appended(k, value, results))
     return exits, appended, results
