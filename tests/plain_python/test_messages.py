@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import linecache
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import toolkit as tk
@@ -256,6 +259,91 @@ def del_in_a_staged_loop(x, k):
         y = x * 2
         del y  # HERE
     return d
+
+
+@says("returned value", "structure", "if branch", "else branch")
+def three_returns_of_two_kinds(x, k):
+    if k > 5:
+        return x
+    if k > 1:
+        return x, x
+    return x * 2  # HERE
+
+
+@says("`log`", "changed in place", "would change once", "by its name")
+def an_operand_that_changes_a_list(x, k):
+    log = []
+    fine = k > 5 and (log.append(1) or True)  # HERE
+    return x if fine else -x
+
+
+@says("`n` of `bump`", "changed in place", "once")
+def a_closure_that_counts(x, k):
+    bump = _counter()
+    for _ in range(3):  # HERE
+        x = x * bump()
+    return x
+
+
+@says("`NUMBERS`", "an iterator in", "Go over a list")
+def a_generator_that_moves_on(x, k):
+    for _ in range(3):  # HERE
+        x = x * _next_number()
+    return x
+
+
+@says("np.random", "changed in place", "jax.random", "key")
+def noise_of_numpy(x, k):
+    for _ in range(3):  # HERE
+        x = x + np.random.rand()
+    return x
+
+
+@says("perf_counter", "once", "jax.debug.callback", "unroll")
+def a_clock(x, k):
+    times = 0.0
+    for _ in range(3):
+        times = times + time.perf_counter()  # HERE
+    return x, times
+
+
+@says("ValueError leaves", "caught outside", "whatever the data")
+def an_error_that_is_caught_outside(x, k):
+    with contextlib.suppress(ValueError):
+        if k > 1:  # HERE
+            int("no number")
+    return x
+
+
+@says("'found'", "before assignment", "`break` at line")
+def a_break_without_a_value(x, k):
+    for e in x:
+        if e > 2:
+            found = e
+            break
+        if e < -2:
+            break
+    else:
+        found = 0.0
+    return found  # HERE
+
+
+def _counter():
+    n = 0
+
+    def bump():
+        nonlocal n
+        n += 1
+        return n
+
+    return bump
+
+
+NUMBERS = iter([1.0] * 100)
+
+
+def _next_number():
+    return next(NUMBERS)
 
 
 def _lines(function: Function) -> set[int]:

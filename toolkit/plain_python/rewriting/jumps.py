@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 from toolkit.plain_python.reserved import KEPT, PREFIX, RESULT, RETURNED
 from toolkit.plain_python.rewriting import names
+from toolkit.plain_python.rewriting.breaks import set_by_a_break
+from toolkit.plain_python.rewriting.nodes import is_true
 
 
 class Flags(NamedTuple):
@@ -57,7 +59,7 @@ def lower_jumps(body: Sequence[ast.stmt], flags: Flags = FUNCTION) -> list[ast.s
             return lowered + _jump(statement, flags)  # what follows is never reached
         # Asked before the statement is lowered, because lowering removes its jumps.
         asked = _asked(statement, flags)
-        if isinstance(statement, (ast.For, ast.While)) and (kept := _set_by_a_break(statement)):
+        if isinstance(statement, (ast.For, ast.While)) and (kept := set_by_a_break(statement)):
             return lowered + _loop_and_rest(statement, rest, kept, asked, flags)
         if isinstance(statement, ast.If) and always_jumps(statement.body):
             return [*lowered, _if(statement, statement.body, [*statement.orelse, *rest], flags)]
@@ -135,40 +137,6 @@ def _loop_and_rest(
     if asked:
         after = [ast.copy_location(ast.If(_none_set(asked, loop), after, []), loop)]
     return [*lowered, *after]
-
-
-def _set_by_a_break(loop: ast.For | ast.While) -> tuple[str, ...]:
-    """The variables that only a branch with a `break` assigns, and whose values are known behind the loop.
-
-    They are known if no other way leads there: the loop has an `else`, or no end.
-    """
-    endless = isinstance(loop, ast.While) and _is_true(loop.test)
-    if not loop.orelse and not endless:
-        return ()
-    always = names.assigned(s for s in loop.body if not isinstance(s, (ast.If, ast.For, ast.While)))
-    found = _assigned_before_a_break(loop.body) - always - getattr(loop, "bound", set())
-    return tuple(sorted(found))
-
-
-def _assigned_before_a_break(body: Sequence[ast.stmt]) -> set[str]:
-    found: set[str] = set()
-    for statement in body:
-        if not isinstance(statement, (ast.If, ast.With)):
-            continue
-        for branch in (statement.body, getattr(statement, "orelse", [])):
-            if any(isinstance(one, ast.Break) for one in branch):
-                found |= names.assigned(branch)
-            found |= _assigned_before_a_break(branch)
-    return found
-
-
-def mark_bound(body: Sequence[ast.stmt], parameters: set[str]) -> None:
-    """Note at each loop which variables are assigned above it."""
-    every = list(names.walk(body))
-    for loop in every:
-        if isinstance(loop, (ast.For, ast.While)):
-            above = [n for n in every if getattr(n, "lineno", loop.lineno) < loop.lineno]
-            loop.bound = names.assigned(n for n in above if isinstance(n, ast.Name)) | parameters  # type: ignore[union-attr]
 
 
 def _flags_of(loop: ast.For | ast.While, outer: Flags, kept: tuple[str, ...] = ()) -> Flags:
@@ -299,11 +267,7 @@ def always_jumps(body: Sequence[ast.stmt]) -> bool:
             return True
         if isinstance(statement, (ast.For, ast.While)) and not _own_jumps(statement.body)[0]:
             # A loop without a `break` runs to its end, and then its `else` runs.
-            endless = isinstance(statement, ast.While) and _is_true(statement.test)
+            endless = isinstance(statement, ast.While) and is_true(statement.test)
             if endless or always_jumps(statement.orelse):
                 return True
     return False
-
-
-def _is_true(test: ast.expr) -> bool:
-    return isinstance(test, ast.Constant) and bool(test.value)

@@ -33,12 +33,12 @@ from typing import NamedTuple
 from toolkit.plain_python.reserved import AROUND, INNER, PREFIX, RESULT, RETURNED
 from toolkit.plain_python.rewriting import names
 from toolkit.plain_python.rewriting.assignments import Assignments
+from toolkit.plain_python.rewriting.breaks import mark_bound
 from toolkit.plain_python.rewriting.expressions import Expressions, Reads
 from toolkit.plain_python.rewriting.jumps import (
     always_jumps,
     has_early_return,
     lower_jumps,
-    mark_bound,
 )
 from toolkit.plain_python.rewriting.nodes import (
     assign,

@@ -19,6 +19,11 @@ def has_places(target: ast.expr) -> bool:
     return any(isinstance(node, (ast.Subscript, ast.Attribute)) for node in ast.walk(target))
 
 
+def is_true(test: ast.expr) -> bool:
+    """Whether a test is a constant that is true, as in `while True:`."""
+    return isinstance(test, ast.Constant) and bool(test.value)
+
+
 def load(name: str) -> ast.expr:
     return ast.Name(name, ast.Load())
 

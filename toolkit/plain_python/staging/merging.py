@@ -167,7 +167,7 @@ def _disagreement(name: str, exits: list[ExitValue]) -> str:
     path, *nodes = difference(name, a.node, b.node)
     whole = nodes[0] is a.node
     if not whole:
-        shown = f"'{path}'"
+        shown = f"the returned value{path.removeprefix(name)}" if name == RESULT else f"'{path}'"
     left, right = (
         describe(node, exit.types if whole else ()) for node, exit in zip(nodes, exits, strict=True)
     )
