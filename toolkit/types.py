@@ -134,11 +134,19 @@ class InnerProblem:
     user_theta: Callable[[Tree], Tree]  # theta -> theta as the user wrote it
     linear_solver: LinearSolver  # the default for this structure and size
     composite: Composite | None = None  # where it is a minimum of a sum, as the root of a map
+    # Functions that the user's one calls, in words; "" without any: one whose derivative rule may be no
+    # derivative, and one that has a backward pass alone, and no forward mode.
+    own_rule: str = ""
+    backward_only: str = ""
 
     @property
     def symmetric(self) -> bool:
-        """Whether the derivative of `residual` is symmetric: it is a Hessian."""
-        return self.objective is not None
+        """Whether the derivative of `residual` is symmetric: it is a Hessian.
+
+        With a derivative rule of the user's own inside, what a solver follows may be the gradient of no
+        function: a clipped gradient, feedback weights. Its derivative is then no Hessian.
+        """
+        return self.objective is not None and not self.own_rule
 
     def residual(self, y: Tree, evaluation: Tree) -> Tree:
         """The tree that is zero at the solution, given `evaluation` at `y`."""

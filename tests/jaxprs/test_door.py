@@ -115,7 +115,7 @@ def test_the_room_itself_would_be_named():
     }
     assert found == {
         *("classes.py", "constants.py", "hidden.py", "loops.py", "operations.py", "read.py"),
-        *("recorded_lines.py", "thin_products.py"),
+        *("own_rules.py", "recorded_lines.py", "thin_products.py"),
     }
 
 

@@ -8,6 +8,7 @@ from jax import Array
 
 from toolkit.adjoint.requirements import require_steps
 from toolkit.derive.tangents import forward_rule
+from toolkit.derive.two_modes import name_missing_mode
 from toolkit.settings import Count, settings
 from toolkit.types import InnerProblem, Primal, Tree
 
@@ -23,6 +24,8 @@ class Forward:
 
     Raises:
       ValueError: a callable solver, or more than `max_tangents` differentiated entries.
+
+      TypeError: a derivative passes through a function of `fun` that has a backward pass alone.
 
     Differentiation: forward and reverse mode; higher orders by forward mode over either. Step
     sizes, momenta, `xs` and `y0` are differentiated where the caller differentiates them, and each
@@ -50,7 +53,10 @@ class Forward:
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             return primal.run(y0, theta, xs)
 
-        return forward_rule(run, run, self._require)
+        def push(*arguments: Tree) -> tuple[Tree, Array]:
+            return run(*name_missing_mode("Forward()", problem, *arguments))
+
+        return forward_rule(run, push, self._require)
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One for each step and tangent."""

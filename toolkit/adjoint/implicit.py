@@ -16,6 +16,7 @@ from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
 from toolkit.derive.linearised_system import linearise, solve
+from toolkit.derive.two_modes import tangent
 from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
 from toolkit.types import InnerProblem, LinearInfo, Primal, Tree
@@ -78,10 +79,11 @@ class Implicit:
 
         rule = _without_derivative(self)
 
-        # The identity in y. theta and y0 are arguments so that their tangents reach the rule below.
-        @jax.custom_jvp
-        def at_solution(y: Tree, theta: Tree, y0: Tree) -> Tree:
-            return y
+        # A solve may stand inside the function of another solve. Damping and a linear solver of the user's
+        # choice (a series of few terms) make a derivative of their own, for which `rules` in
+        # `jaxprs/own_rules.py` must not take it for the derivative: it knows functions by their names.
+        is_exact = self.linear_solver is None and _is_zero(self.damping)
+        at_solution = jax.custom_jvp(_exact_solution if is_exact else _approximation)
 
         def differentiate(
             primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
@@ -152,11 +154,24 @@ class Implicit:
             full = tree.merge(moving, fixed)
             return tree.as_real(problem.residual(y, problem.evaluate(y, full, None)))
 
-        _, right_side = jax.jvp(condition, (moving,), (moving_dot,))
+        right_side = tangent(condition, moving, moving_dot, problem.backward_only)
         solver = self.linear_solver or problem.linear_solver
         _, system = linearise(problem, y, theta, self.damping)
         negative_dot, _ = solve(solver, system, right_side)
         return tree.as_like(y, jax.tree.map(jnp.negative, negative_dot))
+
+
+# The identity in y. theta and y0 are arguments so that their tangents reach the rule.
+def _exact_solution(y: Tree, theta: Tree, y0: Tree) -> Tree:
+    return y
+
+
+def _approximation(y: Tree, theta: Tree, y0: Tree) -> Tree:
+    return y
+
+
+def _is_zero(damping: Any) -> bool:
+    return isinstance(damping, (int, float)) and damping == 0
 
 
 def _without_derivative(setting: Any) -> Any:

@@ -68,8 +68,10 @@ class Nudged:
       num_points: of the circle of nudges (`holomorphic` only), at least 2.
 
     Raises:
-      ValueError: a solve that is no argmin, per-step inputs, or, under `holomorphic`, a complex `y`,
-        a solver that compares values, a function without a complex value at complex `y`.
+      ValueError: a solve that is no argmin, per-step inputs, a `fun` that calls a function with a
+        derivative rule of its own (a clipped or straight-through gradient: such a `fun` has no energy),
+        or, under `holomorphic`, a complex `y`, a solver that compares values, a function without a
+        complex value at complex `y`.
 
     Differentiation: reverse mode, first order, in `theta` and in what `fun` closes over. Zero by
     theory: with respect to `y0` and to the solver's settings, `beta` included.
@@ -121,6 +123,11 @@ class Nudged:
             raise ValueError(
                 f"`adjoint` Nudged needs tk.argmin, whose function it tilts: got tk.{problem.kind}; "
                 "use Implicit."
+            )
+        if problem.own_rule:
+            raise ValueError(
+                "`fun` must have a true gradient under Nudged, which takes it for an energy: it calls "
+                f"{problem.own_rule}, whose derivative rule is its own; use Unroll() or Implicit()."
             )
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:

@@ -8,6 +8,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
+from toolkit.derive.two_modes import name_missing_mode
 from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
 
@@ -53,6 +54,7 @@ class OneStep:
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("OneStep", xs)
             constant = tree.stop_gradient((y0, theta, None))
+            _, theta, _ = name_missing_mode("OneStep()", problem, y0, theta, None)
             if primal.steps is not None:
                 # The value is what the solve returns; the additional step gives the derivative alone.
                 carry = tree.stop_gradient(primal.steps.run(*constant))

@@ -16,6 +16,7 @@ from toolkit.derive.replay import (
     segment_sizes,
     written_out,
 )
+from toolkit.derive.two_modes import name_missing_mode
 from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
 
@@ -85,6 +86,8 @@ class Unroll:
         sizes = self._sizes(steps.num_steps)
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
+            if self.forward_mode:
+                y0, theta, xs = name_missing_mode("Unroll()", problem, y0, theta, xs)
             carry = steps.begin(y0, theta)
             numbered = (jnp.arange(steps.num_steps, dtype=jnp.int32), xs)
             if self.forward_mode:

@@ -12,7 +12,7 @@ from toolkit.types import InnerProblem, Tree
 
 
 def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
-    """`problem` with a cheaper pullback of its gradient; itself when it has no objective.
+    """`problem` with a cheaper pullback of its gradient; itself where that is not symmetric.
 
     The pullback of the gradient along u is `d/d(y, theta) <grad_y f(y, theta), u>`. Second derivatives
     commute, so it is also `d/de grad_{y, theta} f(y + e u, theta)`: one tangent pushed through one
@@ -26,7 +26,7 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         smooth, proximal = problem.composite.smooth, problem.composite.proximal
         return composite_problem(forward_over_reverse(smooth), proximal)
     objective = problem.objective
-    if objective is None:
+    if objective is None or not problem.symmetric:
         return problem
 
     # `evaluate` is the direction of ascent, the conjugate of JAX's gradient. The rule below is for JAX's
@@ -43,14 +43,19 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         wanted, constant = residuals
         y, theta, x = tree.merge(wanted, constant)
         u = tree.instantiate_zeros(u, y)
-        is_wanted = tree.present(wanted)
+        is_wanted = formed = tree.present(wanted)
+        if problem.backward_only:
+            # A function with a backward pass alone refuses a tangent. Where the gradient in y is formed, this
+            # backward pass has run and the function is gone before the tangent comes.
+            formed = (tree.present(y), *is_wanted[1:])
 
         # Only gradients that are wanted are formed: of constants (data) they may be large.
         def gradients(y: Tree) -> Tree:
-            moving, fixed = tree.select((y, theta, x), is_wanted)
+            moving, fixed = tree.select((y, theta, x), formed)
             return jax.grad(lambda moving: objective(*tree.merge(moving, fixed)))(moving)
 
-        return jax.jvp(gradients, (y,), (u,))[1]
+        bars = jax.jvp(gradients, (y,), (u,))[1]
+        return bars if formed is is_wanted else tree.select(bars, is_wanted)[0]
 
     gradient.defvjp(forward, backward, symbolic_zeros=True)
     return dataclasses.replace(

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
+from toolkit.derive.two_modes import linearised
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Tree
 
@@ -35,6 +36,7 @@ class System(NamedTuple):
     matvec: Matvec
     symmetric: bool
     factors: Factors | None = None
+    transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
 
 
 def linearise(
@@ -52,8 +54,10 @@ def linearise(
         point = tree.as_like(y, real)
         return tree.as_real(problem.residual(point, problem.evaluate(point, theta, x)))
 
-    residual, product = jax.linearize(condition, tree.as_real(y))
-    return residual, System(_damped(product, damping), problem.symmetric)
+    residual, product, transposed = linearised(condition, tree.as_real(y), problem.backward_only)
+    if transposed is not None:
+        transposed = _damped(transposed, damping)
+    return residual, System(_damped(product, damping), problem.symmetric, None, transposed)
 
 
 def _linearise_composite(
@@ -70,14 +74,15 @@ def _linearise_composite(
         return tree.as_real(proximal.prox(tree.as_like(y, real), theta, s))
 
     real = tree.as_real(y)
-    z, M = jax.linearize(descend, real)
+    z, M, _ = linearised(descend, real, smooth.backward_only)
     new, P = jax.linearize(nearest, z)
     M = _damped(M, -s * damping) if _is_nonzero(damping) else M
 
     def scaled_difference(a: Tree, b: Tree) -> Tree:
         return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), a, b)
 
-    system = System(lambda v: scaled_difference(v, P(M(v))), False, Factors(P, M, s))
+    factors = Factors(P, M, s) if smooth.symmetric else None
+    system = System(lambda v: scaled_difference(v, P(M(v))), False, factors)
     return scaled_difference(real, new), system
 
 
@@ -90,7 +95,7 @@ def solve(
     """
     forward, backward = system.matvec, system.matvec
     if not system.symmetric:
-        backward = _transpose(system.matvec, b)
+        backward = system.transposed or _transpose(system.matvec, b)
     if transposed:
         forward, backward = backward, forward
     start = tree.stop_gradient(x0)

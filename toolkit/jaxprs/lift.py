@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from toolkit.jaxprs.own_rules import Rules, rules
 from toolkit.jaxprs.read import evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
 
@@ -24,6 +25,7 @@ class Lifted(NamedTuple):
     shape: Any  # the result's tree of jax.ShapeDtypeStruct
     loops_on_data: bool  # a `while_loop` inside, which reverse mode cannot cross
     reads: tuple[Any, ...]  # the examples' trees, with booleans: whether a leaf has any effect
+    rules: Rules  # the functions inside that have derivative rules of their own
 
 
 def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lifted:
@@ -61,7 +63,7 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     used |= {id(atom) for atom in jaxpr.jaxpr.outvars}
     reads = [id(variable) in used for variable in jaxpr.jaxpr.invars]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
-    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr), read_trees)
+    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr), read_trees, rules(jaxpr))
 
 
 def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -59,8 +59,11 @@ def prepare(
     parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
     y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
     evaluate, objective = _evaluations(kind, lifted)
-    default = linear.choose(y, symmetric=kind == "argmin")
-    problem = InnerProblem(kind, evaluate, objective, parts.user_y, parts.user_theta, default)
+    own, backward = lifted.rules
+    default = linear.choose(y, symmetric=kind == "argmin" and not own)
+    problem = InnerProblem(
+        kind, evaluate, objective, parts.user_y, parts.user_theta, default, None, own, backward
+    )
 
     def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
         if continued:

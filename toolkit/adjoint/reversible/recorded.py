@@ -31,6 +31,9 @@ _CHEAP = frozenset((
 ))  # fmt: skip
 
 
+Wanted = tuple[Tree, Tree] | None  # booleans like (theta, x)
+
+
 class ObjectiveArguments(NamedTuple):
     """What the objective is a function of."""
 
@@ -48,13 +51,12 @@ class Recorded(NamedTuple):
     intact: Array  # [] bool, always true; both loops must use it, see `record`
 
 
-def record(
-    problem: InnerProblem, at: ObjectiveArguments, wanted: tuple[Tree, Tree] | None, step: Array
-) -> Recorded:
+def record(problem: InnerProblem, at: ObjectiveArguments, wanted: Wanted, step: Array) -> Recorded:
     """The gradient in `at.y`, as step number `step` of a loop.
 
     `d/d(y, theta) <grad_y f(y, theta), u> = d/de grad_{y, theta} f(y + e u, theta)`: a tangent
-    through the gradient, whose intermediate values are kept instead of being made again.
+    through the gradient, whose intermediate values are kept instead of being made again. Where the
+    gradient is that of no function (see `InnerProblem.symmetric`) the left side is formed as it stands.
 
     Args:
       wanted: trees of booleans like theta and x: which cotangents are; None: not even that of y.
@@ -64,10 +66,10 @@ def record(
     found: dict[str, Any] = {}
 
     def compute(*leaves: Array) -> list[Array]:
-        y, theta, x = jax.tree.unflatten(structure, leaves)
-        bars, tangents = jax.linearize(_gradients(problem, theta, x, wanted), y)
-        residuals, found["tangents"] = jax.tree.flatten(tangents if wanted else None)
-        gradient = to_reals(tree.conj(bars[0]))
+        here = ObjectiveArguments(*jax.tree.unflatten(structure, leaves))
+        differentiate = _by_tangent if problem.symmetric else _as_it_stands
+        gradient, pull = differentiate(problem, here, wanted)
+        residuals, found["pull"] = jax.tree.flatten(pull if wanted else None)
         found["gradients"] = len(gradient)
         return gradient + residuals
 
@@ -93,27 +95,48 @@ def record(
 
     def pull_back(u: list[Array]) -> tuple[list[Array], Tree, Tree]:
         residuals = evaluate_open(parts.second, traced.consts, *leaves, *kept)
-        tangents = jax.tree.unflatten(found["tangents"], residuals)
-        y_bar, theta_bar, x_bar = tangents(from_reals(u, at.y))
+        pull = jax.tree.unflatten(found["pull"], residuals)
+        if not problem.symmetric:
+            y_bar, (theta_bar, x_bar) = pull(u)
+            return y_bar, theta_bar, x_bar
+        y_bar, (theta_bar, x_bar) = pull(from_reals(u, at.y))
         return to_reals(tree.conj(y_bar)), theta_bar, x_bar
 
     return Recorded(gradient, pull_back, intact)
 
 
-def _gradients(
-    problem: InnerProblem, theta: Tree, x: Tree, wanted: tuple[Tree, Tree] | None
-) -> Callable[[Tree], Tree]:
-    """The map from y to the gradients in y, and in what is wanted of theta and x."""
+def _by_tangent(
+    problem: InnerProblem, at: ObjectiveArguments, wanted: Wanted
+) -> tuple[list[Array], Callable[[Tree], Tree]]:
+    """The gradient in y, and the tangents of the gradients in y and in what is wanted, along a tree like y."""
     objective = problem.objective
     assert objective is not None  # it is an argmin
-    moving, fixed = tree.select((theta, x), wanted or jax.tree.map(lambda _: False, (theta, x)))
+    moving, fixed = _parted(at, wanted)
 
-    def at(y: Tree) -> Tree:
+    def gradients(y: Tree) -> Tree:
         of = lambda y, moving: objective(y, *tree.merge(moving, fixed))
-        y_bar, (theta_bar, x_bar) = jax.grad(of, (0, 1))(y, moving)
-        return y_bar, theta_bar, x_bar
+        return jax.grad(of, (0, 1))(y, moving)
 
-    return at
+    (y_bar, _), tangents = jax.linearize(gradients, at.y)
+    return to_reals(tree.conj(y_bar)), tangents
+
+
+def _as_it_stands(
+    problem: InnerProblem, at: ObjectiveArguments, wanted: Wanted
+) -> tuple[list[Array], Callable[[list[Array]], Tree]]:
+    """The gradient in y, and its pullback to y and to what is wanted, of a list like the gradient."""
+    moving, fixed = _parted(at, wanted)
+
+    def gradient(y: list[Array], moving: Tree) -> list[Array]:
+        return to_reals(problem.evaluate(from_reals(y, at.y), *tree.merge(moving, fixed)))
+
+    return jax.vjp(gradient, to_reals(at.y), moving)
+
+
+def _parted(at: ObjectiveArguments, wanted: Wanted) -> tuple[Tree, Tree]:
+    """What is wanted of (theta, x), and the rest."""
+    both = (at.theta, at.x)
+    return tree.select(both, wanted or jax.tree.map(lambda _: False, both))
 
 
 class _Parts(NamedTuple):

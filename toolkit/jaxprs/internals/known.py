@@ -105,6 +105,11 @@ INTERNALS = (
         programs.calls,
     ),
     Internal(
+        "custom_jvp_call: the parameter jvp_jaxpr_fun; custom_lin in tangents",
+        "solves of functions with derivative rules of their own",
+        programs.derivative_rules,
+    ),
+    Internal(
         "closed_call (eval_jaxpr since 0.12): its program",
         "tk.debug on gradients through checkpoints",
         programs.call_of_a_program,

@@ -14,7 +14,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from toolkit.jaxprs import loops, operations, read, recorded_lines
+from toolkit.jaxprs import loops, operations, own_rules, read, recorded_lines
 from toolkit.jaxprs.classes import ClosedJaxpr, DropVar, Jaxpr, Literal, Var
 from toolkit.jaxprs.internals.samples import (
     X,
@@ -112,6 +112,20 @@ def calls() -> None:
     for function in (*kinds, vmapped, ruled, forward):
         equation = first(function)
         assert np.array_equal(read.evaluate(read.called(equation), X)[0], 2 * X), equation
+
+
+def derivative_rules() -> None:
+    """A rule of JAX's is told from a user's, and a tangent that only a backward pass could make is found."""
+    ruled = jax.custom_vjp(lambda x: 2 * x)
+    ruled.defvjp(lambda x: (2 * x, None), lambda _, bar: (2 * bar,))
+    (softplus,) = [
+        one for one in everything(traced(jax.nn.softplus)) if "custom_jvp" in one.primitive.name
+    ]
+    assert own_rules.rule_of(softplus).name == "_logaddexp_jvp", own_rules.rule_of(softplus)
+    assert own_rules.rules(traced(lambda x: jax.nn.softplus(jax.nn.relu(x)))) == ("", "")
+    assert all(own_rules.rules(traced(ruled)))
+    pushed = [lambda x, f=f: jax.jvp(f, (x,), (x,))[1] for f in (ruled, jnp.sin)]
+    assert [own_rules.has_no_forward_mode(traced(f)) for f in pushed] == [True, False]
 
 
 def call_of_a_program() -> None:

@@ -1,0 +1,103 @@
+"""Products with a Jacobian and with its transpose, where JAX itself offers one of the two only.
+
+A function with a backward pass alone (`jax.custom_vjp`) has no forward mode. But this pass is a linear map,
+`u -> J' u`, and JAX can transpose a linear map: the transpose of `J'` is the product `v -> J v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from toolkit import tree
+from toolkit.derive.refusal import refuse_forward_mode
+from toolkit.jaxprs.own_rules import has_no_forward_mode
+from toolkit.types import InnerProblem, Tree
+
+Product = Callable[[Tree], Tree]
+
+
+class Linearised(NamedTuple):
+    """A function at a point, and its derivative there."""
+
+    value: Tree
+    product: Product  # v -> J v
+    transposed: Product | None  # u -> J' u; None where it is found by transposing `product`
+
+
+def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Linearised:
+    """`fun` at a point, linearised once for any number of products.
+
+    Args:
+      backward_only: a function inside that has a backward pass alone, in words; "" without any.
+
+    Raises:
+      TypeError: in `product`, where that backward pass cannot be transposed.
+    """
+    value, product = jax.linearize(fun, at)
+    # The function inside may be gone: a gradient has run its backward pass already.
+    if not backward_only or not has_no_forward_mode(jax.make_jaxpr(product)(at)):
+        return Linearised(value, product, None)
+    value, pull = jax.vjp(fun, at)
+
+    def transposed(u: Tree) -> Tree:
+        return pull(u)[0]
+
+    def by_transpose(v: Tree) -> Tree:
+        try:
+            return jax.linear_transpose(transposed, value)(v)[0]
+        except Exception as error:  # JAX raises several kinds here, by what it finds in the pass
+            raise TypeError(
+                f"`fun` must have a derivative that can be multiplied with: it calls {backward_only}, "
+                "which has a backward pass alone (jax.custom_vjp), and JAX cannot transpose that pass; "
+                "use Unroll(), or give it a forward rule as well (jax.custom_jvp)."
+            ) from error
+
+    return Linearised(value, by_transpose, transposed)
+
+
+def tangent(fun: Callable[[Tree], Tree], at: Tree, direction: Tree, backward_only: str) -> Tree:
+    """`J v` for one direction v; arguments and errors as in `linearised`."""
+    if not backward_only:
+        return jax.jvp(fun, (at,), (direction,))[1]
+    return linearised(fun, at, backward_only).product(direction)
+
+
+def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, xs: Tree) -> Tree:
+    """(y0, theta, xs) unchanged; a tangent that needs a forward mode which `fun` lacks is refused by name.
+
+    JAX would say that it "can't apply forward-mode autodiff (jvp) to a custom_vjp function", but neither to
+    which function nor what to use. Reverse mode passes, and so does a tangent that the function never sees.
+    """
+    if not problem.backward_only:
+        return y0, theta, xs
+    message = (
+        f"{rule} has no forward mode for this `fun`: it calls {problem.backward_only}, which has a backward "
+        "pass alone (jax.custom_vjp); use Unroll() or Implicit(), or give it a rule for both modes "
+        "(jax.custom_jvp)."
+    )
+    x = jax.tree.map(lambda leaf: leaf[0], xs)
+    leaves, structure = jax.tree.flatten((y0, theta, x))
+    in_y = len(jax.tree.leaves(y0))
+    moving = [i for i, leaf in enumerate(leaves) if tree.is_inexact(leaf)]
+
+    def lacks(position: int) -> bool:
+        # Where theta moves y moves with it.
+        along = [i for i in moving if i < in_y or i == position]
+
+        def evaluate(*some: jax.Array) -> Tree:
+            full = [*leaves]
+            for i, leaf in zip(along, some, strict=True):
+                full[i] = leaf
+            return problem.evaluate(*jax.tree.unflatten(structure, full))
+
+        at = tuple(leaves[i] for i in along)
+        return has_no_forward_mode(jax.make_jaxpr(lambda *at: jax.jvp(evaluate, at, at)[1])(*at))
+
+    whole, structure = jax.tree.flatten((y0, theta, xs))
+    for i in moving:
+        if lacks(i):
+            whole[i] = refuse_forward_mode(whole[i], message)
+    return jax.tree.unflatten(structure, whole)
