@@ -19,6 +19,9 @@ SITE = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platl
 # What decorators and context managers put between two frames of this package.
 WRAPPERS = (contextlib.__file__, functools.__file__)
 
+# The parameters of the functions that `@tk.control_flow` makes for single operators, `lambda a, b: a + b`.
+OPERANDS = ("_tk_left", "_tk_right")
+
 
 def is_ours(file: str | None) -> bool:
     """Whether a file is of this package."""

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import jax
 
 from toolkit.errors import failed_line
-from toolkit.errors.frames import JAX, OURS, SITE, STDLIB, WRAPPERS
+from toolkit.errors.frames import JAX, OPERANDS, OURS, SITE, STDLIB, WRAPPERS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _E = TypeVar("_E", bound=Exception)
@@ -80,7 +80,7 @@ def shorten(error: Exception) -> None:
 def _shorten(error: Exception) -> None:
     if _shows_all():
         return
-    steps = list(_steps(error.__traceback__))
+    steps = _without_operators(list(_steps(error.__traceback__)))
     outside_jax = [step for step in steps if not _file(step).startswith(_BETWEEN)]
     if not outside_jax:
         return
@@ -202,6 +202,21 @@ def _file(step: TracebackType) -> str:
 
 def _hidden(step: TracebackType) -> bool:
     return _file(step).startswith((OURS, *_BETWEEN))
+
+
+def _without_operators(steps: list[TracebackType]) -> list[TracebackType]:
+    """The steps without the functions for single operators, and without what called them.
+
+    Such a function stands on the same line as the expression that it is part of, but has none of its variables.
+    """
+    made = [_parameters(step)[:1] == OPERANDS[:1] for step in steps]
+    called = [*made[1:], False]
+    return [step for step, *drop in zip(steps, made, called, strict=True) if not any(drop)]
+
+
+def _parameters(step: TracebackType) -> tuple[str, ...]:
+    code = step.tb_frame.f_code
+    return code.co_varnames[: code.co_argcount]
 
 
 def _is_refusal(error: Exception, last: TracebackType) -> bool:

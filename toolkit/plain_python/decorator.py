@@ -20,6 +20,7 @@ from toolkit.plain_python.rewriting import names, source
 from toolkit.plain_python.rewriting.lowering import lower_function
 from toolkit.plain_python.rewriting.unsupported import check_supported
 from toolkit.plain_python.runtime import calls
+from toolkit.plain_python.tracing.known import table
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -85,7 +86,7 @@ def control_flow(function: _F) -> _F:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with refusals.nothing_swallowed():
+            with refusals.nothing_swallowed(), table(nested=False):
                 return converted(*args, **kwargs)
         except RecursionError as error:
             raise refusals.refuse(

@@ -16,7 +16,7 @@ import ast
 import copy
 
 from toolkit.plain_python.reserved import FLOW, KEPT
-from toolkit.plain_python.rewriting.expressions import Expressions
+from toolkit.plain_python.rewriting.expressions import Expressions, operation
 from toolkit.plain_python.rewriting.nodes import assign, at, call, has_places, load
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
@@ -132,18 +132,18 @@ class Assignments:
     def augmented(self, node: ast.AugAssign) -> list[ast.stmt]:
         """`place += value`: read the item, change it, and store it; each part is evaluated once."""
         if isinstance(node.target, ast.Name):
-            node.value = self.expressions.visit(node.value)
-            if node.target.id not in self.scope.tracked:
-                return [node]
-            # `s += v` changes a NumPy array in place, which is refused in a staged block. So the value is
-            # checked first.
             name = node.target.id
-            checked = call("augmentable", [load(name), ast.Constant(name)])
-            return [assign(name, checked, node), node]
+            now: ast.expr = load(name)
+            if name in self.scope.tracked:
+                # `s += v` changes a NumPy array in place, which is refused in a staged block. So the value
+                # is checked first.
+                now = call("augmentable", [now, ast.Constant(name)])
+            return [
+                assign(name, operation(node, "i", now, self.expressions.visit(node.value)), node)
+            ]
         held = self.scope.fresh("value")
-        change = ast.AugAssign(
-            ast.Name(held, ast.Store()), node.op, self.expressions.visit(node.value)
-        )
+        changed = operation(node, "i", load(held), self.expressions.visit(node.value))
+        change = assign(held, changed, node)
         if isinstance(node.target, ast.Attribute):
             # `f().w += v` calls `f` once, so the object gets a name.
             whole = self.scope.fresh("value")
@@ -154,7 +154,7 @@ class Assignments:
                 at(ast.Expr(check), node),
                 assign(whole, self.expressions.visit(node.target.value), node),
                 assign(held, owner, node),
-                at(change, node),
+                change,
                 at(ast.Assign([store], load(held)), node),
             ]
         assert isinstance(node.target, ast.Subscript)
@@ -166,7 +166,7 @@ class Assignments:
         return [
             assign(path, indices, node),
             assign(held, now, node),
-            at(change, node),
+            change,
             self._set_item(place, load(path), load(held), node),
         ]
 

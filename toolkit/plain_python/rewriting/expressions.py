@@ -17,13 +17,23 @@ import ast
 
 from toolkit.plain_python.reserved import AROUND, INNER, PREFIX
 from toolkit.plain_python.rewriting import names
-from toolkit.plain_python.rewriting.nodes import at, call, lambda_of_operator, load, texts, thunk
+from toolkit.plain_python.rewriting.nodes import (
+    at,
+    call,
+    function_of_operator,
+    lambda_of_operator,
+    load,
+    texts,
+    thunk,
+)
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
 _BUILTINS = {
-    "all": "all_of", "any": "any_of", "format": "text", "isinstance": "isinstance_",
-    "max": "extreme", "min": "extreme", "next": "next_", "repr": "text", "str": "text",
+    "abs": "numeric", "all": "all_of", "any": "any_of", "ascii": "text", "divmod": "numeric",
+    "format": "text", "getattr": "asked", "hasattr": "asked", "isinstance": "asked", "max": "extreme",
+    "min": "extreme", "next": "next_", "pow": "numeric", "repr": "text", "round": "numeric", "sum": "numeric",
+    "str": "text", "isscalar": "asked", "type": "asked",
 }  # fmt: skip
 # Functions whose answer, or effect, lies outside of the program. Which function a name means is known only
 # at run time (see `runtime.builtin_calls.outside`).
@@ -32,6 +42,18 @@ _OUTSIDE = frozenset((
     "process_time_ns", "randbits", "sleep", "time", "time_ns", "today", "token_bytes", "token_hex",
     "token_urlsafe", "urandom", "utcnow", "uuid1", "uuid4",
 ))  # fmt: skip
+# Methods that make text of what they are given, or of their owner.
+_TEXTS = (
+    "format", "format_map", "substitute", "safe_substitute", "__str__", "__repr__", "__format__",
+)  # fmt: skip
+# Functions that call what they are given on values that may be traced.
+_CALLERS = ("map", "filter", "sorted", "max", "min", "reduce", "partial")
+_OPERATORS = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.MatMult: "matmul", ast.Div: "truediv",
+    ast.FloorDiv: "floordiv", ast.Mod: "mod", ast.Pow: "pow", ast.LShift: "lshift", ast.RShift: "rshift",
+    ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
+}  # fmt: skip
+_UNARY: dict[type[ast.unaryop], str] = {ast.Invert: "invert", ast.USub: "neg", ast.UAdd: "pos"}
 # Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
 # or make a generator. An expression that holds one of these stays Python's.
 _UNMOVABLE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -92,12 +114,18 @@ class Expressions(ast.NodeTransformer):
             # `print` may show a traced value, since no result depends on the text. So `str` and
             # f-strings in its arguments are not refused.
             return Reads(self.scope.tracked).visit(node)
-        builtin = _BUILTINS.get(getattr(node.func, "id", ""))
+        self._texts(node)
+        builtin = _BUILTINS.get(getattr(node.func, "id", getattr(node.func, "attr", "")))
+        if isinstance(node.func, ast.Attribute) and node.func.attr != "isscalar":
+            builtin = None
         if builtin:
             node.args = [node.func, *node.args]
             node.func = at(call(builtin, []).func, node.func)
-            if builtin in ("all_of", "any_of") and names.contains(node.args, ast.GeneratorExp):
-                node.keywords = [*node.keywords, ast.keyword("around", at(self._around(), node))]
+            if builtin in ("all_of", "any_of"):
+                if names.contains(node.args, ast.GeneratorExp):
+                    around = ast.keyword("around", at(self._around(), node))
+                    node.keywords = [*node.keywords, around]
+                return at(call("python_bool", [self._generic(node)]), node)
         if (getattr(node.func, "id", "") or getattr(node.func, "attr", "")) in _OUTSIDE:
             node.args = [node.func, *node.args]
             node.func = at(call("outside", []).func, node.func)
@@ -109,6 +137,22 @@ class Expressions(ast.NodeTransformer):
             node.args = [load("__class__"), load(first)]
             return at(node, node)
         return self._generic(node)
+
+    def _texts(self, node: ast.Call) -> None:
+        """Make a call look at what it makes text of."""
+        function = node.func
+        if isinstance(function, ast.Attribute) and function.attr in _TEXTS:
+            method = call("formatting", [function.value, ast.Constant(function.attr)])
+            node.func = at(method, function)
+        if getattr(function, "id", getattr(function, "attr", "")) in _CALLERS:
+            node.args = [_text_function(one) for one in node.args]
+            for keyword in node.keywords:
+                keyword.value = _text_function(keyword.value)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        if node.attr != "__class__" or not isinstance(node.ctx, ast.Load):
+            return self._generic(node)
+        return at(call("class_of", [self.visit(node.value)]), node)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         place = node.value
@@ -131,28 +175,40 @@ class Expressions(ast.NodeTransformer):
         return self._on_thunks(kind, [first, *map(thunk, rest)], node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        if not isinstance(node.op, ast.Not):
-            return self._generic(node)
+        if isinstance(node.op, ast.Not):
+            return at(call("python_bool", [self._not(node)]), node)
+        operator = function_of_operator(lambda a: ast.UnaryOp(node.op, a), node)
+        name = ast.Constant(_UNARY[type(node.op)])
+        return _in_place_of(node, call("unary", [name, operator, self.visit(node.operand)]))
+
+    def _not(self, node: ast.UnaryOp) -> ast.expr:
         return at(call("not_", [self.test(node.operand)]), node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(node.ops) == 1:
             sides = [self.visit(node.left), self.visit(node.comparators[0])]
             found = at(call("contains", sides), node)
-            return found if isinstance(node.ops[0], ast.In) else at(call("not_", [found]), node)
-        # A single comparison works on traced values as it is. Only a chain `a < b < c` asks for a truth.
-        if len(node.ops) == 1 or _unmovable(node):
+            if isinstance(node.ops[0], ast.NotIn):
+                found = at(call("not_", [found]), node)
+            return at(call("python_bool", [found]), node)
+        if _unmovable(node):
             return self._generic(node)
-        operators = ast.Tuple([lambda_of_operator(op) for op in node.ops], ast.Load())
+        if len(node.ops) == 1:
+            return self._comparison(node, "compared")
         left = self.visit(node.left)
+        operators = ast.Tuple([lambda_of_operator(op) for op in node.ops], ast.Load())
         rest = [thunk(self.visit(one)) for one in node.comparators]
         return self._on_thunks("compare", [operators, left, *rest], node)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        # Only `**` needs care: JAX refuses a negative power of integers, which is a float in Python.
-        if not isinstance(node.op, ast.Pow):
+    def _comparison(self, node: ast.Compare, function: str) -> ast.expr:
+        if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
             return self._generic(node)
-        return at(call("power", [self.visit(node.left), self.visit(node.right)]), node)
+        operator = function_of_operator(lambda a, b: ast.Compare(a, node.ops, [b]), node)
+        sides = [self.visit(node.left), self.visit(node.comparators[0])]
+        return _in_place_of(node, call(function, [operator, *sides]))
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        return operation(node, "", self.visit(node.left), self.visit(node.right))
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
         visited = self._generic(node)
@@ -202,6 +258,10 @@ class Expressions(ast.NodeTransformer):
             kind = "all_" if isinstance(node.op, ast.And) else "any_"
             first, *rest = (self.test(value) for value in node.values)
             return self._on_thunks(kind, [first, *map(thunk, rest)], node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return self._not(node)
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and not _asks_in(node):
+            return self._comparison(node, "holds_for")
         return self.visit(node)
 
     def iterable(self, node: ast.expr) -> ast.expr:
@@ -240,3 +300,29 @@ class Reads(ast.NodeTransformer):
 def _unmovable(node: ast.expr) -> bool:
     """Whether `node` would mean something else inside a lambda."""
     return any(isinstance(inner, _UNMOVABLE) for inner in ast.walk(node))
+
+
+def operation(
+    node: ast.BinOp | ast.AugAssign, prefix: str, left: ast.expr, right: ast.expr
+) -> ast.expr:
+    """`left + right`; with the prefix "i" what `left += right` assigns."""
+    name = prefix + _OPERATORS[type(node.op)].rstrip("_" if prefix else "")
+    # The operator itself stands in a lambda, so that its errors come from the user's line.
+    applied = function_of_operator(lambda a, b: ast.BinOp(a, node.op, b), node)
+    return _in_place_of(node, call("binary", [ast.Constant(name), applied, left, right]))
+
+
+def _asks_in(node: ast.Compare) -> bool:
+    return isinstance(node.ops[0], (ast.In, ast.NotIn))
+
+
+def _text_function(node: ast.expr) -> ast.expr:
+    """`str` and its like as a value: inside a staged block it is asked for no text of a tracer."""
+    if getattr(node, "id", "") not in ("str", "repr", "format", "ascii"):
+        return node
+    return at(call("text_function", [node]), node)
+
+
+def _in_place_of(node: ast.AST, new: ast.expr) -> ast.expr:
+    """`new` at the place of `node` and as wide, so that a traceback underlines what the user wrote."""
+    return at(ast.copy_location(new, node), node)

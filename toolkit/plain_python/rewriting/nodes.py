@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from toolkit.errors.frames import OPERANDS
 from toolkit.plain_python.reserved import FLOW
 
 _Node = TypeVar("_Node", bound=ast.AST)
@@ -39,6 +40,14 @@ def call(function: str, arguments: Sequence[ast.expr]) -> ast.Call:
 # An operand that may not be evaluated (`a and b`) is passed as a function without arguments.
 def thunk(body: ast.expr) -> ast.expr:
     return ast.Lambda(_arguments([]), body)
+
+
+def function_of_operator(made: Callable[..., ast.expr], like: ast.expr | ast.AugAssign) -> ast.expr:
+    """`lambda left, right: left + right` for `made(left, right)`, at the place of the expression `like`."""
+    left, right = OPERANDS
+    operands = [load(left), load(right)] if not isinstance(like, ast.UnaryOp) else [load(left)]
+    names = OPERANDS[: len(operands)]
+    return ast.Lambda(_arguments(list(names)), ast.copy_location(made(*operands), like))
 
 
 def lambda_of_operator(operator: ast.cmpop) -> ast.expr:

@@ -1,4 +1,4 @@
-"""Python's builtins and operators on traced values: `max`, `any`, `in`, `isinstance`, `str`, `**`.
+"""Python's builtins on traced values: `max`, `min`, `any`, `all`, and `in`.
 
 `max(a, b)` asks Python for the truth of `b > a`. `flow.extreme(max, a, b)` computes a `where` if that
 is traced. A user's own function that is called `max` is called as it is.
@@ -10,16 +10,18 @@ import builtins
 import datetime
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
-from toolkit.plain_python.carried.typed_arrays import is_traced
+from toolkit.plain_python.carried.typed_arrays import holds, is_traced
 from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.runtime.arithmetic import as_python_bool
 from toolkit.plain_python.staging.truth import truth
 from toolkit.plain_python.tracing.blocks import observed
+from toolkit.plain_python.tracing.intervals import together
+from toolkit.plain_python.tracing.known import known_of, note
 
 
 def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -34,8 +36,21 @@ def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:
     best, *others = scalars
     for other in others:
         better = other > best if function is builtins.max else other < best
-        best = jnp.where(better, other, best)
+        known = together((known_of(other), known_of(best)))
+        chosen = jnp.where(better, *_joined(other, best))
+        best = note(as_python_bool(chosen, other, best), known)
     return best
+
+
+def _joined(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two scalars of which one is chosen: an integer must not be rounded to the type of a float."""
+    dtype = jnp.result_type(a, b)
+    for one in (a, b):
+        if not holds(dtype, one):
+            raise refuse(
+                f"{one} cannot be a {dtype}, as the other arguments of `max` or `min` are."
+            )
+    return a, b
 
 
 def any_of(function: Any, *args: Any, around: Surroundings = NOTHING) -> Any:
@@ -90,33 +105,6 @@ def contains(left: Any, right: Any) -> Any:
     return any_of(builtins.any, [one is left or one == left for one in right])
 
 
-def isinstance_(function: Any, value: Any, kinds: Any) -> Any:
-    """`isinstance`, refused for a Python number that a loop has made a tracer: it would be False."""
-    if function is builtins.isinstance and is_traced(value) and mode.is_staged():
-        asked = kinds if isinstance(kinds, tuple) else (kinds,)
-        if value.weak_type and any(kind in (int, float, complex, bool) for kind in asked):
-            raise refuse(
-                f"`isinstance(..., {kinds})` of a Python number that became a traced value in this "
-                "staged block: ask before the loop, or run it as Python with tk.control.unroll."
-            )
-    return function(value, kinds)
-
-
-def text(function: Any, *args: Any) -> Any:
-    """`str`, `repr` and `format`."""
-    return function(*map(shown, args))
-
-
-def shown(value: Any) -> Any:
-    """A value that becomes text, which a traced one cannot inside a staged block."""
-    if is_traced(value) and mode.is_staged():
-        raise refuse(
-            "a traced value has no text: to print it use jax.debug.print; for a key such as "
-            'params[f"w{i}"] run the loop as Python, `for i in tk.control.unroll(range(n))`.'
-        )
-    return value
-
-
 def outside(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A call that asks a clock, the user or the system, or writes a file, if it has such a name."""
     if mode.is_staged() and _is_outside(function, args, kwargs):
@@ -138,27 +126,3 @@ def _is_outside(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if isinstance(owner, type):
         return issubclass(owner, datetime.date)  # `datetime.now`
     return getattr(function, "__module__", None) in ("time", "posix", "nt", "uuid", "secrets")
-
-
-def power(base: Any, exponent: Any) -> Any:
-    """`base ** exponent`."""
-    if is_traced(base) and base.weak_type and isinstance(exponent, int) and exponent < 0:
-        return (1.0 * base) ** exponent  # `2 ** -1` is 0.5 in Python; JAX refuses it for integers
-    # If both are integers of Python's (a traced one is weakly typed), the power may overflow where
-    # Python's would not. Only such a power has to be found again by `tracing.integers`.
-    if not isinstance(base, int) or isinstance(base, bool) or not is_traced(exponent):
-        return base**exponent
-    if not (exponent.weak_type and jnp.issubdtype(exponent.dtype, jnp.integer)):
-        return base**exponent
-    return python_power(base, exponent)
-
-
-@jax.jit
-def python_power(base: Any, exponent: Any) -> Any:
-    """`base ** exponent` of Python integers.
-
-    `jit` keeps it in the jaxpr as one call, which `tracing.integers` finds by the name of this
-    function. Else JAX writes it out as repeated squaring, and a square that no result uses would
-    look like an overflow.
-    """
-    return base**exponent

@@ -6,16 +6,20 @@ Each function is a construct of Python on values that may be traced: `flow.for_`
 from toolkit.plain_python.carried.surroundings import Surroundings, within
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.runtime.arithmetic import (
+    binary,
+    compared,
+    holds_for,
+    numeric,
+    python_bool,
+    unary,
+)
 from toolkit.plain_python.runtime.builtin_calls import (
     all_of,
     any_of,
     contains,
     extreme,
-    isinstance_,
     outside,
-    power,
-    shown,
-    text,
 )
 from toolkit.plain_python.runtime.growing import (
     call_on_list,
@@ -47,12 +51,15 @@ from toolkit.plain_python.runtime.statements import (
     returned,
     while_,
 )
+from toolkit.plain_python.runtime.texts import formatting, shown, text, text_function
+from toolkit.plain_python.runtime.type_questions import asked, class_of
 
 __all__ = [
-    "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "augmentable",
-    "call_on_list", "caught", "compare", "contains", "either", "enumerate_", "extreme", "for_",
-    "forbid_attribute", "forbid_delete", "forbid_raise", "if_", "isinstance_", "item_at",
-    "item_of_list", "iterated", "iterated_list", "kept", "matchable", "mutator", "next_", "not_", "or_", "outside",
-    "power", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere", "shown",
-    "slice_", "text", "while_", "within", "zip_",
+    "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "asked",
+    "augmentable", "binary", "call_on_list", "caught", "class_of", "compare", "compared",
+    "contains", "either", "enumerate_", "extreme", "for_", "forbid_attribute", "forbid_delete",
+    "forbid_raise", "formatting", "holds_for", "if_", "item_at", "item_of_list", "iterated",
+    "iterated_list", "kept", "matchable", "mutator", "next_", "not_", "numeric", "or_", "outside",
+    "python_bool", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere",
+    "shown", "slice_", "text", "text_function", "unary", "while_", "within", "zip_",
 ]  # fmt: skip

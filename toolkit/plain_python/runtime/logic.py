@@ -18,6 +18,7 @@ from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
+from toolkit.plain_python.runtime.arithmetic import as_python_bool
 from toolkit.plain_python.runtime.places import read
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.truth import truth
@@ -76,7 +77,7 @@ def _chain(
         with observed(around, conditional=True, loop=False), mode.taken(reached):
             other = others()
         if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
-            return (value | other) if stop_at else (value & other)
+            return as_python_bool((value | other) if stop_at else (value & other), value, other)
         others = lambda: other  # evaluated above, and only once
     keep = lambda: value
     sides = (keep, others) if stop_at else (others, keep)

@@ -26,6 +26,7 @@ from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.reserved import RETURNED
 from toolkit.plain_python.staging.merging import MergedLeaf, common_type, merge
 from toolkit.plain_python.tracing.blocks import Appended, TracedBlock, encode_entry, trace
+from toolkit.plain_python.tracing.known import note
 from toolkit.plain_python.tracing.reading import changed_by_calls
 
 
@@ -66,7 +67,10 @@ def branch(
     results = iter(_conditional(condition, sides, wanted))
 
     final = [
-        [one.value if one.aval is None else with_type(next(results), one.aval) for one in merged]
+        [
+            one.value if one.aval is None else note(with_type(next(results), one.aval), one.known)
+            for one in merged
+        ]
         for merged in leaves
     ]
     decoder = Decoder(fresh=False, mutated=variables.mutated)

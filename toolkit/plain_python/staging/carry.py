@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from toolkit import tree
+from toolkit.jaxprs.read import opened
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.structure import Absent, GrowingList
@@ -18,7 +19,8 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import integers
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock
-from toolkit.plain_python.tracing.intervals import NotAsInPython
+from toolkit.plain_python.tracing.intervals import Known, NotAsInPython
+from toolkit.plain_python.tracing.known import known_of, note
 from toolkit.plain_python.tracing.reading import is_input
 from toolkit.plain_python.tracing.settling import SettledBlock, first_assigned
 
@@ -83,8 +85,10 @@ def check_integers(
     length: int | None,
     most: int,
     condition: Any = None,
-) -> None:
+) -> dict[int, Known]:
     """Refuse a loop in which an integer of Python's would overflow (see `tracing.integers`).
+
+    Returns: by the number of a result of the block, where its value after the loop lies.
 
     Args:
       items: the intervals of an iteration's item.
@@ -94,17 +98,23 @@ def check_integers(
     """
     # The loop around this one is followed together with it, and then more is known of its integers.
     if mode.is_in_loop():
-        return
-    entry = [integers.interval_of(leaf) for one in settled.entry for leaf in one.leaves]
+        return {}
+    entry = [known_of(leaf) for one in settled.entry for leaf in one.leaves]
     outputs: list[int | None] = [None] * len(entry)
     for one in carried:
         if one.position is not None:
             outputs[one.position] = one.output
-    loop = integers.Iteration(settled.traced.jaxpr.jaxpr, (), items, outputs, condition)
+    jaxpr, constants = opened(settled.traced.jaxpr)
+    loop = integers.Iteration(
+        jaxpr, (), items, outputs, condition, constants=list(map(known_of, constants))
+    )
     try:
-        integers.follow(loop, entry, length, most)
-    except NotAsInPython as found:
-        raise refuse(f"{found}.") from None
+        after = integers.follow(loop, entry, length, most)
+    except NotAsInPython as error:
+        raise refuse(f"{error}.") from None
+    # What the block assigns first has its value of the last iteration; the others perhaps that from before.
+    known = dict(enumerate(after.results))
+    return known | {o: one for o, one in zip(outputs, after.carry, strict=True) if o is not None}
 
 
 def position_of(settled: SettledBlock, variable: int) -> int:
@@ -138,12 +148,17 @@ def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any])
 
 
 def variables_after(
-    variables: Variables, settled: SettledBlock, finals: dict[int, Any], may_not_run: bool
+    variables: Variables,
+    settled: SettledBlock,
+    finals: dict[int, Any],
+    known: dict[int, Known],
+    may_not_run: bool,
 ) -> list[Any]:
     """The values of the variables after a loop.
 
     Args:
       finals: by the number of a result of the block, its value after the last iteration.
+      known: and where it lies.
       may_not_run: whether the loop may have had no iteration.
     """
     decoder = Decoder(fresh=False, mutated=settled.mutated)
@@ -158,7 +173,9 @@ def variables_after(
         else:
             unchanged = exit.leaves if isinstance(one.node, Absent) else one.leaves
             leaves = [
-                with_type(finals[output], aval) if output in finals else leaf
+                note(with_type(finals[output], aval), known.get(output))
+                if output in finals
+                else leaf
                 for output, aval, leaf in zip(exit.outputs, exit.types, unchanged, strict=True)
             ]
             values[k] = decoder.decode(name, exit.node, leaves)

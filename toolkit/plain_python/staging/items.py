@@ -21,8 +21,9 @@ from toolkit.plain_python.carried.lists import StackedList
 from toolkit.plain_python.carried.typed_arrays import fitting
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import intervals
-from toolkit.plain_python.tracing.integers import FARTHEST, interval_of
+from toolkit.plain_python.tracing.integers import FARTHEST
 from toolkit.plain_python.tracing.intervals import IntegerInterval, Known
+from toolkit.plain_python.tracing.known import known_of
 
 
 class TracedRange(NamedTuple):
@@ -175,7 +176,7 @@ def _of_arrays(length: int, arrays: Any, given: Any = None) -> ScanItems:
 
     def spans(first: int, after: int | None) -> list[Known]:
         if isinstance(given, np.ndarray):
-            return [interval_of(given[first:after])]
+            return [known_of(given[first:after])]
         return [None] * len(jax.tree.leaves(arrays))
 
     return ScanItems(length, arrays, examples, lambda x: x, at, spans)

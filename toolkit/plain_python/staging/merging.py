@@ -33,6 +33,8 @@ from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import RESULT, is_set_with_a_flag
 from toolkit.plain_python.tracing.blocks import ExitValue
+from toolkit.plain_python.tracing.intervals import Known, together
+from toolkit.plain_python.tracing.unlike_python import is_exact, short
 
 _WORDS = ("if", "else")
 
@@ -43,6 +45,7 @@ class MergedLeaf(NamedTuple):
     value: Any
     aval: Any
     outputs: tuple[int | None, int | None]  # the result of each branch; None if it is never read
+    known: Known = None  # where it lies, if it is an integer of Python's
 
 
 def merge(
@@ -73,8 +76,8 @@ def merge(
         # Nothing reads it if the other branch ran, because a flag says so: zeros can stand there.
         if not lacking if is_set_with_a_flag(name) else unread:
             return exits[there].node, [
-                MergedLeaf(None, aval, (None, out) if there else (out, None))
-                for aval, out in zip(exits[there].types, exits[there].outputs, strict=True)
+                MergedLeaf(None, aval, (None, out) if there else (out, None), known)
+                for aval, out, known in zip(*exits[there][2:], strict=True)
             ]
         return _absent(name, lacking or _one_sided(there)), []
     if isinstance(a.node, GrowingList) and isinstance(b.node, GrowingList):
@@ -92,8 +95,13 @@ def merge(
             return _absent(name, _disagreement(name, exits)), []
         for number in (left, right):
             if not holds(common.dtype, number):
-                return _absent(name, _not_in(name, number, common)), []
-        merged.append(MergedLeaf(None, common, (a.outputs[k], b.outputs[k])))
+                return _absent(name, _not_in(name, repr(number), common)), []
+        for leaf, span in ((left, a.spans[k]), (right, b.spans[k])):
+            if not is_python_number(leaf) and span is not None and not is_exact(common.dtype, span):
+                reached = short(max(span.high, -span.low))
+                return _absent(name, _not_in(name, f"of up to {reached}", common)), []
+        known = together((a.spans[k], b.spans[k]))
+        merged.append(MergedLeaf(None, common, (a.outputs[k], b.outputs[k]), known))
     if changing and _two_objects(a.node, b.node):
         return _absent(name, _two_of_them(name)), []
     return _with_common_origin(a.node, b.node), merged
@@ -182,11 +190,11 @@ def _disagreement(name: str, exits: list[ExitValue]) -> str:
     )
 
 
-def _not_in(name: str, number: Any, common: Any) -> str:
+def _not_in(name: str, number: str, common: Any) -> str:
     """The reason why a number of one branch cannot have the type of the other branch's value."""
     shown = "the returned value" if name == RESULT else f"'{name}'"
     return (
-        f"{shown} is the Python number {number!r} after one branch of the traced if at line "
+        f"{shown} is the Python number {number} after one branch of the traced if at line "
         f"{here().line} and would be a {type_text(common)} after both, which cannot hold it: give "
         "both branches one dtype that can"
     )

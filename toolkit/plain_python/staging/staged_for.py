@@ -123,7 +123,7 @@ def _scan(
     # What the block appends is an output of each iteration, which the scan stacks.
     kept = [k for one in traced.appended for outputs in one.outputs for k in outputs]
 
-    check_integers(settled, carried, spans, length, length)
+    known = check_integers(settled, carried, spans, length, length)
     flag = position_of(settled, variables.names.index(user.leave)) if user.leave else None
 
     def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
@@ -143,7 +143,7 @@ def _scan(
     init = [one.init for one in carried]
     final, stacked = loop(step, init, xs, length=length, gradient=gradient, progress=progress)
     finals = {one.output: value for one, value in zip(carried, final, strict=True)}
-    values = variables_after(variables, settled, finals, may_not_run=False)
+    values = variables_after(variables, settled, finals, known, may_not_run=False)
     ys = dict(zip(kept, stacked, strict=True))
     before = variables.values()
     for one in traced.appended:

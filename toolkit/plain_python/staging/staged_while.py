@@ -38,6 +38,7 @@ from toolkit.plain_python.staging.truth import scalar_truth
 from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
 from toolkit.plain_python.tracing.integers import FARTHEST
+from toolkit.plain_python.tracing.intervals import Known
 from toolkit.plain_python.tracing.reading import uses_input
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
@@ -143,13 +144,13 @@ def run_while(
     gradient: Any,
     max_steps: int | None,
     item: Callable[[Any], Any] | None,
-    check: Callable[[list[CarriedArray]], None],
+    check: Callable[[list[CarriedArray]], dict[int, Known]],
 ) -> None:
     """Run a settled block as long as `going(number, inputs)`.
 
     Args:
       item: for a `for` its item, made from the number of the iteration; None for a `while`.
-      check: refuses the loop if it would carry integers that overflow.
+      check: refuses the loop if it would carry integers that overflow, or says where they lie after it.
     """
     inputs = inputs_of(settled)
     taken = mode.is_taken()
@@ -158,7 +159,7 @@ def run_while(
     # A variable that the block assigns first needs no value before it, so it is not carried. After the
     # loop it may have none, since the loop may run zero times.
     carried = [one for one in carried_by(settled, inputs) if one.position is not None]
-    check(carried)
+    known = check(carried)
 
     def unfinished(carry: tuple[Any, list[Any]]) -> Any:
         more = going(carry[0], filled(inputs, carried, carry[1]))
@@ -181,7 +182,7 @@ def run_while(
         cut_off = unfinished(end)
         final = [_nan_where(cut_off, value) for value in final]
     finals = {one.output: value for one, value in zip(carried, final, strict=True)}
-    variables.write(*variables_after(variables, settled, finals, may_not_run=True))
+    variables.write(*variables_after(variables, settled, finals, known, may_not_run=True))
 
 
 def _nan_where(condition: Any, value: Any) -> Any:

@@ -24,6 +24,9 @@ from toolkit.plain_python.carried.typed_arrays import fitting, is_python_number
 from toolkit.plain_python.carried.undefined import UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import ControlFlowError, UserLine, note_that_it_left, refuse
+from toolkit.plain_python.reserved import PREFIX, RESULT
+from toolkit.plain_python.tracing.intervals import Known
+from toolkit.plain_python.tracing.known import known_of, table
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 
@@ -34,6 +37,7 @@ class ExitValue(NamedTuple):
     leaves: list[Any]  # a Python number, an array from before the block, or None for a computed one
     types: list[Any]  # their abstract values: shape, dtype, whether weakly typed
     outputs: list[int]  # for each leaf its position among the results of the jaxpr
+    spans: list[Known]  # for each leaf where it lies, if it is an integer of Python's
 
 
 class Appended(NamedTuple):
@@ -98,7 +102,15 @@ def trace(
         found.update(exits=exits, appended=appended)
         return results
 
-    inputs = [leaf for one in entry for leaf in one.leaves] if as_inputs else []
+    inputs = (
+        [
+            _as_input(name, leaf)
+            for name, one in zip(variables.names, entry, strict=True)
+            for leaf in one.leaves
+        ]
+        if as_inputs
+        else []
+    )
     try:
         jaxpr = jax.make_jaxpr(body)(inputs, example)
     except Exception as error:
@@ -111,12 +123,35 @@ def trace(
             ) from cause(error)
         raise
     exits = [
-        ExitValue(node, known, [jaxpr.out_avals[k] for k in outputs], outputs)
-        for node, known, outputs in found["exits"]
+        ExitValue(node, known, _exit_types(name, known, jaxpr, outputs), outputs, spans)
+        for name, (node, known, outputs, spans) in zip(variables.names, found["exits"], strict=True)
     ]
     types = iter(jaxpr.in_avals)
     entry_types = [[next(types) for _ in one.leaves] for one in entry] if as_inputs else []
     return TracedBlock(jaxpr, exits, found["appended"], entry_types)
+
+
+# A bool of Python's is an integer in sums. In a block its weak type says so: JAX's own are never weak.
+# The flags that say that a loop was left are only tested.
+_BOOL = jax.ShapeDtypeStruct((), bool, weak_type=True)
+
+
+def _is_flag(name: str) -> bool:
+    return name.startswith(PREFIX) and name != RESULT
+
+
+def _as_input(name: str, leaf: Any) -> Any:
+    return _BOOL if isinstance(leaf, bool) and not _is_flag(name) else fitting(leaf)
+
+
+def _exit_types(name: str, known: list[Any], jaxpr: ClosedJaxpr, outputs: list[int]) -> list[Any]:
+    types = [jaxpr.out_avals[k] for k in outputs]
+    if _is_flag(name):
+        return types
+    return [
+        aval.update(weak_type=True) if isinstance(leaf, bool) else aval
+        for leaf, aval in zip(known, types, strict=True)
+    ]
 
 
 @contextmanager
@@ -134,7 +169,8 @@ def entered(
     own = [[next(pending) for _ in one.leaves] for one in entry]
     values: list[Any] = [None] * len(entry)
     try:
-        with observed(variables.around, conditional, loop, variables.reads) as seen:
+        seeing = observed(variables.around, conditional, loop, variables.reads)
+        with table(nested=True), seeing as seen:
             # The block may reach a list of the user's not by its variable but through another name or
             # object. It then holds the original, which therefore counts as its own origin.
             plain = {id(one.holder.owner): one.holder.owner for one in seen if one.is_plain()}
@@ -203,7 +239,7 @@ def _encode_exit(
         known = [leaf if is_python_number(leaf) or id(leaf) in outside else None for leaf in leaves]
         # What the block leaves as it was is no result that anything reads, and may be of any size.
         placed = [leaf if id(leaf) in outside else fitting(leaf) for leaf in leaves]
-        exits[k] = (node, known, _placed(placed, results))
+        exits[k] = (node, known, _placed(placed, results), list(map(known_of, leaves)))
         if recorded and value.chunks:
             appended.append(_encode_appended(k, value, results))
     return exits, appended, results
@@ -231,5 +267,5 @@ def _encode_appended(variable: int, recorder: ListRecorder, results: list[Any]) 
 
 def _placed(leaves: list[Any], results: list[Any]) -> list[int]:
     """Append the leaves to the results; their positions there."""
-    results.extend(leaves)
+    results.extend(map(fitting, leaves))
     return list(range(len(results) - len(leaves), len(results)))

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
@@ -34,6 +33,8 @@ from toolkit.plain_python.tracing.intervals import (
 )
 from toolkit.plain_python.tracing.unlike_python import (
     CALLED,
+    SHIFTS,
+    Where,
     check_compared,
     check_fits,
     check_joined,
@@ -53,6 +54,13 @@ _ROUNDS = 40
 Items = Callable[[int | None], Sequence[Known]]
 
 
+class After(NamedTuple):
+    """What is known after one iteration, or after a loop."""
+
+    carry: list[Known]
+    results: list[Known]  # of the last iteration; empty if there was none
+
+
 class Iteration(NamedTuple):
     """One iteration of a loop."""
 
@@ -62,13 +70,16 @@ class Iteration(NamedTuple):
     outputs: Sequence[int | None]  # for each variable its next value, or None if it stays the same
     condition: Any = None  # of a loop that ends on a condition: a jaxpr
     condition_consts: Sequence[Known] = ()
+    constants: Sequence[Known] = ()  # of the values that the jaxpr closes over
     exact: bool = True  # whether to refuse integers that a float they are compared with cannot hold
 
-    def step(self, carry: Sequence[Known], k: int | None) -> list[Known]:
-        results = evaluate(self.jaxpr, [*self.consts, *carry, *self.items(k)], self.exact)
-        return [
+    def step(self, carry: Sequence[Known], k: int | None) -> After:
+        inputs = [*self.consts, *carry, *self.items(k)]
+        results = evaluate(self.jaxpr, inputs, self.exact, self.constants)
+        following = [
             old if o is None else results[o] for old, o in zip(carry, self.outputs, strict=True)
         ]
+        return After(following, results)
 
     def entering(
         self, carry: Sequence[Known]
@@ -88,21 +99,8 @@ class Iteration(NamedTuple):
         return narrowed(found, lambda atom: _read(known, atom), variables), about
 
 
-def interval_of(value: Any) -> Known:
-    """Where integers of Python's or 64-bit ones of NumPy's lie; None for anything else.
-
-    NumPy's other integers wrap as JAX's do.
-    """
-    if type(value) is int:
-        return IntegerInterval(value, value)
-    numpys = isinstance(value, (np.ndarray, np.integer)) and value.dtype.kind in "iu"
-    if not numpys or value.dtype.itemsize < 8 or not value.size:
-        return None
-    return IntegerInterval(int(value.min()), int(value.max()))
-
-
-def follow(loop: Iteration, carry: Sequence[Known], length: int | None, most: int) -> list[Known]:
-    """The variables after a loop.
+def follow(loop: Iteration, carry: Sequence[Known], length: int | None, most: int) -> After:
+    """What is known of the variables after a loop.
 
     Args:
       carry: the variables before it.
@@ -112,35 +110,35 @@ def follow(loop: Iteration, carry: Sequence[Known], length: int | None, most: in
     Raises:
       NotAsInPython: if an integer leaves its type.
     """
-    carry = list(carry)
+    now = After(list(carry), [])
     if length is None:
         # How far its integers go is an assumption, and no reason to refuse a comparison with a float.
-        return _settled(loop._replace(exact=most < FARTHEST), carry, 0, most)
+        return _settled(loop._replace(exact=most < FARTHEST), now.carry, 0, most)
     for k in range(length):
         if k in _LOOKOUTS:
             try:
-                return _settled(loop, carry, length - k, length - k)
+                return _settled(loop, now.carry, length - k, length - k)
             except NotAsInPython:
                 # Such an interval is wide. Following one by one may show that all is well.
                 if k == _LOOKOUTS[-1]:
                     raise
-        carry = loop.step(carry, k)
-    return carry
+        now = loop.step(now.carry, k)
+    return now
 
 
-def _settled(loop: Iteration, init: list[Known], least: int, most: int) -> list[Known]:
+def _settled(loop: Iteration, init: list[Known], least: int, most: int) -> After:
     """The variables after `least` to `most` iterations, by intervals that no iteration leaves."""
     bases = [object() for _ in init]
     entry = list(init)
     for number in range(_ROUNDS):
         entering, about = loop.entering(entry)
         if entering is None:
-            return init
+            return After(init, [])
         based = [
             one and one._replace(shifts={base: (0, 0)})
             for one, base in zip(entering, bases, strict=True)
         ]
-        after = loop.step(based, None)
+        after, results = loop.step(based, None)
         count = _at_most(most, about, init, bases, after)
         grown = [
             old.hull(_moved(first, now, base, 0, max(count - 1, 0))).plain()
@@ -149,10 +147,11 @@ def _settled(loop: Iteration, init: list[Known], least: int, most: int) -> list[
             for old, first, now, base in zip(entry, init, after, bases, strict=True)
         ]
         if grown == [one and one.plain() for one in entry]:
-            return [
+            final = [
                 _moved(first, now, base, least, count) if first and now else None
                 for first, now, base in zip(init, after, bases, strict=True)
             ]
+            return After(final, [one and one.plain() for one in results])
         entry = [
             _widened(old, now) if number > _PATIENCE else now
             for old, now in zip(entry, grown, strict=True)
@@ -203,20 +202,25 @@ def _widened(old: Known, new: Known) -> Known:
     )
 
 
-def evaluate(jaxpr: Any, inputs: Sequence[Known], exact: bool) -> list[Known]:
+def evaluate(
+    jaxpr: Any, inputs: Sequence[Known], exact: bool, constants: Sequence[Known] = ()
+) -> list[Known]:
     """The intervals of a jaxpr's results."""
-    known = _known(jaxpr, inputs, exact)
+    known = _known(jaxpr, inputs, exact, constants)
     return [_read(known, atom) for atom in jaxpr.outvars]
 
 
-def _known(jaxpr: Any, inputs: Sequence[Known], exact: bool) -> dict[Any, Known]:
+def _known(
+    jaxpr: Any, inputs: Sequence[Known], exact: bool, constants: Sequence[Known] = ()
+) -> dict[Any, Known]:
     """The intervals of a jaxpr's variables."""
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
+    known.update(zip(jaxpr.constvars, constants, strict=False))
     for equation in jaxpr.eqns:
         values = _apply(jaxpr, equation, known, exact)
         for variable, value in zip(equation.outvars, values, strict=True):
             if value is not None:
-                check_fits(equation, variable.aval.dtype, value)
+                check_fits(equation.primitive.name, _where(equation), variable.aval.dtype, value)
                 known[variable] = value
     return known
 
@@ -241,16 +245,20 @@ def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> l
     if name == "cond":
         return _cond(jaxpr, equation, known, exact)
     if exact and name in ("lt", "le", "gt", "ge", "eq", "ne"):
-        check_compared(equation, inputs)
+        check_compared(_where(equation), equation, inputs)
     if (program := called(equation)) is not None:
         rule = CALLED.get(name_called(equation))
         if rule is None or not all(inputs):
             return evaluate(opened(program)[0], inputs, exact)
-        return [rule(equation, *inputs)]
+        return [rule(_where(equation), *inputs)]
     nothing: list[Known] = [None] * len(equation.outvars)
     if not equation.outvars or len(nothing) != 1:
         return nothing
     return [_operation(equation, name, inputs)]
+
+
+def _where(equation: Any) -> Where:
+    return lambda: f"at {summary(equation)}"
 
 
 def _operation(equation: Any, name: str, inputs: list[Known]) -> Known:
@@ -273,8 +281,8 @@ def _operation(equation: Any, name: str, inputs: list[Known]) -> Known:
         return None
     if name == "integer_pow":
         return corners(lambda a: a ** exponent(equation), *ints)
-    if name.startswith("shift_") and ints[1].low < 0:
-        raise NotAsInPython(f"a shift may be negative at {summary(equation)}, where Python raises")
+    if name in SHIFTS:
+        return SHIFTS[name](_where(equation), *ints)
     return RULES[name](*ints) if name in RULES else None
 
 
@@ -285,7 +293,7 @@ def _scan(equation: Any, inputs: list[Known], exact: bool) -> list[Known]:
     body = Iteration(
         opened(loop.body)[0], consts, lambda _: items, range(loop.carried), exact=exact
     )
-    found = follow(body, carry, loop.length, loop.length)
+    found = follow(body, carry, loop.length, loop.length).carry
     return [*found, *([None] * (len(equation.outvars) - loop.carried))]
 
 
@@ -297,7 +305,7 @@ def _while(equation: Any, inputs: list[Known]) -> list[Known]:
     body = Iteration(
         jaxprs[0], consts, lambda _: (), range(len(carry)), jaxprs[1], condition_consts
     )
-    return follow(body, carry, None, FARTHEST)
+    return follow(body, carry, None, FARTHEST).carry
 
 
 def _cond(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> list[Known]:
@@ -315,5 +323,5 @@ def _cond(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> li
     values = [together(values) for values in zip(*found, strict=True)]
     for variable, value in zip(equation.outvars, values, strict=True):
         if exact and value is not None:
-            check_joined(equation, variable.aval.dtype, value)
+            check_joined(_where(equation), variable.aval.dtype, value)
     return values

@@ -181,6 +181,7 @@ RULES: dict[str, Callable[..., IntegerInterval]] = {
     "pow": power,
     "shift_left": _shift(lambda x, y: x << y),
     "shift_right_arithmetic": _shift(lambda x, y: x >> y),
+    "shift_right_logical": _shift(lambda x, y: x >> y),  # of what is not negative
     "square": lambda a: corners(lambda x: x * x, a),
     "and": _and,
     "or": _bits,

@@ -24,8 +24,14 @@ _WORDS = (
 )
 
 
+# What numbers of Python's have and arrays do not, such as `bit_length`.
+_OF_NUMBERS = {*dir(int), *dir(float)} - set(dir(jax.Array))
+
+
 def needs_python(error: BaseException | None) -> bool:
     """Whether a traced value was used where Python needs to know it."""
+    if isinstance(error, AttributeError):
+        return "Tracer has no attribute" in str(error) and str(error).split()[-1] in _OF_NUMBERS
     return isinstance(error, _NEEDS_PYTHON) or (
         isinstance(error, (TypeError, IndexError))
         and not isinstance(error, ControlFlowError)

@@ -166,7 +166,7 @@ def _next_entry(
             if promoted is None:
                 return None
             leaves[j] = promoted
-        elif old.weak_type and not now.weak_type and has_other_width(traced, old.dtype):
+        elif old.weak_type and not now.weak_type and _matters(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
         if not tree.varying_axes(now) <= tree.varying_axes(old):
             # In `jax.shard_map` a value that is equal on all devices before the loop may differ after it.
@@ -190,9 +190,14 @@ def _as_closure(before: Node, after: Node) -> EncodedVariable | None:
     return None if node is None else EncodedVariable(node, leaves)
 
 
+def _matters(traced: TracedBlock, dtype: Any) -> bool:
+    """Whether a number of this dtype may act otherwise if it is weakly typed."""
+    return dtype == jnp.bool_ or has_other_width(traced, dtype)
+
+
 def _promoted(leaf: Any, old: Any, now: Any) -> Any:
     """A number from before the loop in the type that it gets in the loop; None if it does not fit."""
-    # Only numbers of Python's are promoted. JAX takes them as weakly typed, except for bools.
+    # Only numbers of Python's are promoted, which are weakly typed.
     if not old.weak_type and not isinstance(leaf, bool):
         return None
     if joined_dtype(old, now) != now.dtype and jnp.promote_types(old.dtype, now.dtype) != now.dtype:

@@ -1,0 +1,54 @@
+"""Questions about the type of a value: `type(i)`, `isinstance(i, int)`, `hasattr(i, "shape")`.
+
+A number of Python's that a loop has made a tracer would give JAX's answers. Where they differ from
+Python's, the question is refused.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from toolkit.plain_python import mode
+from toolkit.plain_python.carried.typed_arrays import is_traced
+from toolkit.plain_python.refusals import refuse
+
+_KINDS = ((jnp.bool_, bool), (jnp.integer, int), (jnp.floating, float))
+
+
+def asked(function: Any, *args: Any) -> Any:
+    """`type`, `isinstance`, `hasattr`, `getattr` and `np.isscalar`."""
+    ours = (builtins.type, builtins.isinstance, builtins.hasattr, builtins.getattr, np.isscalar)
+    if function in ours and args and _stands_for_a_number(args[0]):
+        _check(function, *args)
+    return function(*args)
+
+
+def class_of(value: Any) -> Any:
+    """`value.__class__`."""
+    if _stands_for_a_number(value):
+        _check(builtins.type, value)
+    return value.__class__
+
+
+def _stands_for_a_number(value: Any) -> bool:
+    return is_traced(value) and value.weak_type and value.shape == () and mode.is_staged()
+
+
+def _check(function: Any, value: Any, *rest: Any) -> None:
+    kind = next((python for of, python in _KINDS if jnp.issubdtype(value.dtype, of)), complex)
+    if function is builtins.isinstance:
+        same = issubclass(kind, *rest) == isinstance(value, *rest)
+    elif function in (builtins.hasattr, builtins.getattr):
+        same = hasattr(kind(), rest[0]) == hasattr(value, rest[0])
+    else:
+        same = False
+    if not same:
+        shown = ", ".join(["...", *(getattr(one, "__name__", repr(one)) for one in rest)])
+        raise refuse(
+            f"`{function.__name__}({shown})` of a Python number that became a traced value in this "
+            "staged block: ask before the loop, or run it as Python with tk.control.unroll."
+        )
