@@ -8,28 +8,18 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import toolkit as tk
-from tests.plain_python.cases import Function
+from tests.plain_python.verdicts import Programs
 
 X = jnp.arange(12.0, dtype=jnp.float32)
-RIGHT: dict[str, tuple[Function, tuple]] = {}
-REFUSED: dict[str, tuple[Function, tuple]] = {}
+programs = Programs()
 
 
-def right(*arguments):
-    return lambda f: RIGHT.setdefault(f.__name__, (f, arguments))[0]
-
-
-def refused(*arguments):
-    return lambda f: REFUSED.setdefault(f.__name__, (f, arguments))[0]
-
-
-@right(X, 5)
+@programs.right(X, 5)
 def counter(x, n):
     c = 0
     for v in x:
@@ -38,7 +28,7 @@ def counter(x, n):
     return c
 
 
-@right(X, 5)
+@programs.right(X, 5)
 def index2(x, n):
     s = 0.0
     for i in range(n):
@@ -46,7 +36,7 @@ def index2(x, n):
     return s
 
 
-@right(X, 5)
+@programs.right(X, 5)
 def tri(x, n):
     s = 0
     t = 0.0
@@ -57,7 +47,7 @@ def tri(x, n):
     return s, t
 
 
-@right(X, 5)
+@programs.right(X, 5)
 def tri3(x, n):
     s = 0
     for i in range(10):
@@ -67,7 +57,7 @@ def tri3(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def whil(x, n):
     k = 0
     s = 0
@@ -77,7 +67,7 @@ def whil(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def flat(x, n):
     s = 0.0
     for i in range(n):
@@ -86,7 +76,7 @@ def flat(x, n):
     return s
 
 
-@right(X, 48)
+@programs.right(X, 48)
 def collatz_len(x, n):
     k = 0
     while n != 1:
@@ -95,7 +85,7 @@ def collatz_len(x, n):
     return k
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def lcg(x, n):
     h = 1
     for i in range(500):
@@ -103,7 +93,7 @@ def lcg(x, n):
     return h
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def bits(x, n):
     h = 0
     for i in range(500):
@@ -111,7 +101,7 @@ def bits(x, n):
     return h
 
 
-@right(jnp.float32(40.0), 7)
+@programs.right(jnp.float32(40.0), 7)
 def double_until(x, n):
     k = 1
     while k < 100 and k < x:
@@ -119,7 +109,7 @@ def double_until(x, n):
     return k
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def argbest(x, n):
     best = -1.0
     at = -1
@@ -130,7 +120,7 @@ def argbest(x, n):
     return at
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def binsearch(x, n):
     lo, hi = 0, 12
     while lo < hi:
@@ -142,7 +132,7 @@ def binsearch(x, n):
     return lo
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def digits(x, n):
     m = 123456
     s = 0
@@ -152,7 +142,7 @@ def digits(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def isqrt(x, n):
     r = 100
     for _ in range(10):
@@ -160,7 +150,7 @@ def isqrt(x, n):
     return r
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def two_pointers(x, n):
     i, j, c = 0, 11, 0
     while i < j:
@@ -172,7 +162,7 @@ def two_pointers(x, n):
     return c
 
 
-@right(X, 30000)
+@programs.right(X, 30000)
 def steps32(x, n):
     i = 0
     c = 0
@@ -182,7 +172,7 @@ def steps32(x, n):
     return c
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def fib_small(x, n):
     a, b = 0, 1
     for _ in range(40):
@@ -190,7 +180,7 @@ def fib_small(x, n):
     return a
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def flags_count(x, n):
     c = 0
     for v in x:
@@ -198,7 +188,7 @@ def flags_count(x, n):
     return c
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def guarded_div(x, n):
     s = 0
     for i in range(10):
@@ -207,7 +197,7 @@ def guarded_div(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def long_sum(x, n):
     s = 0
     for i in range(40000):
@@ -215,7 +205,7 @@ def long_sum(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def nested_deep(x, n):
     s = 0
     for a in range(5):
@@ -226,7 +216,7 @@ def nested_deep(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def state_machine(x, n):
     s = 0
     k = 0
@@ -241,7 +231,7 @@ def state_machine(x, n):
     return k
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def cyc(x, n):
     i = 0
     s = 0.0
@@ -251,7 +241,7 @@ def cyc(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def clipped(x, n):
     k = 0
     for v in x:
@@ -260,7 +250,7 @@ def clipped(x, n):
     return k
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def prev(x, n):
     p, q = 0, 1
     for i in range(9000):
@@ -268,7 +258,7 @@ def prev(x, n):
     return p
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def enum(x, n):
     s = 0
     for i, v in enumerate(x, 3):
@@ -276,7 +266,7 @@ def enum(x, n):
     return s
 
 
-@right(X, 7)
+@programs.right(X, 7)
 def gcdd(x, n):
     a, b = 48, 36
     for _ in range(10):
@@ -285,7 +275,7 @@ def gcdd(x, n):
     return a
 
 
-@right(X, 2000)
+@programs.right(X, 2000)
 def traced_count(x, n):
     c = 0
     for i in range(n):
@@ -293,7 +283,7 @@ def traced_count(x, n):
     return c
 
 
-@right(X, jnp.uint8(20))
+@programs.right(X, jnp.uint8(20))
 def small_bound(x, n):
     s = 0
     for i in range(n):
@@ -301,7 +291,7 @@ def small_bound(x, n):
     return s
 
 
-@right(X, 20)
+@programs.right(X, 20)
 def limited(x, n):
     s = 0
     for i in tk.control.steps(range(n), max_steps=100):
@@ -309,7 +299,7 @@ def limited(x, n):
     return s
 
 
-@right(X, 20)
+@programs.right(X, 20)
 def rev(x, n):
     s = 0.0
     for i in reversed(range(2, n, 3)):
@@ -317,7 +307,7 @@ def rev(x, n):
     return s
 
 
-@right(X, 3)
+@programs.right(X, 3)
 def countdown(x, n):
     k = 10
     s = 0
@@ -327,7 +317,7 @@ def countdown(x, n):
     return s
 
 
-@refused(X, 60000)
+@programs.refused(X, 60000)
 def square(x, n):
     s = 0
     for i in range(n):
@@ -335,7 +325,7 @@ def square(x, n):
     return s
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def delayed(x, n):
     k, j = 0, -50
     for _ in range(100000):
@@ -344,7 +334,7 @@ def delayed(x, n):
     return k
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def div0(x, n):
     s = 0
     for i in range(3):
@@ -352,7 +342,7 @@ def div0(x, n):
     return s
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def npsum(x, n):
     s = 0
     for v in np.full(3, 1_500_000_000):
@@ -360,7 +350,7 @@ def npsum(x, n):
     return s
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def npint(x, n):
     s = np.int64(2_000_000_000)
     for v in range(3):
@@ -368,7 +358,7 @@ def npint(x, n):
     return s
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def poly(x, n):
     h = 0
     for c in jnp.arange(10):
@@ -376,7 +366,7 @@ def poly(x, n):
     return h
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def negpow(x, n):
     s = 0.0
     for i in range(-2, 3):
@@ -384,7 +374,7 @@ def negpow(x, n):
     return s
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def inv(x, n):
     k = 123456
     for i in range(4):
@@ -392,7 +382,7 @@ def inv(x, n):
     return k
 
 
-@refused(X, 7)
+@programs.refused(X, 7)
 def tribonacci(x, n):
     a, b, c = 1, 2, 3
     for i in range(60):
@@ -400,7 +390,7 @@ def tribonacci(x, n):
     return a
 
 
-@refused(X, 100000)
+@programs.refused(X, 100000)
 def neg(x, n):
     s = 0
     for i in range(n):
@@ -408,25 +398,6 @@ def neg(x, n):
     return s
 
 
-@pytest.fixture(autouse=True)
-def _in_32_bits():
-    with jax.enable_x64(False):
-        yield
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_gives_what_python_gives(name: str) -> None:
-    function, arguments = RIGHT[name]
-    f = tk.control_flow(function)
-    got = jax.jit(f)(*arguments)
-    with tk.control.as_python():
-        expected = f(*arguments)
-    for e, g in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(float(g), float(e), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused(name: str) -> None:
-    function, arguments = REFUSED[name]
-    with pytest.raises(tk.control.ControlFlowError, match=rf"in {name}\n"):
-        jax.jit(tk.control_flow(function))(*arguments)
+@pytest.mark.parametrize("name", programs.known)
+def test_gives_what_python_gives_or_is_refused(name: str) -> None:
+    programs.check(name)

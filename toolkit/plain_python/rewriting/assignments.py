@@ -16,8 +16,9 @@ import ast
 import copy
 
 from toolkit.plain_python.reserved import FLOW, KEPT
-from toolkit.plain_python.rewriting.expressions import Expressions, operation
+from toolkit.plain_python.rewriting.expressions import Expressions
 from toolkit.plain_python.rewriting.nodes import assign, at, call, has_places, load
+from toolkit.plain_python.rewriting.operators import operation
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 

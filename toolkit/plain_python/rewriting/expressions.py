@@ -20,12 +20,12 @@ from toolkit.plain_python.rewriting import names
 from toolkit.plain_python.rewriting.nodes import (
     at,
     call,
-    function_of_operator,
     lambda_of_operator,
     load,
     texts,
     thunk,
 )
+from toolkit.plain_python.rewriting.operators import comparison, operation, unary_operation
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
@@ -48,12 +48,6 @@ _TEXTS = (
 )  # fmt: skip
 # Functions that call what they are given on values that may be traced.
 _CALLERS = ("map", "filter", "sorted", "max", "min", "reduce", "partial")
-_OPERATORS = {
-    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.MatMult: "matmul", ast.Div: "truediv",
-    ast.FloorDiv: "floordiv", ast.Mod: "mod", ast.Pow: "pow", ast.LShift: "lshift", ast.RShift: "rshift",
-    ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
-}  # fmt: skip
-_UNARY: dict[type[ast.unaryop], str] = {ast.Invert: "invert", ast.USub: "neg", ast.UAdd: "pos"}
 # Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
 # or make a generator. An expression that holds one of these stays Python's.
 _UNMOVABLE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -177,9 +171,7 @@ class Expressions(ast.NodeTransformer):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         if isinstance(node.op, ast.Not):
             return at(call("python_bool", [self._not(node)]), node)
-        operator = function_of_operator(lambda a: ast.UnaryOp(node.op, a), node)
-        name = ast.Constant(_UNARY[type(node.op)])
-        return _in_place_of(node, call("unary", [name, operator, self.visit(node.operand)]))
+        return unary_operation(node, self.visit(node.operand))
 
     def _not(self, node: ast.UnaryOp) -> ast.expr:
         return at(call("not_", [self.test(node.operand)]), node)
@@ -203,9 +195,8 @@ class Expressions(ast.NodeTransformer):
     def _comparison(self, node: ast.Compare, function: str) -> ast.expr:
         if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
             return self._generic(node)
-        operator = function_of_operator(lambda a, b: ast.Compare(a, node.ops, [b]), node)
-        sides = [self.visit(node.left), self.visit(node.comparators[0])]
-        return _in_place_of(node, call(function, [operator, *sides]))
+        sides = self.visit(node.left), self.visit(node.comparators[0])
+        return comparison(node, function, *sides)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         return operation(node, "", self.visit(node.left), self.visit(node.right))
@@ -302,16 +293,6 @@ def _unmovable(node: ast.expr) -> bool:
     return any(isinstance(inner, _UNMOVABLE) for inner in ast.walk(node))
 
 
-def operation(
-    node: ast.BinOp | ast.AugAssign, prefix: str, left: ast.expr, right: ast.expr
-) -> ast.expr:
-    """`left + right`; with the prefix "i" what `left += right` assigns."""
-    name = prefix + _OPERATORS[type(node.op)].rstrip("_" if prefix else "")
-    # The operator itself stands in a lambda, so that its errors come from the user's line.
-    applied = function_of_operator(lambda a, b: ast.BinOp(a, node.op, b), node)
-    return _in_place_of(node, call("binary", [ast.Constant(name), applied, left, right]))
-
-
 def _asks_in(node: ast.Compare) -> bool:
     return isinstance(node.ops[0], (ast.In, ast.NotIn))
 
@@ -321,8 +302,3 @@ def _text_function(node: ast.expr) -> ast.expr:
     if getattr(node, "id", "") not in ("str", "repr", "format", "ascii"):
         return node
     return at(call("text_function", [node]), node)
-
-
-def _in_place_of(node: ast.AST, new: ast.expr) -> ast.expr:
-    """`new` at the place of `node` and as wide, so that a traceback underlines what the user wrote."""
-    return at(ast.copy_location(new, node), node)

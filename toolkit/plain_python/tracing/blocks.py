@@ -260,12 +260,12 @@ def _encode_appended(variable: int, recorder: ListRecorder, results: list[Any]) 
             chunk.items if isinstance(chunk, ItemRun) else chunk.item
         )
         structures.append(structure)
-        outputs.append(_placed(leaves, results))
+        outputs.append(_placed(list(map(fitting, leaves)), results))
     assert recorder.place is not None
     return Appended(variable, counts, structures, recorder.place, outputs)
 
 
 def _placed(leaves: list[Any], results: list[Any]) -> list[int]:
     """Append the leaves to the results; their positions there."""
-    results.extend(map(fitting, leaves))
+    results.extend(leaves)
     return list(range(len(results) - len(leaves), len(results)))

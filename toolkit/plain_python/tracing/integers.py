@@ -320,8 +320,10 @@ def _cond(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> li
         given = narrowed(said, read, operands)
         if given is not None:
             found.append(evaluate(opened(branch)[0], given, exact))
-    values = [together(values) for values in zip(*found, strict=True)]
-    for variable, value in zip(equation.outvars, values, strict=True):
-        if exact and value is not None:
-            check_joined(_where(equation), variable.aval.dtype, value)
-    return values
+            for variable, value in zip(equation.outvars, found[-1], strict=True):
+                if exact and value is not None:
+                    check_joined(_where(equation), variable.aval.dtype, value)
+    # If no branch seems to run, what is known contradicts itself, and so nothing is.
+    return [together(values) for values in zip(*found, strict=True)] or [None] * len(
+        equation.outvars
+    )
