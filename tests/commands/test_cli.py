@@ -1,6 +1,7 @@
 """`list`, `schema`, `doctor`, usage errors, and a bug of ours."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -96,3 +97,35 @@ def test_a_bug_of_ours_is_one_line(toolkit, monkeypatch):
     code, _, err = toolkit("list")
     assert (code, len(err)) == (1, 1)
     assert "internal error, got KeyError: 'missing'" in err[0]
+
+
+def test_words_that_are_not_utf_8_are_refused(toolkit):
+    for words in (["check", "toy.yaml", "label=caf\udce9"], ["report", "caf\udce9"], ["\udce9"]):
+        code, _, err = toolkit(*words)
+        assert (code, len(err)) == (2, 1) and "not UTF-8" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("toolkit list > /dev/full", 5),
+        ("toolkit list adjoints > /dev/full", 5),
+        ("toolkit list | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}", 0),
+        ("toolkit list >&- 2>&-", 0),
+        ("PYTHONIOENCODING=ascii toolkit list", 0),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 toolkit list", 0),
+        ("mkdir gone; cd gone; rmdir ../gone; toolkit report x", 2),
+        ("toolkit report x 2> /dev/full", 2),
+        ("toolkit list\tx\n", 2),
+    ],
+)
+def test_a_terminal_that_is_gone_full_or_narrow_is_no_bug(tmp_path, command, code):
+    lines = f"toolkit() {{ '{sys.executable}' -m toolkit \"$@\"; }}; {command}"
+    done = subprocess.run(
+        ["bash", "-c", lines],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr

@@ -28,9 +28,9 @@ MAY_LOAD = {
     "toolkit.debug.nonfinite": "checks",
     "toolkit.run": ".",
     "toolkit.run.experiment": "*",
-    "toolkit.run.store": "arrays birth checkpoint directory environment files final metrics",
+    "toolkit.run.store": "arrays birth checkpoint directory environment files final intact metrics process",
     "toolkit.run.program": "budget compiled finite gradients seeds_on_cores steps",
-    "toolkit.run.drive": "chunks finish loop prepare progress runs signals",
+    "toolkit.run.drive": "chunks finish loop places prepare progress runs signals",
 }
 AT_THE_END = {
     "toolkit.run.program": "means",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, printable, shown
-from toolkit.run.experiment.output import mute, say
+from toolkit.run.experiment.output import flush, forgive, mute, say
 
 COMMANDS = {  # what `toolkit --help` says of each; its module has the same name
     "run": "start a run, or continue the unfinished one",
@@ -42,7 +42,18 @@ class _Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code and never raises."""
-    words = sys.argv[1:] if words is None else list(words)
+    for stream in (sys.stdout, sys.stderr):
+        forgive(stream)
+    code = _answered(sys.argv[1:] if words is None else list(words))
+    # Here, and not when Python ends, which would answer a full disk with a code of its own.
+    try:
+        flush(sys.stdout)
+    except OSError as error:
+        return code or _refused_by_system(error, "the terminal")
+    return code
+
+
+def _answered(words: list[str]) -> int:
     show_traceback = "--traceback" in words
     try:
         return int(_dispatch([word for word in words if word != "--traceback"]))
@@ -58,6 +69,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return int(Exit.DONE)
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
+    except OSError as error:  # what no place closer to it has explained
+        if show_traceback:
+            traceback.print_exception(error)
+        return _refused_by_system(error, "the system")
     except Exception as error:
         if show_traceback:
             traceback.print_exception(error)
@@ -65,7 +80,18 @@ def main(words: Sequence[str] | None = None) -> int:
         return int(Exit.BUG)
 
 
+def _refused_by_system(error: OSError, where: str) -> int:
+    place = error.filename if isinstance(error.filename, str) else where
+    refused = fail(Exit.STORAGE, place, "refused", error.strerror or str(error), "access and room")
+    say("\n".join(refused.lines()), sys.stderr)
+    return int(Exit.STORAGE)
+
+
 def _dispatch(words: list[str]) -> int:
+    for word in words:
+        # Python spells bytes that are not UTF-8 as surrogates, which no file of a run can hold.
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise fail(Exit.CONFIG, "toolkit", "not UTF-8", shown(word), "words in UTF-8")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         expected, near = f"one of {', '.join(COMMANDS)}", nearest(words[0], COMMANDS)
         raise fail(Exit.CONFIG, "toolkit", "no such command", shown(words[0]), expected, near)

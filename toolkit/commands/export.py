@@ -5,12 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from toolkit.commands.arguments import out
+
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--format", required=True, metavar="csv|tensorboard")
     default = "default: the terminal, or the folder tensorboard"
-    parser.add_argument("--out", type=Path, metavar="PATH", help=default)
+    parser.add_argument("--out", type=out, metavar="PATH", help=default)
 
 
 def run(arguments: Namespace) -> int:

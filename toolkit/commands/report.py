@@ -5,11 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from toolkit.commands.arguments import out
+
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("directories", type=Path, nargs="+", metavar="RUN_DIR")
     default = "default: report.html in the run directory"
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help=default)
+    parser.add_argument("--out", type=out, metavar="FILE.html", help=default)
 
 
 def run(arguments: Namespace) -> int:

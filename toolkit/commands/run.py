@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from toolkit.commands.arguments import add_config
+from toolkit.commands.arguments import add_config, out
 
 
 def add(parser: ArgumentParser) -> None:
     add_config(parser)
     default = "run directory (default: runs/<config name>-<number>)"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=default)
+    parser.add_argument("--out", type=out, metavar="DIR", help=default)
 
 
 def run(arguments: Namespace) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from toolkit.commands.arguments import add_config
+from toolkit.commands.arguments import add_config, out
 
 
 def add(parser: ArgumentParser) -> None:
@@ -14,7 +13,7 @@ def add(parser: ArgumentParser) -> None:
         "key=a,b,c lists values, key=0:5 is the range 0 1 2 3 4, key=value holds for all runs."
     )
     option = parser.add_argument
-    option("--out", type=Path, metavar="DIR", help="default: runs/<config name>-sweep-<number>")
+    option("--out", type=out, metavar="DIR", help="default: runs/<config name>-sweep-<number>")
     option(
         "--seeds-together",
         action="store_true",

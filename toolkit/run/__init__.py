@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from toolkit.faces import lazy
 
 if TYPE_CHECKING:
+    from toolkit.run.experiment import plain_yaml
     from toolkit.run.experiment.common import Claim, Diagnostics, Settings
     from toolkit.run.experiment.interface import Figure, Final, Gradients, Loss, Program, losses_of
     from toolkit.run.program.budget import by_fraction
@@ -26,6 +27,7 @@ __all__ = [
     "by_fraction",
     "losses_of",
     "pictures",
+    "plain_yaml",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy(
             "losses_of",
         ),
         "toolkit.run.program.budget": ("by_fraction",),
+        "toolkit.run.experiment.plain_yaml": (),  # reads a run's config.yaml as the run does
         "toolkit.run.report.drawing.pictures": (),
     },
 )

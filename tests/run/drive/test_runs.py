@@ -296,10 +296,9 @@ def test_a_changed_experiment_is_drift(toolkit, finished, unfinished, work):
 def test_every_recorded_value_is_compared(work):
     record = environment.record(work / "experiments/toy.py")
     for name in record:
-        assert environment.differences(record, {**record, name: "other"}) == [name]
-        assert environment.differences(record, {k: v for k, v in record.items() if k != name}) == [
-            name
-        ]
+        assert list(environment.differences(record, {**record, name: "other"})) == [name]
+        others = {k: v for k, v in record.items() if k != name}
+        assert environment.differences(record, others) == {name: (record[name], None)}
 
 
 def test_a_state_of_another_shape_is_refused(toolkit, unfinished, work):

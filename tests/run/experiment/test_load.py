@@ -175,3 +175,33 @@ def test_check_prints_the_resolved_config(toolkit, work):
     assert "rate: 0.5" in out
     assert out[-1].startswith("# ok: experiments/toy.py, state of 4 arrays")
     assert not (work / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("seed=4294967295", "seeds=2"), ("seed=4294957297", "seeds=10000")]
+)
+def test_seeds_past_the_last_one_are_refused(toolkit, words):
+    code, _, err = toolkit("check", "toy.yaml", *words)
+    assert (code, len(err)) == (2, 1)
+    assert "command line: seeds: bad value" in err[0] and "seeds end at 2**32" in err[0]
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1e20", "0.5", "true"])
+def test_a_seed_is_a_whole_number_of_32_bits(toolkit, seed):
+    code, _, err = toolkit("check", "toy.yaml", f"seed={seed}")
+    assert (code, len(err)) == (2, 1) and "seed: wrong value" in err[0]
+
+
+@pytest.mark.parametrize("name", ["seconds", "step", "drift", "gradients/a", "nonfinite"])
+def test_a_metric_cannot_take_a_name_of_a_row(toolkit, work, name):
+    path = work / "experiments/toy.py"
+    path.write_text(EXPERIMENT.replace('{"loss": loss,', f'{{"{name}": loss,'))
+    code, _, err = toolkit("check", "toy.yaml")
+    assert (code, len(err)) == (2, 1) and f'step: bad metrics, got "{name}"' in err[0]
+
+
+def test_a_final_metric_cannot_take_the_seconds(toolkit, work):
+    path = work / "experiments/toy.py"
+    path.write_text(EXPERIMENT.replace('{"error": ', '{"seconds": 1.0, "error": '))
+    code, _, err = toolkit("check", "toy.yaml")
+    assert (code, len(err)) == (2, 1) and 'finish: bad metric, got "seconds"' in err[0]

@@ -1,6 +1,7 @@
 """The loader: numbers of YAML 1.2, lines of every key, and a refusal for all that could surprise."""
 
 import os
+import random
 
 import pytest
 
@@ -83,3 +84,65 @@ def test_lines_are_those_of_the_keys():
     document = plain_yaml.parse("a: 1\nb:\n  c:\n    - 2\n    - d: 3\n", "x")
     assert document.lines[("b", "c")] == 3
     assert document.lines[("b", "c", 1, "d")] == 5
+
+
+PIECES = [
+    *"ab1.e-+ #:'\"\\\n\t\r[]{},&*!|>%@`?~",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\xa0",
+    "\ufeff",
+    "é",
+    "日",
+    "\U0001f600",
+    "\x00",
+]
+PIECES += [
+    "\x07",
+    "\x1b",
+    "\x7f",
+    "\u200b",
+    "\x0b",
+    "\x0c",
+    "---",
+    "...",
+    "<<",
+    "no",
+    "null",
+    "1e3",
+]
+
+
+def test_every_text_is_read_back_as_it_was_written():
+    """Line breaks that YAML 1.1 knows, control characters and signs of YAML itself, as keys and as values."""
+    draw = random.Random(0)
+    for _ in range(3000):
+        text = "".join(draw.choices(PIECES, k=draw.randint(0, 8)))
+        value = {"text": text, "list": [text, [text]], "key": {text: 1}}
+        assert plain_yaml.parse(plain_yaml.dump(value), "x").value == value, repr(text)
+
+
+@pytest.mark.parametrize("text", ["a: it\x85s", "a: 'x\u2028y'", "# a comment\u2029b: 1"])
+def test_a_line_break_that_only_yaml_1_1_has_is_refused(text):
+    with pytest.raises(RunError, match=r"x:1: a line break of YAML 1.1"):
+        plain_yaml.parse(text, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("run #3", "run #3"), ("#5", "#5"), ("5 # five", "5 # five"), ("'run #3'", "run #3"), ("5", 5), (" 1e-3 ", 1e-3),
+        ("a\nb", "a\nb"), ("a\x85b", "a\x85b"), ("", None), ("x#y", "x#y"), ("{a: 'x #y'}", {"a": "x #y"}),
+        ("a: 1 # c", "a: 1 # c"), ("[a, b]", ["a", "b"]), ("\ufeffx", "\ufeffx"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_command_line_is_taken_whole(text, value):
+    found = plain_yaml.parse_value(text, "x")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["'run' #3", "[1, 2] # é", '{a: "#"} #b', "caf\udce9"])
+def test_a_value_of_which_something_would_be_lost_is_refused(text):
+    with pytest.raises(RunError, match=r"a comment behind the value|not UTF-8"):
+        plain_yaml.parse_value(text, "x")

@@ -125,7 +125,7 @@ def test_other_data_is_drift(toolkit, on_data):
     (on_data / "points.txt").write_text("1.5 2.25")
 
     code, _, err = toolkit("resume", "x")
-    assert (code, "the environment differs in data/points, got" in err[0]) == (7, True)
+    assert (code, "differs in data/points, read/points.txt, got" in err[0]) == (7, True)
 
 
 def test_the_card_of_a_failed_run_tells_why(toolkit, work):

@@ -74,6 +74,41 @@ def test_the_same_command_does_only_what_is_missing(toolkit, tried):
     assert len(recorded()["runs"]) == 8  # another one beside it
 
 
+def test_a_sweep_with_other_axes_finds_what_it_has(toolkit, tried):
+    """`seed=0` is named otherwise where the rate is swept as well, and is the same run."""
+    assert toolkit(*SWEEP, "--out", "d")[0] == 0
+    tried.clear()
+    code, out, _ = toolkit("sweep", "toy.yaml", "seed=0:3", "rate=0.1", "--out", "d")
+    assert (code, out[0], tried) == (
+        0,
+        "3 runs in d, 2 of them finished before, by local",
+        ["seed=2"],
+    )
+    assert [run["name"] for run in recorded()["runs"]][:3] == [NAMES[0], NAMES[2], "seed=2"]
+    page = Path("d/report.html")
+    assert toolkit("report", "d")[0] == 0 and "not counted" not in page.read_text()
+
+
+def test_a_finished_run_that_was_edited_is_not_shown_as_finished(toolkit, tried):
+    assert toolkit(*SWEEP, "--out", "d")[0] == 0
+    path = Path("d", NAMES[0], "run.json")
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "final": {"metrics.json": "other"}})
+    )
+    code, out, err = toolkit(*SWEEP, "--out", "d")
+    assert code == 3 and len(err) == 1
+    assert any("finished, changed since the run: final/metrics.json" in line for line in out)
+
+
+def test_two_sweeps_at_one_moment_get_two_directories(toolkit, tried):
+    Path("runs/toy-sweep-1").mkdir(parents=True)
+    holding = os.open("runs/toy-sweep-1", os.O_RDONLY)
+    fcntl.flock(holding, fcntl.LOCK_EX)
+    assert toolkit(*SWEEP)[1][0] == "4 runs in runs/toy-sweep-2, by local"
+    assert toolkit(*SWEEP, "--out", "runs/toy-sweep-1")[0] == 4
+    os.close(holding)
+
+
 def test_without_a_directory_the_same_sweep_is_found_again(toolkit, tried, work):
     assert toolkit(*SWEEP)[1][0] == "4 runs in runs/toy-sweep-1, by local"
     assert "4 of them finished before" in toolkit(*SWEEP)[1][0]

@@ -39,9 +39,11 @@ def explain(path: Path) -> int:
         status = f"a run that is {record.get('status')}"
         expected = "one that ended with exit code 6"
         raise fail(Exit.CONFIG, path, "nothing to explain", status, expected)
-    with directory.held(directory.claim(path)) as place:
+    with directory.held(directory.claim(path, to_write=False)) as place:
         prepared = prepare(load.load(path / directory.CONFIG), directory.read_config(path))
-        changed = environment.differences(record.get("environment", {}), prepared.environment)
+        changed = environment.differences(
+            record.get("environment", {}), prepared.environment, record.get("wrote", [])
+        )
         if changed:
             differs = f"the environment differs in {', '.join(changed)}: the step may differ too"
             warn(printable(f"{path}: {differs}"))

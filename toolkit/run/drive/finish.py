@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from toolkit.run.drive.prepare import noticing
 from toolkit.run.experiment import experiments
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.experiment.output import say
@@ -31,10 +32,12 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
         for a claim that is missed.
     """
     from toolkit.run.report import claims, draw
+    from toolkit.run.store import intact
 
     result, metrics = _final(place, prepared, at)
+    noticing(place, prepared.loaded.experiment)()
     settings = prepared.settings
-    verdicts = claims.judge(settings.claims, metrics, settings.seed, settings.seeds)
+    verdicts = claims.judge(settings.claims, metrics, settings.every_seed())
     early = at.step < settings.steps
     ending = {
         "status": "finished",
@@ -46,7 +49,7 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
     for warning in draw.write(place.path, {**place.record(), **ending}, settings):
         place.warn(warning)
     place.event("finish", step=at.step, by=ending["ended_by"])
-    place.update(**ending)
+    place.update(**ending, logs=intact.logs(place.path))
     rows = result.table or tuple((name, f"{value:.6g}") for name, value in metrics.items())
     by = f" by its budget of {settings.budget}, at step {at.step}" if early else ""
     say(f"{two_columns(rows)}\nfinished{by}: {place.path}")

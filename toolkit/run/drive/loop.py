@@ -64,6 +64,7 @@ class Job:
     stop: StopRequest
     pace: Pace
     show: Callable[[int, dict[str, float], float], None]  # progress
+    notice: Callable[[], None]  # records what the experiment has imported and read by now
 
 
 class _ChunkCall(NamedTuple):
@@ -185,6 +186,7 @@ def _written(
 
 
 def _save(job: Job, at: RunPosition) -> None:
+    job.notice()  # before the checkpoint: whoever continues from it has to know all that went into it
     folder = job.place.path / directory.CHECKPOINTS
     size = checkpoint.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
     job.place.event("checkpoint", step=at.step, bytes=size)

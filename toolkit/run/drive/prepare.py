@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run.experiment import experiments, load
+from toolkit.run.experiment import experiments, heard, load
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, fail, shown
 from toolkit.run.program.budget import paced
@@ -107,6 +108,27 @@ def watch(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition)
         place.update(nonfinite_at_start=held)
     known = place.record().get("nonfinite_at_start", {})
     return finite.watch(prepared.traced.template, known)
+
+
+def noticing(place: directory.RunDirectory, source: Path) -> Callable[[], None]:
+    """A function that adds to run.json what the experiment has imported, read and written by now."""
+    known = -1
+
+    def notice() -> None:
+        nonlocal known
+        count = heard.count()
+        if count == known:
+            return
+        known, record = count, place.record()
+        then, written = record.get("environment", {}), record.get("wrote", [])
+        wrote = list(dict.fromkeys([*written, *heard.outputs()]))
+        own = {environment.READ + name for name in wrote}
+        files = environment.user_files(source)
+        found = {**{name: said for name, said in files.items() if name not in own}, **then}
+        if (found, wrote) != (then, written):
+            place.update(environment=found, wrote=wrote)
+
+    return notice
 
 
 def config_hash(resolved: dict[str, Any]) -> str:

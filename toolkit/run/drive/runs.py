@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.run.drive import signals
+from toolkit.run.drive import places, signals
 from toolkit.run.drive.finish import finish
-from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watch
+from toolkit.run.drive.prepare import PreparedRun, noticing, prepare, start_position, watch
 from toolkit.run.drive.progress import forecast, progress
-from toolkit.run.experiment import experiments, load, plain_yaml
+from toolkit.run.experiment import experiments, heard, load, plain_yaml
 from toolkit.run.experiment.durations import seconds
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.output import say
 from toolkit.run.experiment.words import duration
 from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_fractions
-from toolkit.run.store import birth, directory, environment, files
+from toolkit.run.store import birth, directory, environment, files, process
 
 if TYPE_CHECKING:
     from toolkit.run.drive.loop import RunPosition
@@ -34,25 +34,21 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
     environment.pin_threads()
     with signals.watched() as stop:
         loaded = load.load(path, words)
-        target = out or directory.default_path(path, lambda at: _continues(at, loaded))
-        directory.remove_leftovers(target)
         with contextlib.ExitStack() as stack:
             # `alone` keeps other starts out until the run directory exists and its own lock is held (see
             # `birth`).
             alone = stack.enter_context(contextlib.ExitStack())
-            if directory.is_free(target):
-                alone.enter_context(birth.alone(target, directory.this_process()))
+            target, found = places.place(path, loaded, out, alone)
             drift: list[str] = []
-            # Asked again, because another process may have made the run while this one waited for the lock.
-            if directory.is_free(target):
+            if found is None:
                 text = plain_yaml.dump(loaded.resolved)
                 prepared = prepare(loaded)
                 place = birth.create(target, text, _new_record(prepared, text, command))
                 stack.enter_context(directory.held(place))
                 place.event("start", command=command)
             else:
-                place = stack.enter_context(directory.held(directory.claim(target)))
-                _refuse_other_config(place, loaded)
+                place = stack.enter_context(directory.held(found))
+                places.refuse_other_config(place, loaded)
                 prepared = prepare(loaded)
                 drift = _continue(place, prepared, command, allow_drift=False)
             alone.close()
@@ -84,11 +80,12 @@ def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[s
         "step": 0,
         "steps": prepared.settings.steps,
         "seconds": 0.0,
-        "process": directory.this_process(),
+        "process": process.this_process(),
         "drift": [],
         **_bits(prepared),
         "code": environment.code_state(),
         "environment": prepared.environment,
+        "wrote": heard.outputs(),
     }
 
 
@@ -111,19 +108,18 @@ def _continue(
     """
     record = place.record()
     then = record.get("environment", {})
-    changed = environment.differences(then, prepared.environment)
+    changed = environment.differences(then, prepared.environment, record.get("wrote", []))
     if changed and not allow_drift:
-        old = ", ".join(
-            f"{name} {shown(prepared.environment.get(name))[:24]}" for name in changed[:6]
-        )
-        new = ", ".join(f"{name} {shown(then.get(name))[:24]}" for name in changed[:6])
+        first = list(changed.items())[:6]
+        old = ", ".join(f"{name} {shown(now)[:24]}" for name, (_, now) in first)
+        new = ", ".join(f"{name} {shown(then)[:24]}" for name, (then, _) in first)
         what = f"the environment differs in {', '.join(changed)}"
         remedy = (
             f"{new} as recorded; `toolkit resume --allow-drift {place.path}` continues all the same"
         )
         raise fail(Exit.ENVIRONMENT, place.path, what, old, remedy)
     drift = sorted({*record.get("drift", []), *changed})
-    place.update(status="running", process=directory.this_process(), drift=drift)
+    place.update(status="running", process=process.this_process(), drift=drift)
     place.event("resume", command=command, **({"drift": drift} if drift else {}))
     return drift
 
@@ -192,6 +188,7 @@ def _drive(
                 stop,
                 pace,
                 shown,
+                noticing(place, source),
             )
             return loop.drive(job, start)
     except loop.NotFinite as found:
@@ -208,7 +205,9 @@ def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPositi
         return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
     # A process that was killed had gone on after its last checkpoint. Its rows say how long, and that time
     # counts.
-    spent = max([start.seconds, *(row["seconds"] for row in directory.read_rows(place.path)[-1:])])
+    spent = max(
+        [start.seconds, *(row.get("seconds", 0.0) for row in directory.read_rows(place.path)[-1:])]
+    )
     pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
     began = time.perf_counter()
     with experiments.reported(prepared.loaded.experiment, "finish failed"):
@@ -233,23 +232,6 @@ def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: PreparedRun) -
         place.warn(f"{place.path}: short of space: {text}")
 
 
-def _refuse_other_config(place: directory.RunDirectory, loaded: load.Loaded) -> None:
-    """Raises: RunError (exit 4) that names the first keys in which the directory's config differs."""
-    old, new = load.fields(directory.read_config(place.path)), load.fields(loaded.resolved)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if keys:
-        got = ", ".join(f"{key} {shown(new.get(key))}" for key in keys[:4])
-        expected = ", ".join(f"{key} {shown(old.get(key))}" for key in keys[:4])
-        what = "the directory holds a run of another config"
-        raise fail(
-            Exit.OCCUPIED,
-            place.path,
-            what,
-            got,
-            f"{expected} as in its config.yaml, or another --out",
-        )
-
-
 def _unchanged_config(place: directory.RunDirectory) -> dict[str, Any]:
     """What config.yaml says.
 
@@ -266,15 +248,3 @@ def _unchanged_config(place: directory.RunDirectory) -> dict[str, Any]:
         got = f"sha256 {found[:12]}"
         raise fail(Exit.CHECKPOINT, where, "changed since the start", got, expected)
     return plain_yaml.parse(text.decode(errors="replace"), str(where)).value
-
-
-def _continues(at: Path, loaded: load.Loaded) -> bool:
-    """Whether an unnamed run should continue the one at `at`: unfinished, same config, same code."""
-    try:
-        record = directory.read_record(at)
-        same_config = directory.read_config(at) == loaded.resolved
-    except RunError:
-        return False
-    then = record.get("environment", {})
-    same_code = all(then.get(k) == v for k, v in environment.sources(loaded.experiment).items())
-    return same_config and same_code and record.get("status") != "finished"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from toolkit.run.experiment.durations import seconds
 
@@ -14,6 +22,7 @@ from toolkit.run.experiment.durations import seconds
 STRICT = ConfigDict(
     frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
 )
+SEED_END = 2**32  # a key is made of 32 bits
 
 
 def _duration(text: str) -> str:
@@ -86,7 +95,7 @@ class Settings(BaseModel):
     model_config = STRICT
 
     experiment: str = Field(description="name of experiments/NAME.py under the working directory")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=SEED_END)] = Field(
         default=0, description="seed of the only PRNG key"
     )
     seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(
@@ -112,3 +121,15 @@ class Settings(BaseModel):
     )
     claims: dict[str, Claim] = Field(default={}, description="bounds by name of a final metric")
     schema_version: Literal[1] = Field(default=1, description="version of this file's layout")
+
+    @field_validator("seeds")
+    @classmethod
+    def _within_the_seeds_there_are(cls, seeds: int, info: ValidationInfo) -> int:
+        first = info.data.get("seed", 0)  # missing where it is wrong itself
+        if first + seeds > SEED_END:
+            raise ValueError(f"at most {SEED_END - first} from seed {first} on, seeds end at 2**32")
+        return seeds
+
+    def every_seed(self) -> range:
+        """The seeds of the run."""
+        return range(self.seed, self.seed + self.seeds)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from toolkit.run.experiment import sources
+from toolkit.run.experiment import heard, sources
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, shown
 
@@ -92,6 +92,7 @@ def load(path: Path) -> ModuleType:
 
     Raises: RunError (exit 2) that names the line at which it fails.
     """
+    heard.start(path)
     with reported(path, "cannot be loaded"):
         text = path.read_bytes()
         known = _loaded.get(path.resolve())
@@ -128,9 +129,13 @@ def config_class(module: ModuleType) -> type[Settings]:
 
 @contextmanager
 def reported(path: Path, what: str) -> Iterator[None]:
-    """Turns any exception of an experiment's code into one line that names the line of the experiment."""
+    """Turns any exception of an experiment's code into one line that names the line of the experiment.
+
+    The files that the code reads are heard of (see `heard`).
+    """
     try:
-        yield
+        with heard.listening():
+            yield
     except RunError:
         raise
     except SyntaxError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from io import TextIOWrapper
 from typing import TextIO
 
 
@@ -19,6 +20,25 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 def warn(text: str) -> None:
     say(f"warning: {text}", sys.stderr)
+
+
+def forgive(stream: TextIO | None) -> None:
+    """Characters that the terminal's encoding lacks are written as escapes, instead of ending the command."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def flush(stream: TextIO | None) -> None:
+    """Sends out what is buffered. Raises: OSError where that fails, unless nobody reads any more."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        mute(stream)
+    except OSError:
+        mute(stream)
+        raise
 
 
 def mute(stream: TextIO) -> None:

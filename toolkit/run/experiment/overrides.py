@@ -34,7 +34,7 @@ def _parse(word: str) -> Override:
             shown(word),
             "key=value, with dots for nested keys",
         )
-    return Override(path, plain_yaml.parse(text, f"{WHERE}: {printable(key)[:80]}").value)
+    return Override(path, plain_yaml.parse_value(text, f"{WHERE}: {printable(key)[:80]}"))
 
 
 def apply(

@@ -29,6 +29,8 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
+_NOT_YAML = re.compile("[\x85\u2028\u2029]")
+_COMMENT = re.compile(r"(?:^|\s)#")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -82,6 +84,18 @@ def read(path: Path) -> Document:
 def parse(text: str, where: str) -> Document:
     """The single document in `text`. `where` (a file name, or `command line`) opens every error message."""
     lines: dict[Path_, int] = {}
+    try:
+        text.encode()
+    except (
+        UnicodeEncodeError
+    ) as error:  # bytes of the command line that are not UTF-8 arrive as surrogates
+        got = ascii(text[error.start])
+        raise fail(Exit.CONFIG, where, "not UTF-8", got, "text in UTF-8") from None
+    if found := _NOT_YAML.search(text):
+        # PyYAML takes these for line breaks, as YAML 1.1 does, and would fold them into spaces.
+        place = f"{where}:{text.count(chr(10), 0, found.start()) + 1}"
+        expected = 'an escape within double quotes: "\\N", "\\L" or "\\P"'
+        raise fail(Exit.CONFIG, place, "a line break of YAML 1.1", shown(found[0]), expected)
     events = yaml.parse(text, Loader=_PARSER)
     try:
         first = _skip_to_content(events)
@@ -95,6 +109,36 @@ def parse(text: str, where: str) -> Document:
         )
         raise fail(Exit.CONFIG, place, "not YAML", str(reason), "a YAML document") from None
     return Document(value, lines)
+
+
+def parse_value(text: str, where: str) -> Any:
+    """A value as the command line gives it: read like a config, but nothing of a text is lost.
+
+    A config may have comments and fold lines. Here `run #3` is a text, and a line break is a part of it.
+
+    Raises: RunError (exit 2), also for a comment behind a value in quotes or brackets.
+    """
+    whole = text.strip(" \t")
+    quoted = whole.startswith(("'", '"', "[", "{", "|", ">"))
+    if not quoted and (_COMMENT.search(whole) or _NOT_YAML.search(whole)):
+        return whole
+    value = parse(text, where).value
+    if isinstance(value, str) and not quoted:
+        return whole
+    if _COMMENT.search(whole) and _has_comment(whole):
+        expected = "a value alone, or quotes around all of it"
+        raise fail(Exit.CONFIG, where, "a comment behind the value", shown(text), expected)
+    return value
+
+
+def _has_comment(text: str) -> bool:
+    """Whether a valid text has a comment: a `#` between two of its tokens."""
+    end = 0
+    for token in yaml.scan(text, Loader=_PARSER):
+        if "#" in text[end : token.start_mark.index]:
+            return True
+        end = token.end_mark.index
+    return False
 
 
 def scalar(text: str) -> Any:
@@ -233,8 +277,11 @@ def _events(value: Any) -> Iterator[Any]:
         yield yaml.SequenceEndEvent()
     elif isinstance(value, str):
         plain = _reads_as_text(value)
+        # Within double quotes the emitter writes `\\N` for U+0085 and `\\n` for a line break. Elsewhere a
+        # reader would fold them into spaces.
+        style = '"' if not value.isprintable() else None if plain else "'"
         yield yaml.ScalarEvent(
-            None, None, implicit=(plain, True), value=value, style=None if plain else "'"
+            None, None, implicit=(plain and style is None, True), value=value, style=style
         )
     else:
         yield yaml.ScalarEvent(None, None, implicit=(True, False), value=_number(value))

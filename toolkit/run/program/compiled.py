@@ -15,7 +15,7 @@ from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Gradients, Program
 from toolkit.run.program.steps import ROWS, Made, Reports, looped, single, slow_in_loops
 from toolkit.run.store.arrays import named_leaves
-from toolkit.run.store.metrics import RESERVED
+from toolkit.run.store.metrics import NESTED, RESERVED, is_reserved
 
 
 class TracedProgram(NamedTuple):
@@ -173,8 +173,10 @@ def _check_metrics(metrics: Any, source: Path) -> None:
     for name, value in metrics.items():
         if isinstance(value, Gradients) and isinstance(name, str):
             continue  # they have a key of their own in a row
-        if not isinstance(name, str) or name in RESERVED:
-            raise _bad_metrics(source, shown(name), f"names other than {', '.join(RESERVED)}")
+        if not isinstance(name, str) or is_reserved(name):
+            raise _bad_metrics(
+                source, shown(name), f"names other than {', '.join(RESERVED)} and {NESTED}…"
+            )
         if getattr(value, "shape", None) != () or value.dtype.kind not in "biuf":
             raise _bad_metrics(
                 source, f"{name} with {getattr(value, 'dtype', '?')}{value.shape}", "real scalars"

@@ -50,7 +50,7 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
         raise fail(
             Exit.CONFIG, "config", "diagnostics.gradients_every: not with seeds", got, expected
         )
-    seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
+    seeds = tuple(settings.every_seed())
     programs = [build(settings.model_copy(update={"seed": seed, "seeds": 1})) for seed in seeds]
     if getattr(programs[0], "takes_fraction", False):
         expected = "a program without it, or seeds: 1"
@@ -189,6 +189,9 @@ def _of(states: Any, index: int) -> Any:
 def _joined(ends: dict[int, Final]) -> Final:
     """The parameters of every seed; the metrics of every seed, and their means, which claims are about."""
     names = list(dict.fromkeys(name for end in ends.values() for name in end.metrics))
+    clash = next((m for name in names for s in ends if (m := f"{name}[{s}]") in names), None)
+    if clash is not None:
+        raise ValueError(f"the metric {clash!r} has the name of a metric of one seed")
     metrics: dict[str, float] = {}
     table: list[tuple[str, str]] = []
     for name in names:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from toolkit.run.experiment.common import Claim
-from toolkit.run.experiment.errors import Complaint, nearest
+from toolkit.run.experiment.errors import Complaint, Exit, fail, nearest, shown
 from toolkit.run.program.means import estimate
 
 Outcome = Literal["within", "missed", "inconclusive"]
@@ -22,6 +22,8 @@ class Verdict(NamedTuple):
     outcome: Outcome = "within"
     interval: tuple[float, float] | None = None  # of the mean, at 95 %; None for a single run
     runs: int = 1
+    seeds: int = 1  # over which it is claimed
+    met: int = 0  # runs that meet it by themselves
 
     @property
     def word(self) -> str:
@@ -39,7 +41,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    claims: Mapping[str, Claim], metrics: Mapping[str, Any], first: int = 0, seeds: int = 1
+    claims: Mapping[str, Claim], metrics: Mapping[str, Any], seeds: Sequence[int] = (0,)
 ) -> list[Verdict]:
     """A verdict on each claim for one run, in the config's order.
 
@@ -47,22 +49,21 @@ def judge(
 
     Args:
         metrics: the final ones. In a run of several seeds each name has its seed behind it, `loss[3]`.
-        first: the first seed.
-        seeds: how many seeds the run has.
+        seeds: those of the run.
     """
-    return judge_runs(claims, by_seed(claims, metrics, first, seeds))
+    return judge_runs(claims, by_seed(claims, metrics, seeds, len(seeds) > 1))
 
 
 def by_seed(
-    names: Iterable[str], metrics: Mapping[str, Any], first: int, seeds: int
+    names: Iterable[str], metrics: Mapping[str, Any], seeds: Iterable[int], several: bool
 ) -> list[Mapping[str, Any]]:
-    """The named metrics of each seed of a run."""
-    if seeds == 1:
-        return [metrics]
+    """The named metrics of each of these seeds of a run. `several`: the run has more than one."""
+    if not several:
+        return [metrics for _ in seeds]
     names = list(names)
     return [
         {name: metrics[key] for name in names if (key := f"{name}[{seed}]") in metrics}
-        for seed in range(first, first + seeds)
+        for seed in seeds
     ]
 
 
@@ -94,24 +95,35 @@ def missed(verdicts: list[Verdict], metrics: Mapping[str, Any], where: object) -
     ]
 
 
-def from_record(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
-    """The claims of a resolved config."""
-    return {name: Claim(**bounds) for name, bounds in claims.items()}
+def from_record(claims: Any, where: object) -> dict[str, Claim]:
+    """The claims of a resolved config. Raises: RunError (exit 3) that names `where` they are damaged."""
+    try:
+        return {name: Claim(**bounds) for name, bounds in claims.items()}
+    except (AttributeError, TypeError, ValueError):  # pydantic's error is a ValueError
+        expected = "those that `run` wrote"
+        raise fail(Exit.CHECKPOINT, where, "damaged claims", shown(claims), expected) from None
 
 
 def _verdict(name: str, claim: Claim, values: Sequence[Any]) -> Verdict:
-    bounds, count = claim.bounds(), len(values)
     numbers = [value for value in values if isinstance(value, int | float)]
-    if not numbers or len(numbers) < count:
-        return Verdict(name, bounds, None, False, "missed", None, count)
+    made = Verdict(
+        name, claim.bounds(), None, False, "missed", None, len(values), claim.seeds,
+        sum(map(claim.holds, numbers)),
+    )  # fmt: skip
+    if not numbers or len(numbers) < len(values):
+        return made
     found = estimate(numbers)
     assert found is not None  # there are numbers
-    mean, spread = found.mean, found.interval
+    outcome: Outcome
     if claim.seeds == 1:
-        holds = all(map(claim.holds, numbers))
-        return Verdict(name, bounds, mean, holds, "within" if holds else "missed", spread, count)
-    outcome = _outcome(claim, spread) if spread and count >= claim.seeds else "inconclusive"
-    return Verdict(name, bounds, mean, outcome != "missed", outcome, spread, count)
+        outcome = "within" if made.met == len(numbers) else "missed"
+    elif found.interval is None or len(numbers) < claim.seeds:
+        outcome = "inconclusive"
+    else:
+        outcome = _outcome(claim, found.interval)
+    return made._replace(
+        value=found.mean, holds=outcome != "missed", outcome=outcome, interval=found.interval
+    )
 
 
 def _outcome(claim: Claim, spread: tuple[float, float]) -> Outcome:

@@ -23,8 +23,8 @@ def write(
     """
     story = read(path, record)
     html, warnings = page_of(story, settings)
-    files.write_file(path / directory.REPORT, html.encode())
-    files.write_file(path / directory.CARD, card(story).encode())
+    files.write_file(path / directory.REPORT, files.text_bytes(html))
+    files.write_file(path / directory.CARD, files.text_bytes(card(story)))
     return warnings
 
 

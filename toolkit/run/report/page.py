@@ -15,7 +15,7 @@ from toolkit.run.report.claims import Verdict
 from toolkit.run.report.drawing import gradients
 from toolkit.run.report.drawing.bands import bands
 from toolkit.run.report.drawing.plots import curves, svg
-from toolkit.run.report.groups import Group, plain_names, seeds_of
+from toolkit.run.report.groups import Group, plain_names
 from toolkit.run.report.story import Story
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -25,7 +25,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     """The page of one run, and warnings for figures that could not be drawn."""
     drawn, warnings = drawings("Figures", figures, 0)
     # A run of several seeds is drawn as a mean with a band, a run of one seed as a curve.
-    training = bands([Group({}, [story])]) if seeds_of(story) > 1 else curves({"": story.rows})
+    training = bands([Group({}, [story])]) if len(story.seeds) > 1 else curves({"": story.rows})
     generic, more = drawings("Training", training, len(figures))
     by_leaf, yet_more = drawings(
         "Gradients", gradients.figures(story.rows), len(figures) + len(training)
@@ -70,8 +70,8 @@ def _header(story: Story) -> str:
 
 
 def _seeds(story: Story) -> str:
-    first, count = int(story.config.get("seed", 0)), seeds_of(story)
-    return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+    first, last = story.seeds[0], story.seeds[-1]
+    return f"seed {first}" if first == last else f"seeds {first} to {last}"
 
 
 def _why_it_stopped(story: Story) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.experiment.output import warn
 from toolkit.run.report import draw
+from toolkit.run.report.groups import each_seed_once, not_counted
 from toolkit.run.report.several import across_seeds
 from toolkit.run.report.several.comparison import comparison
 from toolkit.run.report.story import Story, changed, read
@@ -22,13 +23,14 @@ def redraw(paths: Sequence[Path], out: Path | None) -> int:
     """
     runs = list(dict.fromkeys(run for path in paths for run in sweeps.runs_in(path)))
     if len(paths) > 1 or runs != list(paths):
-        stories = _readable(runs)
+        stories = each_seed_once(_readable(runs))
         target = _several(stories, paths, out)
         _warn([text for story in stories for text in changed(story)])
+        _warn([text for story in stories for text in not_counted(story)])
     elif out is not None:
         stories, target = [read(paths[0])], out
         html, warnings = draw.page_of(stories[0])
-        files.write_file(target, html.encode())
+        files.write_file(target, files.text_bytes(html))
         _warn(warnings)
     else:
         stories, target = [read(paths[0])], paths[0] / directory.REPORT
@@ -60,7 +62,7 @@ def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) 
     command = str((record or {}).get("command", ""))
     absent = sweeps.not_started(given[0]) if record else 0
     text, warnings = comparison(stories, target.parent, command, absent)
-    files.write_file(target, text.encode())
+    files.write_file(target, files.text_bytes(text))
     _warn(warnings)
     return target
 

@@ -10,7 +10,7 @@ from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.errors import Exit, RunError, fail
 from toolkit.run.experiment.interface import Figure
 from toolkit.run.report import claims
-from toolkit.run.store import directory, environment, final
+from toolkit.run.store import directory, environment, final, intact
 
 
 class Story(NamedTuple):
@@ -24,6 +24,9 @@ class Story(NamedTuple):
     verdicts: list[claims.Verdict]
     summary: str  # first line of the experiment's docstring
     events: list[dict[str, Any]]  # events.jsonl
+    changed: tuple[str, ...] = ()  # files that are not what the run wrote
+    counted: tuple[int, ...] = ()  # its seeds that count in statistics, see `several.once`
+    left_out: str = ""  # why others of its seeds do not count
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -34,15 +37,28 @@ class Story(NamedTuple):
     @property
     def seconds(self) -> float:
         """How long it ran, over all processes. An unfinished run is counted up to its last row."""
-        return self.record.get("seconds") or (self.rows[-1]["seconds"] if self.rows else 0.0)
+        return self.record.get("seconds") or (
+            self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
+        )
 
     @property
     def step(self) -> int:
         """The last step that is known."""
         return max(self.record.get("step") or 0, self.rows[-1]["step"] if self.rows else 0)
 
+    @property
+    def seeds(self) -> range:
+        """The seeds that it is of."""
+        first, count = self.config.get("seed", 0), self.config.get("seeds", 1)
+        return range(first, first + count)
+
     def status(self) -> tuple[str, str]:
         """(`good`, `bad` or `open`, the same in words)."""
+        if self.changed:
+            return "bad", f"{self._status()[1]}, changed since: {', '.join(self.changed)}"
+        return self._status()
+
+    def _status(self) -> tuple[str, str]:
         missed = sum(not verdict.holds for verdict in self.verdicts)
         status = self.record.get("status", "unknown")
         if status != "finished":
@@ -63,23 +79,35 @@ class Story(NamedTuple):
 
 
 def read(path: Path, record: dict[str, Any] | None = None) -> Story:
-    """The story of a run directory. `record` stands in for a run.json that is about to be written."""
-    record = record or directory.read_record(path)
+    """The story of a run directory. `record` stands in for a run.json that is about to be written.
+
+    Raises: RunError (exit 3) where a file is damaged.
+    """
+    on_disk, record = record is None, record or _told(path)
     resolved = directory.read_config(path)
     durable = final.read(path)
-    bounds = claims.from_record(resolved.get("claims", {}))
-    seeds = resolved.get("seed", 0), resolved.get("seeds", 1)
-    verdicts = claims.judge(bounds, durable.metrics, *seeds) if durable else []
+    bounds = claims.from_record(resolved.get("claims", {}), path / directory.CONFIG)
+    rows, events = directory.read_rows(path), directory.read_events(path)
+    # After all files are read: by then it is known that none of them is without end.
+    changed = tuple(intact.changed(path, directory.read_record(path))) if on_disk else ()
+    story = Story(path, record, resolved, rows, durable, [], "", events, changed)
+    verdicts = claims.judge(bounds, durable.metrics, story.seeds) if durable else []
     source = Path(experiments.FOLDER) / f"{resolved['experiment']}.py"
     summary = experiments.summary(source) if source.is_file() else ""
-    rows, events = directory.read_rows(path), directory.read_events(path)
-    return Story(path, record, resolved, rows, durable, verdicts, summary, events)
+    return story._replace(verdicts=verdicts, summary=summary, counted=tuple(story.seeds))
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """run.json. A run that was killed is `running` there for ever, so it is asked whether a process holds it."""
+    record = directory.read_record(path)
+    if record.get("status") == "running" and not directory.in_use(path):
+        return {**record, "status": "stopped"}
+    return record
 
 
 def changed(story: Story) -> list[str]:
-    """A warning for each file of `final/` that is not what the run wrote."""
-    names = final.changed(story.path, story.record.get("final") or {}) if story.durable else []
-    return [f"{story.path / directory.FINAL / name}: changed since the run" for name in names]
+    """A warning for each file that is not what the run wrote."""
+    return [f"{story.path / name}: changed since the run" for name in story.changed]
 
 
 def figures(story: Story, settings: Settings | None = None) -> tuple[tuple[Figure, ...], list[str]]:

@@ -14,31 +14,27 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.run.experiment.errors import Exit, RunError, fail
-from toolkit.run.store import directory, files
+from toolkit.run.store import directory, files, process
 from toolkit.run.store.files import storing
 
 # Before the half-made directory is locked, another start may take it for a leftover and remove it: try again.
 ATTEMPTS = 5
-PATIENCE = 0.5  # seconds for the holder of the lock to write who it is
 
 
 @contextlib.contextmanager
-def alone(path: Path, process: dict[str, Any]) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Holds the right to create `path`. Folders above it that stay empty are removed again.
 
     Raises: RunError: exit 4 that names the process that holds it, exit 5 where the disk refuses.
     """
     missing = [parent for parent in path.parents if not parent.exists()]
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(path, process):
+        with _locked(path):
             yield
     finally:
         for folder in missing:
@@ -82,7 +78,7 @@ def _create_once(
         with open(lock, "wb", closefd=False) as file:
             file.write(config_text.encode())
         os.fsync(lock)
-        files.write_new(temporary / directory.RECORD, files.json_bytes(record))
+        files.write_new(temporary / directory.RECORD, files.json_bytes(directory.sealed(record)))
         files.write_new(temporary / directory.METRICS, b"")
         files.write_new(temporary / directory.EVENTS, b"")
         (temporary / directory.CHECKPOINTS).mkdir()
@@ -107,7 +103,7 @@ def _create_once(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, process: dict[str, Any]) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     lock = files.lock_of(path)
     with storing(path):
         descriptor = _take(lock)
@@ -116,7 +112,7 @@ def _locked(path: Path, process: dict[str, Any]) -> Iterator[None]:
             raise _occupied(path, lock)
         with storing(path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(process).encode(), 0)
+            os.pwrite(descriptor, json.dumps(process.this_process()).encode(), 0)
         yield
     finally:
         if descriptor is not None:
@@ -126,8 +122,17 @@ def _locked(path: Path, process: dict[str, Any]) -> Iterator[None]:
 
 def _take(lock: Path) -> int | None:
     """A descriptor of the locked file, or None where another process holds it. Raises: OSError."""
+    failed = 0
     while True:
-        descriptor = files.open_regular(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = files.open_regular(lock, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            # Another start may just have failed, and removed the folder that it had made.
+            failed += 1
+            if failed == ATTEMPTS:
+                raise
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between our `open` and our lock its holder may have removed the file. Then a third process can
@@ -147,14 +152,10 @@ def _take(lock: Path) -> int | None:
 
 
 def _occupied(path: Path, lock: Path) -> RunError:
-    until = time.monotonic() + PATIENCE
-    holder: Any = {}
-    while time.monotonic() < until:
+    def read() -> Any:
         with contextlib.suppress(OSError, ValueError):
-            holder = json.loads(files.read_regular(lock, 1 << 16))
-            break
-        time.sleep(0.01)
-    if not isinstance(holder, dict):
-        holder = {}
-    got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, which is starting"
+            return json.loads(files.read_regular(lock, 1 << 16))
+        return None
+
+    got = f"{process.holder(read)}, which is starting"
     return fail(Exit.OCCUPIED, path, "in use", got, "a directory that no other process runs in")

@@ -101,6 +101,16 @@ def load_newest(
     return None
 
 
+def newest_prefix(folder: Path) -> Prefix | None:
+    """What metrics.jsonl began with when the newest checkpoint was made; None where there is no checkpoint.
+
+    Raises: OSError, ValueError, TypeError or KeyError for a manifest that is not what `save` wrote.
+    """
+    for _, entry in _entries(folder):
+        return _logged(_manifest(entry))
+    return None
+
+
 def restore(found: Checkpoint, template: Any, folder: Path) -> Any:
     """The state on its devices. Raises: RunError (exit 3) where the experiment's state has another layout."""
     different = arrays.mismatch(found.layout, template)
@@ -112,16 +122,12 @@ def restore(found: Checkpoint, template: Any, folder: Path) -> Any:
 
 def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoint:
     """Raises: OSError, ValueError, TypeError or KeyError, for a file that is not what `save` wrote."""
-    if entry.is_symlink():
-        raise ValueError("a link")
-    manifest = json.loads(files.read_regular(entry / MANIFEST, MANIFEST_LIMIT))
-    if manifest["checksum"] != _checksum(manifest):
-        raise ValueError(f"{MANIFEST}: wrong checksum")
+    manifest = _manifest(entry)
     if (manifest["step"], manifest["config"]) != (step, config):
         raise ValueError(f"{MANIFEST}: of another step or config")
     if manifest["format"] not in FORMATS:
         raise ValueError(f"{MANIFEST}: of another version, {manifest['format']!r}")
-    logged = Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
+    logged = _logged(manifest)
     refuse_change(log, logged)
     # The limit is checked before the file is read. Whoever can damage the file can write any size into the
     # manifest, and reading a huge one would fill the memory.
@@ -131,6 +137,19 @@ def _load(entry: Path, step: int, config: str, log: Path, room: int) -> Checkpoi
         raise ValueError(f"{STATE}: wrong checksum")
     values = arrays.decode(data, manifest["leaves"])
     return Checkpoint(step, _seconds(manifest["seconds"]), logged, values, manifest["leaves"])
+
+
+def _manifest(entry: Path) -> dict[str, Any]:
+    if entry.is_symlink():
+        raise ValueError("a link")
+    manifest = json.loads(files.read_regular(entry / MANIFEST, MANIFEST_LIMIT))
+    if manifest["checksum"] != _checksum(manifest):
+        raise ValueError(f"{MANIFEST}: wrong checksum")
+    return manifest
+
+
+def _logged(manifest: dict[str, Any]) -> Prefix:
+    return Prefix(_count(manifest["metrics_bytes"]), manifest.get("metrics_sha256"))
 
 
 def _count(value: Any) -> int:

@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import math
 import os
-import re
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from toolkit.run.experiment import output, plain_yaml
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest
-from toolkit.run.store import files
+from toolkit.run.store import files, process
 
 CONFIG, RECORD, METRICS, EVENTS = "config.yaml", "run.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, FINAL, REPORT, CARD = "checkpoints", "final", "report.html", "README.md"
 RECORD_LIMIT = 16 << 20  # bytes
 METRICS_LIMIT = 4 << 30
-FIELDS = {
-    "environment": dict,
-    "process": dict,
-    "code": dict,
-    "drift": list,
-    "step": int,
-    "steps": int,
-    "status": str,
+MAX_SEEDS = 10_000  # of a config; an edited one may say anything
+FIELDS: dict[str, type | UnionType] = {  # of run.json, where a field is there
+    **dict.fromkeys(("environment", "process", "code", "final", "nonfinite"), dict),
+    **dict.fromkeys(("step", "steps"), int),
+    **dict.fromkeys(("status", "command", "experiment"), str),
+    **dict.fromkeys(("drift", "wrote"), list),
+    "seconds": int | float,
 }
 
 
@@ -50,7 +50,7 @@ class RunDirectory:
 
     def update(self, **changes: Any) -> dict[str, Any]:
         """Rewrites run.json with these fields changed."""
-        record = {**self.record(), **changes}
+        record = sealed({**self.record(), **changes})
         files.write_file(self.path / RECORD, files.json_bytes(record))
         return record
 
@@ -62,7 +62,7 @@ class RunDirectory:
             with open(files.open_regular(self.path / EVENTS, flags), "a+b") as file:
                 if file.tell() and not _ends_a_line(file.fileno(), file.tell()):
                     file.write(b"\n")  # a killed process may leave half a line
-                file.write(line.encode() + b"\n")
+                file.write(files.text_bytes(line) + b"\n")
 
     def warn(self, text: str) -> None:
         """Tells on stderr and in events.jsonl."""
@@ -79,8 +79,12 @@ def held(place: RunDirectory) -> Iterator[RunDirectory]:
         os.close(place.lock)
 
 
-def claim(path: Path) -> RunDirectory:
-    """An existing, unfinished run directory, locked. Raises: RunError (exit 4) if in use or finished."""
+def claim(path: Path, to_write: bool = True) -> RunDirectory:
+    """An existing, unfinished run directory, locked. Raises: RunError (exit 4) if in use or finished.
+
+    Args:
+        to_write: the run is to go on, so run.json names this process from now on.
+    """
     if not is_run(path):
         expected = "a new or empty directory, or an unfinished run"
         raise fail(Exit.OCCUPIED, path, "not a run directory", "other files", expected)
@@ -90,9 +94,14 @@ def claim(path: Path) -> RunDirectory:
         lock = files.open_regular(path / CONFIG, os.O_RDWR)
     try:
         with files.storing(path):
-            _lock(lock, path)
+            if not process.lock(lock, lambda: _holder(path)):
+                raise occupied(path)
         # Asked again: the process that held the lock may have finished the run before it released it.
         refuse_finished(path)
+        # At once, so that others who want the run are told this process, and not one that was killed.
+        place = RunDirectory(path, lock)
+        if to_write:
+            place.update(process=process.this_process())
     except BaseException:
         os.close(lock)
         raise
@@ -101,7 +110,7 @@ def claim(path: Path) -> RunDirectory:
             _remove(entry)
     for entry in (path / CHECKPOINTS).glob(".*.tmp-*"):
         _remove(entry)
-    return RunDirectory(path, lock)
+    return place
 
 
 def _refuse_links(path: Path) -> None:
@@ -125,24 +134,36 @@ def refuse_finished(path: Path) -> None:
 
 
 def is_run(path: Path) -> bool:
-    return (path / CONFIG).is_file() and (path / RECORD).is_file()
+    # Not `Path.is_file`, which raises for a name that is too long or a folder that may not be read.
+    return os.path.isfile(path / CONFIG) and os.path.isfile(path / RECORD)
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process holds the run."""
+    return process.is_locked(path / CONFIG)
 
 
 def is_free(path: Path) -> bool:
-    """Whether a run can be born at `path`."""
-    try:
-        return not any(path.iterdir())
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    """Whether a run can be born at `path`. Raises: RunError (exit 5) where that cannot be seen."""
+    with files.storing(path):
+        try:
+            return not any(path.iterdir())
+        except FileNotFoundError:
+            return True
+        except NotADirectoryError:
+            return False
+
+
+def target_of(path: Path) -> Path:
+    """Where a directory is made that `path` names: a link, say to a scratch disk, is followed."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def existing(path: Path) -> Path:
     """`path`, if it is a run directory. Raises: RunError (exit 2) otherwise."""
     if not is_run(path):
         known = [str(entry.parent) for entry in path.parent.glob(f"*/{RECORD}")]
-        got = "no such directory" if not path.exists() else "something else"
+        got = "something else" if os.path.lexists(path) else "no such directory"
         raise fail(
             Exit.CONFIG,
             path,
@@ -173,18 +194,14 @@ def remove_leftovers(path: Path) -> None:
             os.close(descriptor)
 
 
-def default_path(config: Path, continues: Callable[[Path], bool]) -> Path:
-    """`runs/NAME-N`: the unfinished run that `continues` accepts and nobody holds, else the next number."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).lstrip(".-")[:64] or "run"
-    numbers = {}
-    for entry in Path("runs").glob(f"{name}-*"):
-        number = entry.name.removeprefix(f"{name}-")
-        if number.isascii() and number.isdigit():
-            numbers[int(number)] = entry
-    for _, entry in sorted(numbers.items(), reverse=True):
-        if is_run(entry) and not _in_use(entry) and continues(entry):
-            return entry
-    return Path("runs") / f"{name}-{max(numbers, default=0) + 1}"
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its checksum, by which a report sees that run.json was edited."""
+    return {**record, "checksum": checksum(record)}
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -192,11 +209,14 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(files.read_regular(path / RECORD, RECORD_LIMIT))
         if isinstance(record, dict):
-            wrong = [k for k, kind in FIELDS.items() if not isinstance(record.get(k, kind()), kind)]
+            known = {k: kind for k, kind in FIELDS.items() if k in record}
+            wrong = [k for k, kind in known.items() if not isinstance(record[k], kind)]
+            if not (wrong or math.isfinite(record.get("seconds", 0))):
+                wrong = ["seconds"]
             if not wrong:
                 return record
         reason = f"another type of {wrong[0]}" if isinstance(record, dict) else "another type"
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         reason = str(error)
     raise fail(
         Exit.CHECKPOINT, path / RECORD, "damaged", reason, "the JSON object that `run` wrote"
@@ -207,7 +227,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """The resolved config of a run. Raises: RunError (exit 3) where it is none."""
     found = plain_yaml.read(path / CONFIG).value
     if isinstance(found, dict) and isinstance(found.get("experiment"), str):
-        return found
+        seed, seeds = found.get("seed", 0), found.get("seeds", 1)
+        if type(seed) is int and type(seeds) is int and 1 <= seeds <= MAX_SEEDS:
+            return found
     expected = "the mapping that `run` wrote"
     raise fail(Exit.CHECKPOINT, path / CONFIG, "damaged", "another type", expected)
 
@@ -241,9 +263,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             rows.append(json.loads(line))
-            if not isinstance(rows[-1]["step"], int):
-                raise ValueError("a row without a step")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if type(rows[-1]["step"]) is not int or not math.isfinite(rows[-1].get("seconds", 0)):
+                raise ValueError("no whole number for a step, or no number for seconds")
+        except (OverflowError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise _damaged(f"{path / METRICS}:{number}", error) from None
     return rows
 
@@ -256,35 +278,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def this_process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise occupied(path) from None
-
-
 def occupied(path: Path) -> RunError:
     """The error that names the process which holds `path`."""
-    try:
-        holder = read_record(path).get("process", {})
-    except RunError:
-        holder = {}
-    got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    got = process.holder(lambda: _holder(path))
     return fail(Exit.OCCUPIED, path, "in use", got, "a directory that no other process runs in")
 
 
-def _in_use(path: Path) -> bool:
+def _holder(path: Path) -> Any:
     try:
-        # Opened for writing too: NFS grants an exclusive lock only on a file that is open for writing.
-        with open(files.open_regular(path / CONFIG, os.O_RDWR), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
+        return read_record(path).get("process")
+    except RunError:
+        return None
 
 
 def _ends_a_line(descriptor: int, size: int) -> bool:

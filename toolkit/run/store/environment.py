@@ -6,10 +6,12 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from toolkit.run.experiment import heard
 from toolkit.run.experiment import sources as experiment_sources
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
@@ -17,6 +19,11 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 # numbers make machines agree. Whoever wants more threads sets these variables; the record of the run says so.
 THREADS = {"NPROC": "4", "OPENBLAS_NUM_THREADS": "1"}
 PACKAGE = Path(__file__).parents[2]
+EXPERIMENT = "experiment_sha256"
+CODE, READ = (
+    "code/",
+    "read/",
+)  # begin the names of a module that it imports and of a file that it reads
 
 
 def pin_threads() -> None:
@@ -26,13 +33,22 @@ def pin_threads() -> None:
 
 
 def sources(experiment: Path) -> dict[str, str]:
-    """Hashes of the code that runs; cheap, no jax."""
-    return {"experiment_sha256": experiment_hash(experiment), "toolkit_sha256": _package_hash()}
+    """Hashes of the code that runs, once the experiment is loaded; cheap, no jax."""
+    modules = {CODE + name: digest for name, digest in heard.modules(experiment).items()}
+    own = experiment_hash(experiment, lambda path: heard.ran(path) or file_hash(path))
+    return {EXPERIMENT: own, "toolkit_sha256": _package_hash(), **modules}
 
 
-def experiment_hash(experiment: Path) -> str:
-    """A hash of the experiment's file and of the files beside it that it consists of."""
-    hashes = [file_hash(path) for path in experiment_sources.files(experiment)]
+def code_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recorded environment says of the user's own code."""
+    return {
+        key: value for key, value in record.items() if key == EXPERIMENT or key.startswith(CODE)
+    }
+
+
+def experiment_hash(experiment: Path, hash_of: Callable[[Path], str] | None = None) -> str:
+    """A hash of the experiment's file and of the files beside it that it consists of, as they are now."""
+    hashes = [(hash_of or file_hash)(path) for path in experiment_sources.files(experiment)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -48,7 +64,7 @@ def record(experiment: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version_of(name) for name in PACKAGES},
         "toolkit": version_of("toolkit-jax"),
-        **sources(experiment),
+        **user_files(experiment),
         "platform": platform.platform(),
         "cpu_flags_sha256": _cpu_flags_hash(),
         "cpus": _cpus(),
@@ -66,6 +82,11 @@ def record(experiment: Path) -> dict[str, Any]:
     }
 
 
+def user_files(experiment: Path) -> dict[str, str]:
+    """The files of the user that the experiment has run and read so far."""
+    return sources(experiment) | {READ + name: said for name, said in heard.inputs().items()}
+
+
 def code_state() -> dict[str, Any]:
     """The working directory's git commit, and whether tracked files differ from it; None outside git.
 
@@ -77,10 +98,43 @@ def code_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of the fields that differ, a missing one included."""
-    absent = object()
-    return [name for name in {**then, **now} if then.get(name, absent) != now.get(name, absent)]
+def differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], wrote: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ, with their values then and now; a missing one is None.
+
+    Args:
+        wrote: files that the run made itself. It may read them later, as a cache of what it computed.
+    """
+    now = {**now, **_again(then, now)}
+    new = {READ + name for name in wrote} - then.keys()
+    names = [
+        name
+        for name in {**then, **now}
+        if (name in then, then.get(name)) != (name in now, now.get(name)) and name not in new
+    ]
+    # What was read comes last: data that the experiment declares say it with the name that it gave them.
+    names.sort(key=lambda name: name.startswith(READ))
+    return {name: (then.get(name), now.get(name)) for name in names}
+
+
+def same_code(then: Mapping[str, Any], experiment: Path) -> bool:
+    """Whether the user's code and ours are as a record says, modules that a run imports later included."""
+    now = sources(experiment)
+    return not differences({k: v for k, v in then.items() if k in now or k.startswith(CODE)}, now)
+
+
+def _again(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """The recorded files of the user as they are on disk: modules that are not imported yet, and what was read."""
+    found = {
+        name: heard.description(name.removeprefix(CODE), "a hash")
+        for name in then
+        if name.startswith(CODE) and name not in now
+    }
+    read = [name for name in then if name.startswith(READ)]
+    return found | {
+        name: heard.description(name.removeprefix(READ), str(then[name])) for name in read
+    }
 
 
 def file_hash(path: Path) -> str:

@@ -145,4 +145,13 @@ def free_bytes(path: Path) -> int:
 
 def json_bytes(value: Any) -> bytes:
     """Readable JSON. Raises: ValueError for NaN, which JSON does not have."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return text_bytes(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def text_bytes(text: str) -> bytes:
+    """Text as UTF-8.
+
+    Python spells bytes of a path or a variable that are not UTF-8 as surrogates, which UTF-8 does not have.
+    They are written as `\\udce9`, which JSON reads back as the surrogate.
+    """
+    return text.encode(errors="backslashreplace")

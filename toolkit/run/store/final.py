@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from toolkit.run.experiment.errors import Exit, fail
+from toolkit.run.experiment.errors import Exit, fail, shown
 from toolkit.run.experiment.interface import Final
 from toolkit.run.store import arrays, directory
 from toolkit.run.store.files import file_hash, json_bytes, read_regular
 from toolkit.run.store.metrics import nonfinite
 
 PARAMS, METRICS = "params.safetensors", "metrics.json"
+SECONDS = "seconds"  # the only one among the final metrics that is ours
 METRICS_LIMIT = 64 << 20  # bytes
 
 
@@ -47,7 +50,7 @@ def files(final: Final, seconds: float, place: Path, source: Path) -> dict[str, 
             got,
             "finite metrics",
         )
-    metrics = {"seconds": round(seconds, 3)} | metrics
+    metrics = {SECONDS: round(seconds, 3)} | metrics
     try:
         data, _ = arrays.encode(final.params)
     except (ValueError, TypeError) as error:
@@ -68,14 +71,14 @@ def hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
 def read(place: Path) -> Durable | None:
     """`final/` of a run, or None where the run has not got there. Raises: RunError (exit 3) if damaged."""
     folder = place / directory.FINAL
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return None
     try:
         data = read_regular(folder / PARAMS, arrays.size_in_header(folder / PARAMS))
         params = arrays.nested(arrays.decode(data, arrays.layout_of(data)))
         metrics = json.loads(read_regular(folder / METRICS, METRICS_LIMIT))
-        if not all(isinstance(value, int | float) for value in metrics.values()):
-            raise ValueError(f"{METRICS}: something else than numbers")
+        if not all(map(math.isfinite, metrics.values())):  # a TypeError for a text
+            raise ValueError(f"{METRICS}: a number that is not finite")
         return Durable(params, metrics)
     except (
         OSError,
@@ -85,6 +88,7 @@ def read(place: Path) -> Durable | None:
         AttributeError,
         RecursionError,
         MemoryError,
+        OverflowError,
     ) as error:
         raise fail(
             Exit.CHECKPOINT, folder, "damaged", str(error)[:200], "the files that `run` wrote"
@@ -105,7 +109,10 @@ def changed(place: Path, recorded: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _number(name: str, value: Any, source: Path) -> float:
+def _number(name: Any, value: Any, source: Path) -> float:
+    if not isinstance(name, str) or name == SECONDS:
+        expected = f"a name other than {SECONDS}, which is how long the run took"
+        raise fail(Exit.CONFIG, source, "finish: bad metric", shown(name), expected)
     array = np.asarray(value)
     if array.shape != () or array.dtype.kind not in "biuf":
         got = f"{name} of {array.dtype}{list(array.shape)}"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,20 @@ from typing import Any, NamedTuple
 from toolkit.run.store.files import open_regular, storing
 
 RESERVED = ("step", "seconds", "nonfinite", "drift", "gradients")  # of a row; no metric takes them
+NESTED = "gradients/"  # begins the columns that exports make of what is under `gradients`
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a row has a name of its own here, which a metric would replace."""
+    return name in RESERVED or name.startswith(NESTED)
+
+
+def own_name(name: str, taken: Collection[str]) -> str:
+    """What a metric is called in a table that has columns of other things: `metric.run` beside our `run`."""
+    while name in taken:
+        name = f"metric.{name}"
+    return name
+
 
 # Kept, because `json.dumps` makes a new encoder in each call.
 _ENCODER = json.JSONEncoder(allow_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def run_paths(path: Path) -> list[Path]:
 
 def runs_in(path: Path) -> list[Path]:
     """The run in a directory, or those of a sweep. Raises: RunError (exit 2) for anything else."""
-    if not (path / RECORD).is_file():
+    if not os.path.isfile(path / RECORD):
         return [directory.existing(path)]
     runs = run_paths(path)
     if not runs:

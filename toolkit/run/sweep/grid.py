@@ -114,7 +114,7 @@ def name_of(words: Iterable[str]) -> str:
 def _canonical(word: str) -> str:
     """The setting with its value as YAML writes it: `0.001` for `1e-3`, quotes around the text `'1'`."""
     key, _, text = word.partition("=")
-    value = plain_yaml.parse(text, f"{WHERE}: {printable(key)[:80]}").value
+    value = plain_yaml.parse_value(text, f"{WHERE}: {printable(key)[:80]}")
     return f"{key}={_inline(value)}"
 
 

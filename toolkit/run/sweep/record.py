@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.run.drive import signals
 from toolkit.run.experiment import load
-from toolkit.run.experiment.errors import Exit, fail, shown
-from toolkit.run.store import directory, files
-from toolkit.run.store.sweeps import RECORD, read_record
+from toolkit.run.experiment.errors import Exit, RunError, fail, shown
+from toolkit.run.store import directory, files, process
+from toolkit.run.store.sweeps import RECORD, read_record, run_paths
 from toolkit.run.sweep import grid
 
 LOGS, LEASE = "logs", ".lease-"
@@ -36,23 +37,54 @@ class SweptRun(NamedTuple):
         return shlex.join(["toolkit", *self.words])
 
 
-def default_path(path: Path, words: Sequence[str], sources: Mapping[str, str]) -> Path:
-    """`runs/NAME-sweep-N`: the sweep of the same words and code, else the next number."""
+def default_path(
+    path: Path, words: Sequence[str], sources: Mapping[str, str], passed: Collection[Path] = ()
+) -> Path:
+    """`runs/NAME-sweep-N`: the sweep of the same words and code, else the next number.
+
+    Args:
+        passed: paths that other sweeps took in the meantime.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip(".-")[:64] or "config"
     numbers = {}
-    for entry in Path("runs").glob(f"{name}-sweep-*"):
+    for entry in {*Path("runs").glob(f"{name}-sweep-*"), *passed}:
         number = entry.name.rpartition("-")[2]
         if number.isascii() and number.isdigit():
             numbers[int(number)] = entry
     for _, entry in sorted(numbers.items(), reverse=True):
-        known = read_record(entry) or {}
-        if (known.get("config"), known.get("words"), known.get("code")) == (
-            str(path),
-            list(words),
-            sources,
-        ):
+        if entry not in passed and is_of(entry, path, words, sources):
             return entry
     return Path("runs") / f"{name}-sweep-{max(numbers, default=0) + 1}"
+
+
+def is_of(target: Path, path: Path, words: Sequence[str], sources: Mapping[str, str]) -> bool:
+    """Whether a directory holds the sweep of these words and this code."""
+    known = read_record(target) or {}
+    of = (known.get("config"), known.get("words"), known.get("code"))
+    return of == (str(path), list(words), sources)
+
+
+def named_as_before(
+    target: Path, points: Sequence[grid.Point], configs: Sequence[Mapping[str, Any]]
+) -> list[grid.Point]:
+    """The points, each under the name of the run in `target` that has its config already.
+
+    A name says what is swept. A sweep that goes on with other axes names a config otherwise, and would make
+    its run once more.
+    """
+    known: dict[str, dict[str, bool]] = {}
+    for run in run_paths(target):
+        with contextlib.suppress(RunError):  # a damaged run has no config
+            text = json.dumps(directory.read_config(run), sort_keys=True)
+            finished = directory.read_record(run).get("status") == "finished"
+            known.setdefault(text, {})[run.name] = finished
+    found = []
+    for point, config in zip(points, configs, strict=True):
+        names = known.get(json.dumps(config, sort_keys=True), {})
+        done = [name for name, finished in names.items() if finished]
+        best = next(iter([*done, *names]), point.name)
+        found.append(point if point.name in names else point._replace(name=best))
+    return found
 
 
 def refuse_foreign(target: Path, runs: Sequence[SweptRun]) -> None:
@@ -60,7 +92,7 @@ def refuse_foreign(target: Path, runs: Sequence[SweptRun]) -> None:
     if directory.is_run(target):
         expected = "a new directory, or one made by `sweep`"
         raise fail(Exit.OCCUPIED, target, "not a sweep directory", "a single run", expected)
-    if not (target / RECORD).is_file() and not _is_free(target):
+    if not os.path.isfile(target / RECORD) and not _is_free(target):
         expected = "a new or empty directory, or one made by `sweep`"
         raise fail(Exit.OCCUPIED, target, "not a sweep directory", "other files", expected)
     for run in runs:
@@ -94,9 +126,8 @@ def held(target: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = (read_record(target) or {}).get("process", {})
         os.close(descriptor)
-        got = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        got = process.holder(lambda: (read_record(target) or {}).get("process"))
         expected = "a directory in which no other sweep is at work"
         raise fail(Exit.OCCUPIED, target, "in use", got, expected) from None
     except OSError:
@@ -113,20 +144,13 @@ def await_release(runs: Sequence[SweptRun], stop: signals.StopRequest) -> None:
     They are saving their state, and until they have left, a start would be refused as `in use`.
     """
     deadline = time.monotonic() + PATIENCE
-    busy = [run for run in runs if _in_use(run.path)]
+    busy = [run for run in runs if _in_use(run)]
     if busy:
         print(f"waiting for {len(busy)} runs that are in use by other processes", flush=True)
     while busy and time.monotonic() < deadline and stop.number is None:
         time.sleep(0.1)
-        busy = [run for run in busy if _in_use(run.path)]
+        busy = [run for run in busy if _in_use(run)]
 
 
-def _in_use(path: Path) -> bool:
-    try:
-        with open(path / directory.CONFIG, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _in_use(run: SweptRun) -> bool:
+    return directory.is_run(run.path) and directory.in_use(run.path)

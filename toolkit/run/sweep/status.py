@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.report import claims
-from toolkit.run.store import directory, final
+from toolkit.run.store import directory, final, intact
 from toolkit.run.sweep.launch.process import Outcome
 
 STOPPED = (129, 130, 143)  # a signal; the run saved and left
@@ -52,17 +51,23 @@ def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]
     try:
         record = directory.read_record(path)
         if record.get("status") != "finished":
-            return RunStatus(False, None, f"{record.get('status', 'unknown')}, not finished", {})
+            status = record.get("status", "unknown")
+            # A run that was killed says `running` for ever.
+            dead = status == "running" and not directory.in_use(path)
+            return RunStatus(False, None, f"{'stopped' if dead else status}, not finished", {})
         if directory.read_config(path) != resolved:
             return RunStatus(True, int(Exit.OCCUPIED), "finished, with another config", {})
-        found = json.loads((path / directory.FINAL / final.METRICS).read_bytes())
-        metrics = {name: value for name, value in found.items() if name != "seconds"}
-        verdicts = claims.judge(
-            claims.from_record(resolved.get("claims", {})),
-            found,
-            resolved.get("seed", 0),
-            resolved.get("seeds", 1),
-        )
+        durable = final.read(path)
+        if durable is None:
+            return RunStatus(False, int(Exit.CHECKPOINT), f"damaged: no {directory.FINAL}/", {})
+        changed = intact.changed(path, record)
+        if changed:
+            words = f"finished, changed since the run: {', '.join(changed)}"
+            return RunStatus(True, int(Exit.CHECKPOINT), words, {})
+        metrics = {name: value for name, value in durable.metrics.items() if name != final.SECONDS}
+        bounds = claims.from_record(resolved.get("claims", {}), path / directory.CONFIG)
+        seed, seeds = resolved.get("seed", 0), resolved.get("seeds", 1)
+        verdicts = claims.judge(bounds, durable.metrics, range(seed, seed + seeds))
     except (RunError, OSError, ValueError, AttributeError) as error:
         return RunStatus(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
     missed = sum(not verdict.holds for verdict in verdicts)

@@ -6,6 +6,7 @@ again, does the rest, whatever happened before.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from typing import Any
 from toolkit.run.drive import signals
 from toolkit.run.experiment import load
 from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, shown
-from toolkit.run.store import directory, environment, files
+from toolkit.run.store import directory, environment, files, process
 from toolkit.run.store.sweeps import RECORD, read_record
 from toolkit.run.sweep import grid
 from toolkit.run.sweep.launch import engines
@@ -30,6 +31,8 @@ from toolkit.run.sweep.record import (
     await_release,
     default_path,
     held,
+    is_of,
+    named_as_before,
     refuse_foreign,
 )
 from toolkit.run.sweep.status import RunStatus, read_status
@@ -63,15 +66,8 @@ def sweep(
         loaded = _validated(path, points)
         sources = environment.sources(loaded[0].experiment)
         words = [*words, *(["--seeds-together"] if seeds_together else [])]
-        target = out or default_path(path, words, sources)
-        runs = [
-            SweptRun(
-                point, target / point.name, _words(path, point, target / point.name), one.resolved
-            )
-            for point, one in zip(points, loaded, strict=True)
-        ]
-        refuse_foreign(target, runs)
-        with held(target):
+        with contextlib.ExitStack() as stack:
+            target, runs = _place(stack, path, words, sources, out, points, loaded)
             statuses = {
                 run.point.name: read_status(run.path, run.resolved, sources) for run in runs
             }
@@ -88,6 +84,44 @@ def sweep(
         print(f"stopped: the same command continues {target}", flush=True)
         return 128 + stop.number
     return _verdict(target, statuses)
+
+
+def _place(
+    stack: contextlib.ExitStack, path: Path, words: Sequence[str], sources: Mapping[str, str],
+    out: Path | None, points: Sequence[grid.Point], loaded: Sequence[load.Loaded],
+) -> tuple[Path, list[SweptRun]]:  # fmt: skip
+    """The sweep's directory, which `stack` holds from now on, and its runs.
+
+    Without `out`, a place that another sweep takes at the same moment is left to it, and the next number is
+    tried. Only if that one is of the same words, it does what was asked for, so this one is refused.
+    """
+    passed: list[Path] = []
+    while True:
+        target = out or default_path(path, words, sources, passed)
+        try:
+            refuse_foreign(target, _runs(target, path, points, loaded))
+            with contextlib.ExitStack() as own:
+                own.enter_context(held(target))
+                # Asked now: another sweep may have been here before this one held the directory.
+                new = not os.path.isfile(target / RECORD)
+                if out is not None or new or is_of(target, path, words, sources):
+                    stack.push(own.pop_all())
+                    return target, _runs(target, path, points, loaded)
+        except RunError as error:
+            ours = out is not None or is_of(target, path, words, sources)
+            if ours or error.code is not Exit.OCCUPIED:
+                raise
+        passed.append(target)
+
+
+def _runs(
+    target: Path, path: Path, points: Sequence[grid.Point], loaded: Sequence[load.Loaded]
+) -> list[SweptRun]:
+    configs = [one.resolved for one in loaded]
+    return [
+        SweptRun(point, target / point.name, _words(path, point, target / point.name), config)
+        for point, config in zip(named_as_before(target, points, configs), configs, strict=True)
+    ]
 
 
 def _validated(path: Path, points: Sequence[grid.Point]) -> list[load.Loaded]:
@@ -136,7 +170,7 @@ def _record(
         "code": dict(sources),
         "started": directory.now(),
         "ended": None,
-        "process": directory.this_process(),
+        "process": process.this_process(),
         "runs": [{"name": run.point.name, "command": run.command, "exit": None} for run in runs]
         + [run for run in known if isinstance(run, dict) and run.get("name") not in names],
     }

@@ -45,6 +45,18 @@ def test_csv_has_every_row_and_digit(toolkit, runs):
     assert Path("x.csv").read_text().splitlines() == out
 
 
+def test_a_metric_does_not_take_our_columns(toolkit, runs):
+    row = {"step": 1, "run": 1.0, "config.seed": 2.0, "metric.run": 3.0, "seconds": 0.0}
+    for name in runs:
+        Path(name, "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    out = toolkit("export", *runs, "--format", "csv")[1]
+    heads = out[0].split(",")
+    assert len(set(heads)) == len(heads)
+    found = next(csv.DictReader(io.StringIO("\n".join(out[:1] + out[2:]))))
+    assert (found["run"], found["config.seed"]) == ("b", "1")
+    assert (found["metric.run"], found["metric.config.seed"]) == ("1.0", "2.0")
+
+
 def test_no_cell_is_a_formula(toolkit, runs):
     _, out, _ = toolkit("export", *runs, "--format", "csv")
     for row in csv.reader(io.StringIO("\n".join(out))):

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from toolkit.run.experiment import load
 from toolkit.run.experiment.words import duration, setting
 from toolkit.run.program.means import estimate, written
-from toolkit.run.report import claims
 from toolkit.run.report.drawing.bands import DRAWN, bands, look
 from toolkit.run.report.groups import (
     SEED,
@@ -22,14 +21,14 @@ from toolkit.run.report.groups import (
     differing,
     grouped,
     plain_names,
-    seeds_of,
     values,
 )
 from toolkit.run.report.page import definitions, document, drawings, section, spaced
-from toolkit.run.report.several.across_seeds import finals
+from toolkit.run.report.several.across_seeds import finals, judge
 from toolkit.run.report.several.tables import Cell, cell, measured, table
 from toolkit.run.report.story import Story, figures
 from toolkit.run.store import directory
+from toolkit.run.store.metrics import own_name
 
 SCRIPT = Path(__file__).with_name("comparison.js")
 PICTURED = 6  # groups of which one run's own figures are shown
@@ -88,7 +87,9 @@ def _header(stories: Sequence[Story], command: str, absent: int) -> str:
     for story in stories:
         tone, _ = story.status()
         state = str(story.record.get("status", "unknown"))
-        if state == "finished" and tone == "bad":
+        if not story.counted:
+            tone, state = "bad", "not counted"
+        elif state == "finished" and tone == "bad":
             state = "finished, missing claims"
         counts[tone, state] = counts.get((tone, state), 0) + 1
     if absent:
@@ -113,7 +114,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
     )
     rows = []
     for index, group in enumerate(groups):
-        n, all_ = group.n, sum(map(seeds_of, group.stories))
+        n, all_ = group.n, sum(len(story.counted) for story in group.stories)
         cells = [Cell(_line(index), str(index))]
         cells += [cell(group.settings[key]) for key in keys]
         cells.append(Cell(f"{n}" if n == all_ else f"{n} of {all_}", str(n), "number"))
@@ -124,7 +125,7 @@ def _groups_table(keys: Sequence[str], groups: Sequence[Group], metrics: Sequenc
             cells.append(Cell(escape(written(found) + short), value, "number"))
         rows.append((f'data-group="{index}"', cells))
     return f'<p class="note">{note}</p>' + table(
-        ["", *keys, "n", *map(spaced, metrics)], rows, 1 + len(keys)
+        ["", *keys, "n", *_heads(metrics, [*keys, "n"])], rows, 1 + len(keys)
     )
 
 
@@ -156,15 +157,11 @@ def _claims(groups: Sequence[Group]) -> str:
     """A row for each claim and group: the bounds, the mean over seeds, and the verdict."""
     rows: list[tuple[str, str, list[Cell]]] = []
     for index, group in enumerate(groups):
-        claimed = claims.from_record(group.stories[0].config.get("claims", {}))
-        runs = [run for story in group.finished for run in finals(story, claimed)]
-        for verdict in claims.judge_runs(claimed, runs) if runs else []:
+        for verdict in judge(group):
             tone = {"within": "good", "missed": "bad"}.get(verdict.outcome, "open")
-            numbers = [run[verdict.name] for run in runs if verdict.name in run]
-            met = sum(map(claimed[verdict.name].holds, numbers))
-            words = (
-                verdict.word if claimed[verdict.name].seeds > 1 else f"met by {met} of {len(runs)}"
-            )
+            ends = finals(group, [verdict.name])
+            numbers = [end[verdict.name] for end in ends if verdict.name in end]
+            words = verdict.word if verdict.seeds > 1 else f"met by {verdict.met} of {len(ends)}"
             mean = written(estimate(numbers))
             cells = [cell(verdict.name), cell(verdict.bounds), cell(group.label), cell(mean)]
             shown = Cell(f'<span class="{tone}-text">{escape(words)}</span>')
@@ -182,11 +179,11 @@ def _runs_table(
 ) -> str:  # fmt: skip
     seeds = differing([{key: story.config.get(key) for key in SEEDS} for story in stories])
     keys = [*seeds, *keys]
-    group_of = {id(s): index for index, group in enumerate(groups) for s in group.stories}
+    group_of = {s.path: index for index, group in enumerate(groups) for s in group.stories}
     rows = []
     for story, label in zip(stories, labels(stories), strict=True):
         fields = load.fields(story.config)
-        tone, words = story.status()
+        tone, words = _status(story)
         settings = {key: setting(fields[key]) if key in fields else "–" for key in keys}
         cells = [Cell(_link(story, label, beside), label)]
         cells.append(Cell(f'<span class="{tone}-text">{escape(words)}</span>'))
@@ -194,16 +191,27 @@ def _runs_table(
         cells += [measured(story.metrics.get(name)) for name in metrics]
         cells.append(measured(story.record.get("seconds")))
         searched = " ".join([label, words, *(f"{key}={value}" for key, value in settings.items())])
-        attributes = (
-            f'data-text="{escape(searched, quote=True)}" data-group="{group_of[id(story)]}"'
-        )
+        attributes = f'data-text="{escape(searched, quote=True)}" data-group="{group_of.get(story.path, "")}"'
         rows.append((attributes, cells))
     tools = (
         '<div class="tools" hidden data-needs-script><input id="filter" type="search" '
         'placeholder="filter: seed=1 finished …" aria-label="filter the runs"><output id="shown"></output></div>'
     )
-    heads = ["run", "status", *keys, *map(spaced, metrics), "seconds"]
+    ours = ["run", "status", *keys]
+    heads = [*ours, *_heads(metrics, [*ours, "seconds"]), "seconds"]
     return tools + table(heads, rows, 2 + len(keys), "runs")
+
+
+def _heads(metrics: Sequence[str], ours: Sequence[str]) -> list[str]:
+    return [spaced(own_name(name, ours)) for name in metrics]
+
+
+def _status(story: Story) -> tuple[str, str]:
+    tone, words = story.status()
+    if not story.left_out:
+        return tone, words
+    part = "not counted" if not story.counted else "partly counted"
+    return "bad", f"{words}; {part}: {story.left_out}"
 
 
 def labels(stories: Sequence[Story]) -> list[str]:

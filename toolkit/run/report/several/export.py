@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -13,11 +14,12 @@ from typing import Any
 
 from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.experiment.errors import Exit, fail, nearest, shown
-from toolkit.run.report.groups import differing
+from toolkit.run.experiment.output import warn
+from toolkit.run.report.groups import differing, each_seed_once, not_counted
 from toolkit.run.report.several.comparison import labels
-from toolkit.run.report.story import Story, read
+from toolkit.run.report.story import Story, changed, read
 from toolkit.run.store import files
-from toolkit.run.store.metrics import RESERVED
+from toolkit.run.store.metrics import RESERVED, own_name
 from toolkit.run.store.sweeps import runs_in
 
 FORMATS = ("csv", "tensorboard")
@@ -40,6 +42,9 @@ def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
         raise fail(Exit.CONFIG, "--format tensorboard", what, "no such package", expected)
     runs = dict.fromkeys(run for path in paths for run in runs_in(path))
     stories = [read(run) for run in runs]
+    for story in each_seed_once(stories):
+        for text in changed(story) + not_counted(story):
+            warn(text)
     if kind == "tensorboard":
         target = out or Path("tensorboard")
         for story, name in zip(stories, labels(stories), strict=True):
@@ -48,7 +53,7 @@ def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
     elif out is None:
         sys.stdout.write(table(stories))
     else:
-        files.write_file(out, table(stories).encode())
+        files.write_file(out, files.text_bytes(table(stories)))
         print(out)
     return Exit.DONE
 
@@ -61,7 +66,10 @@ def table(stories: Sequence[Story]) -> str:
     columns = list(dict.fromkeys(name for found in rows for row in found for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_cell, ["run", *(f"config.{key}" for key in keys), *columns]))
+    heads = ["run", *(f"config.{key}" for key in keys)]
+    for column in columns:
+        heads.append(own_name(column, heads))
+    writer.writerow(map(_cell, heads))
     for label, settings, found in zip(labels(stories), configs, rows, strict=True):
         for row in found:
             values = [label, *(settings.get(key) for key in keys), *map(row.get, columns)]
@@ -94,7 +102,7 @@ def _events(story: Story, target: Path) -> None:
     """Event files of one run: its rows, final metrics and config, at the times when they were made."""
     from tensorboardX import SummaryWriter
 
-    if target.exists():
+    if os.path.lexists(target):
         expected = "another --out, or that folder removed: TensorBoard would show every point twice"
         raise fail(Exit.OCCUPIED, target, "exists", "files of an earlier export", expected)
     began = _seconds(story.record.get("started"))
@@ -105,14 +113,15 @@ def _events(story: Story, target: Path) -> None:
             for name, value in _scalars(row):
                 writer.add_scalar(name, value, row["step"], at)
         end = began + float(story.record.get("seconds") or 0)
+        taken = {name for row in story.rows for name, _ in _scalars(row)}
         for name, value in story.metrics.items():
-            writer.add_scalar(f"final/{name}", value, story.step, end)
+            writer.add_scalar(own_name(f"final/{name}", taken), value, story.step, end)
 
 
 def _scalars(row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
     """The metrics of a row; one that was not finite as NaN, which TensorBoard marks."""
     for name, value in flat(row):
-        if name.partition("/")[0] in RESERVED and not name.startswith("gradients/"):
+        if name in RESERVED:
             continue
         if isinstance(value, int | float):
             yield name, float(value)
