@@ -32,7 +32,7 @@ def test_split_and_merge_are_inverse() -> None:
     assert present(parts.arrays) == {"count", "flags", "key"}
     assert present(parts.static) == {"name", "act"}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(parts.inexact))
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(parts.inexact))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(tree.strong(parts.inexact)))
     merged = tree.merge(*parts)
     assert merged.keys() == odd.keys()
     assert (merged["name"], merged["act"], merged["count"]) == ("relu", jnp.tanh, 3)
@@ -80,12 +80,13 @@ def test_norm_is_that_of_all_entries() -> None:
         ("float32", 1e30, 1e-6),
         ("float16", 1e-4, 2e-3),
         ("float16", 1e4, 2e-3),
+        ("float16", 6e4, 2e-3),  # the norm itself is too large for float16
         ("bfloat16", 1e-30, 1e-2),
     ],
 )
 def test_norm_where_squares_leave_the_type(dtype: str, size: float, rtol: float) -> None:
     got = jax.jit(tree.norm)({"a": jnp.full(3, size, dtype), "b": jnp.asarray(size, dtype)})
-    assert got.dtype == jnp.dtype(dtype)
+    assert got.dtype == (jnp.float64 if dtype == "float64" else jnp.float32)
     np.testing.assert_allclose(float(got), 2 * size, rtol=rtol)
 
 

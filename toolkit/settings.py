@@ -99,12 +99,23 @@ def require(name: str, value: Any, annotation: Any) -> None:
 def _check(settings: Any) -> None:
     cls: Any = type(settings)
     for name, annotation in kinds.field_types(cls).items():
-        value = getattr(settings, name)
+        value = _plain(getattr(settings, name))
         require(name, value, annotation)
-        if isinstance(value, np.integer | np.bool_):
-            # NumPy's integers and booleans become Python's. `isinstance(np.int64(3), int)` is false, and it
-            # prints as `np.int64(3)`: equal settings would act and print differently.
-            object.__setattr__(settings, name, value.item())
+        object.__setattr__(settings, name, value)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as the Python number that it is; anything else as it is.
+
+    `isinstance(np.int64(3), int)` is false, it prints as `np.int64(3)`, and `np.float32(0.1)` times a bfloat16
+    array is float32: equal settings would act and print differently.
+    """
+    number = isinstance(value, np.generic | np.ndarray) and not value.shape
+    if number and value.dtype.kind in "biuf" and value.dtype != np.longdouble:
+        return value.item()
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return float(value)  # fractions; and `np.longdouble`, which has no Python number of its own
+    return value
 
 
 def _fits(value: Any, annotation: Any) -> bool:

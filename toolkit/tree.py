@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,18 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from toolkit.containers import packed, unpacked
 from toolkit.types import Tree
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Parts(NamedTuple):
-    """A tree in three: same structure each, `None` where a leaf belongs to another part."""
+    """A tree in three: same structure each, `None` where a leaf belongs to another part.
+
+    A tree of a class that takes no `None` is split as its `Leaves` (`toolkit/containers.py`).
+    """
 
     inexact: Tree  # floating and complex leaves, as arrays: differentiated
     arrays: Tree  # integer, boolean and PRNG-key leaves: carried
@@ -45,15 +52,13 @@ def is_inexact(leaf: Any) -> bool:
     return is_numeric(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def _strong(leaf: Any) -> Array:
-    # A Python number is a weakly typed array to JAX. A loop's carry must have one type before and
-    # after a step, and arithmetic makes weak types strong: so they are made strong before the loop.
-    return jnp.asarray(leaf, dtype=jnp.result_type(leaf))
-
-
 def split(tree: Tree) -> Parts:
-    """Split `tree` into what is differentiated, what is carried as arrays, and the rest."""
-    inexact = jax.tree.map(lambda leaf: _strong(leaf) if is_inexact(leaf) else None, tree)
+    """Split `tree` into what is differentiated, what is carried as arrays, and the rest.
+
+    A Python number becomes a weakly typed array, as JAX makes it: beside a bfloat16 array it is bfloat16.
+    """
+    tree = unpacked(tree)
+    inexact = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_inexact(leaf) else None, tree)
     carried = jax.tree.map(
         lambda leaf: leaf if is_numeric(leaf) and not is_inexact(leaf) else None, tree
     )
@@ -61,8 +66,22 @@ def split(tree: Tree) -> Parts:
     return Parts(inexact, carried, static)
 
 
+def strong(tree: Tree) -> Tree:
+    """`tree` of arrays, none of them weakly typed.
+
+    A loop's carry must have one type before and after a step, and arithmetic makes weak types strong: so
+    they are made strong before the loop.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), tree)
+
+
+def whole(*parts: Tree) -> Tree:
+    """Undo `split`: the tree as the user wrote it."""
+    return packed(merge(*parts))
+
+
 def merge(*trees: Tree) -> Tree:
-    """Undo `split`: at each place the one leaf that is not `None`."""
+    """Undo `select`: at each place the one leaf that is not `None`."""
 
     def pick(*leaves: Any) -> Any:
         return next((leaf for leaf in leaves if leaf is not None), None)
@@ -90,6 +109,15 @@ def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
+def typed_like(like: Tree, tree: Tree) -> Tree:
+    """`tree`, its floating and complex leaves in the types of those of `like`, of the same structure."""
+
+    def one(leaf: Array, like: Array) -> Array:
+        return leaf.astype(like.dtype) if is_inexact(leaf) and is_inexact(like) else leaf
+
+    return jax.tree.map(one, tree, like)
+
+
 def conj(tree: Tree) -> Tree:
     """Complex conjugate of each complex leaf; real leaves are untouched."""
     return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, tree)
@@ -111,22 +139,46 @@ def as_like(template: Tree, real: Tree) -> Tree:
     )
 
 
-def norm(tree: Tree) -> Array:
-    """2-norm over all leaves; 0 for a tree without leaves.
+def standard_promotion(fun: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`fun` under JAX's usual promotion of types.
 
-    Scaled by the largest entry. The plain sum of squares of entries of 1e-25 is 0 in float32 (of 1e-4
-    in float16): an unsolved problem of that size would have the residual 0 and count as solved.
+    With `jax_numpy_dtype_promotion="strict"` JAX refuses arithmetic on two types. Users ask for this to find
+    slips in their own code. Here the types differ on purpose: float32 sums of bfloat16 leaves.
     """
-    leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
+
+    @functools.wraps(fun)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with jax.numpy_dtype_promotion("standard"):
+            return fun(*args, **kwargs)
+
+    return call
+
+
+@standard_promotion
+def widened(tree: Tree) -> Tree:
+    """Each leaf in float32 at least: where sums of squares of float16 neither overflow nor vanish."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+
+
+@standard_promotion
+def norm(tree: Tree) -> Array:
+    """2-norm over all leaves, in float32 at least; 0 for a tree without leaves.
+
+    Scaled by the largest entry. The plain sum of squares of entries of 1e-25 is 0 in float32: an
+    unsolved problem of that size would have the residual 0 and count as solved. The norm of 400 entries
+    of 5,000 is too large for float16, though each of them fits: so the result is no float16 either.
+    """
+    leaves = widened([jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size])
     if not leaves:
         return jnp.zeros(())
     dtype = jnp.result_type(*leaves)
-    leaves = [leaf.astype(jnp.promote_types(dtype, jnp.float32)) for leaf in leaves]
+    leaves = [leaf.astype(dtype) for leaf in leaves]
     scale = unit(leaves)
     squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
-    return (scale * jnp.sqrt(squares)).astype(dtype)
+    return scale * jnp.sqrt(squares)
 
 
+@standard_promotion
 def unit(tree: Tree) -> Array:
     """The largest entry, by which to divide all leaves before squaring; 1 if it is 0 or not finite."""
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
@@ -141,10 +193,26 @@ def unit(tree: Tree) -> Array:
     return jnp.where(normal, jnp.minimum(largest, 1 / (4 * tiny)), 1)
 
 
+@standard_promotion
+def vdot(a: Tree, b: Tree) -> Array:
+    """`<a, b> = sum conj(a) * b` over all entries, in float32 at least."""
+    return _summed(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
+
+
+@standard_promotion
 def pairing(cotangent: Tree, tree: Tree) -> Array:
-    """`sum cotangent * tree` over all entries: how JAX pairs them, without conjugation."""
-    products = jax.tree.map(lambda bar, leaf: jnp.sum(bar * leaf), cotangent, tree)
-    return functools.reduce(jnp.add, jax.tree.leaves(products))
+    """`sum cotangent * tree` over all entries, in float32 at least: how JAX pairs them, unconjugated."""
+    return _summed(lambda bar, leaf: jnp.sum(bar * leaf), cotangent, tree)
+
+
+def _summed(product: Callable[[Array, Array], Array], a: Tree, b: Tree) -> Array:
+    products = jax.tree.leaves(jax.tree.map(product, widened(a), widened(b)))
+    return functools.reduce(jnp.add, products) if products else jnp.zeros(())
+
+
+def eps(tree: Tree) -> float:
+    """The relative rounding of the leaf with the fewest digits; 0 for a tree without leaves."""
+    return max([float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree)], default=0.0)
 
 
 def size(tree: Tree) -> int:
@@ -158,11 +226,13 @@ def all_finite(tree: Tree) -> Array:
     return jnp.all(jnp.stack(checks)) if checks else jnp.asarray(True)
 
 
+@standard_promotion
 def add_scaled(tree: Tree, scale: Any, direction: Tree) -> Tree:
     """`tree + scale * direction`, leaf by leaf, in the types of `tree`: trees may mix precisions."""
     return jax.tree.map(lambda a, d: (a + scale * d).astype(a.dtype), tree, direction)
 
 
+@standard_promotion
 def safe_divide(a: Array, b: Array) -> Array:
     """`a / b`, and 0 where `b` is 0.
 
@@ -296,9 +366,7 @@ def describe(tree: Tree) -> str:
             return f"{dtype}[{','.join(map(str, jnp.shape(leaf)))}]"
         return type(leaf).__name__
 
-    leaves, structure = jax.tree.flatten(tree)
-    names = iter([one(leaf) for leaf in leaves])
-    return str(jax.tree.unflatten(structure, list(names))).replace("'", "")
+    return str(jax.tree.map(one, unpacked(tree))).replace("'", "")
 
 
 def require_key(name: str, value: Any) -> None:

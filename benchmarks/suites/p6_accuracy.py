@@ -83,7 +83,9 @@ def find(rule: Any, steps: int) -> Found:
     solve = tk.argmin(p.inner, solver, adjoint=rule)
     found = jax.device_get(jax.jit(tk.hypergradient(p.outer, solve))(p.y0, p.theta))
     gradient = np.asarray(found.gradient, np.float64)
-    stated = float(found.report.error_estimate) / max(float(np.linalg.norm(gradient)), 1e-30)
+    estimate = found.report.error_estimate  # None where the rule makes none
+    size = max(float(np.linalg.norm(gradient)), 1e-30)
+    stated = np.nan if estimate is None else float(estimate) / size
     return Found(gradient, stated, tk.Issue(int(found.report.status)))
 
 

@@ -75,7 +75,7 @@ class Landscape:
         # A linear slope changes by the same amount in both halves of the way. The difference of the two
         # changes, against the whole change, measures how bent it is.
         uneven, change = tree.norm(optax.tree.sub(second, first)), optax.tree.add(first, second)
-        curvatures = [jnp.real(optax.tree.vdot(move, part)) for part in (first, second)]
+        curvatures = [jnp.real(tree.vdot(move, part)) for part in (first, second)]
         # `~(a <= b)` in place of `a > b`: a comparison with NaN is false, and NaN must count as bent.
         # The gradients counted last are those at the middle and the nudged solution, that in theta, and
         # for a continued energy the derivative of its imaginary part.

@@ -141,7 +141,8 @@ class Nudged:
             # `beta` may be a tracer, and a `custom_vjp` must not close over one: it is an argument.
             beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
             zeros = PullbackReport.zeros() if report is None else report
-            return _at_solution(self, tilted)(y, theta, beta, zeros), steps
+            # The rule must hold no array of this trace: `theta` is an argument.
+            return _at_solution(self, tilted._replace(theta=None))(y, theta, beta, zeros), steps
 
         return run
 
@@ -197,6 +198,7 @@ def _at_solution(
     return at_solution
 
 
+@tree.standard_promotion  # nudges are complex numbers, and beta has a type of its own
 def _pullback(
     rule: Nudged, tilted: Tilted, y: Tree, wanted: Tree, constant: Tree, beta: Array, q: Tree
 ) -> tuple[Tree, PullbackReport]:
@@ -246,4 +248,4 @@ def _complex(y: Tree) -> Tree:
             '`y0` must be real under Nudged(scheme="holomorphic"), which continues it: got '
             f'{tree.describe(y)}; use scheme="centered".'
         )
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.complex64)), y)
+    return jax.tree.map(lambda leaf: jax.lax.complex(leaf, jnp.zeros_like(leaf)), tree.widened(y))

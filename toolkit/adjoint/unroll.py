@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.adjoint.requirements import require_steps, require_steps_without_data_loops
+from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.derive.replay import (
     Segments,
     nested_scan,
@@ -18,7 +19,7 @@ from toolkit.derive.replay import (
 )
 from toolkit.derive.two_modes import name_missing_mode
 from toolkit.settings import settings
-from toolkit.types import InnerProblem, Primal, Tree
+from toolkit.types import InnerProblem, Primal, SolverSteps, Tree
 
 REFUSAL = (
     "Unroll() has no forward mode (jvp, jacfwd), its reverse pass is a rule of its own: use "
@@ -104,13 +105,24 @@ class Unroll:
                     steps.step, steps.replayed, carry, theta, numbered, sizes, REFUSAL,
                     self.written_out,
                 )  # fmt: skip
-            return steps.finish(carry)
+            return self._finished(steps, primal.name, carry)
 
         return run
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One a step."""
         return steps
+
+    def _finished(self, steps: SolverSteps, name: str, carry: Tree) -> tuple[Tree, Array]:
+        y, made = steps.finish(carry)
+        if self.forward_mode and steps.loops_on_data:
+            y = refuse_reverse_mode(
+                y,
+                f"Unroll(forward_mode=True) has forward mode alone (jvp, jacfwd) with {name}, whose steps "
+                "contain a data-dependent loop (a line search): use Implicit() or Forward(), or "
+                "tk.solver.GradientDescent.",
+            )
+        return y, made
 
     def _sizes(self, num_steps: int) -> tuple[int, ...]:
         return () if self.checkpoint is None else segment_sizes(self.checkpoint, num_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from toolkit.containers import packed
 from toolkit.control.policies.policy import Policy, require_policy
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import prepare
@@ -53,4 +54,4 @@ def loop(
     ready = prepare(body, init, xs, length)
     if progress:
         ready = ready._replace(ticker=printer(ready.length))
-    return gradient.run(ready)
+    return packed(gradient.run(ready))

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
+from toolkit.containers import packed, unpacked
 from toolkit.derive.replay import Ticker
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.hidden import converted
@@ -84,7 +85,7 @@ def prepare_while(
         step=lambda closed, carry: stepping.call(closed[1], carry)[0],  # without the output, None
         closed=(testing.closed, stepping.closed),
         init=init,
-        max_steps=max_steps,
+        max_steps=None if max_steps is None else int(max_steps),
     )
 
 
@@ -102,11 +103,11 @@ def as_arrays(name: str, given: Tree) -> Tree:
                 f"`{name}` must have arrays or numbers as leaves: got {type(leaf).__name__} at "
                 f"{name}{jax.tree_util.keystr(path)}; let the body close over it instead."
             )
-    return jax.tree.map(jnp.asarray, given)
+    return jax.tree.map(jnp.asarray, unpacked(given))
 
 
 def _require_bound(max_steps: Any) -> None:
-    whole = isinstance(max_steps, int) and not isinstance(max_steps, bool)
+    whole = isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool)
     if max_steps is not None and not (whole and max_steps >= 1):
         raise ValueError(
             f"`max_steps` must be None or a positive int, known when the loop is traced: got "
@@ -205,7 +206,7 @@ def _types(carry: Tree) -> list:
 
 def _checked_body(body: Callable) -> Callable:
     def checked(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        result = call_as("body", body, "(carry, x)", carry, x)
+        result = call_as("body", body, "(carry, x)", packed(carry), packed(x))
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise returned_by(
                 body,
@@ -222,7 +223,7 @@ def _checked_body(body: Callable) -> Callable:
 
 def _checked_next(body: Callable) -> Callable:
     def checked(carry: Tree) -> tuple[Tree, None]:
-        return _checked("body", call_as("body", body, "(carry)", carry)), None
+        return _checked("body", call_as("body", body, "(carry)", packed(carry))), None
 
     checked.__wrapped__ = body  # type: ignore[attr-defined]
     return checked
@@ -230,7 +231,7 @@ def _checked_next(body: Callable) -> Callable:
 
 def _checked_cond(cond: Callable) -> Callable:
     def checked(carry: Tree) -> Array:
-        result = call_as("cond", cond, "(carry)", carry)
+        result = call_as("cond", cond, "(carry)", packed(carry))
         boolean = tree.is_numeric(result) and jnp.result_type(result) == jnp.bool_
         if not boolean or jnp.shape(result):
             raise returned_by(
@@ -254,7 +255,7 @@ def _checked(name: str, result: Tree) -> Tree:
                 f"`{name}` must return arrays or numbers: got {type(leaf).__name__}"
                 f"{' at ' + where if where else ''}."
             )
-    return result
+    return unpacked(result)
 
 
 def _kind(result: Any) -> str:

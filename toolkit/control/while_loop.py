@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from toolkit.containers import packed
 from toolkit.control.policies.policy import Policy, require_policy
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import prepare_while
@@ -65,6 +66,6 @@ def while_loop(
     loop = prepare_while(cond, body, init, max_steps)
     carry, steps = gradient.run_while(loop)
     if not with_info:
-        return carry
+        return packed(carry)
     # The steps alone do not tell: after exactly `max_steps` steps the condition may be false too.
-    return carry, LoopInfo(steps, jnp.logical_not(loop.cond(loop.closed, carry)))
+    return packed(carry), LoopInfo(steps, jnp.logical_not(loop.cond(loop.closed, carry)))

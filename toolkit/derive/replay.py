@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import jax
@@ -117,8 +118,8 @@ def segment_sizes(how: Segments, length: int) -> tuple[int, ...]:
     """
     if how == "sqrt":
         return (max(1, math.isqrt(length)),)
-    if isinstance(how, int):
-        return (how,)
+    if not isinstance(how, tuple):
+        return (int(how),)  # NumPy's integers too
     segment = math.prod(how[1:])
     if length // segment > how[0]:
         better = (-(-length // segment), *how[1:])
@@ -126,13 +127,13 @@ def segment_sizes(how: Segments, length: int) -> tuple[int, ...]:
             f"the sizes of a checkpoint must multiply to the number of steps, {length}: got {how}, "
             f"which is {segment * how[0]}; use {better}."
         )
-    return tuple(how[1:])
+    return tuple(map(int, how[1:]))
 
 
 def require_segments(name: str, how: Any, others: str = "") -> None:
     """Refuse what does not say where to store a carry; `others`: what a message offers besides."""
     sizes = how if isinstance(how, tuple) else (how,)
-    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    whole = all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
     if how != "sqrt" and not (sizes and whole and min(sizes) >= 1):
         raise ValueError(
             f"`{name}` must be {others}'sqrt', or a positive int (steps between stored carries), "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 from jax import Array
 
+from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, Loss, of_inexact
 from toolkit.settings import settings
@@ -29,6 +30,7 @@ class Backprop:
         def estimate(theta: Tree, key: Array) -> Estimate:
             del key
             fun, inexact = of_inexact(loss, theta)
-            return Estimate(*jax.value_and_grad(fun)(inexact))
+            value, gradient = jax.value_and_grad(fun)(inexact)
+            return Estimate(value, packed(gradient))
 
         return estimate

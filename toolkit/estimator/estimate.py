@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.containers import packed
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import Tree
 
@@ -45,7 +46,7 @@ def of_inexact(loss: Loss, theta: Tree) -> tuple[Loss, Tree]:
 
 def rejoin(parts: tree.Parts, inexact: Tree) -> Tree:
     """The tree that was split into `parts`, with other floating and complex leaves."""
-    return tree.merge(inexact, parts.arrays, parts.static)
+    return tree.whole(inexact, parts.arrays, parts.static)
 
 
 def loss_value(loss: Loss, theta: Tree) -> Array:
@@ -86,8 +87,10 @@ def as_gradient(like: Tree, sum_of_directions: Tree) -> Tree:
     For complex leaves the conjugate: `dL = Re(gradient . dtheta)`, so that descent goes along
     `conj(gradient)`, as after `jax.grad`.
     """
-    return jax.tree.map(
-        lambda leaf, moved: moved.astype(leaf.dtype), like, tree.conj(sum_of_directions)
+    return packed(
+        jax.tree.map(
+            lambda leaf, moved: moved.astype(leaf.dtype), like, tree.conj(sum_of_directions)
+        )
     )
 
 

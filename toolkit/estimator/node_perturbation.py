@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
@@ -133,7 +134,7 @@ class NodePerturbation:
             value, gradient = jax.value_and_grad(
                 lambda inexact: jnp.mean(losses(inexact, give_credit))
             )(parts.inexact)
-            return Estimate(value, gradient)
+            return Estimate(value, packed(gradient))
 
         return estimate
 

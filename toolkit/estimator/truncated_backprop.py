@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, rejoin
 from toolkit.estimator.unrolled import (
@@ -73,6 +74,6 @@ class TruncatedBackprop:
 
             (value, last), gradient = jax.value_and_grad(window, has_aux=True)(parts.inexact)
             time = after_window(system, state.time, self.truncation)
-            return TruncatedState(last, time), Estimate(value, gradient)
+            return TruncatedState(last, time), Estimate(value, packed(gradient))
 
         return WindowedEstimator(init, step)

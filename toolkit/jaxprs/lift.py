@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from toolkit.jaxprs.own_rules import Rules, rules
-from toolkit.jaxprs.read import evaluate, evaluate_open, inner
+from toolkit.jaxprs.read import constants_first, evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
 
 
@@ -44,26 +44,29 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
     # Only tracers are lifted; a concrete array keeps its place among the constants, a tracer leaves a gap.
     is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
+    closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
     constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
     structure = jax.tree.structure(shape)
     if arrange:
         jaxpr = arranged(jaxpr, _is_first(*examples))
+    # `call` may outlive this trace, as a derivative rule keeps it. A tracer in it would be kept alive with it,
+    # which `jax.checking_leaks` reports: so it holds the program without the values of its constants.
+    program = constants_first(jaxpr)
 
     def call(closed: tuple[Any, ...], *args: Any) -> Any:
         pending = iter(closed)
         consts = [
             next(pending) if lifted else c for c, lifted in zip(constants, is_closed, strict=True)
         ]
-        flat = evaluate_open(jaxpr.jaxpr, consts, *jax.tree.leaves(args))
+        flat = evaluate_open(program, [], *consts, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, flat)
 
-    closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
     # An argument that no equation reads, and that is no result either, has no effect.
-    used = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
-    used |= {id(atom) for atom in jaxpr.jaxpr.outvars}
-    reads = [id(variable) in used for variable in jaxpr.jaxpr.invars]
+    used = {id(atom) for equation in program.eqns for atom in equation.invars}
+    used |= {id(atom) for atom in program.outvars}
+    reads = [id(variable) in used for variable in program.invars[len(is_closed) :]]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
-    return Lifted(call, closed, shape, _has_while(jaxpr.jaxpr), read_trees, rules(jaxpr))
+    return Lifted(call, closed, shape, _has_while(program), read_trees, rules(jaxpr))
 
 
 def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,18 +77,19 @@ def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     Cost: to evaluate the equations of a gradient takes a third of the time of tracing it again.
     """
-    known: dict[Any, tuple[Any, Any]] = {}
+    known: dict[Any, Any] = {}
 
     def call(*args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         key = (structure, *map(jax.typeof, leaves))
         if key not in known:
-            known[key] = jax.make_jaxpr(fun, return_shape=True)(*args)
-        jaxpr, shape = known[key]
-        if any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts):
+            jaxpr, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+            traced = any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts)
+            known[key] = None if traced else (jaxpr, jax.tree.structure(shape))
+        if known[key] is None:
             return fun(*args)
-        flat = evaluate(jaxpr, *leaves)
-        return jax.tree.unflatten(jax.tree.structure(shape), flat)
+        jaxpr, structure = known[key]
+        return jax.tree.unflatten(structure, evaluate(jaxpr, *leaves))
 
     return call
 

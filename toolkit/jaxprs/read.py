@@ -59,6 +59,14 @@ def evaluate_open(jaxpr: Any, constants: Sequence[Any], *operands: Any) -> list[
     return jax.core.eval_jaxpr(jaxpr, constants, *operands)
 
 
+def constants_first(computation: Any) -> Any:
+    """The program without the values of its constants: they are its first arguments."""
+    program, _ = opened(computation)
+    held: dict[str, Any] = {"consts": []} if hasattr(program, "consts") else {}  # since jax 0.12
+    arguments = [*program.constvars, *program.invars]
+    return program.replace(constvars=[], invars=arguments, **held)
+
+
 def evaluate_equation(equation: Any, operands: Sequence[Any]) -> list[Any]:
     """The results of one equation."""
     primitive = equation.primitive

@@ -68,7 +68,7 @@ class BiCGStab:
             )
         matvec, x = checked(matvec, b), start(b, x0)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
-        shadow, dot = r, optax.tree.vdot
+        shadow, dot = r, tree.vdot
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
         target = self.tol * tree.norm(b)
         first = _BiCGStabState(x, r, r, dot(shadow, r), *counters(r))

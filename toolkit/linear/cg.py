@@ -105,8 +105,7 @@ class CG:
         first = _CGState(x, r, v, norm, rz, norm, zero, zero, met, no, no)
         last = jax.lax.while_loop(lambda s: ~s.done, advance, first)
         products = made + last.products + (0 if x0 is None else 1)
-        dtype = jax.eval_shape(tree.norm, b).dtype
-        norms = size.astype(dtype), last.norm.astype(dtype)
+        norms = size, last.norm
         x, info = judge(matvec, b, last.x, last.steps, self.tol, last.negative, products, norms)
         return _multiplied(x, unit), info
 
@@ -152,8 +151,7 @@ def _norm(r: Tree) -> Array:
     Unlike `tree.norm` it does not scale again: a square that underflows in these units belongs to an
     entry far below the rounding of b.
     """
-    widened = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), r)
-    return jnp.sqrt(real_dot(widened, widened))
+    return jnp.sqrt(real_dot(r, r))
 
 
 def _divided(x: Tree, unit: Array) -> Tree:

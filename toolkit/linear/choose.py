@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
 from toolkit import tree
 from toolkit.linear.cg import CG
 from toolkit.linear.dense import Dense
@@ -26,6 +23,5 @@ def choose(y: Tree, symmetric: bool) -> LinearSolver:
     unknowns = tree.size(y)
     if unknowns <= LARGEST_DENSE:
         return Dense()
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
-    tol = 10 * eps**0.75
+    tol = 10 * tree.eps(y) ** 0.75
     return CG(_MAX_STEPS, tol) if symmetric else GMRES(_MAX_STEPS, tol)

@@ -40,7 +40,7 @@ class Dense:
         identity = jnp.eye(flat.size, dtype=flat.dtype)
         columns = jax.vmap(product)(tree.vary(identity, tree.varying_axes(flat)))
         matrix = columns.T  # row j of `columns` is A e_j
-        eps = max([float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(b)], default=0.0)
+        eps = tree.eps(b)
         solution, symmetric, definite, singular = _solve(matrix, flat, eps)
         negative = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
         # The residual of a singular system may be small by chance. A negative tolerance, which no residual

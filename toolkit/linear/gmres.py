@@ -61,7 +61,7 @@ class GMRES:
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, steps, residual, previous = carry
             # Restarts are deterministic: one that gains nothing would be repeated without end.
-            gaining = residual < previous
+            gaining = (residual < previous) | (steps == 0)
             return (steps < self.max_steps) & (residual > target) & gaining
 
         def cycle(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
@@ -86,7 +86,5 @@ class GMRES:
         x = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
         first = tree.norm(flat - product(x))
         steps = jnp.asarray(0, jnp.int32)
-        x, steps, _, _ = jax.lax.while_loop(
-            unfinished, cycle, (x, steps, first, jnp.full_like(first, jnp.inf))
-        )
+        x, steps, _, _ = jax.lax.while_loop(unfinished, cycle, (x, steps, first, first))
         return judge(matvec, b, back(x), steps, self.tol, products=made + steps)

@@ -91,14 +91,14 @@ def counters(b: Tree) -> tuple[Array, Array]:
 
 def real_dot(a: Tree, b: Tree) -> Array:
     """Re <a, b> over all leaves: the inner product of the real vector space behind the tree."""
-    return jnp.real(optax.tree.vdot(a, b))
+    return jnp.real(tree.vdot(a, b))
 
 
 def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)
     flat, unravel = ravel_pytree(b)
-    wide = jnp.promote_types(flat.dtype, jnp.float32)
+    wide = tree.widened(flat).dtype
 
     def back(vector: Array) -> Tree:
         return unravel(vector.astype(flat.dtype))

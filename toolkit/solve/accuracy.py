@@ -66,17 +66,17 @@ def estimate_error(
     def lagrangian(real: Tree, inexact: Tree) -> Array:
         point, moved = tree.as_like(y, real), operands._replace(theta=inexact)
         condition = tree.as_real(problem.residual(point, problem.evaluate(point, moved, None)))
-        return outer_at(point, inexact) - optax.tree.vdot(condition, v)
+        return outer_at(point, inexact) - tree.vdot(condition, v)
 
     y_norm, v_norm, g_norm, b_norm = map(tree.norm, (real, v, g, pulled.right_side))
-    eps = jnp.finfo(v_norm.dtype).eps
+    eps = tree.eps(y)
     along_g = pulled.jacobian(g)
     largest = jnp.maximum(
         tree.safe_divide(b_norm, v_norm), tree.safe_divide(tree.norm(along_g), g_norm)
     )
-    quotient_g = jnp.abs(optax.tree.vdot(g, along_g)) / g_norm**2
-    quotient_v = jnp.abs(optax.tree.vdot(v, pulled.right_side)) / v_norm**2
-    # A zero vector has the quotient NaN and says nothing: `fmin` takes the other one.
+    quotient_g = _quotient(jnp.abs(tree.vdot(g, along_g)), g_norm)
+    quotient_v = _quotient(jnp.abs(tree.vdot(v, pulled.right_side)), v_norm)
+    # Where one of them is NaN `fmin` takes the other one.
     smallest = jnp.fmin(quotient_g, quotient_v)
     # A curvature below eps times the largest one is hidden by rounding.
     smallest = jnp.maximum(jnp.where(jnp.isnan(smallest), jnp.inf, smallest), eps * largest)
@@ -88,9 +88,10 @@ def estimate_error(
 
     # An approximation of F_y^{-1} g, by which y is off. The part of g along v, with the rounding of the
     # residual added to it, is divided by the smallest curvature; the rest by the curvature along g.
-    along_v = optax.tree.vdot(g, v) / v_norm
-    soft = (jnp.abs(along_v) + eps * largest * y_norm) / smallest * jnp.where(along_v < 0, -1, 1)
-    stiff, soft = _or_zero(1 / quotient_g), _or_zero(soft / v_norm)
+    along_v = tree.safe_divide(tree.vdot(g, v), v_norm)
+    soft = tree.safe_divide(jnp.abs(along_v) + eps * largest * y_norm, smallest)
+    soft = tree.safe_divide(soft, v_norm) * jnp.where(along_v < 0, -1, 1)
+    stiff, soft = _or_zero(tree.safe_divide(jnp.ones_like(v_norm), quotient_g)), _or_zero(soft)
     correction = jax.tree.map(lambda a, b: stiff * a + soft * b, g, v)
     distance = tree.norm(correction)
     # The gradient is looked at after a step along this correction, and the change is extrapolated to
@@ -105,13 +106,22 @@ def estimate_error(
     unsolved, moved = jax.grad(lagrangian, (0, 1))(there, operands.theta)
     moved = tree.norm(optax.tree.sub(moved, gradient))
     r_norm = pulled.info.residual * b_norm
-    coupling = tree.safe_divide(tree.norm(pulled.theta_bar.theta), v_norm) / smallest
+    coupling = tree.safe_divide(tree.norm(pulled.theta_bar.theta), v_norm)
+    coupling = tree.safe_divide(
+        coupling, smallest
+    )  # without curvature the estimate is infinite, below
     farther = tree.safe_divide(distance, step)
     inner = farther * (moved + coupling * (tree.norm(unsolved) + r_norm))
     linear = coupling * (r_norm + eps * (b_norm + largest * v_norm))
     known = smallest > 0
     parts = (jnp.where(known, SAFETY * part, jnp.inf) for part in (inner, linear))
     return ErrorEstimate(*(part.astype(v_norm.dtype) for part in parts))
+
+
+def _quotient(product: Array, norm: Array) -> Array:
+    """`product / norm^2`; infinite for a zero vector, which says nothing of the smallest curvature."""
+    squared = norm**2
+    return jnp.where(squared == 0, jnp.inf, tree.safe_divide(product, squared))
 
 
 def _or_zero(x: Array) -> Array:

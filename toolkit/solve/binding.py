@@ -194,6 +194,15 @@ def _checked_solution(
                 f"{type(out).__name__}."
             ),
         )
+    if out.aux is not None:
+        # A derivative rule passes on the value alone. Dropped here, the aux would be missed much later.
+        raise returned_by(
+            solver,
+            ValueError(
+                f"`solver` must return tk.Solution(value, info) without aux: {name} returned "
+                f"{tree.describe(out.aux)}; return it from `fun`, with has_aux=True, or call {name} itself."
+            ),
+        )
     if not hasattr(out.info, "steps"):
         raise ValueError(
             f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +115,7 @@ def _measured(name: str, outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree
 
     def differentiate(y_inexact: Tree, inexact: Tree) -> Any:
         hg = hypergradient(outer, solve)(
-            tree.merge(y_inexact, y.arrays, y.static), tree.merge(inexact, *parts[1:])
+            tree.whole(y_inexact, y.arrays, y.static), tree.whole(inexact, *parts[1:])
         )
         return hg.value, hg.gradient, hg.report
 
@@ -205,16 +206,16 @@ def check_hypergradient(
     Cost: one hypergradient and 12 solves a direction; float32 leaves about 3 digits to compare.
     """
     require_inexact(theta)
-    if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
+    if isinstance(directions, bool) or not isinstance(directions, Integral) or directions < 1:
         raise ValueError(f"`directions` must be a positive int: got {directions!r}.")
-    if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
+    if not (isinstance(rtol, Real) and 0 <= rtol < 1):
         raise ValueError(f"`rtol` must be a number in [0, 1): got {rtol!r}.")
     parts = tree.split(theta)
     if not tree.size(parts.inexact):
         raise ValueError(f"`theta` must have an entry to vary: got {tree.describe(theta)}.")
 
     def composed(inexact: Tree) -> Array:
-        whole = tree.merge(inexact, parts.arrays, parts.static)
+        whole = tree.whole(inexact, parts.arrays, parts.static)
         return outer_value(outer, solve(y0, whole).value, whole)
 
     # Differences need a step well above rounding, so the coarsest floating type decides its size.

@@ -12,6 +12,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
+from toolkit.containers import packed
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.solve.accuracy import ErrorEstimate, estimate_error
 from toolkit.solve.call import SolveCall
@@ -27,7 +28,7 @@ class HypergradientReport(NamedTuple):
     inner_residual: Array  # 2-norm of the optimality condition at the solution
     linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
     linear_steps: Array  # int32; iterations of the linear solver, 0 where there was none
-    error_estimate: Array  # absolute, 2-norm, of the gradient; NaN where the rule has none
+    error_estimate: Array | None  # absolute, 2-norm, of the gradient; None where the rule has none
     gradient_evals: Array  # int32; inner gradients (or maps): one a step, one for the residual
     hvp_evals: Array  # int32; products with second derivatives (or Jacobians) of the inner function
     status: Array  # int32, a `tk.Issue` bit mask; 0 is fine
@@ -130,16 +131,17 @@ def _by_pullback(
     solution = solve.conclude(call, y, steps)
     estimate = estimate_error(outer_at, rule, call, y, pulled, gradient)
     report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
-    tolerance = _tolerance(rule, call, report.inner_residual)
+    tolerance = _tolerance(rule, call)
     issues = _imprecise(estimate, tolerance * tree.norm(gradient))
     # A status that is set already names the cause; this one is for solves that met their tolerances.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
-    return Hypergradient(value, gradient, solution, report, tree.as_like(y, pulled.solution))
+    v = packed(tree.as_like(y, pulled.solution))
+    return Hypergradient(value, packed(gradient), solution, report, v)
 
 
-def _tolerance(rule: Implicit, call: SolveCall, like: Array) -> Array | float:
+def _tolerance(rule: Implicit, call: SolveCall) -> Array | float:
     """The larger of two tolerances that were asked for: of the solve, and of the linear system."""
-    default = float(jnp.finfo(like.dtype).eps) ** 0.5
+    default = tree.eps(call.y0) ** 0.5
     linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", default)
     return jnp.maximum(linear, default if call.tol is None else call.tol)
 
@@ -179,19 +181,19 @@ def _by_reverse_mode(
     # outer value is differentiated with respect to these zeros, too.
     def composed(operands: tuple[Tree, PullbackReport]) -> tuple[Array, Solution]:
         inexact, pullback_report = operands
-        whole = tree.merge(inexact, parts.arrays, parts.static)
+        whole = tree.whole(inexact, parts.arrays, parts.static)
         solution = solve.reporting(pullback_report, y0, whole, xs)
         return outer_value(outer, solution.value, whole), solution
 
     operands = (parts.inexact, PullbackReport.zeros())
     (value, solution), (gradient, said) = _value_and_grad(composed, operands)
-    report = _report(solve, solution, value, gradient, None, jnp.asarray(jnp.nan, value.dtype))
+    report = _report(solve, solution, value, gradient, None, None)
     said = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), said)
     report = report._replace(
         status=report.status | said.issues,
         gradient_evals=report.gradient_evals + said.gradient_evals,
     )
-    return Hypergradient(value, gradient, solution, report)
+    return Hypergradient(value, packed(gradient), solution, report)
 
 
 def _value_and_grad(
@@ -211,7 +213,7 @@ def _value_and_grad(
         return value, (parts.inexact, parts.arrays)
 
     (value, arrays), gradient = jax.value_and_grad(arrays_only, has_aux=True)(inexact)
-    return (value, tree.merge(*arrays, static[0])), gradient
+    return (value, tree.whole(*arrays, static[0])), gradient
 
 
 def _report(
@@ -220,7 +222,7 @@ def _report(
     value: Array,
     gradient: Tree,
     linear: LinearInfo | None,
-    estimate: Array,
+    estimate: Array | None,
 ) -> HypergradientReport:
     info, rule = solution.info, solve.adjoint
     zero = jnp.asarray(0, jnp.int32)

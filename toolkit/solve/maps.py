@@ -12,6 +12,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
+from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.solve.call import Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
@@ -67,7 +68,7 @@ class SolutionMap:
         aux = None
         if self.has_aux:
             args = (value, problem.user_theta(operands))
-            aux = self.fun(*args)[1] if xs is None else self.fun(*args, last(xs))[1]
+            aux = self.fun(*args)[1] if xs is None else self.fun(*args, packed(last(xs)))[1]
         return Solution(value, _verdict(call, y, steps), aux)
 
 
@@ -218,7 +219,7 @@ def _verdict(call: SolveCall, y: Tree, steps: Array) -> SolveInfo:
         # so the scale is then 1.
         first = residual(y0)
         scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
-        tol = jnp.sqrt(jnp.finfo(reached.dtype).eps) * scale
+        tol = tree.eps(y) ** 0.5 * scale
     finite = jnp.isfinite(reached) & tree.all_finite(y)
     ended = jnp.where(reached <= tol, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)

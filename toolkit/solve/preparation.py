@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from toolkit import linear, tree
+from toolkit.containers import packed, unpacked
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.solve.binding import bind, check_same
@@ -54,7 +56,7 @@ def prepare(
     Raises:
       ValueError: `y0`, `xs`, or what `fun` returns is not what the kind of solve needs.
     """
-    parts = _partition(y0, theta)
+    parts, xs = _partition(y0, theta), _arrays(xs)
     flat = _flat(kind, fun, has_aux, parts, xs is not None)
     parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
     y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
@@ -81,24 +83,35 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
             f"{tree.describe(y0)}; integers are carried, use .astype(float)."
         )
 
+    # These functions live in the programs that are traced with them. They must hold no array: a tracer in
+    # them would be kept alive beyond its trace, which `jax.checking_leaks` reports.
+    y_static, theta_static = y.static, theta.static
+
     def user_y(inexact: Tree, operands: Operands) -> Tree:
-        return tree.merge(inexact, operands.carried.y, y.static)
+        return tree.whole(inexact, operands.carried.y, y_static)
 
     def user_theta(operands: Operands) -> Tree:
-        return tree.merge(operands.theta, operands.carried.theta, theta.static)
+        return tree.whole(operands.theta, operands.carried.theta, theta_static)
 
     operands = Operands(theta.inexact, CarriedLeaves(theta.arrays, y.arrays))
-    return _Partition(y.inexact, operands, user_y, user_theta)
+    return _Partition(tree.strong(y.inexact), operands, user_y, user_theta)
+
+
+def _arrays(xs: Tree) -> Tree:
+    """Per-step inputs, each leaf that is one as a JAX array: a traced step number indexes no NumPy array."""
+    one = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+    return jax.tree.map(one, unpacked(xs))
 
 
 def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
     """`fun` of partitioned arguments, without its aux."""
 
+    user_y, user_theta = parts.user_y, parts.user_theta
     expected = "(y, theta, x)" if takes_x else "(y, theta)"
 
     def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
-        args = (parts.user_y(y, operands), parts.user_theta(operands))
-        out = call_as("fun", fun, expected, *args, *([x] if takes_x else []))
+        args = (user_y(y, operands), user_theta(operands))
+        out = call_as("fun", fun, expected, *args, *([packed(x)] if takes_x else []))
         if has_aux:
             out = _without_aux(fun, out)
         if kind == "argmin":

@@ -72,7 +72,9 @@ class Anderson:
             values = state.values.at[slot].set(value)
             residuals = state.residuals.at[slot].set(value - point)
             evaluations = state.evaluations + 1
-            weights = _mixing_weights(residuals, jnp.arange(self.history) < evaluations)
+            weights = _mixing_weights(
+                residuals, jnp.arange(self.history, dtype=jnp.int32) < evaluations
+            )
             y = tree.as_like(state.y, unravel(weights @ values))
             return AndersonState(y, values, residuals, evaluations)
 
@@ -83,7 +85,7 @@ def _mixing_weights(residuals: Array, filled: Array) -> Array:
     """`[H]` weights of sum 1 that minimise the norm of the combined residual; 0 where not filled."""
     # Minimise a' G a, G = R R', over sum(a) = 1. By Lagrange `G a` is proportional to the vector of ones:
     # solve `G a = 1` and divide by the sum. Rows not filled yet get the equation a_i = 0.
-    wide = jnp.promote_types(residuals.dtype, jnp.float32)  # LAPACK knows no smaller type
+    wide = tree.widened(residuals).dtype  # LAPACK knows no smaller type
     # Products of residuals square the condition number. Accelerators multiply in fewer bits unless they
     # are told not to, which would leave few digits of the weights.
     gram = jnp.matmul(residuals, residuals.T, precision="highest", preferred_element_type=wide)

@@ -63,7 +63,7 @@ def _step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Tr
 
 def _last_step(method: Method, state: Tree, theta: Tree) -> Tree:
     """One more step with the settings of the last one, for schedules that have no entry beyond it."""
-    return _step(method, state, theta, (jnp.asarray(max(method.num_steps - 1, 0)), None))
+    return _step(method, state, theta, (jnp.asarray(max(method.num_steps - 1, 0), jnp.int32), None))
 
 
 def _step_unless_done(

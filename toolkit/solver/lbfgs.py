@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
 from toolkit import tree
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.optax import OptaxState
+from toolkit.solver.optax import OptaxState, typed_objective
 from toolkit.solver.settings import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
@@ -44,21 +45,16 @@ class LBFGS:
         objective, optimizer = require_objective(self, problem), optax.lbfgs()
 
         def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
-            # Where x64 is enabled, optax's line search evaluates at float64 points for a float32 `y`. The
-            # loop's carry must keep its types, so the points are cast back.
-            types = jax.tree.map(lambda leaf: leaf.dtype, tree.as_real(like))
-
-            def value(real: Tree) -> Array:
-                typed = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), real, types)
-                return objective(tree.as_like(like, typed), theta, x)
-
-            return value
+            fun = lambda real: objective(tree.as_like(like, real), theta, x)
+            real = tree.as_real(like)
+            return typed_objective(fun, real, value_like=_searched(real))
 
         def init(y0: Tree, theta: Tree) -> OptaxState:
-            return OptaxState(y0, optimizer.init(tree.as_real(y0)))
+            return OptaxState(y0, optimizer.init(_searched(tree.as_real(y0))))
 
+        @tree.standard_promotion  # optax mixes types
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
-            fun, real = real_objective(state.y, theta, x), tree.as_real(state.y)
+            fun, real = real_objective(state.y, theta, x), _searched(tree.as_real(state.y))
             if x is None:
                 # The last line search ended at this point and left its value and gradient in the state.
                 value, gradient = optax.value_and_grad_from_state(fun)(real, state=state.optimizer)
@@ -66,11 +62,12 @@ class LBFGS:
                 value, gradient = jax.value_and_grad(fun)(real)
             return Evaluation((value, gradient), gradient)
 
+        @tree.standard_promotion
         def update(
             state: OptaxState, needed: tuple[Array, Tree], theta: Tree, t: Array, x: Tree
         ) -> OptaxState:
             value, gradient = needed
-            real = tree.as_real(state.y)
+            real = _searched(tree.as_real(state.y))
             updates, inner = optimizer.update(
                 gradient,
                 state.optimizer,
@@ -79,6 +76,18 @@ class LBFGS:
                 grad=gradient,
                 value_fn=real_objective(state.y, theta, x),
             )
-            return OptaxState(tree.as_like(state.y, optax.apply_updates(real, updates)), inner)
+            moved = tree.typed_like(tree.as_real(state.y), optax.apply_updates(real, updates))
+            return OptaxState(tree.as_like(state.y, moved), inner)
 
         return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
+
+
+@tree.standard_promotion
+def _searched(real: Tree) -> Tree:
+    """`real` in one type, float32 at least, in which the line search compares values.
+
+    The values of a float16 problem may be too large for float16, or differ in digits that it has not.
+    optax compares them in the type of its point.
+    """
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(real))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), real)

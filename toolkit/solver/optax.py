@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import optax
 from jax import Array
 
+from toolkit import tree
 from toolkit.optimizers import built
 from toolkit.roles import Optimizer
 from toolkit.settings import Natural, Tolerance, settings
@@ -59,14 +62,12 @@ class Optax:
             gradient = problem.evaluate(state.y, theta, x)
             return Evaluation(gradient, gradient)
 
+        @tree.standard_promotion  # optax mixes types
         def update(state: OptaxState, gradient: Tree, theta: Tree, t: Array, x: Tree) -> OptaxState:
             extra = {}
             if takes_extra and objective is not None:
-                extra = {
-                    "value": objective(state.y, theta, x),
-                    "grad": gradient,
-                    "value_fn": lambda y: objective(y, theta, x),
-                }
+                fun = typed_objective(lambda y: objective(y, theta, x), state.y, state.y)
+                extra = {"value": fun(state.y), "grad": gradient, "value_fn": fun}
             try:
                 updates, inner = optimizer.update(gradient, state.optimizer, state.y, **extra)
             except TypeError:
@@ -74,6 +75,20 @@ class Optax:
                 # user is told why there is none; any other error is passed on.
                 require_objective(self, problem)
                 raise
+            inner = tree.typed_like(state.optimizer, inner)
             return OptaxState(optax.apply_updates(state.y, updates), inner)
 
         return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol)
+
+
+def typed_objective(
+    objective: Callable[[Tree], Array], like: Tree, value_like: Tree
+) -> Callable[[Tree], Array]:
+    """`objective` as optax's line searches need it.
+
+    Where x64 is enabled they evaluate it at float64 points of a float32 `y`, and they compare its values
+    in the type of the first leaf that they were given. So points are cast to the types of `like`, and values
+    to that of `value_like`.
+    """
+    dtype = jax.tree.leaves(value_like)[0].real.dtype
+    return lambda y: objective(tree.typed_like(like, y)).astype(dtype)

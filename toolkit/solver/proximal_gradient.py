@@ -117,7 +117,7 @@ class ProximalGradient:
             lambda s: s.y,
             self.max_steps,
             self.tol,
-            proximal=Proximal(lambda theta: step_size(theta, jnp.asarray(last)), prox),
+            proximal=Proximal(lambda theta: step_size(theta, jnp.asarray(last, jnp.int32)), prox),
             residual_norm=lambda s: s.residual,
         )
 

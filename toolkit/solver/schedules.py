@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
+from toolkit.errors.readable import call_as
+
+# optax's schedules take the step alone. To try that in place of `(theta, step)` would give a schedule of theta
+# alone the step, and a wrong number without a word: so both must be taken.
+_EXPECTED = "(theta, step); of an optax schedule make lambda theta, step: schedule(step)"
 
 
 def at_step(name: str, schedule: Any, theta: Any, t: Any) -> Any:
     """The value of a schedule at step `t`: a number, an array of one entry a step, or a callable."""
     if callable(schedule):
-        value = schedule(theta, t)
+        value = call_as(name, schedule, _EXPECTED, theta, t)
         if not tree.is_numeric(value) or jnp.iscomplexobj(value):
             raise ValueError(
                 f"`{name}` must return a real array from (theta, step): got {tree.describe(value)}."

@@ -47,7 +47,10 @@ def make_plan(momenta: Array) -> Plan:
         scale, spills = earlier * momentum, jnp.zeros_like(momentum, jnp.int32)
         for _ in range(SPILLS):
             small = scale <= 1 / 256
-            scale, spills = jnp.where(small, 256 * scale, scale), spills + small
+            scale, spills = (
+                jnp.where(small, 256 * scale, scale),
+                spills + small.astype(spills.dtype).astype(spills.dtype),
+            )
         return scale, (earlier, scale, spills)
 
     _, (earlier, scale, spills) = jax.lax.scan(advance, jnp.ones_like(momenta, shape=()), momenta)

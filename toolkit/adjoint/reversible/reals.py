@@ -19,8 +19,7 @@ def to_reals(values: Tree) -> list[Array]:
     and the reverse loop hold different amounts of data, so one could be compiled that way and the other
     not, and their bits would differ. With a leaf of zeros added, neither loop is small enough for that.
     """
-    leaves = jax.tree.leaves(tree.as_real(values))
-    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]
+    leaves = jax.tree.leaves(tree.widened(tree.as_real(values)))
     if sum(leaf.size for leaf in leaves) < _FEW:
         leaves.append(jnp.zeros_like(leaves[0], shape=(_FEW,)))
     return leaves

@@ -15,6 +15,7 @@ from toolkit.bilevel.levels.hierarchy import starts_of
 from toolkit.bilevel.levels.keywords import Values, call, check_takes
 from toolkit.bilevel.levels.level import Level
 from toolkit.bilevel.levels.nested import NestedSolution, nested, solution_map
+from toolkit.containers import packed, unpacked
 from toolkit.errors.readable import readable
 from toolkit.solve.hypergradient import HypergradientReport, hypergradient, real_scalar
 from toolkit.types import Tree
@@ -71,7 +72,7 @@ def nested_hypergradient(
         parts = {name: tree.split(value) for name, value in values.items()}
 
         def outer_at(inexact: dict[str, Tree]) -> Array:
-            merged = {name: tree.merge(inexact[name], *parts[name][1:]) for name in parts}
+            merged = {name: tree.whole(inexact[name], *parts[name][1:]) for name in parts}
             return real_scalar(call(outer, merged), outer)
 
         inexact = {name: part.inexact for name, part in parts.items()}
@@ -88,8 +89,8 @@ def nested_hypergradient(
             # and reports on it.
             along = lambda y, _, bar=bar: jnp.real(tree.pairing(bar, tree.split(y).inexact))
             pulled = hypergradient(along, solution_map(levels, i, begin))(begin[name], dict(values))
-            bars = jax.tree.map(jnp.add, bars, pulled.gradient)
+            bars = jax.tree.map(jnp.add, bars, unpacked(pulled.gradient))
             reports[name] = pulled.report
-        return NestedHypergradient(value, bars, solution, dict(reversed(reports.items())))
+        return NestedHypergradient(value, packed(bars), solution, dict(reversed(reports.items())))
 
     return run

@@ -13,6 +13,7 @@ from toolkit.bilevel.parts.movers import StepSize, at
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.containers import unpacked
 from toolkit.linear import CG
 from toolkit.roles import Adjoint
 from toolkit.settings import Count, require, settings
@@ -83,10 +84,11 @@ class DoubleLoop(TwoOptimizers):
             y0 = s.y if self.warm_start else s.memory.y0
             hg = hypergradient(outer, solve)(y0, s.theta, v0=s.memory.v)
             gradients, hvps = self.inner_steps + 1, hg.report.hvp_evals
-            said = info(inner(y0, s.theta), hg.value, hg.gradient, gradients, hvps)
-            memory = s.memory if s.memory.v is None else s.memory._replace(v=hg.v)
+            direction, v = unpacked(hg.gradient), unpacked(hg.v)
+            said = info(inner(y0, s.theta), hg.value, direction, gradients, hvps)
+            memory = s.memory if s.memory.v is None else s.memory._replace(v=v)
             new = s._replace(y=hg.solution.value, memory=memory)
-            return moves.theta(new, hg.gradient), said
+            return moves.theta(new, direction), said
 
         implicit = self.adjoint is None or isinstance(self.adjoint, Implicit)
         name = "AID" if implicit else "ITD" if isinstance(self.adjoint, Unroll) else None

@@ -86,7 +86,7 @@ class HOAG(TwoOptimizers):
             tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
             # Unlike (Pedregosa 2016, algorithm 1): eps_k has a lower bound. Below what rounding leaves of
             # a gradient no step helps, and each outer step would use up all of its inner steps.
-            tol = jnp.maximum(tol, _rounding(scale.dtype) * scale)
+            tol = jnp.maximum(tol, _rounding(slope) * scale)
 
             def unfinished(carry: tuple[State, Tree, Array]) -> Array:
                 _, slope, steps = carry
@@ -103,7 +103,7 @@ class HOAG(TwoOptimizers):
             # `NaN > tol` is False: a gradient that is NaN ends the loop as if the problem were solved.
             # With y set to NaN too, every later check sees the failure.
             parts = tree.split(s.y)
-            y = tree.merge(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
+            y = tree.whole(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
             memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
             return s._replace(y=y), memory, first, steps
 
@@ -117,7 +117,7 @@ class HOAG(TwoOptimizers):
             product = lambda w: hvp(problem, s.y, s.theta, w, inside)
             # CG measures its residual relative to the right-hand side; eps_k is absolute.
             relative: Any = memory.tol / jnp.where(size > 0, size, 1)
-            relative = jnp.maximum(relative, _rounding(size.dtype))
+            relative = jnp.maximum(relative, _rounding(f.in_y))
             v, said = CG(self.linear_steps, relative)(product, f.in_y, s.memory.v)
             direction = minus(f.in_theta, cross(problem, s.y, s.theta, v, inside))
             memory = memory._replace(v=v, linear_residual=said.residual * size)
@@ -131,10 +131,10 @@ class HOAG(TwoOptimizers):
         return algorithm(self, problem, moves, step, memory=start)
 
 
-def _rounding(dtype: Any) -> float:
-    """The smallest ratio of last to first residual that a solve in this type can be asked for.
+def _rounding(like: Tree) -> float:
+    """The smallest ratio of last to first residual that a solve in these types can be asked for.
 
     A residual is a difference of rounded numbers, exact to a few eps of their size. eps^(3/4) leaves
     room above that for a sum of many of them.
     """
-    return float(jnp.finfo(dtype).eps) ** 0.75
+    return tree.eps(like) ** 0.75

@@ -54,7 +54,7 @@ class T1T2(TwoOptimizers):
             # Differentiating the update itself, whichever optimizer makes it, gives the formula's product:
             # d y+ / d theta = - a d2_ytheta g for gradient descent.
             def after(theta: Tree) -> tuple[Array, tuple[State, Array]]:
-                theta = tree.merge(theta, *parts[1:])
+                theta = tree.whole(theta, *parts[1:])
                 loss, slope = inner_slope(problem, s.y, theta, inside)
                 new = moves.y(s, slope)
                 return problem.outer(new.y, theta, outside), (new, loss)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
-import jax
 import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.readable import call_as
 from toolkit.optimizers import built
 from toolkit.types import Tree
 
@@ -36,18 +36,15 @@ def mover(step_size: StepSize, optimizer: optax.GradientTransformation | None = 
 
 def at(step_size: StepSize, t: Array) -> Array | float:
     """The step size of step `t`."""
-    return step_size(t) if callable(step_size) else step_size
+    if not callable(step_size):
+        return step_size
+    return call_as("step_size", step_size, "(step), as optax's schedules do", t)
 
 
 def moved(y: Tree, direction: Tree, step_size: Any) -> Tree:
     """`y - step_size * direction`, in the types of `y`; leaves without derivative stay as they are."""
     parts = tree.split(y)
-    # A float32 step size times a bfloat16 leaf is float32, and a loop refuses a state that changes its
-    # type: so the result is cast back.
-    new = jax.tree.map(
-        lambda leaf, d: (leaf - step_size * d).astype(leaf.dtype), parts.inexact, direction
-    )
-    return tree.merge(new, *parts[1:])
+    return tree.whole(tree.add_scaled(parts.inexact, -step_size, direction), *parts[1:])
 
 
 def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
@@ -55,7 +52,7 @@ def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
         # optax does arithmetic on every leaf that it is given: integers and names are kept from it.
         parts = tree.split(y)
         updates, state = optimizer.update(direction, state, parts.inexact)
-        return tree.merge(optax.apply_updates(parts.inexact, updates), *parts[1:]), state
+        return tree.whole(optax.apply_updates(parts.inexact, updates), *parts[1:]), state
 
     return Mover(lambda y: optimizer.init(tree.split(y).inexact), move)
 

@@ -61,8 +61,8 @@ def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curve
     y_parts, theta_parts = tree.split(y), tree.split(theta)
 
     def gradient(y: Tree, theta: Tree) -> tuple[Tree, Array]:
-        whole_theta = tree.merge(theta, *theta_parts[1:])
-        of_y = lambda y: problem.inner(tree.merge(y, *y_parts[1:]), whole_theta, batch)
+        whole_theta = tree.whole(theta, *theta_parts[1:])
+        of_y = lambda y: problem.inner(tree.whole(y, *y_parts[1:]), whole_theta, batch)
         loss, slope = jax.value_and_grad(of_y)(y)
         return slope, loss
 
@@ -75,7 +75,7 @@ def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curve
 def inner_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> tuple[Array, Tree]:
     """(inner loss, its gradient in y)."""
     parts = tree.split(y)
-    of_y = lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch)
+    of_y = lambda y: problem.inner(tree.whole(y, *parts[1:]), theta, batch)
     return jax.value_and_grad(of_y)(parts.inexact)
 
 
@@ -93,7 +93,7 @@ def _slopes(loss: BatchLoss, y: Tree, theta: Tree, batch: Any) -> Slopes:
     y_parts, theta_parts = tree.split(y), tree.split(theta)
 
     def of_both(y: Tree, theta: Tree) -> Array:
-        return loss(tree.merge(y, *y_parts[1:]), tree.merge(theta, *theta_parts[1:]), batch)
+        return loss(tree.whole(y, *y_parts[1:]), tree.whole(theta, *theta_parts[1:]), batch)
 
     value, slopes = jax.value_and_grad(of_both, (0, 1))(y_parts.inexact, theta_parts.inexact)
     return Slopes(value, *slopes)
@@ -102,7 +102,7 @@ def _slopes(loss: BatchLoss, y: Tree, theta: Tree, batch: Any) -> Slopes:
 def theta_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Tree:
     """The gradient of the inner loss in theta."""
     parts = tree.split(theta)
-    of_theta = lambda t: problem.inner(y, tree.merge(t, *parts[1:]), batch)
+    of_theta = lambda t: problem.inner(y, tree.whole(t, *parts[1:]), batch)
     return jax.grad(of_theta)(parts.inexact)
 
 
@@ -126,7 +126,7 @@ def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     parts = tree.split(y)
     # A derivative along v of a gradient: for the cost of about two gradients, and without storing the
     # gradient's own intermediate values, as the reverse of a reverse pass would.
-    slope = lambda y: jax.grad(lambda y: problem.inner(tree.merge(y, *parts[1:]), theta, batch))(y)
+    slope = lambda y: jax.grad(lambda y: problem.inner(tree.whole(y, *parts[1:]), theta, batch))(y)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]
 
 
@@ -135,5 +135,5 @@ def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     # Second derivatives are symmetric: moving y along v in grad_theta g gives the pullback of v through
     # grad_y g, without a second reverse pass.
     parts = tree.split(y)
-    slope = lambda y: theta_slope(problem, tree.merge(y, *parts[1:]), theta, batch)
+    slope = lambda y: theta_slope(problem, tree.whole(y, *parts[1:]), theta, batch)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]

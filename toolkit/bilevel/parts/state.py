@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.bilevel.parts.movers import Mover, at, moved, mover
+from toolkit.bilevel.parts.movers import Mover, at, mover
 from toolkit.bilevel.parts.oracles import zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.errors.readable import readable, returned_by
@@ -62,7 +62,7 @@ class Moves(NamedTuple):
 
     def v(self, s: LinearState, residual: Tree) -> LinearState:
         """One step on the linear system."""
-        return s._replace(v=moved(s.v, residual, at(self.linear_step_size, s.step)))
+        return s._replace(v=tree.add_scaled(s.v, -at(self.linear_step_size, s.step), residual))
 
 
 def moves_of(settings: Any, problem: Problem) -> Moves:
@@ -112,8 +112,8 @@ def algorithm(
         _require_real("theta0", theta0)
         _require_scalars(problem, y0, theta0)
         # Python numbers are weakly typed to JAX, and a step would return them strongly typed: a loop over
-        # steps refuses a state that changes its type. `split` makes arrays of fixed types of them.
-        y0, theta0 = tree.merge(*tree.split(y0)), tree.merge(*tree.split(theta0))
+        # steps refuses a state that changes its type.
+        y0, theta0 = _typed(y0), _typed(theta0)
         variables = {"y": y0, "theta": theta0} | ({"v": zeros_like(y0)} if linear else {})
         state = (LinearState if linear else State)(
             **variables,
@@ -141,6 +141,12 @@ def algorithm(
     return Algorithm(init, counted)
 
 
+def _typed(start: Tree) -> Tree:
+    """`start` with strongly typed arrays for its floating leaves."""
+    inexact, *others = tree.split(start)
+    return tree.whole(tree.strong(inexact), *others)
+
+
 def split_key(s: Any, count: int) -> Array:
     """`count` keys of this step, one for each role, so that the roles draw independently.
 
@@ -166,7 +172,7 @@ def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
         parts = tree.split(y0), tree.split(theta0), tree.split(data)
 
         def loss(*arrays: Any, name: str = name, parts: Any = parts) -> Any:
-            whole = [tree.merge(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
+            whole = [tree.whole(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
             return getattr(problem, name)(*whole)
 
         value = jax.eval_shape(loss, *(part[:2] for part in parts))

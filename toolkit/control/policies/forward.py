@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.control import bounded, residuals
-from toolkit.control.policies.policy import require_positive
+from toolkit.control.policies.policy import set_positive
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.refusal import refuse_reverse_mode
@@ -36,7 +36,7 @@ class forward:
 
     @readable
     def __post_init__(self) -> None:
-        require_positive("max_tangents", self.max_tangents)
+        set_positive(self, "max_tangents")
 
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A plain scan, with a rule of its own."""

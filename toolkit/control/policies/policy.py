@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
@@ -41,6 +42,9 @@ def step_of(loop: PreparedLoop) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
     return lambda carry, x: loop.step(loop.closed, carry, x)
 
 
-def require_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def set_positive(policy: Any, name: str) -> None:
+    """Make the field `name` of a frozen policy a Python int; refused where it is no positive integer."""
+    value = getattr(policy, name)
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive int: got {value!r}.")
+    object.__setattr__(policy, name, int(value))

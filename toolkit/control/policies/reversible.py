@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
+from toolkit.containers import packed, unpacked
 from toolkit.control import residuals
 from toolkit.control.policies.recovered import (
     default_tolerance,
@@ -83,7 +85,7 @@ class reversible:
     @readable
     def __post_init__(self) -> None:
         require_callable("inverse", self.inverse)
-        if self.tol is not None and not (isinstance(self.tol, (int, float)) and self.tol > 0):
+        if self.tol is not None and not (isinstance(self.tol, Real) and self.tol > 0):
             raise ValueError(f"`tol` must be None or a positive number: got {self.tol!r}.")
 
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
@@ -157,7 +159,10 @@ class ReverseState(NamedTuple):
 
 
 def _lifted_inverse(inverse: Callable[..., Tree], loop: PreparedLoop) -> Lifted:
-    back = lift(inverse, loop.init, jax.tree.map(entry, loop.xs))
+    def unstep(carry: Tree, x: Tree) -> Tree:
+        return unpacked(inverse(packed(carry), packed(x)))
+
+    back = lift(unstep, loop.init, jax.tree.map(entry, loop.xs))
     require_same_types("inverse", loop.init, back.shape, inverse)
     return back
 

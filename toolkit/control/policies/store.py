@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.control import bounded, residuals
-from toolkit.control.policies.policy import require_positive, step_of
+from toolkit.control.policies.policy import set_positive, step_of
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.derive.replay import ticked_scan
@@ -31,7 +31,7 @@ class store:
 
     @readable
     def __post_init__(self) -> None:
-        require_positive("unroll", self.unroll)
+        set_positive(self, "unroll")
 
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A plain scan."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.control import bounded, residuals
-from toolkit.control.policies.policy import require_positive, step_of
+from toolkit.control.policies.policy import set_positive, step_of
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.replay import after, ticked_scan
@@ -46,7 +46,7 @@ class truncate:
 
     @readable
     def __post_init__(self) -> None:
-        require_positive("k", self.k)
+        set_positive(self, "k")
 
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A constant head and a differentiated tail, or windows."""
