@@ -110,3 +110,11 @@ def is_python_number(leaf: Any) -> bool:
     """Whether `leaf` is a number of Python's own, known before anything runs."""
     # `np.float64` is a subclass of `float`, but JAX takes its dtype as given, not as weakly typed.
     return isinstance(leaf, (bool, int, float, complex)) and not isinstance(leaf, np.generic)
+
+
+def is_same_number(a: Any, b: Any) -> bool:
+    """Whether two numbers of Python's are the same, of one type and with one sign."""
+    if not (is_python_number(a) and is_python_number(b)) or type(a) is not type(b):
+        return False
+    # `==` would take -0.0 for 0.0, and NaN for another number. Large integers have no `repr`.
+    return a == b if isinstance(a, int) else repr(a) == repr(b)

@@ -13,7 +13,12 @@ from toolkit.jaxprs.read import opened
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.structure import Absent, GrowingList
-from toolkit.plain_python.carried.typed_arrays import is_python_number, with_type, zeros
+from toolkit.plain_python.carried.typed_arrays import (
+    is_python_number,
+    is_same_number,
+    with_type,
+    zeros,
+)
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import refuse
@@ -70,12 +75,7 @@ def _stays(
     """Whether one iteration leaves the k-th leaf of a variable unchanged."""
     if is_input(traced, exit.outputs[k], position):
         return True
-    return _same_number(one.leaves[k], exit.leaves[k])
-
-
-def _same_number(a: Any, b: Any) -> bool:
-    both = is_python_number(a) and is_python_number(b)
-    return both and type(a) is type(b) and repr(a) == repr(b)  # `==` would take -0.0 for 0.0
+    return is_same_number(one.leaves[k], exit.leaves[k])
 
 
 def check_integers(

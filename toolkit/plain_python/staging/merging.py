@@ -26,6 +26,7 @@ from toolkit.plain_python.carried.structure import (
 from toolkit.plain_python.carried.typed_arrays import (
     holds,
     is_python_number,
+    is_same_number,
     joined_dtype,
     type_text,
 )
@@ -95,7 +96,7 @@ def merge(
             return _absent(name, _disagreement(name, exits)), []
         for number in (left, right):
             if not holds(common.dtype, number):
-                return _absent(name, _not_in(name, repr(number), common)), []
+                return _absent(name, _not_in(name, _shown(number), common)), []
         for leaf, span in ((left, a.spans[k]), (right, b.spans[k])):
             if not is_python_number(leaf) and span is not None and not is_exact(common.dtype, span):
                 reached = short(max(span.high, -span.low))
@@ -116,9 +117,7 @@ def _is_same(left: Any, right: Any) -> bool:
     """Whether both branches leave the same value, which existed before them."""
     if left is right and left is not None:
         return True
-    numbers = is_python_number(left) and is_python_number(right)
-    # `==` would take -0.0 for 0.0, and NaN for another number.
-    return numbers and type(left) is type(right) and repr(left) == repr(right)
+    return is_same_number(left, right)
 
 
 def common_type(a: Any, b: Any) -> Any:
@@ -198,6 +197,11 @@ def _not_in(name: str, number: str, common: Any) -> str:
         f"{here().line} and would be a {type_text(common)} after both, which cannot hold it: give "
         "both branches one dtype that can"
     )
+
+
+def _shown(number: Any) -> str:
+    huge = isinstance(number, int) and abs(number) > 2**100
+    return short(number) if huge else repr(number)
 
 
 def _two_of_them(name: str) -> str:

@@ -39,6 +39,7 @@ from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
 from toolkit.plain_python.tracing.integers import FARTHEST
 from toolkit.plain_python.tracing.intervals import Known
+from toolkit.plain_python.tracing.known import table
 from toolkit.plain_python.tracing.reading import uses_input
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 
@@ -116,7 +117,8 @@ def _run_while(variables: Variables, settled: SettledBlock, test: Callable[[], A
     """Run a settled `while`; its test is traced on the types at which the block settled."""
 
     def ask(leaves: list[Any]) -> Any:
-        with entered(variables, settled.entry, leaves, conditional=True, loop=True) as (values, _):
+        block = entered(variables, settled.entry, leaves, conditional=True, loop=True)
+        with table(nested=True), block as (values, _):
             truth = scalar_truth(test())
             for name, before, now in zip(variables.names, values, variables.values(), strict=True):
                 if now is not before:

@@ -95,10 +95,11 @@ def trace(
 
     def body(leaves: list[Any], item: Any) -> list[Any]:
         seen = leaves if as_inputs else [leaf for one in entry for leaf in one.leaves]
-        with entered(variables, entry, seen, conditional, loop=as_inputs) as (values, decoder):
-            run(item)
-            after = variables.values()
-        exits, appended, results = _encode_exit(variables, entry, values, after, decoder)
+        with table(nested=True):
+            with entered(variables, entry, seen, conditional, loop=as_inputs) as (values, decoder):
+                run(item)
+                after = variables.values()
+            exits, appended, results = _encode_exit(variables, entry, values, after, decoder)
         found.update(exits=exits, appended=appended)
         return results
 
@@ -170,7 +171,7 @@ def entered(
     values: list[Any] = [None] * len(entry)
     try:
         seeing = observed(variables.around, conditional, loop, variables.reads)
-        with table(nested=True), seeing as seen:
+        with seeing as seen:
             # The block may reach a list of the user's not by its variable but through another name or
             # object. It then holds the original, which therefore counts as its own origin.
             plain = {id(one.holder.owner): one.holder.owner for one in seen if one.is_plain()}

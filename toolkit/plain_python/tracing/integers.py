@@ -275,7 +275,7 @@ def _operation(equation: Any, name: str, inputs: list[Known]) -> Known:
     if name == "convert_element_type":
         # Whether a bool is true is not known, but as an integer it is 0 or 1.
         truth = equation.invars[0].aval.dtype == jnp.bool_ and is_integer(aval)
-        return IntegerInterval(0, 1) if truth else inputs[0]
+        return IntegerInterval(0, 1) if truth and inputs[0] is None else inputs[0]
     ints = [one for one in inputs if one is not None]
     if len(ints) < len(inputs) or not inputs or not is_integer(aval):
         return None

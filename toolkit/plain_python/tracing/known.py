@@ -56,10 +56,12 @@ def known_of(value: Any) -> Known:
 
     NumPy's other integers wrap as JAX's do.
     """
-    if type(value) is int:
-        return IntegerInterval(value, value)
+    if type(value) in (int, bool):
+        return IntegerInterval(int(value), int(value))
     now = _table.get()
     if isinstance(value, jax.Array):
+        if value.dtype == jnp.bool_:
+            return IntegerInterval(0, 1) if value.weak_type else None
         found = now.get(id(value)) if now is not None else None
         return found[1] if found is not None else None
     numpys = isinstance(value, (np.ndarray, np.integer)) and value.dtype.kind in "iu"

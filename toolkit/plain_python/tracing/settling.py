@@ -45,6 +45,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import is_set_with_a_flag
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock, encode_entry, trace
+from toolkit.plain_python.tracing.known import known_of, note
 from toolkit.plain_python.tracing.reading import changed_by_calls, has_other_width, uses_input
 
 
@@ -204,7 +205,8 @@ def _promoted(leaf: Any, old: Any, now: Any) -> Any:
         return None
     if not holds(now.dtype, leaf):
         return None  # its value would change
-    return with_type(leaf, now)
+    promoted = with_type(leaf, now)
+    return note(promoted, known_of(leaf)) if now.weak_type else promoted
 
 
 def _change(name: str, one: EncodedVariable, traced: TracedBlock, k: int) -> str:
