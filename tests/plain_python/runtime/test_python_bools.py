@@ -152,6 +152,30 @@ def bool_dict(x):
     return f[x < 0]
 
 
+@programs.right(-2.0)
+def bool_is(x):
+    a = x < 0
+    b = x > 0
+    n = 0
+    if a is True:
+        n += 1
+    if b is not True and b is False:
+        n += 10
+    for i in range(3):
+        if (i > 1) is True:
+            n += 100
+    return n, a is b, x is None
+
+
+@programs.refused(-2.0)
+def number_is(x):
+    n = 0
+    for i in range(3):
+        if i is n:
+            n += 1
+    return n
+
+
 @pytest.mark.parametrize("name", programs.known)
 def test_gives_what_python_gives_or_is_refused(name: str) -> None:
     programs.check(name)

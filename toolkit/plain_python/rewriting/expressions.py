@@ -194,7 +194,14 @@ class Expressions(ast.NodeTransformer):
 
     def _comparison(self, node: ast.Compare, function: str) -> ast.expr:
         if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
-            return self._generic(node)
+            # `x is None` is never a question about a number.
+            sides = (node.left, node.comparators[0])
+            if any(isinstance(one, ast.Constant) and one.value is None for one in sides):
+                return self._generic(node)
+            same = at(
+                call("identical", [self.visit(node.left), self.visit(node.comparators[0])]), node
+            )
+            return same if isinstance(node.ops[0], ast.Is) else at(call("not_", [same]), node)
         sides = self.visit(node.left), self.visit(node.comparators[0])
         return comparison(node, function, *sides)
 

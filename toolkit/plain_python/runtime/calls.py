@@ -52,13 +52,13 @@ from toolkit.plain_python.runtime.statements import (
     while_,
 )
 from toolkit.plain_python.runtime.texts import formatting, shown, text, text_function
-from toolkit.plain_python.runtime.type_questions import asked, class_of
+from toolkit.plain_python.runtime.type_questions import asked, class_of, identical
 
 __all__ = [
     "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "asked",
     "augmentable", "binary", "call_on_list", "caught", "class_of", "compare", "compared",
     "contains", "either", "enumerate_", "extreme", "for_", "forbid_attribute", "forbid_delete",
-    "forbid_raise", "formatting", "holds_for", "if_", "item_at", "item_of_list", "iterated",
+    "forbid_raise", "formatting", "holds_for", "identical", "if_", "item_at", "item_of_list", "iterated",
     "iterated_list", "kept", "matchable", "mutator", "next_", "not_", "numeric", "or_", "outside",
     "python_bool", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere",
     "shown", "slice_", "text", "text_function", "unary", "while_", "within", "zip_",

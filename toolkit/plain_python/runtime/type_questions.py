@@ -15,6 +15,7 @@ import numpy as np
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.refusals import refuse
+from toolkit.plain_python.runtime.arithmetic import as_python_bool, is_pythons
 
 _KINDS = ((jnp.bool_, bool), (jnp.integer, int), (jnp.floating, float))
 
@@ -32,6 +33,18 @@ def class_of(value: Any) -> Any:
     if _stands_for_a_number(value):
         _check(builtins.type, value)
     return value.__class__
+
+
+def identical(a: Any, b: Any) -> Any:
+    """`a is b`. Python has one True and one False, so for its bools this asks for their values."""
+    if a is b or not (is_traced(a) or is_traced(b)) or not (is_pythons(a) and is_pythons(b)):
+        return a is b
+    if all(isinstance(one, bool) or getattr(one, "dtype", None) == jnp.bool_ for one in (a, b)):
+        return as_python_bool(jnp.equal(a, b), a, b)
+    raise refuse(
+        "`is` between numbers of which one is traced here: whether Python keeps two equal numbers as one "
+        "object is not defined; compare them with `==`."
+    )
 
 
 def _stands_for_a_number(value: Any) -> bool:

@@ -229,7 +229,7 @@ def _read(known: dict[Any, Known], atom: Any) -> Known:
     # A literal, such as the 2 of `2 * k`, counts as an integer of Python's.
     if isinstance(atom, Literal):
         aval: Any = atom.aval
-        whole = is_integer(aval) and aval.shape == ()
+        whole = (is_integer(aval) or aval.dtype == jnp.bool_) and aval.shape == ()
         return IntegerInterval(int(atom.val), int(atom.val)) if whole else None
     return known.get(atom)
 
