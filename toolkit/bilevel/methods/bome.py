@@ -81,7 +81,7 @@ class BOME(TwoOptimizers):
             new = moves.y(s, plus(f.in_y, g.in_y, multiplier))
             return moves.theta(new, direction), said
 
-        return algorithm(self, problem, moves, step)
+        return algorithm(self, problem, moves, step, symmetric="SOBA, StocBiO or ITD")
 
 
 def _multiplier(f: Tree, q: Tree, control: Array | float) -> Array:

@@ -109,7 +109,9 @@ class F2SA(MethodSettings):
             y, theta = zeros_like(y0), zeros_like(theta0)
             return F2saMemory(y0, PenaltyGradients(y, y, y, theta, theta), (y0, y0, theta0))
 
-        return algorithm(self, problem, moves, step, name=name, memory=start)
+        return algorithm(
+            self, problem, moves, step, name=name, memory=start, symmetric="SOBA, StocBiO or ITD"
+        )
 
 
 def _double_loop(method: F2SA, problem: Problem, moves: Moves) -> _Step:

@@ -128,7 +128,14 @@ class HOAG(TwoOptimizers):
             zero = jnp.zeros_like(tree.norm(zeros_like(y0)))
             return HoagMemory(zeros_like(y0), zero, zero, zero, zero)
 
-        return algorithm(self, problem, moves, step, memory=start)
+        return algorithm(
+            self,
+            problem,
+            moves,
+            step,
+            memory=start,
+            symmetric="AID(linear_solver=tk.linear.GMRES(...))",
+        )
 
 
 def _rounding(like: Tree) -> float:

@@ -122,7 +122,8 @@ class DARTS(TwoOptimizers):
             gradients, inner_loss = (2, loss) if first_order else (5, first_loss)
             return moves.y(new, slope), info(inner_loss, f.loss, direction, gradients, hvps=0)
 
-        return algorithm(self, problem, moves, step)
+        instead = "" if first_order else "T1T2"
+        return algorithm(self, problem, moves, step, symmetric=instead)
 
 
 @settings("sama")
@@ -175,7 +176,7 @@ class SAMA(TwoOptimizers):
             said = info(loss, f.loss, direction, gradients=4, hvps=0)
             return moves.theta(new, direction), said
 
-        return algorithm(self, problem, moves, step)
+        return algorithm(self, problem, moves, step, symmetric="T1T2")
 
 
 def _batches(problem: Problem, s: State, batch_size: int | None) -> tuple[Tree, Tree]:

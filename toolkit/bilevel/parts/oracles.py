@@ -13,6 +13,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.bilevel.parts.problem import BatchLoss, Problem
+from toolkit.jaxprs.own_rules import Rules, rules
 from toolkit.types import Tree
 
 
@@ -106,6 +107,20 @@ def theta_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Tree:
     return jax.grad(of_theta)(parts.inexact)
 
 
+def rules_of_inner(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Rules:
+    """The functions in `inner` that have derivative rules of their own.
+
+    Cost: one trace of `inner`; nothing is run.
+    """
+    parts = [tree.split(part) for part in (y, theta, batch)]
+
+    def inner(*arrays: Tree) -> Array:
+        whole = [tree.merge(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
+        return problem.inner(*whole)
+
+    return rules(jax.make_jaxpr(inner)(*(part[:2] for part in parts)))
+
+
 def minus(a: Tree, b: Tree) -> Tree:
     """`a - b`, leaf by leaf."""
     return jax.tree.map(lambda x, y: x - y, a, b)
@@ -122,7 +137,9 @@ def zeros_like(y: Tree) -> Tree:
 
 
 def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
-    """`d2_yy g v` for a batch, like y."""
+    """`d2_yy g v` for a batch, like y; where `inner` has no true gradient, the pullback of v through it."""
+    if rules_of_inner(problem, y, theta, batch).own:
+        return curved(problem, y, theta, v, batch).hvp
     parts = tree.split(y)
     # A derivative along v of a gradient: for the cost of about two gradients, and without storing the
     # gradient's own intermediate values, as the reverse of a reverse pass would.
@@ -133,7 +150,10 @@ def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
 def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     """`d2_thetay g v` for a batch, like theta: the derivative along v of the gradient in theta."""
     # Second derivatives are symmetric: moving y along v in grad_theta g gives the pullback of v through
-    # grad_y g, without a second reverse pass.
+    # grad_y g, without a second reverse pass. Functions with derivative rules of their own are no part of
+    # that: their rule may be no derivative, and one with a backward pass alone refuses a moving y.
+    if any(rules_of_inner(problem, y, theta, batch)):
+        return curved(problem, y, theta, v, batch).cross
     parts = tree.split(y)
     slope = lambda y: theta_slope(problem, tree.whole(y, *parts[1:]), theta, batch)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]

@@ -12,7 +12,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.bilevel.parts.movers import Mover, at, mover
-from toolkit.bilevel.parts.oracles import zeros_like
+from toolkit.bilevel.parts.oracles import rules_of_inner, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.errors.readable import readable, returned_by
 from toolkit.types import Tree
@@ -92,6 +92,7 @@ def algorithm(
     name: str | None = None,
     linear: bool = False,
     memory: Callable[[Tree, Tree], Any] = lambda y0, theta0: None,
+    symmetric: str = "",
 ) -> Algorithm:
     """`(init, step)` of a method, from its step on a state; the steps are counted here.
 
@@ -103,6 +104,8 @@ def algorithm(
       name: the step's name in messages and compiled programs; None takes that of the settings' class.
       linear: whether the state has a `v`, zero at first.
       memory: `(y0, theta0) -> ` the first memory.
+      symmetric: what to use instead where the second derivatives of `inner` do not commute; "" for a
+        method that only pulls back through its gradient, and needs no symmetry.
     """
 
     @readable
@@ -111,6 +114,8 @@ def algorithm(
         _require_real("y0", y0)
         _require_real("theta0", theta0)
         _require_scalars(problem, y0, theta0)
+        if symmetric:
+            _require_true_gradient(counted.__name__, problem, y0, theta0, symmetric)
         # Python numbers are weakly typed to JAX, and a step would return them strongly typed: a loop over
         # steps refuses a state that changes its type.
         y0, theta0 = _typed(y0), _typed(theta0)
@@ -162,6 +167,17 @@ def _require_real(name: str, start: Tree) -> None:
         raise ValueError(
             f"`{name}` must have floating leaves to move and no complex ones: got "
             f"{tree.describe(start)}; carry a complex array as its real and imaginary part."
+        )
+
+
+def _require_true_gradient(
+    name: str, problem: Problem, y0: Tree, theta0: Tree, instead: str
+) -> None:
+    """Refuse an `inner` whose gradient may be that of no function."""
+    if own := rules_of_inner(problem, y0, theta0, problem.inner_data).own:
+        raise ValueError(
+            f"`inner` must have a true gradient under {name}, which takes its second derivatives for "
+            f"symmetric: it calls {own}, whose derivative rule is its own; use {instead}."
         )
 
 
