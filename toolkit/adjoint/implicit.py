@@ -16,6 +16,7 @@ from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
 from toolkit.derive.linearised_system import linearise, solve
+from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.derive.two_modes import tangent
 from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
@@ -30,7 +31,7 @@ class Pullback(NamedTuple):
     solution: Tree  # its v
     info: LinearInfo
     residual: Tree  # F at y
-    jacobian: Callable[[Tree], Tree]  # F_y + damping at y, linearised
+    jacobian: Callable[[Tree], Tree]  # F_y + damping at y, or its transpose, linearised
 
 
 @settings("implicit")
@@ -103,6 +104,9 @@ class Implicit:
             # it would fail on a `while_loop` in reverse mode, and waste memory on a `scan`.
             constant_y0, constant_theta = tree.stop_gradient((y0, theta))
             y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
+            # A system of which there are products with its transpose alone cannot be written for forward mode.
+            if problem.backward_only and linearise(problem, y, constant_theta)[1].one_way:
+                return self._backward_only(problem, primal)(y, theta, y0), steps
             return at_solution(y, theta, y0), steps
 
         return run
@@ -133,7 +137,40 @@ class Implicit:
         v, info = solve(solver, system, right_side, transposed=True, x0=v0)
         _, pull = jax.vjp(condition, moving)
         (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
-        return Pullback(theta_bar, right_side, v, info, residual, system.matvec)
+        # Only its Rayleigh quotients are looked at, which are those of the transposed map.
+        jacobian = system.matvec if system.transposed is None else system.transposed
+        return Pullback(theta_bar, right_side, v, info, residual, jacobian)
+
+    def _backward_only(
+        self, problem: InnerProblem, primal: Primal
+    ) -> Callable[[Tree, Tree, Tree], Tree]:
+        """`(y, theta, y0) -> y` with the implicit derivative in reverse mode, of first order."""
+        why = (
+            f"under Implicit() where `fun` calls {problem.backward_only}: it has a backward pass alone "
+            "(jax.custom_vjp), and JAX cannot transpose that; use Unroll(), or give it a rule for both modes "
+            "(jax.custom_jvp)."
+        )
+
+        @jax.custom_vjp
+        def at_solution(y: Tree, theta: Tree, y0: Tree) -> Tree:
+            return y
+
+        def forward(*primals: Any) -> tuple[Tree, tuple[Tree, Tree]]:
+            (y, theta, _), wanted = tree.values_and_wanted(primals)
+            warn_of_zeros("Implicit", primal, *wanted[1:])
+            y, theta = refuse_derivatives((y, theta), f"There are first derivatives only {why}")
+            return y, (y, theta)
+
+        def backward(residuals: tuple[Tree, Tree], y_bar: Tree) -> tuple[None, Tree, None]:
+            y, theta = residuals
+            return None, self.pullback(problem, y, theta, y_bar).theta_bar, None
+
+        at_solution.defvjp(forward, backward, symbolic_zeros=True)
+
+        def guarded(y: Tree, theta: Tree, y0: Tree) -> Tree:
+            return at_solution(y, refuse_forward_mode(theta, f"There is no forward mode {why}"), y0)
+
+        return guarded
 
     def hvp_evals(self, steps: Array, hyperparameters: int) -> Array:
         """One product with `F_theta`; `LinearInfo` counts those of the linear solver."""

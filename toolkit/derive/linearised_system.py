@@ -17,7 +17,7 @@ from toolkit import tree
 from toolkit.derive.composite import gradient_step
 from toolkit.derive.two_modes import linearised
 from toolkit.errors.readable import call_as, returned_by
-from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Tree
+from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Status, Tree
 
 Matvec = Callable[[Tree], Tree]
 
@@ -37,6 +37,7 @@ class System(NamedTuple):
     symmetric: bool
     factors: Factors | None = None
     transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
+    one_way: bool = False  # whether `A'` is all there is: `matvec` is refused
 
 
 def linearise(
@@ -54,10 +55,10 @@ def linearise(
         point = tree.as_like(y, real)
         return tree.as_real(problem.residual(point, problem.evaluate(point, theta, x)))
 
-    residual, product, transposed = linearised(condition, tree.as_real(y), problem.backward_only)
-    if transposed is not None:
-        transposed = _damped(transposed, damping)
-    return residual, System(_damped(product, damping), problem.symmetric, None, transposed)
+    here = linearised(condition, tree.as_real(y), problem.backward_only)
+    transposed = None if here.transposed is None else _damped(here.transposed, damping)
+    matvec = _damped(here.product, damping)
+    return here.value, System(matvec, problem.symmetric, None, transposed, here.one_way)
 
 
 def _linearise_composite(
@@ -74,7 +75,7 @@ def _linearise_composite(
         return tree.as_real(proximal.prox(tree.as_like(y, real), theta, s))
 
     real = tree.as_real(y)
-    z, M, _ = linearised(descend, real, smooth.backward_only)
+    z, M, *_ = linearised(descend, real, smooth.backward_only)
     new, P = jax.linearize(nearest, z)
     M = _damped(M, -s * damping) if _is_nonzero(damping) else M
 
@@ -93,6 +94,8 @@ def solve(
 
     `b` and `x` are trees of real leaves; `x0` is where an iterative solver starts.
     """
+    if system.one_way and transposed:
+        return _solve_backward(solver, system.transposed, b, x0)
     forward, backward = system.matvec, system.matvec
     if not system.symmetric:
         backward = system.transposed or _transpose(system.matvec, b)
@@ -125,6 +128,28 @@ def solve(
         symmetric=system.symmetric,
         has_aux=True,
     )
+
+
+def _solve_backward(
+    solver: LinearSolver, transposed: Any, b: Tree, x0: Tree | None
+) -> tuple[Tree, LinearInfo]:
+    """`x` with `A' x = b`, where `A'` is a backward pass that JAX cannot transpose; first order.
+
+    The pass may not even be linear. What a linear solver finds is then no solution, unless its residual
+    says so: an x that does not meet the tolerance is NaN.
+    """
+    try:
+        x, info = _called(solver, transposed, b, x0)
+    except (
+        NotImplementedError,
+        ValueError,
+    ) as error:  # that of `jax.scipy` transposes what it is given
+        name = type(solver).__name__
+        raise TypeError(
+            f"`linear_solver` must need no transposed product where `fun` has a backward pass that JAX cannot "
+            f"transpose: {name} does; use tk.linear.BiCGStab or Dense, or the adjoint Unroll()."
+        ) from error
+    return tree.nan_unless(info.status == Status.CONVERGED, x), info
 
 
 def _solve_factors(

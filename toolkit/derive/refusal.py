@@ -32,10 +32,9 @@ _refused_p.def_impl(_refuse)
 _refused_p.def_abstract_eval(lambda tangent, *, message: tangent)
 mlir.register_lowering(_refused_p, _refuse)
 ad.deflinear2(_refused_p, lambda cotangent, _, *, message: [cotangent])
-batching.primitive_batchers[_refused_p] = lambda args, dims, *, message: (
-    _refused_p.bind(*args, message=message),
-    dims[0],
-)
+# A tangent is batched only where it is pushed forward, for several directions at once (`jax.jacfwd`, a
+# matrix formed column by column). JAX's own refusal of a `custom_vjp` comes there, before any lowering.
+batching.primitive_batchers[_refused_p] = lambda args, dims, *, message: _refuse(message=message)
 
 
 _one_way_p = Primitive("reverse_mode_refused")
@@ -59,6 +58,11 @@ batching.primitive_batchers[_one_way_p] = lambda args, dims, *, message: (
 def refuse_forward_mode(operands: Tree, message: str) -> Tree:
     """`operands` unchanged; a `jvp` through them raises `TypeError(message)`, a `vjp` does not."""
     return _with_tangents(operands, lambda tangent: _refused_p.bind(tangent, message=message))
+
+
+def refuse_to_run(tangents: Tree, message: str) -> Tree:
+    """`tangents` unchanged; to run what follows raises `TypeError(message)`, to transpose it does not."""
+    return jax.tree.map(lambda tangent: _refused_p.bind(tangent, message=message), tangents)
 
 
 def refuse_reverse_mode(results: Tree, message: str) -> Tree:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from toolkit import tree
-from toolkit.derive.refusal import refuse_forward_mode
+from toolkit.derive.refusal import refuse_forward_mode, refuse_to_run
 from toolkit.jaxprs.own_rules import has_no_forward_mode
 from toolkit.types import InnerProblem, Tree
 
@@ -24,7 +24,8 @@ class Linearised(NamedTuple):
 
     value: Tree
     product: Product  # v -> J v
-    transposed: Product | None  # u -> J' u; None where it is found by transposing `product`
+    transposed: Product | None = None  # u -> J' u; None where it is found by transposing `product`
+    one_way: bool = False  # whether `product` can only be transposed: to run it is refused by name
 
 
 def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Linearised:
@@ -32,34 +33,40 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
 
     Args:
       backward_only: a function inside that has a backward pass alone, in words; "" without any.
-
-    Raises:
-      TypeError: in `product`, where that backward pass cannot be transposed.
     """
     value, product = jax.linearize(fun, at)
     # The function inside may be gone: a gradient has run its backward pass already.
     if not backward_only or not has_no_forward_mode(jax.make_jaxpr(product)(at)):
-        return Linearised(value, product, None)
-    value, pull = jax.vjp(fun, at)
+        return Linearised(value, product)
+    _, pull = jax.vjp(fun, at)
 
     def transposed(u: Tree) -> Tree:
         return pull(u)[0]
 
     def by_transpose(v: Tree) -> Tree:
-        try:
-            return jax.linear_transpose(transposed, value)(v)[0]
-        except Exception as error:  # JAX raises several kinds here, by what it finds in the pass
-            raise TypeError(
-                f"`fun` must have a derivative that can be multiplied with: it calls {backward_only}, "
-                "which has a backward pass alone (jax.custom_vjp), and JAX cannot transpose that pass; "
-                "use Unroll(), or give it a forward rule as well (jax.custom_jvp)."
-            ) from error
+        return jax.linear_transpose(transposed, value)(v)[0]
 
-    return Linearised(value, by_transpose, transposed)
+    if _traces(by_transpose, at):
+        return Linearised(value, by_transpose, transposed)
+    # A compiled kernel cannot be transposed, nor can a pass that is not linear, such as a clipped gradient.
+    message = (
+        f"`fun` has no forward mode (jvp, jacfwd): it calls {backward_only}, which has a backward pass alone "
+        "(jax.custom_vjp), and JAX cannot transpose that; use a solver and an adjoint that need none "
+        "(FixedPointIteration, GradientDescent; Unroll()), or give it a rule for both modes (jax.custom_jvp)."
+    )
+    return Linearised(value, lambda v: product(refuse_to_run(v, message)), transposed, True)
+
+
+def _traces(fun: Product, like: Tree) -> bool:
+    try:
+        jax.eval_shape(fun, like)
+    except Exception:  # JAX raises several kinds here, by what it finds
+        return False
+    return True
 
 
 def tangent(fun: Callable[[Tree], Tree], at: Tree, direction: Tree, backward_only: str) -> Tree:
-    """`J v` for one direction v; arguments and errors as in `linearised`."""
+    """`J v` for one direction v; arguments as in `linearised`."""
     if not backward_only:
         return jax.jvp(fun, (at,), (direction,))[1]
     return linearised(fun, at, backward_only).product(direction)

@@ -67,7 +67,6 @@ def test_a_single_loop_ends_where_the_transposed_system_says() -> None:
         tk.bilevel.HOAG(0.1, 0.1),
         tk.bilevel.DARTS(0.1, 0.1),
         tk.bilevel.SAMA(0.1, 0.1),
-        tk.bilevel.AID(0.1, 0.1),
     ],
     ids=lambda method: type(method).__name__,
 )

@@ -97,10 +97,7 @@ class DoubleLoop(TwoOptimizers):
             v = zeros_like(y0) if implicit and self.warm_start else None
             return StepStart(None if self.warm_start else y0, v)
 
-        # On a system that is not symmetric conjugate gradients go anywhere, and no step would say so.
-        by_cg = isinstance(getattr(self.adjoint, "linear_solver", None), CG)
-        instead = "linear_solver=tk.linear.GMRES(...)" if by_cg else ""
-        return algorithm(self, problem, moves, step, name=name, memory=start, symmetric=instead)
+        return algorithm(self, problem, moves, step, name=name, memory=start)
 
 
 def AID(
