@@ -65,3 +65,41 @@ def test_what_is_refused_is_undone() -> None:
         effects.restore()
         _, untouched = kind()
         assert left == untouched(), kind.__name__
+
+
+def prints(x, k):
+    s = 0.1
+    for i in range(3):
+        print("at", i, f"{x:.2f} {s} {i:03d}", [i], sep="|")
+        s = s + 0.1
+        if x > i:
+            print(f"{i=} is less")
+        x > i + 0.5 and print("behind and", i)
+        x < 0 or print("behind or")
+        print("above") if x > 5 else print("below")
+        x > 5 and jax.debug.print("never")
+    while k > 0:
+        print("down", k, end="!\n")
+        k = k - 1
+    return x
+
+
+def test_print_prints_as_often_as_python(capfd: pytest.CaptureFixture[str]) -> None:
+    prints(np.float32(1.25), 2)
+    expected = capfd.readouterr().out
+    jax.block_until_ready(jax.jit(tk.control_flow(prints))(np.float32(1.25), 2))
+    jax.effects_barrier()
+    # Lines of one iteration may change places. The last sum of tenths is not 0.3 in float64.
+    expected = expected.replace("0.30000000000000004", "0.3")
+    got = capfd.readouterr().out.replace("0.30000000000000004", "0.3")
+    assert sorted(got.splitlines()) == sorted(expected.splitlines())
+
+
+def test_an_operand_without_an_effect_needs_no_condition() -> None:
+    """Two booleans are combined, as before; only what prints is put behind a condition."""
+
+    @tk.control_flow
+    def f(x):
+        return x > 0 and jax.numpy.sum(x) < 3
+
+    assert "cond" not in str(jax.make_jaxpr(f)(AT))

@@ -17,6 +17,7 @@ from toolkit.plain_python import mode, refusals
 from toolkit.plain_python.refusals import ControlFlowError
 from toolkit.plain_python.reserved import FLOW
 from toolkit.plain_python.rewriting import names, source
+from toolkit.plain_python.rewriting.conditions import StatementsAsIf
 from toolkit.plain_python.rewriting.lowering import lower_function
 from toolkit.plain_python.rewriting.unsupported import check_supported
 from toolkit.plain_python.runtime import calls
@@ -80,6 +81,7 @@ def control_flow(function: _F) -> _F:
     definition = source.syntax_tree(function)
     names.mark_walruses(definition)
     check_supported(function, definition)
+    StatementsAsIf().visit(definition)
     lower_function(definition, free=function.__code__.co_freevars)
     converted = source.rebuild(function, definition, calls)
 

@@ -26,6 +26,7 @@ from toolkit.plain_python.rewriting.nodes import (
     thunk,
 )
 from toolkit.plain_python.rewriting.operators import comparison, operation, unary_operation
+from toolkit.plain_python.rewriting.printing import printed
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
@@ -93,6 +94,8 @@ class Expressions(ast.NodeTransformer):
             method = [target, ast.Constant(node.func.attr), shown, ast.Constant(own)]
             node.func = at(call("mutator", method), node.func)
             return node
+        if getattr(node.func, "id", "") == "print":
+            return printed(node, self.visit)
         # `len(ys)` or `jnp.stack(ys)` can use the arrays of a list that a staged loop has grown, so the
         # call gets the variable without `read`, which would turn it into an ordinary list.
         grown = node.args and isinstance(node.args[0], ast.Name)
@@ -104,10 +107,6 @@ class Expressions(ast.NodeTransformer):
             on_list = call("call_on_list", [rest.func, grown_list, shown, *rest.args])
             on_list.keywords = rest.keywords
             return at(on_list, node)
-        if getattr(node.func, "id", "") == "print":
-            # `print` may show a traced value, since no result depends on the text. So `str` and
-            # f-strings in its arguments are not refused.
-            return Reads(self.scope.tracked).visit(node)
         self._texts(node)
         builtin = _BUILTINS.get(getattr(node.func, "id", getattr(node.func, "attr", "")))
         if isinstance(node.func, ast.Attribute) and node.func.attr != "isscalar":

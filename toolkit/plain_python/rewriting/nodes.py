@@ -50,6 +50,10 @@ def function_of_operator(made: Callable[..., ast.expr], like: ast.expr | ast.Aug
     return ast.Lambda(_arguments(list(names)), ast.copy_location(made(*operands), like))
 
 
+def lambda_of(parameters: list[str], body: ast.expr) -> ast.expr:
+    return ast.Lambda(_arguments(parameters), body)
+
+
 def lambda_of_operator(operator: ast.cmpop) -> ast.expr:
     return ast.Lambda(_arguments(["a", "b"]), ast.Compare(load("a"), [operator], [load("b")]))
 

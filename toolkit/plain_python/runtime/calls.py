@@ -40,6 +40,7 @@ from toolkit.plain_python.runtime.places import (
     set_item_elsewhere,
     slice_,
 )
+from toolkit.plain_python.runtime.printing import print_
 from toolkit.plain_python.runtime.statements import (
     caught,
     for_,
@@ -60,6 +61,7 @@ __all__ = [
     "contains", "either", "enumerate_", "extreme", "for_", "forbid_attribute", "forbid_delete",
     "forbid_raise", "formatting", "holds_for", "identical", "if_", "item_at", "item_of_list", "iterated",
     "iterated_list", "kept", "matchable", "mutator", "next_", "not_", "numeric", "or_", "outside",
+    "print_",
     "python_bool", "range_", "read", "returned", "reversed_", "set_item", "set_item_elsewhere",
     "shown", "slice_", "text", "text_function", "unary", "while_", "within", "zip_",
 ]  # fmt: skip

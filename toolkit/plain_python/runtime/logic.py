@@ -10,9 +10,12 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toolkit import tree
+from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.surroundings import NOTHING, Surroundings
 from toolkit.plain_python.carried.typed_arrays import is_traced
@@ -23,6 +26,7 @@ from toolkit.plain_python.runtime.places import read
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.truth import truth
 from toolkit.plain_python.tracing.blocks import observed
+from toolkit.plain_python.tracing.known import table
 
 
 def not_(value: Any) -> Any:
@@ -73,15 +77,42 @@ def _chain(
     if value.dtype == jnp.bool_ and state is None:
         # Two booleans are combined without a `cond`, which is faster and runs under `vmap` as it is.
         # Both operands are evaluated then, which compiled code cannot tell unless one has an effect.
-        reached = jnp.logical_not(known) if stop_at else known
-        with observed(around, conditional=True, loop=False), mode.taken(reached):
-            other = others()
-        if np.shape(other) == () and jnp.result_type(other) == jnp.bool_:
-            return as_python_bool((value | other) if stop_at else (value & other), value, other)
-        others = lambda: other  # evaluated above, and only once
+        found = _truth(others, jnp.logical_not(known) if stop_at else known, around)
+        if found is not None:
+            return as_python_bool((value | found) if stop_at else (value & found), value, found)
     keep = lambda: value
     sides = (keep, others) if stop_at else (others, keep)
     return either(known, *sides, state=state, around=around)
+
+
+def _truth(operand: Callable[[], Any], reached: Any, around: Surroundings) -> Any:
+    """The value of an operand, if it is one boolean and may be computed in any case, since it prints nothing.
+
+    None otherwise; the operand is then traced again, as one branch of a condition.
+    """
+    known: list[Any] = []
+
+    def run() -> Any:
+        with (
+            observed(around, conditional=True, loop=False),
+            mode.taken(reached),
+            table(nested=True),
+        ):
+            value = operand()
+        if (
+            not tree.is_numeric(value)
+            or np.shape(value) != ()
+            or jnp.result_type(value) != jnp.bool_
+        ):
+            return ()
+        if not is_traced(value):
+            known.append(value)
+        return value
+
+    traced = jax.make_jaxpr(run)()
+    if traced.effects or not traced.out_avals:
+        return None
+    return known[0] if known else evaluate(traced)[0]
 
 
 def all_(
