@@ -1,5 +1,7 @@
 """Configs: every mistake is one line that names it, overrides do what they say, defaults are written out."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.run.conftest import CONFIG, EXPERIMENT, spawn
@@ -205,3 +207,21 @@ def test_a_final_metric_cannot_take_the_seconds(toolkit, work):
     path.write_text(EXPERIMENT.replace('{"error": ', '{"seconds": 1.0, "error": '))
     code, _, err = toolkit("check", "toy.yaml")
     assert (code, len(err)) == (2, 1) and 'finish: bad metric, got "seconds"' in err[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('label: str = "plain"', 'label: str = "\\udce9"', "defaults that no config can hold"),
+        ('label: str = "plain"', 'label: str = "x" * 300_000', "defaults that no config can hold, got 3"),
+        ("def init(key):", "import sys; sys.exit()\n    def init(key):", "build failed, got SystemExit"),
+        ("def init(key):", "import os; os.chdir('/')\n    def init(key):", "got a change of the working directory to /"),
+        ('(("error", "small"),)', '("error",)', "finish: bad table"),
+        ("class Config(", "class Odd(Exception):\n    __str__ = None\n\nraise Odd\nclass Config(", "got Odd: (without a text)"),
+    ],
+)  # fmt: skip
+def test_an_odd_experiment_is_refused_in_one_line(toolkit, work, old, new, words):
+    (work / "experiments/toy.py").write_text(EXPERIMENT.replace(old, new))
+    code, _, err = toolkit("check", "toy.yaml")
+    assert (code, len(err)) == (2, 1) and words in err[0]
+    assert Path.cwd() == work

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.run.drive.prepare import noticing
 from toolkit.run.experiment import experiments
+from toolkit.run.experiment.common import every_seed
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.experiment.output import say
 from toolkit.run.experiment.words import two_columns
@@ -37,7 +38,7 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
     result, metrics = _final(place, prepared, at)
     noticing(place, prepared.loaded.experiment)()
     settings = prepared.settings
-    verdicts = claims.judge(settings.claims, metrics, settings.every_seed())
+    verdicts = claims.judge(settings.claims, metrics, every_seed(settings))
     early = at.step < settings.steps
     ending = {
         "status": "finished",

@@ -130,6 +130,7 @@ class Settings(BaseModel):
             raise ValueError(f"at most {SEED_END - first} from seed {first} on, seeds end at 2**32")
         return seeds
 
-    def every_seed(self) -> range:
-        """The seeds of the run."""
-        return range(self.seed, self.seed + self.seeds)
+
+def every_seed(settings: Settings) -> range:
+    """The seeds of a run. Not a method, since an experiment may have a field of any name."""
+    return range(settings.seed, settings.seed + settings.seeds)

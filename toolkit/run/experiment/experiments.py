@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -133,20 +134,48 @@ def reported(path: Path, what: str) -> Iterator[None]:
 
     The files that the code reads are heard of (see `heard`).
     """
+    folder = _working_directory()
     try:
         with heard.listening():
             yield
+        _refuse_another(folder, path, what)
     except RunError:
         raise
     except SyntaxError as error:
         place = f"{path}:{error.lineno}" if error.lineno else path
         raise fail(Exit.CONFIG, place, what, f"SyntaxError: {error.msg}", "valid Python") from error
-    except Exception as error:
+    # `sys.exit()` in an experiment would end the command with exit code 0, as if it had done what was asked.
+    except (Exception, SystemExit) as error:
         place = _last_line_in(sources.files(path), error) or path
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise fail(
-            Exit.CONFIG, place, what, f"{type(error).__name__}: {reason}", "no exception"
-        ) from error
+        got = f"{type(error).__name__}: {_reason(error)}"
+        raise fail(Exit.CONFIG, place, what, got, "no exception") from error
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _refuse_another(folder: str | None, path: Path, what: str) -> None:
+    """Raises: RunError (exit 2) where the experiment has gone to another working directory, and goes back.
+
+    The paths of a run are relative to the one that it was started in.
+    """
+    now = _working_directory()
+    if now != folder:
+        if folder is not None:
+            os.chdir(folder)
+        got = f"a change of the working directory to {now}"
+        raise fail(Exit.CONFIG, path, what, got, "the working directory left as it is")
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        return str(error).strip().partition("\n")[0][:300]
+    except Exception:  # an exception may have a `__str__` that fails itself
+        return "(without a text)"
 
 
 def _import(path: Path) -> ModuleType:

@@ -64,7 +64,26 @@ def load(path: Path, words: Sequence[str] = ()) -> Loaded:
     model = experiments.config_class(module)
     data = overrides.apply(document.value, changes, _default_containers(model))
     settings = validate(model, data, where)
-    return Loaded(settings, source, resolve(settings), module, began)
+    resolved = resolve(settings)
+    _refuse_unwritable(resolved, source)
+    return Loaded(settings, source, resolved, module, began)
+
+
+def _refuse_unwritable(resolved: dict[str, Any], source: Path) -> None:
+    """Raises: RunError (exit 2) for a config of which config.yaml would say something else, or too much.
+
+    What a file says was checked when it was read. A default may be anything.
+    """
+    text = plain_yaml.dump(resolved)
+    try:
+        got = "another value" if plain_yaml.parse(text, str(source)).value != resolved else None
+    except RunError as error:
+        got = error.problems[0].got
+    if len(text) > plain_yaml.MAX_BYTES // 4:  # a character may have four bytes
+        got = f"{len(text)} characters"
+    if got is not None:
+        expected = f"text in UTF-8, at most {plain_yaml.MAX_BYTES // 4} characters in all"
+        raise fail(Exit.CONFIG, source, "defaults that no config can hold", got, expected)
 
 
 def model_of(path: Path) -> type[Settings]:

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from toolkit.jaxprs.constants import constants, evaluate_with, literals
-from toolkit.run.experiment.common import Settings
+from toolkit.run.experiment.common import Settings, every_seed
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.interface import Final, Gradients, Program
 from toolkit.run.program.means import estimate, written
@@ -50,7 +50,7 @@ def together(build: Callable[[Any], Program], settings: Settings) -> Program:
         raise fail(
             Exit.CONFIG, "config", "diagnostics.gradients_every: not with seeds", got, expected
         )
-    seeds = tuple(settings.every_seed())
+    seeds = tuple(every_seed(settings))
     programs = [build(settings.model_copy(update={"seed": seed, "seeds": 1})) for seed in seeds]
     if getattr(programs[0], "takes_fraction", False):
         expected = "a program without it, or seeds: 1"

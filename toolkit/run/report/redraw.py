@@ -30,7 +30,7 @@ def redraw(paths: Sequence[Path], out: Path | None) -> int:
     elif out is not None:
         stories, target = [read(paths[0])], out
         html, warnings = draw.page_of(stories[0])
-        files.write_file(target, files.text_bytes(html))
+        files.write_output(target, files.text_bytes(html))
         _warn(warnings)
     else:
         stories, target = [read(paths[0])], paths[0] / directory.REPORT
@@ -62,7 +62,7 @@ def _several(stories: Sequence[Story], given: Sequence[Path], out: Path | None) 
     command = str((record or {}).get("command", ""))
     absent = sweeps.not_started(given[0]) if record else 0
     text, warnings = comparison(stories, target.parent, command, absent)
-    files.write_file(target, files.text_bytes(text))
+    files.write_output(target, files.text_bytes(text))
     _warn(warnings)
     return target
 

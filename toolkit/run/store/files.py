@@ -58,6 +58,19 @@ def write_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Writes a file that the user has named. Raises: RunError (exit 5), also where a device or a pipe is in the way.
+
+    The rename that makes a write complete would put a plain file in its place: /dev/null, say, would be gone.
+    A link is followed, and stays.
+    """
+    whole = Path(os.path.realpath(path))
+    with storing(path):
+        if os.path.lexists(whole) and not os.path.isfile(whole):
+            raise OSError("something that is not a regular file")
+    write_file(whole, data)
+
+
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Creates the folder `path` with these files, durably and all at once. Its parent must exist."""
     temporary = aside(path)

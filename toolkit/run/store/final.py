@@ -39,6 +39,9 @@ def files(final: Final, seconds: float, place: Path, source: Path) -> dict[str, 
         raise fail(
             Exit.CONFIG, source, "finish: wrong type", type(final).__name__, "toolkit.run.Final"
         )
+    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in final.table):
+        got = shown([*final.table])
+        raise fail(Exit.CONFIG, source, "finish: bad table", got, "rows (name, value)")
     metrics = {name: _number(name, value, source) for name, value in final.metrics.items()}
     bad = nonfinite(metrics)
     if bad:

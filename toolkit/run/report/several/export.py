@@ -53,7 +53,7 @@ def export(paths: Sequence[Path], kind: str, out: Path | None) -> int:
     elif out is None:
         sys.stdout.write(table(stories))
     else:
-        files.write_file(out, files.text_bytes(table(stories)))
+        files.write_output(out, files.text_bytes(table(stories)))
         print(out)
     return Exit.DONE
 
