@@ -5,7 +5,7 @@ both branches. So each is right or refused; `AT` is an input on which a wrong co
 """
 
 # The cases are written as users write.
-# ruff: noqa: B007, B015, F821, F841
+# ruff: noqa: B007, B010, B015, F821, F841
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import io
 import itertools
 import queue
 import random
-from collections import Counter, deque
+import threading
+import types
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -314,6 +316,23 @@ def a_dict_default():
     return lambda: d.setdefault(len(d), 1), lambda: len(d)
 
 
+def the_order_of_a_dict():
+    d = OrderedDict(a=1, b=2)
+    return lambda: d.move_to_end(next(iter(d))), lambda: list(d)[0] == "a"
+
+
+def a_variable_of_a_thread():
+    local = threading.local()
+    local.n = 0
+    return lambda: setattr(local, "n", local.n + 1), lambda: local.n
+
+
+def a_module():
+    made = types.ModuleType("made")
+    made.n = 0
+    return lambda: setattr(made, "n", made.n + 1), lambda: made.n
+
+
 def a_queue():
     q = queue.Queue()
     return lambda: q.put(1), q.qsize
@@ -373,7 +392,7 @@ KINDS = (
     slots, frozen_slots, deep_attributes, a_class_attribute, a_new_attribute, a_property, a_closure,
     a_global_number, a_global_list, a_list_in_a_closure, a_bound_method, a_default_argument,
     an_attribute_of_a_function, a_generator, a_generator_of_equal_items, a_list_iterator, a_count, a_cycle, a_zip,
-    a_deque, a_set, a_counter, a_dict_default, a_queue, bytes_that_grow, a_text_in_memory, a_large_numpy_array,
+    a_deque, a_set, a_counter, a_dict_default, the_order_of_a_dict, a_variable_of_a_thread, a_module, a_queue, bytes_that_grow, a_text_in_memory, a_large_numpy_array,
     an_array_of_objects, a_sorted_list, randomness, randomness_of_numpy, a_generator_of_numpy,
     a_generator_of_python,
 )  # fmt: skip

@@ -14,7 +14,7 @@ import pickle
 import random
 import types
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -56,12 +56,16 @@ def of_set(value: set[Any]) -> Holder:
 
 
 def of_dict(value: dict[Any, Any]) -> Holder:
+    # An OrderedDict keeps an order of its own, which the methods of `dict` do not see.
+    kind = OrderedDict if isinstance(value, OrderedDict) else dict
+
     def put_back(parts: list[Any]) -> None:
         half = len(parts) // 2
-        dict.clear(value)
-        dict.update(value, zip(parts[:half], parts[half:], strict=True))
+        kind.clear(value)
+        for key, item in zip(parts[:half], parts[half:], strict=True):
+            kind.__setitem__(value, key, item)
 
-    return Holder(value, PLAIN, lambda: [*dict.keys(value), *dict.values(value)], put_back)
+    return Holder(value, PLAIN, lambda: [*kind.keys(value), *kind.values(value)], put_back)
 
 
 def of_bytes(value: Any) -> Holder:

@@ -12,7 +12,6 @@ import functools
 import io
 import random
 import sys
-import threading
 import types
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
@@ -32,9 +31,7 @@ _ATOMS = frozenset((
 ))  # fmt: skip
 _RANDOM = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 # What objects of these packages change for themselves, such as a cache, is no concern of the user's.
-_OPAQUE = frozenset(
-    ("jax", "jaxlib", "toolkit", "numpy", "logging", "threading", "_thread", "weakref")
-)
+_OPAQUE = frozenset(("jax", "jaxlib", "toolkit", "numpy", "logging", "threading", "weakref"))
 # Parts of a list, a dict, ... that are looked at; the parts of what is larger are not.
 _MOST_PARTS = 20_000
 
@@ -80,7 +77,7 @@ def reachable(sources: Iterable[Source]) -> Iterator[Found]:
                     waiting.append(Source(one, value.space[one], value.names))
             continue
         if isinstance(value, types.ModuleType):
-            if not is_installed(getattr(value, "__file__", None) or "<frozen"):
+            if _is_users(value.__name__, value):
                 waiting.append(Source(name, Namespace(vars(value), names)))
             continue
         if id(value) in met:
@@ -134,9 +131,7 @@ def _look(value: Any) -> tuple[list[Holder], Iterable[Any]]:
 def _of_object(value: Any) -> tuple[list[Holder], Iterable[Any]]:
     kind = type(value)
     package = str(kind.__module__).partition(".")[0]
-    # A thread that fills a queue meanwhile is none of the trace's effects.
-    shared = package == "queue" and threading.active_count() > 1
-    if package in _OPAQUE or shared:
+    if package in _OPAQUE:
         return [], [getattr(value, "__wrapped__", None)]  # of a `jax.jit`: the user's function
     if holders.is_iterator(value) and package in ("builtins", "itertools", "collections", "_io"):
         return [holders.of_iterator(value)], holders.inner_iterators(value)
@@ -233,15 +228,15 @@ def _contents(cell: types.CellType) -> Any:
         return None  # the variable has no value yet
 
 
-def _of_class(kind: type) -> tuple[list[Holder], Iterable[Any]]:
-    module = sys.modules.get(kind.__module__)
+def _is_users(name: str, module: Any) -> bool:
+    """Whether a module is the user's; one without a file is, unless it is built into Python."""
     file = getattr(module, "__file__", None)
-    built_in = kind.__module__ in sys.builtin_module_names or (
-        file is not None and is_installed(file)
-    )
-    if (
-        built_in or not kind.__flags__ & 1 << 9
-    ):  # only a class that Python code defines is on the heap
+    return not is_installed(file) if file else name not in sys.builtin_module_names
+
+
+def _of_class(kind: type) -> tuple[list[Holder], Iterable[Any]]:
+    made_by_python = kind.__flags__ & 1 << 9  # on the heap: no class of an extension's is
+    if not made_by_python or not _is_users(kind.__module__, sys.modules.get(kind.__module__)):
         return [], ()
     return [holders.of_class(kind)], [*vars(kind).values(), *kind.__bases__]
 
