@@ -5,7 +5,7 @@ both branches. So each is right or refused; `AT` is an input on which a wrong co
 """
 
 # The cases are written as users write.
-# ruff: noqa: B007, B010, B015, F821, F841
+# ruff: noqa: B007, B015, F821, F841
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import contextlib
 import functools
 import io
 import itertools
+import operator
 import queue
 import random
 import threading
@@ -43,7 +44,8 @@ def restore() -> None:
     global COUNT
     COUNT = 0
     LOG.clear()
-    Total.total = 0
+    Total.total = Counted.count = 0
+    Single.only = None
 
 
 @dataclass(slots=True)
@@ -93,6 +95,53 @@ class Lazy:
     def reads(self):
         self.count = getattr(self, "count", 0) + 1
         return self.count
+
+
+class Meta(type):
+    def bump(cls):
+        cls.count += 1
+
+
+class Counted(metaclass=Meta):
+    count = 0
+
+
+class Items(list):
+    def grow(self):
+        self.append(1)
+
+
+class Entered:
+    def __init__(self):
+        self.n = 0
+
+    def __enter__(self):
+        self.n += 1
+
+    def __exit__(self, *error):
+        self.n += 10
+
+
+class Single:
+    only = None
+
+    @classmethod
+    def get(cls):
+        if cls.only is None:
+            cls.only = Slotted()
+        return cls.only
+
+
+class Numbers:
+    def __init__(self):
+        self.n = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.n += 1
+        return self.n
 
 
 def bump_global():
@@ -318,7 +367,7 @@ def a_dict_default():
 
 def the_order_of_a_dict():
     d = OrderedDict(a=1, b=2)
-    return lambda: d.move_to_end(next(iter(d))), lambda: list(d)[0] == "a"
+    return lambda: d.move_to_end(next(iter(d))), lambda: next(iter(d)) == "a"
 
 
 def a_variable_of_a_thread():
@@ -331,6 +380,50 @@ def a_module():
     made = types.ModuleType("made")
     made.n = 0
     return lambda: setattr(made, "n", made.n + 1), lambda: made.n
+
+
+def a_metaclass():
+    return Counted.bump, lambda: Counted.count
+
+
+def a_subclass_of_list():
+    items = Items()
+    return items.grow, lambda: len(items)
+
+
+def a_context_manager():
+    c = Entered()
+
+    def act():
+        with c:
+            return True
+
+    return act, lambda: c.n
+
+
+def a_single_object():
+    return lambda: Single.get().bump(), lambda: Single.get().n
+
+
+def an_iterator_of_the_users():
+    numbers = Numbers()
+    return lambda: next(numbers), lambda: numbers.n
+
+
+def an_item_by_a_function():
+    xs = [1.0]
+    return lambda: operator.setitem(xs, 0, xs[0] + 1), lambda: xs[0]
+
+
+def a_decorator_that_registers():
+    known = []
+
+    def act():
+        @known.append
+        def function():
+            return None
+
+    return act, lambda: len(known)
 
 
 def a_queue():
@@ -392,7 +485,8 @@ KINDS = (
     slots, frozen_slots, deep_attributes, a_class_attribute, a_new_attribute, a_property, a_closure,
     a_global_number, a_global_list, a_list_in_a_closure, a_bound_method, a_default_argument,
     an_attribute_of_a_function, a_generator, a_generator_of_equal_items, a_list_iterator, a_count, a_cycle, a_zip,
-    a_deque, a_set, a_counter, a_dict_default, the_order_of_a_dict, a_variable_of_a_thread, a_module, a_queue, bytes_that_grow, a_text_in_memory, a_large_numpy_array,
+    a_metaclass, a_subclass_of_list, a_context_manager, a_single_object, an_iterator_of_the_users,
+    an_item_by_a_function, a_decorator_that_registers, a_deque, a_set, a_counter, a_dict_default, the_order_of_a_dict, a_variable_of_a_thread, a_module, a_queue, bytes_that_grow, a_text_in_memory, a_large_numpy_array,
     an_array_of_objects, a_sorted_list, randomness, randomness_of_numpy, a_generator_of_numpy,
     a_generator_of_python,
 )  # fmt: skip
