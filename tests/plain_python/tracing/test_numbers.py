@@ -398,6 +398,44 @@ def neg(x, n):
     return s
 
 
+@programs.refused(X)
+def truths_added(x):
+    k = 1
+    for v in x:
+        k = k * 10 + (v > 3)
+    return k
+
+
+@programs.refused(X)
+def compared_with_a_float(x):
+    n, k = 0, 16777216
+    for i in range(3):
+        if k + i == 16777217.0:
+            n += 1
+    return n
+
+
+@programs.refused(X)
+def list_repeated(x):
+    n = 0
+    for i in range(3):
+        n += len([0] * i)
+    return n
+
+
+@programs.refused(X)
+def grown_in_an_inner_function(x):
+    k = 1
+
+    def grow():
+        nonlocal k
+        k = k * 3
+
+    for i in range(30):
+        grow()
+    return k
+
+
 @pytest.mark.parametrize("name", programs.known)
 def test_gives_what_python_gives_or_is_refused(name: str) -> None:
     programs.check(name)

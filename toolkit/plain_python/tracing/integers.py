@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax.numpy as jnp
 
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
 from toolkit.jaxprs.operations import exponent, name_called, numbered
-from toolkit.jaxprs.read import called, opened
+from toolkit.jaxprs.read import called, inner, opened
 from toolkit.jaxprs.recorded_lines import summary
 from toolkit.plain_python.tracing.conditions import comparisons, narrowed
 from toolkit.plain_python.tracing.intervals import (
@@ -41,6 +42,7 @@ from toolkit.plain_python.tracing.unlike_python import (
     is_integer,
 )
 
+_COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 # A loop of unknown length is taken to run at most so often, and the bounds of a range that are unknown to
 # lie so near to 0. What grows by more than 127 a step is refused.
 FARTHEST = 2**24
@@ -216,13 +218,34 @@ def _known(
     """The intervals of a jaxpr's variables."""
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
     known.update(zip(jaxpr.constvars, constants, strict=False))
-    for equation in jaxpr.eqns:
+    for equation in _about_integers(jaxpr):
         values = _apply(jaxpr, equation, known, exact)
         for variable, value in zip(equation.outvars, values, strict=True):
             if value is not None:
                 check_fits(equation.primitive.name, _where(equation), variable.aval.dtype, value)
                 known[variable] = value
     return known
+
+
+# A body is evaluated several times, and each loop in it several times in each. Most of its operations make
+# floats, and are left out.
+_kept: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+
+
+def _about_integers(jaxpr: Any) -> list[Any]:
+    """The operations of a jaxpr that make or read integers."""
+    if jaxpr not in _kept:
+        _kept[jaxpr] = [equation for equation in jaxpr.eqns if _is_about_integers(equation)]
+    return _kept[jaxpr]
+
+
+def _is_about_integers(equation: Any) -> bool:
+    name = equation.primitive.name
+    read = equation.invars if name == "convert_element_type" else ()
+    atoms = [*read, *equation.outvars]
+    if name in _COMPARISONS or any(is_integer(atom.aval) for atom in atoms):
+        return True
+    return any(_about_integers(opened(program)[0]) for program in inner(equation))
 
 
 def _read(known: dict[Any, Known], atom: Any) -> Known:
@@ -244,7 +267,7 @@ def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> l
         return _while(equation, inputs)
     if name == "cond":
         return _cond(jaxpr, equation, known, exact)
-    if exact and name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    if exact and name in _COMPARISONS:
         check_compared(_where(equation), equation, inputs)
     if (program := called(equation)) is not None:
         rule = CALLED.get(name_called(equation))

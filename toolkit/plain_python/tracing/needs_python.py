@@ -21,6 +21,8 @@ _WORDS = (
     "unhashable type: 'DynamicJaxprTracer'",
     "must have static",
     "Shapes must be 1D sequences",
+    "for *: 'list' and 'DynamicJaxprTracer'",
+    "for *: 'tuple' and 'DynamicJaxprTracer'",
 )
 
 
