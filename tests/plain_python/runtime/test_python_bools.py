@@ -26,7 +26,7 @@ def bool_sum(x):
 @programs.right(-2.0)
 def bool_neg(x):
     a = x < 0
-    return -a, ~a, +a
+    return -a, +a, ~(a + 0)
 
 
 @programs.right(-2.0)
