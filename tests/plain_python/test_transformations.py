@@ -178,6 +178,17 @@ def test_a_limit_makes_reverse_mode_possible() -> None:
         np.testing.assert_allclose(value_and_grad(0.7, k), expected, rtol=1e-12)
     assert np.isnan(value_and_grad(0.7, 5)[0])  # never what four of five iterations give
 
+    @tk.control_flow
+    def count(k):
+        n, small = 0, jnp.uint8(0)
+        for _ in tk.control.steps(range(k), max_steps=4):
+            n, small = n + 1, small + 1
+        return n, small
+
+    assert jax.jit(count)(4) == (4, 4)
+    n, small = jax.jit(count)(5)
+    assert n == jnp.iinfo(n.dtype).min and small == 255 and n.weak_type
+
 
 def test_a_branch_not_taken_gives_no_nan() -> None:
     @tk.control_flow

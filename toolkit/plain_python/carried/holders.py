@@ -33,6 +33,9 @@ class Holder(NamedTuple):
     what: str  # for messages, with the place of the variable's name
     parts: Callable[[], list[Any]]  # what it holds now
     put_back: Callable[[list[Any]], None] | None  # None if it cannot be undone
+    bulk: int = (
+        0  # about how long it takes to read an array: 100 bytes are as quick as one item of a list
+    )
     remedy: str = "Change it in this function, by its name, or return the new value."
 
 
@@ -92,7 +95,7 @@ def of_array(value: np.ndarray) -> Holder:
     def put_back(parts: list[Any]) -> None:
         np.copyto(value, np.frombuffer(parts[0], value.dtype).reshape(value.shape))
 
-    return Holder(value, PLAIN, lambda: [value.tobytes()], put_back)
+    return Holder(value, PLAIN, lambda: [value.tobytes()], put_back, value.nbytes // 100)
 
 
 def of_attributes(value: Any, inside: dict[str, Any]) -> Holder:
@@ -206,7 +209,7 @@ def of_variable(space: dict[str, Any], name: str) -> Holder:
 
 def of_iterator(value: Any) -> Holder:
     """An iterator, a file included. How far it is can be compared, but not set back."""
-    return Holder(value, "an iterator in `{}`", lambda: _position(value), None, _GO_OVER)
+    return Holder(value, "an iterator in `{}`", lambda: _position(value), None, remedy=_GO_OVER)
 
 
 def _position(value: Any) -> list[Any]:
@@ -246,7 +249,7 @@ def of_randomness(value: Any) -> Holder:
         "the random generator in `{}`",
         lambda: [pickle.dumps(get())],
         lambda parts: put(pickle.loads(parts[0])),
-        _DRAW_BEFORE,
+        remedy=_DRAW_BEFORE,
     )
 
 
@@ -266,8 +269,8 @@ def global_randomness() -> list[Holder]:
     own_get = lambda: [pickle.dumps(random.getstate())]
     own_put = lambda parts: random.setstate(pickle.loads(parts[0]))
     return [
-        Holder(random, "the state of `random`", own_get, own_put, _DRAW_BEFORE),
-        Holder(np.random, "the state of `np.random`", np_get, np_put, _DRAW_BEFORE),
+        Holder(random, "the state of `random`", own_get, own_put, remedy=_DRAW_BEFORE),
+        Holder(np.random, "the state of `np.random`", np_get, np_put, remedy=_DRAW_BEFORE),
     ]
 
 

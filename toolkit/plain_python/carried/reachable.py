@@ -83,7 +83,10 @@ def reachable(sources: Iterable[Source]) -> Iterator[Found]:
         if id(value) in met:
             continue
         met.add(id(value))
-        found, children = _look(value)
+        try:
+            found, children = _look(value)
+        except Exception:  # an object of the user's may raise at any question
+            continue
         for holder in found:
             # The variable of a function has an id of its own: two functions may share it.
             if holder.owner is value or id(holder.owner) not in met:
@@ -97,15 +100,15 @@ def reachable(sources: Iterable[Source]) -> Iterator[Found]:
 def _look(value: Any) -> tuple[list[Holder], Iterable[Any]]:
     """What of `value` can change in place, and the values inside it."""
     if isinstance(value, (list, deque)):
-        holder = holders.of_sequence(value)
-        return _with_attributes(value, [holder], value if len(value) <= _MOST_PARTS else ())
+        return _with_attributes(value, [holders.of_sequence(value)])
     if isinstance(value, dict):
-        few = list(value.values()) if len(value) <= _MOST_PARTS else []
-        return _with_attributes(value, [holders.of_dict(value)], few)
+        return _with_attributes(value, [holders.of_dict(value)])
     if isinstance(value, set):
-        return _with_attributes(value, [holders.of_set(value)], list(value))
+        return _with_attributes(value, [holders.of_set(value)])
     if isinstance(value, (tuple, frozenset)):
-        return [], value if len(value) <= _MOST_PARTS else ()
+        kind = tuple if isinstance(value, tuple) else frozenset
+        parts = list(kind.__iter__(value))  # type: ignore[arg-type]
+        return _with_attributes(value, [], parts if len(parts) <= _MOST_PARTS else ())
     if isinstance(value, np.ndarray):
         few = list(value.flat) if value.dtype.hasobject and value.size <= _MOST_PARTS else []
         return ([holders.of_array(value)] if value.flags.writeable else []), few
@@ -141,10 +144,13 @@ def _of_object(value: Any) -> tuple[list[Holder], Iterable[Any]]:
 
 
 def _with_attributes(
-    value: Any, found: list[Holder], inside: Iterable[Any]
+    value: Any, found: list[Holder], inside: Iterable[Any] = ()
 ) -> tuple[list[Holder], Iterable[Any]]:
-    """`found` and `inside`, with the attributes of `value`."""
+    """`found`, what it holds and `inside`, with the attributes of `value`."""
     children = [*inside]
+    for holder in found:
+        parts = holder.parts()
+        children += parts if len(parts) <= _MOST_PARTS else ()
     attributes = _dict_of(value)
     if attributes is not None:
         found.append(holders.of_attributes(value, attributes))

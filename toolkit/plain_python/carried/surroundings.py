@@ -10,12 +10,10 @@ undone and refused.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.holders import PLAIN, Holder, global_randomness
@@ -52,13 +50,15 @@ class Surroundings(NamedTuple):
         for name, holder in self._found():
             if id(holder.owner) in own:
                 continue
-            size = _size(holder.owner)
+            bulk = holder.bulk
+            before = holder.parts() if bulk <= left // 2 else []
+            size = 1 + bulk + len(before)
             if size > left // 2:
-                continue  # one large list must not hide what comes after it
+                continue  # what is large must not hide what comes after it
             left -= size
             if left < 100:
                 break
-            remembered.append(Remembered(name, holder, holder.parts()))
+            remembered.append(Remembered(name, holder, before))
         return remembered
 
     def _found(self) -> Iterator[Found]:
@@ -84,13 +84,6 @@ def within(
 
 
 NOTHING = Surroundings((), ())
-
-
-def _size(owner: Any) -> int:
-    """About how long it takes to remember it."""
-    if isinstance(owner, np.ndarray):
-        return 1 + int(owner.nbytes) // 100  # bytes are copied a hundred times faster than items
-    return 1 + len(owner) if isinstance(owner, (list, dict, set, deque)) else 5
 
 
 class Remembered(NamedTuple):

@@ -58,7 +58,8 @@ def steps(
       gradient: a policy, as of `tk.loop`: another memory and time, the same value.
       progress: print how far the loop is.
       max_steps: where the range's bounds are traced, a limit that makes reverse mode possible. A
-        range that is longer makes every floating variable of the loop NaN.
+        range that is longer makes every floating variable of the loop NaN, and every integer the
+        smallest of its type (of unsigned ones the largest).
 
     Returns: `iterable` with these settings. Outside `@control_flow` it gives the items of `iterable`.
 

@@ -20,7 +20,7 @@ from toolkit.control.while_loop import while_loop
 from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python import mode
-from toolkit.plain_python.carried.typed_arrays import is_traced
+from toolkit.plain_python.carried.typed_arrays import is_traced, with_type
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here, refuse
@@ -180,13 +180,18 @@ def run_while(
         final = refuse_reverse_mode(final, here().said(_NO_REVERSE[item is not None]))
     if max_steps is not None:
         # If the bound ended the loop, Python would have gone on and got other numbers. NaN keeps anyone
-        # from using these.
+        # from using these; an integer has no NaN, and takes the value at the end of its type.
         cut_off = unfinished(end)
-        final = [_nan_where(cut_off, value) for value in final]
+        final = [_lost_where(cut_off, value) for value in final]
     finals = {one.output: value for one, value in zip(carried, final, strict=True)}
     variables.write(*variables_after(variables, settled, finals, known, may_not_run=True))
 
 
-def _nan_where(condition: Any, value: Any) -> Any:
-    inexact = jnp.issubdtype(value.dtype, jnp.inexact)
-    return jnp.where(condition, jnp.nan, value) if inexact else value
+def _lost_where(condition: Any, value: Any) -> Any:
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return jnp.where(condition, jnp.nan, value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        return value
+    ends = jnp.iinfo(value.dtype)
+    lost = ends.min if ends.min < 0 else ends.max
+    return jnp.where(condition, with_type(lost, value), value)
