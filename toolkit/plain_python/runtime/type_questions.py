@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.plain_python import mode
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.arithmetic import as_python_bool, is_pythons
@@ -48,7 +47,7 @@ def identical(a: Any, b: Any) -> Any:
 
 
 def _stands_for_a_number(value: Any) -> bool:
-    return is_traced(value) and value.weak_type and value.shape == () and mode.is_staged()
+    return is_traced(value) and value.weak_type and value.shape == ()
 
 
 def _check(function: Any, value: Any, *rest: Any) -> None:
@@ -62,6 +61,6 @@ def _check(function: Any, value: Any, *rest: Any) -> None:
     if not same:
         shown = ", ".join(["...", *(getattr(one, "__name__", repr(one)) for one in rest)])
         raise refuse(
-            f"`{function.__name__}({shown})` of a Python number that became a traced value in this "
-            "staged block: ask before the loop, or run it as Python with tk.control.unroll."
+            f"`{function.__name__}({shown})` of a Python number that has become a traced value: ask "
+            "before the loop, or run the loop as Python with tk.control.unroll."
         )
