@@ -46,7 +46,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
 
 def document(title: str, sections: Iterable[str], head: str = "") -> str:
     """The whole page: the template with a title (text), more of its head (HTML) and its sections (HTML)."""
-    return Template(TEMPLATE.read_text()).substitute(
+    return Template(TEMPLATE.read_text("utf-8")).substitute(
         title=escape(title), head=head, body="\n".join(filter(None, sections))
     )
 

@@ -74,7 +74,7 @@ def comparison(
 
 
 def _script() -> str:
-    return SCRIPT.read_text()
+    return SCRIPT.read_text("utf-8")
 
 
 def _title(stories: Sequence[Story]) -> str:
