@@ -191,3 +191,20 @@ def test_implicit_solves_the_transposed_system(name: str, linear: Any) -> None:
     assert hg.report.status == 0
     for got in (hg.gradient, reverse, forward):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["feedback", "custom_jvp"])
+@pytest.mark.parametrize("adjoint", [Unroll(), Implicit()], ids=["unroll", "implicit"])
+def test_a_second_derivative_is_that_of_a_plain_loop(adjoint: Any, name: str) -> None:
+    """The rule acts on theta. A first derivative uses it up; the second is that of what it computed."""
+    operation, steps = OPERATIONS[name], 4 if isinstance(adjoint, Unroll) else 150
+    fun = lambda y, theta: 0.5 * jnp.sum((y - operation(theta)) ** 2) + 0.1 * jnp.sum(y**4)
+
+    def plain(theta):
+        step = lambda y, _: (y - RATE * jax.grad(fun)(y, theta), None)
+        return _outer(jax.lax.scan(step, Y0, None, steps)[0], theta)
+
+    solve = tk.argmin(fun, tk.solver.GradientDescent(RATE, steps), adjoint=adjoint)
+    composed = lambda theta: _outer(solve(Y0, theta).value, theta)
+    got, expected = (jax.jit(jax.hessian(f))(THETA) for f in (composed, plain))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)

@@ -17,7 +17,7 @@ from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
 from toolkit.derive.linearised_system import linearise, solve
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
-from toolkit.derive.two_modes import tangent
+from toolkit.derive.two_modes import linearised_in_part, rules_used_up
 from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
 from toolkit.types import InnerProblem, LinearInfo, Primal, Tree
@@ -84,19 +84,24 @@ class Implicit:
         # choice (a series of few terms) make a derivative of their own, for which `rules` in
         # `jaxprs/own_rules.py` must not take it for the derivative: it knows functions by their names.
         is_exact = self.linear_solver is None and _is_zero(self.damping)
-        at_solution = jax.custom_jvp(_exact_solution if is_exact else _approximation)
+        identity = _exact_solution if is_exact else _approximation
 
-        def differentiate(
-            primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
-        ) -> tuple[Tree, Tree]:
-            wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
-            warn_of_zeros("Implicit", primal, *wanted)
-            # The tangent is formed at the result of `at_solution`, not at the plain array y. Else a
-            # second derivative would treat that y as a constant, and silently be wrong.
-            y = at_solution(*primals)
-            return y, rule._tangent(problem, y, primals[1], tangents[1])
+        def solution_of(problem: InnerProblem) -> Callable[[Tree, Tree, Tree], Tree]:
+            at_solution = jax.custom_jvp(identity)
 
-        at_solution.defjvp(differentiate, symbolic_zeros=True)
+            def differentiate(
+                primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
+            ) -> tuple[Tree, Tree]:
+                wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
+                warn_of_zeros("Implicit", primal, *wanted)
+                # The tangent is formed at the result of `at_solution`, not at the plain array y. Else a
+                # second derivative would treat that y as a constant, and silently be wrong.
+                again = solution_of(rules_used_up(problem)) if problem.own_rule else at_solution
+                y = again(*primals)
+                return y, rule._tangent(problem, y, primals[1], tangents[1])
+
+            at_solution.defjvp(differentiate, symbolic_zeros=True)
+            return at_solution
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("Implicit", xs)
@@ -107,7 +112,7 @@ class Implicit:
             # A system of which there are products with its transpose alone cannot be written for forward mode.
             if problem.backward_only and linearise(problem, y, constant_theta)[1].one_way:
                 return self._backward_only(problem, primal)(y, theta, y0), steps
-            return at_solution(y, theta, y0), steps
+            return solution_of(problem)(y, theta, y0), steps
 
         return run
 
@@ -187,11 +192,16 @@ class Implicit:
         moving, fixed = tree.select(theta, moves)
         moving_dot, _ = tree.select(theta_dot, moves)
 
-        def condition(moving: Tree) -> Tree:
-            full = tree.merge(moving, fixed)
-            return tree.as_real(problem.residual(y, problem.evaluate(y, full, None)))
+        def condition(moving: Tree, real: Tree) -> Tree:
+            full, point = tree.merge(moving, fixed), tree.as_like(y, real)
+            return tree.as_real(problem.residual(point, problem.evaluate(point, full, None)))
 
-        right_side = tangent(condition, moving, moving_dot, problem.backward_only)
+        if problem.own_rule or problem.backward_only:
+            here = linearised_in_part(condition, moving, tree.as_real(y), problem)
+            right_side = here.product(moving_dot)
+        else:
+            at_y = lambda moving: condition(moving, tree.as_real(y))
+            _, right_side = jax.jvp(at_y, (moving,), (moving_dot,))
         solver = self.linear_solver or problem.linear_solver
         _, system = linearise(problem, y, theta, self.damping)
         negative_dot, _ = solve(solver, system, right_side)

@@ -78,8 +78,9 @@ class Truncated:
             numbers = first + jnp.arange(last, dtype=jnp.int32)
             seen = jax.tree.map(lambda leaf: leaf[numbers], xs)
             carry = replayed_scan(
-                steps.step, steps.replayed, carry, theta, (numbers, seen), refusal=_REFUSAL
-            )
+                steps.step, steps.replayed, carry, theta, (numbers, seen), refusal=_REFUSAL,
+                own_rule=problem.own_rule,
+            )  # fmt: skip
             return steps.finish(carry)
 
         return run

@@ -103,7 +103,7 @@ class Unroll:
             else:
                 carry = replayed_scan(
                     steps.step, steps.replayed, carry, theta, numbered, sizes, REFUSAL,
-                    self.written_out,
+                    self.written_out, problem.own_rule,
                 )  # fmt: skip
             return self._finished(steps, primal.name, carry)
 

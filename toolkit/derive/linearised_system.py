@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
-from toolkit.derive.two_modes import linearised
+from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Status, Tree
 
@@ -51,11 +51,13 @@ def linearise(
     if problem.composite is not None:
         return _linearise_composite(problem.composite, y, theta, damping)
 
-    def condition(real: Tree) -> Tree:
-        point = tree.as_like(y, real)
-        return tree.as_real(problem.residual(point, problem.evaluate(point, theta, x)))
+    moving, fixed, _ = tree.split(theta)
 
-    here = linearised(condition, tree.as_real(y), problem.backward_only)
+    def condition(real: Tree, moving: Tree) -> Tree:
+        point, full = tree.as_like(y, real), tree.merge(moving, fixed)
+        return tree.as_real(problem.residual(point, problem.evaluate(point, full, x)))
+
+    here = linearised_in_part(condition, tree.as_real(y), moving, problem)
     transposed = None if here.transposed is None else _damped(here.transposed, damping)
     matvec = _damped(here.product, damping)
     return here.value, System(matvec, problem.symmetric, None, transposed, here.one_way)

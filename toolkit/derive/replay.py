@@ -150,6 +150,7 @@ def replayed_scan(
     sizes: tuple[int, ...] = (),
     refusal: str = "",
     in_full: bool = False,
+    own_rule: str = "",
 ) -> Tree:
     """`scan`, with a reverse pass of small memory.
 
@@ -164,6 +165,7 @@ def replayed_scan(
       sizes: of the segments between stored carries, as in `nested_scan`; () stores every carry.
       refusal: what to say when forward mode is tried.
       in_full: whether the steps are written out one after another; then without `sizes`.
+      own_rule: a function in `body` that has a derivative rule of its own; "" without any.
 
     Cost: memory of `steps / prod(sizes) + sum(sizes)` carries; the reverse pass costs one pullback
     of `replayed` a step, and one more `body` for each size.
@@ -171,14 +173,14 @@ def replayed_scan(
     steps = len(jax.tree.leaves(xs)[0])
     if refusal:
         carry, operands, xs = refuse_forward_mode((carry, operands, xs), refusal)
-    one = _with_pullback_of(body, replayed)
+    one = _with_pullback_of(body, replayed, own_rule)
     step = lambda c, x: (one(c, operands, x), None)
     if in_full:
         return written_out(step, carry, xs, steps)[0]
     return nested_scan(step, carry, xs, steps, sizes)[0]
 
 
-def _with_pullback_of(body: Body, replayed: Body) -> Body:
+def _with_pullback_of(body: Body, replayed: Body, own_rule: str) -> Body:
     """`body`, stored by its arguments alone and differentiated as `replayed`."""
     # A second derivative differentiates the forward rule, and would store what each step computes on
     # the way. With `checkpoint` it stores the arguments of a step, and computes them again.
@@ -189,8 +191,15 @@ def _with_pullback_of(body: Body, replayed: Body) -> Body:
         return body(carry, operands, x)
 
     def forward(*primals: Tree) -> tuple[Tree, Tree]:
-        values, wanted = tree.values_and_wanted(primals)
-        return body_again(*values), tree.select(values, wanted)
+        values, is_wanted = tree.values_and_wanted(primals)
+        wanted, constant = tree.select(values, is_wanted)
+        if own_rule:
+            # A first derivative has used up the rule inside: what it computed is differentiated next, not the
+            # rule a second time. `jax.vjp` runs the step in that way.
+            run = lambda wanted: tree.split(body_again(*tree.merge(wanted, constant)))[:2]
+            (moving, whole), _ = jax.vjp(run, wanted)
+            return tree.merge(moving, whole), (wanted, constant)
+        return body_again(*values), (wanted, constant)
 
     def backward(residuals: Tree, cotangent: Tree) -> tuple[Tree, Tree, Tree]:
         wanted, constant = residuals

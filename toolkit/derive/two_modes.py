@@ -6,10 +6,12 @@ A function with a backward pass alone (`jax.custom_vjp`) has no forward mode. Bu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.derive.refusal import refuse_forward_mode, refuse_to_run
@@ -65,11 +67,38 @@ def _traces(fun: Product, like: Tree) -> bool:
     return True
 
 
-def tangent(fun: Callable[[Tree], Tree], at: Tree, direction: Tree, backward_only: str) -> Tree:
-    """`J v` for one direction v; arguments as in `linearised`."""
-    if not backward_only:
-        return jax.jvp(fun, (at,), (direction,))[1]
-    return linearised(fun, at, backward_only).product(direction)
+def linearised_in_part(
+    fun: Callable[[Tree, Tree], Tree], at: Tree, others: Tree, problem: InnerProblem
+) -> Linearised:
+    """`fun(at, others)`, linearised in `at` alone; a derivative of the result moves `others` too.
+
+    Where a function inside has a rule of its own, `fun` is linearised in both and the part of `others` is
+    dropped. So each rule has been used up: a second derivative is that of what the rule has computed, as it
+    is for `jax.grad` of `jax.grad`. Else it would meet the rule a second time, in place of the function.
+    """
+    alone = lambda at: fun(at, others)
+    if not (problem.own_rule or problem.backward_only):
+        return linearised(alone, at, "")
+    both = linearised(lambda pair: fun(*pair), (at, others), problem.backward_only)
+    if both.one_way:
+        return linearised(alone, at, problem.backward_only)
+    product, pull, zeros = both.product, both.transposed, jax.tree.map(jnp.zeros_like, others)
+    transposed = None if pull is None else lambda u: pull(u)[0]
+    return Linearised(both.value, lambda v: product((v, zeros)), transposed)
+
+
+def rules_used_up(problem: InnerProblem) -> InnerProblem:
+    """`problem` as a first derivative leaves it to a second one: rules inside are replaced by what they compute."""
+
+    def evaluate(y: Tree, theta: Tree, x: Tree) -> Tree:
+        moving, *fixed = tree.split((y, theta, x))
+        run = lambda moving: problem.evaluate(*tree.merge(moving, *fixed))
+        return jax.vjp(run, moving)[0]
+
+    composite = problem.composite
+    if composite is not None:
+        composite = dataclasses.replace(composite, smooth=rules_used_up(composite.smooth))
+    return dataclasses.replace(problem, evaluate=evaluate, composite=composite)
 
 
 def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, xs: Tree) -> Tree:
