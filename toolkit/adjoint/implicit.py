@@ -52,7 +52,10 @@ class Implicit:
     Differentiation: forward and reverse mode, any order, nested. Zero by theory with respect to `y0`
     and to the solver's settings (step sizes, momenta): a `ZeroDerivativeWarning` is given where such
     a derivative is asked for. Zero as well with respect to `damping` and the linear solver's own
-    settings: they only approximate this rule.
+    settings: they only approximate this rule. Where `fun` calls a function with a derivative rule of
+    its own (`jax.custom_vjp`: clipped gradients, feedback weights), `F_y` is not taken for symmetric.
+    One with a backward pass that JAX cannot transpose (a compiled kernel) leaves reverse mode of first
+    order; the derivative is NaN where its system is not solved to the tolerance.
 
     Cost: one linear solve with the linearised `F_y`, one product with `F_theta` (transposed in
     reverse mode). Error: O(residual of the solve) + O(residual of the linear solve / curvature).
