@@ -81,6 +81,18 @@ def a_search_without_an_end(xs):
 
 
 @case(XS[0])
+def a_find_of_several_kinds_inside_with(xs):
+    for i, x in enumerate(xs):
+        with contextlib.nullcontext():
+            if x > 3:
+                best, at = {"x": x, "pair": (x * 2, xs)}, i
+                break
+    else:
+        best, at = {"x": xs[0], "pair": (1.0, xs)}, -1
+    return best["x"] * best["pair"][0] + at
+
+
+@case(XS[0])
 def a_return_inside_with(xs):
     with contextlib.nullcontext():
         if xs[0] > 0:

@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from toolkit.plain_python.rewriting import names
 from toolkit.plain_python.rewriting.nodes import is_true
 
+# Inside these an assignment may be skipped.
+_BRANCHED = (ast.If, ast.For, ast.While, ast.With)
+
 
 def set_by_a_break(loop: ast.For | ast.While) -> tuple[str, ...]:
     """The variables that only a branch with a `break` assigns, and whose values are known behind the loop.
@@ -28,7 +31,7 @@ def set_by_a_break(loop: ast.For | ast.While) -> tuple[str, ...]:
     endless = isinstance(loop, ast.While) and is_true(loop.test)
     if not loop.orelse and not endless:
         return ()
-    always = names.assigned(s for s in loop.body if not isinstance(s, (ast.If, ast.For, ast.While)))
+    always = names.assigned(s for s in loop.body if not isinstance(s, _BRANCHED))
     found = _assigned_before_a_break(loop.body) - always - getattr(loop, "bound", set())
     return tuple(sorted(found))
 
