@@ -435,6 +435,184 @@ def a_jit_argument(k):
     return 5
 
 
+@programs.refused(2)
+def g_boolafter(n):
+    c = 5
+    for i in range(n):
+        c = i < 1
+    return c + 1
+
+
+@programs.right(1.0)
+def g_mixbool(x):
+    c = 5
+    for i in range(3):
+        c = x < i
+    return c + c
+
+
+@programs.right(1.0)
+def g_intorbool(x):
+    c = 3 if x > 5 else True
+    return c + 1
+
+
+@programs.right(1.0)
+def g_np_bool(x):
+    a = np.bool_(True)
+    b = x > 0
+    return a + b
+
+
+@programs.right(1.0)
+def g_not_not(x):
+    zero = not x
+    return (not zero) + zero, (not x > 5) * 2
+
+
+@programs.right(1.0)
+def g_sumgen(x):
+    return sum(v > 2 for v in X), sum([v > 2 for v in (x, x + 3, 5.0)])
+
+
+@programs.right(1.0)
+def g_strjax(x):
+    y = jnp.asarray([1.0, 2.0]) > 1.5
+    return jnp.sum(y) + (x > 0)
+
+
+@programs.right(jnp.float32(1.0))
+def g_jaxbool(x):
+    a = x > 0
+    b = x > -1
+    return a + b
+
+
+@programs.refused(1.0)
+def g_isinstance_outside(x):
+    k = 1 if x > 0 else 2
+    return 1 if isinstance(k, int) else 10
+
+
+@programs.refused(1.0)
+def g_type_outside(x):
+    k = 0
+    for i in range(3):
+        k += 1
+    return 1 if type(k) is int else 10
+
+
+@programs.refused(jnp.int16(5))
+def g_i16(n):
+    s = 0
+    for i in range(n, n + 3):
+        s += i * 10000
+    return s
+
+
+@programs.right(jnp.int8(100))
+def g_i8range(n):
+    s = 0
+    for i in range(n, 127):
+        s += i * 100
+    for i in range(-100, n, 50):
+        s += i
+    return s
+
+
+@programs.right(jnp.bfloat16(2))
+def g_bfwhile(x):
+    k = 0
+    y = 1.0
+    while y < 50:
+        y = y * x
+        k += 1
+    return y, k
+
+
+@programs.right(jnp.float16(2))
+def g_minmax(x):
+    return max(x, 1.0), min(x, 3), max(0.5, x, 1)
+
+
+@programs.right(jnp.bfloat16(2))
+def g_andor(x):
+    return x and 1.5, x or 3.0, 0.5 if x > 5 else x
+
+
+@programs.right(jnp.ones(3, jnp.float16))
+def g_nested(xs):
+    a = b = c = d = 0
+    for x in xs:
+        for _ in range(2):
+            a, b, c, d = a + x, b + a, c + b, d + c
+    return a, b, c, d
+
+
+@programs.refused(1.0)
+def g_np64arr(x):
+    a = np.arange(3) * 10**9
+    for i in range(2):
+        a = a + a
+    return a[2]
+
+
+@programs.refused(1.0)
+def g_npu64(x):
+    a = np.uint64(2**63)
+    if x > 0:
+        a = a + np.uint64(1)
+    return a
+
+
+@programs.refused(1.0)
+def g_zipnp(x):
+    s = 0
+    for i, v in zip(range(3), np.array([2**31 - 1] * 3)):
+        s += v
+    return s
+
+
+@programs.refused(1.0)
+def g_enumnp(x):
+    s = 0
+    for i, v in enumerate(np.array([2**30] * 3)):
+        s = s + v * (i + 1)
+    return s
+
+
+@programs.refused(1.0)
+def g_np64mul(x):
+    s = 0
+    for i in range(5):
+        s += np.int64(10**9) * i
+    return s
+
+
+@programs.right(1.0)
+def g_sqrt2(x):
+    s = 0.0
+    for i in range(4):
+        s += i**0.5 + i**-0.5 if i > 0 else 0.0
+    return s
+
+
+@programs.right(1.0)
+def g_pow_frac(x):
+    s = 0.0
+    for i in range(1, 4):
+        s += i**-1 + 2.0**-i
+    return s
+
+
+@programs.refused(3)
+def g_pow_argument(n):
+    s = 0.0
+    for i in range(2):
+        s += 2 ** (i - n)
+    return s
+
+
 @pytest.mark.parametrize("name", programs.known)
 def test_gives_what_python_gives_or_is_refused(name: str) -> None:
     programs.check(name)

@@ -48,7 +48,7 @@ def binary(name: str, apply: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     if isinstance(a, list):
         return getattr(operator, name)(a, b)
     bits = name in _BITWISE
-    if not bits:
+    if not bits and not (_is_arrays_bool(a) or _is_arrays_bool(b)):
         a, b = as_number(a), as_number(b)
     made = _power(apply, a, b) if name in ("pow", "ipow") else apply(a, b)
     return _followed(
@@ -107,6 +107,11 @@ def as_number(value: Any) -> Any:
     return note(number, IntegerInterval(0, 1))
 
 
+def _is_arrays_bool(value: Any) -> bool:
+    # A bool of JAX or NumPy adds as a logical or, also to a bool of Python's.
+    return getattr(value, "dtype", None) == jnp.bool_ and not is_pythons(value)
+
+
 def numeric(function: Any, *args: Any, **kwargs: Any) -> Any:
     """`abs`, `divmod`, `pow`, `round` and `sum`."""
     if function is sum and len(args) in (1, 2) and not kwargs:
@@ -144,7 +149,8 @@ def _followed(name: str, made: Any, *operands: Any) -> Any:
         return made  # the condition may say that the divisor is not 0
     try:
         found = OPERATORS[name](lambda: "here", *known)
-        check_fits(name, lambda: "here", made.dtype, found)
+        if found is not None:
+            check_fits(name, lambda: "here", made.dtype, found)
     except NotAsInPython as error:
         raise refuse(f"{error}.") from None
     return note(made, found)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.arithmetic import as_python_bool, is_pythons
+from toolkit.plain_python.tracing.known import is_made
 
 _KINDS = ((jnp.bool_, bool), (jnp.integer, int), (jnp.floating, float))
 
@@ -47,7 +49,9 @@ def identical(a: Any, b: Any) -> Any:
 
 
 def _stands_for_a_number(value: Any) -> bool:
-    return is_traced(value) and value.weak_type and value.shape == ()
+    if not isinstance(value, jax.Array) or not is_pythons(value):
+        return False
+    return is_traced(value) or is_made(value)
 
 
 def _check(function: Any, value: Any, *rest: Any) -> None:

@@ -271,7 +271,7 @@ def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> l
         check_compared(_where(equation), equation, inputs)
     if (program := called(equation)) is not None:
         rule = CALLED.get(name_called(equation))
-        if rule is None or not all(inputs):
+        if rule is None or not (all(inputs) or name_called(equation) == "python_power"):
             return evaluate(opened(program)[0], inputs, exact)
         return [rule(_where(equation), *inputs)]
     nothing: list[Known] = [None] * len(equation.outvars)

@@ -21,7 +21,7 @@ import numpy as np
 from toolkit.plain_python.tracing.intervals import IntegerInterval, Known
 
 # By the id of a value: the value, which stays alive so that no other gets its id, and where it lies.
-_Table = ChainMap[int, tuple[Any, IntegerInterval]]
+_Table = ChainMap[int, tuple[Any, Known]]
 _table: ContextVar[_Table | None] = ContextVar("table", default=None)
 
 
@@ -44,11 +44,19 @@ def table(nested: bool) -> Iterator[None]:
 
 
 def note(value: Any, known: Known) -> Any:
-    """`value`, of which it is now known where it lies."""
+    """`value`, which a block or an operation has made of Python's numbers, and where it lies, if that is known."""
     now = _table.get()
-    if known is not None and now is not None and _may_overflow(value):
-        now[id(value)] = value, known.plain()
+    made = isinstance(value, jax.Array) and (value.weak_type or known is not None)
+    if now is not None and made:
+        whole = known is not None and jnp.issubdtype(value.dtype, jnp.integer)
+        now[id(value)] = value, known.plain() if whole else None  # type: ignore[union-attr]
     return value
+
+
+def is_made(value: Any) -> bool:
+    """Whether a block has made this of a number of Python's."""
+    now = _table.get()
+    return now is not None and isinstance(value, jax.Array) and id(value) in now
 
 
 def known_of(value: Any) -> Known:
@@ -68,7 +76,3 @@ def known_of(value: Any) -> Known:
     if not numpys or value.dtype.itemsize < 8 or not value.size:
         return None
     return IntegerInterval(int(value.min()), int(value.max()))
-
-
-def _may_overflow(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer)

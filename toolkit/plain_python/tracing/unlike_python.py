@@ -78,13 +78,18 @@ def check_compared(where: Where, equation: Any, inputs: list[Known]) -> None:
 # What Python's operators make of integers that are all known, or why they are refused.
 
 
-def _power(where: Where, base: IntegerInterval, exponent: IntegerInterval) -> IntegerInterval:
+def _power(where: Where, base: Known, exponent: Known) -> Known:
+    if exponent is None:
+        raise NotAsInPython(
+            f"the exponent of a power of integers is not known {where()}, and a negative one gives a "
+            "float in Python: use a float as base"
+        )
     if exponent.low < 0:
         raise NotAsInPython(
             f"a Python integer grows without a known bound (a negative power, which is a float in "
             f"Python, {where()}): use a float as base"
         )
-    return power(base, exponent)
+    return None if base is None else power(base, exponent)
 
 
 def _division(rule: Callable[..., IntegerInterval]) -> Callable[..., IntegerInterval]:
@@ -108,7 +113,7 @@ def _shift(name: str) -> Callable[..., IntegerInterval]:
     return shifted
 
 
-Rule = Callable[..., IntegerInterval]
+Rule = Callable[..., Known]
 # By the name of a jitted function.
 CALLED: dict[str, Rule] = {
     "python_power": _power,
