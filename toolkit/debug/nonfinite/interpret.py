@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.debug.nonfinite import origins
-from toolkit.debug.nonfinite.origins import Birth, Value
+from toolkit.debug.nonfinite.origins import Birth, Masks, Value
 from toolkit.debug.source_lines import NOWHERE, SourceLine, lines
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, solve_parts
@@ -124,7 +124,12 @@ class Replay:
         maker = _maker(equation, values)
         primal = is_primal(here.names)
         if all(map(origins.is_finite, results)):
-            return [Value(result, {}, depends_on, maker, primal) for result in results]
+            return [
+                Value(
+                    result, {}, depends_on, maker, primal, told_by=origins.told_by(values, result)
+                )
+                for result in results
+            ]
         masks = origins.attribute(
             equation.primitive.name,
             lambda operands: evaluate_equation(equation, operands),
@@ -133,6 +138,10 @@ class Replay:
             bear or (lambda has_nan: self.bear(equation.primitive.name, values, here, has_nan)),
         )
         spoilt = frozenset[Birth]().union(*(value.spoilt_by for value in values))
+        if equation.primitive.name == "select_n":
+            deciders = values[0].told_by
+            spoilt |= {birth for birth in deciders if is_primal(birth.names)}
+            masks = [self._caused(own, deciders) for own in masks]
         return [
             Value(
                 result,
@@ -141,6 +150,7 @@ class Replay:
                 maker,
                 primal,
                 frozenset(b for b in own if primal and (b in spoilt or b.order == here.order)),
+                origins.told_by(values, result),
             )
             for result, own in zip(results, masks, strict=True)
         ]
@@ -200,13 +210,24 @@ class Replay:
             programs = branches(equation)
             # JAX clips an index that is out of range.
             taken = int(np.clip(int(values[0].array), 0, len(programs) - 1))
-            return self.run(programs[taken], values[1:], here)
+            results = self.run(programs[taken], values[1:], here)
+            return [
+                replace(value, masks=self._caused(value.masks, values[0].told_by))
+                for value in results
+            ]
         if name == "custom_linear_solve":
             parts = solve_parts(equation)
             return self.run(parts.solve, parts.of_solve(values), here)
         if name in self.rules:
             return self.rules[name](self, equation, values, here)
         return self.evaluate(equation, values, here)
+
+    def _caused(self, masks: Masks, deciders: frozenset[Birth]) -> Masks:
+        """`origins.of_their_cause`; a NaN that says what the deciders have done is no birth of its own."""
+        found = origins.of_their_cause(masks, deciders)
+        said = masks.keys() - found.keys()
+        self.births = [birth for birth in self.births if birth not in said]
+        return found
 
     def _constant(
         self, array: Any, where: PlaceInProgram, index: int = 0, reader: Any = None

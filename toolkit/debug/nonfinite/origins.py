@@ -89,6 +89,7 @@ class Value:
     maker: str = ""  # the last primitive that did more than move or cast
     is_primal: bool = False  # made under differentiation, before the backward pass
     spoilt_by: frozenset[Birth] = frozenset()  # of the births, those within that computation
+    told_by: frozenset[Birth] = frozenset()  # of a flag or a count: the births that decided it
 
     @property
     def ndim(self) -> int:
@@ -202,6 +203,27 @@ def attribute(
     return [
         _completed(masks, mask, real or legal) for masks, mask in zip(found, wanted, strict=True)
     ]
+
+
+def of_their_cause(masks: Masks, deciders: frozenset[Birth]) -> Masks:
+    """`masks`, with a NaN that was written down given to the births that `deciders` names.
+
+    `jnp.where(jnp.isfinite(x), y, jnp.nan)` says that x was bad: what made x is looked for, not this NaN.
+    """
+    causes = [birth for birth in deciders if not birth.legal]
+    written = [birth for birth in masks if birth.operation == "constant" and birth.has_nan]
+    if not causes or not written:
+        return masks
+    kept = {birth: mask for birth, mask in masks.items() if birth not in written}
+    entries = np.logical_or.reduce([masks[birth] for birth in written])
+    return kept | {birth: kept.get(birth, False) | entries for birth in causes}
+
+
+def told_by(values: Sequence[Value], result: Any) -> frozenset[Birth]:
+    """The births that decided a result which has no bad entries itself, such as a flag or a count."""
+    if _may_be_bad(result):
+        return frozenset()
+    return frozenset[Birth]().union(*(value.told_by | value.masks.keys() for value in values))
 
 
 def restricted(masks: Masks, kept: np.ndarray) -> Masks:

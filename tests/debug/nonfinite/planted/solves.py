@@ -31,6 +31,21 @@ def diverging(theta):
     return jnp.sum(solve(jnp.full(2, 3.0), theta).value)
 
 
+def quartic(y, theta):
+    return jnp.sum(theta["rate"] * y**4)  # here: diverging under the implicit rule
+
+
+def implicit(tol):
+    descent = tk.solver.GradientDescent(step_size=1.0, num_steps=50, tol=tol)
+    solve = tk.argmin(quartic, descent, adjoint=tk.adjoint.Implicit())
+    return lambda theta: jnp.sum(solve(jnp.full(2, 3.0), theta).value)
+
+
+def told_by_a_flag(x):
+    bad = ~jnp.isfinite(jnp.log(x))  # here: told by a flag
+    return lax.cond(bad.any(), lambda x: jnp.full_like(x, jnp.nan), jnp.sin, x)
+
+
 def linear_solve(b):
     def solve(matvec, b):
         return b / (matvec(b) - b)  # here: custom_linear_solve
@@ -68,6 +83,18 @@ BUGS = {
     "diverging inner problem": Bug(
         diverging, ({"rate": jnp.array(1.0)},), "pow", iterations=(("scan", 5),), says="overflows"
     ),
+    # The rest of the solve is our own NaN, written where the residual overflowed.
+    "diverging under the implicit rule": Bug(
+        implicit(1e-6), ({"rate": jnp.array(1.0)},), "pow", iterations=(("while", 5),)
+    ),
+    "its gradient": Bug(
+        jax.grad(implicit(1e-6)),
+        ({"rate": jnp.array(1.0)},),
+        "pow",
+        iterations=(("while", 5),),
+        line="diverging under the implicit rule",
+    ),
+    "told by a flag": Bug(told_by_a_flag, (-jnp.ones(2),), "log"),
     "custom_linear_solve": Bug(linear_solve, (jnp.ones(2),), "div"),
     "with a print": Bug(printing, (0.0,), "log"),
 }
