@@ -173,6 +173,13 @@ def norm(tree: Tree) -> Array:
         return jnp.zeros(())
     dtype = jnp.result_type(*leaves)
     leaves = [leaf.astype(dtype) for leaf in leaves]
+    # XLA computes scalars where it needs them, in one place as 1e-17 and in another, rounded otherwise, as 0. Their
+    # scales are 1e-17 and 1: dividing by one and multiplying by the other would make a norm of 1.
+    if all(leaf.size == 1 for leaf in leaves):
+        leaves = [leaf.reshape(()) for leaf in leaves]
+        if len(leaves) == 1:
+            return leaves[0]
+        leaves = [jnp.stack(leaves)]
     scale = unit(leaves)
     squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
     return scale * jnp.sqrt(squares)

@@ -138,6 +138,9 @@ class InnerProblem:
     # derivative, and one that has a backward pass alone, and no forward mode.
     own_rule: str = ""
     backward_only: str = ""
+    depth: int = 0  # how many solves' functions it is solved in, one inside another
+    # Whether its own function solves other problems, as far as that has been traced.
+    holds_solves: Callable[[], bool] = lambda: False
 
     @property
     def symmetric(self) -> bool:

@@ -131,6 +131,16 @@ class Implicit:
         # is Re(y_bar) Re(dy) - Im(y_bar) Im(dy). Written for the real pair (Re(dy), Im(dy)), its cotangent
         # is (Re(y_bar), -Im(y_bar)): that is conj(y_bar) as a pair.
         right_side = tree.as_real(tree.conj(y_bar))
+        residual, system = linearise(problem, y, theta, self.damping)
+        solver = self.linear_solver or problem.linear_solver
+        v, info = solve(solver, system, right_side, transposed=True, x0=v0)
+        theta_bar = self.cotangent(problem, y, theta, v)
+        # Only its Rayleigh quotients are looked at, which are those of the transposed map.
+        jacobian = system.matvec if system.transposed is None else system.transposed
+        return Pullback(theta_bar, right_side, v, info, residual, jacobian)
+
+    def cotangent(self, problem: InnerProblem, y: Tree, theta: Tree, v: Tree) -> Tree:
+        """`-F_theta' v`, the last part of a pullback; None at leaves without derivative."""
         moving, fixed, _ = tree.split(theta)
         # `condition` is pulled back in reverse mode below. With this form of the gradient that costs one
         # Hessian-vector product, instead of a reverse pass over a reverse pass.
@@ -140,14 +150,9 @@ class Implicit:
             full = tree.merge(moving, fixed)
             return tree.as_real(problem.residual(y, fast.evaluate(y, full, None)))
 
-        residual, system = linearise(problem, y, theta, self.damping)
-        solver = self.linear_solver or problem.linear_solver
-        v, info = solve(solver, system, right_side, transposed=True, x0=v0)
         _, pull = jax.vjp(condition, moving)
         (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
-        # Only its Rayleigh quotients are looked at, which are those of the transposed map.
-        jacobian = system.matvec if system.transposed is None else system.transposed
-        return Pullback(theta_bar, right_side, v, info, residual, jacobian)
+        return theta_bar
 
     def _backward_only(
         self, problem: InnerProblem, primal: Primal
@@ -207,7 +212,7 @@ class Implicit:
             _, right_side = jax.jvp(at_y, (moving,), (moving_dot,))
         solver = self.linear_solver or problem.linear_solver
         _, system = linearise(problem, y, theta, self.damping)
-        negative_dot, _ = solve(solver, system, right_side)
+        negative_dot, _ = solve(solver, system, right_side, depth=problem.depth)
         return tree.as_like(y, jax.tree.map(jnp.negative, negative_dot))
 
 

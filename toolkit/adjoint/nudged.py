@@ -14,6 +14,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.landscape import Landscape, Visit
 from toolkit.adjoint.requirements import require_one_objective
+from toolkit.derive.marks import mark
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.settings import Positive, settings
 from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
@@ -142,7 +143,8 @@ class Nudged:
             beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
             zeros = PullbackReport.zeros() if report is None else report
             # The rule must hold no array of this trace: `theta` is an argument.
-            return _at_solution(self, tilted._replace(theta=None))(y, theta, beta, zeros), steps
+            rule = _at_solution(self, tilted._replace(theta=None), problem.depth)
+            return rule(y, theta, beta, zeros), steps
 
         return run
 
@@ -174,7 +176,7 @@ def _circle(rule: Nudged) -> Circle:
 
 
 def _at_solution(
-    rule: Nudged, tilted: Tilted
+    rule: Nudged, tilted: Tilted, depth: int
 ) -> Callable[[Tree, Tree, Array, PullbackReport], Tree]:
     """`(y, theta, beta, report) -> y`, with the rule's pullback."""
 
@@ -191,6 +193,7 @@ def _at_solution(
         y, (wanted, constant), beta, report = residuals
         q = refuse_derivatives(tree.instantiate_zeros(y_bar, y), _NO_SECOND_ORDER)
         theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
+        theta_bar = mark(theta_bar, said.issues, depth)
         said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, report)
         return None, theta_bar, None, said
 

@@ -15,9 +15,10 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
+from toolkit.derive.marks import mark
 from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.errors.readable import call_as, returned_by
-from toolkit.types import Composite, InnerProblem, LinearInfo, LinearSolver, Status, Tree
+from toolkit.types import Composite, InnerProblem, Issue, LinearInfo, LinearSolver, Status, Tree
 
 Matvec = Callable[[Tree], Tree]
 
@@ -90,11 +91,17 @@ def _linearise_composite(
 
 
 def solve(
-    solver: LinearSolver, system: System, b: Tree, transposed: bool = False, x0: Tree | None = None
+    solver: LinearSolver,
+    system: System,
+    b: Tree,
+    transposed: bool = False,
+    x0: Tree | None = None,
+    depth: int = 0,
 ) -> tuple[Tree, LinearInfo]:
     """`x` with `A x = b` (or `A' x = b`), differentiable to any order in `b` and in the system.
 
-    `b` and `x` are trees of real leaves; `x0` is where an iterative solver starts.
+    `b` and `x` are trees of real leaves; `x0` is where an iterative solver starts. With a `depth` the
+    result is marked where the solver stopped short, for the solve of that depth around (`derive/marks.py`).
     """
     if system.one_way and transposed:
         return _solve_backward(solver, system.transposed, b, x0)
@@ -117,8 +124,14 @@ def solve(
             # `A = (I - P M) / s` of a composite problem is not symmetric. A solver that needs symmetry
             # is given an equivalent symmetric system; the others can solve A as it is.
             if system.factors is not None and getattr(solver, "symmetric_only", False):
-                return _solve_factors(solver, system.factors, b, transposed, x0)
-            return _called(solver, matvec, b, x0)
+                x, info = _solve_factors(solver, system.factors, b, transposed, x0)
+            else:
+                x, info = _called(solver, matvec, b, x0)
+            if depth == 0:
+                return x, info
+            # The mark stands in here, and not behind the whole: reverse mode solves the transposed system.
+            unsolved = jnp.where(info.status == 0, 0, int(Issue.LINEAR_NOT_CONVERGED))
+            return mark(x, unsolved, depth), info
 
         return solve
 

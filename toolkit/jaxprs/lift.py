@@ -26,6 +26,7 @@ class Lifted(NamedTuple):
     loops_on_data: bool  # a `while_loop` inside, which reverse mode cannot cross
     reads: tuple[Any, ...]  # the examples' trees, with booleans: whether a leaf has any effect
     rules: Rules  # the functions inside that have derivative rules of their own
+    program: Any  # what was traced
 
 
 def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lifted:
@@ -66,11 +67,15 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     used |= {id(atom) for atom in program.outvars}
     reads = [id(variable) in used for variable in program.invars[len(is_closed) :]]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
-    return Lifted(call, closed, shape, _has_while(program), read_trees, rules(jaxpr))
+    return Lifted(call, closed, shape, _has_while(program), read_trees, rules(jaxpr), program)
 
 
-def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`fun` of arrays, traced once for each set of shapes and dtypes; later calls evaluate its equations.
+def traced_once(
+    fun: Callable[..., Any],
+) -> tuple[Callable[..., Any], Callable[[], list[Any]]]:
+    """`fun` of arrays, traced once for each set of shapes and dtypes, and a function that lists these programs.
+
+    Later calls evaluate the equations of such a program.
 
     A function that closes over a tracer is run anew in each call. Its equations hold that tracer, which
     belongs to one trace and would leak into the next.
@@ -91,7 +96,7 @@ def traced_once(fun: Callable[..., Any]) -> Callable[..., Any]:
         jaxpr, structure = known[key]
         return jax.tree.unflatten(structure, evaluate(jaxpr, *leaves))
 
-    return call
+    return call, lambda: [one[0] for one in known.values() if one is not None]
 
 
 def _is_first(first: Any, *others: Any) -> list[bool]:

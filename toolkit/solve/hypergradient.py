@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,10 +14,13 @@ from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.containers import packed
+from toolkit.derive import marks
+from toolkit.derive.collecting import collect, collect_beside
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.solve.accuracy import ErrorEstimate, estimate_error
 from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
+from toolkit.solve.verdict import verdict
 from toolkit.types import Issue, LinearInfo, PullbackReport, Solution, Status, Tree
 
 Outer = Callable[[Tree, Tree], Array]
@@ -115,7 +119,8 @@ def _by_pullback(
     # is driven by hand, from the outer function's two gradients.
     call = solve.prepare(y0, theta)
     problem, operands = call.problem, call.operands
-    y, steps = rule.differentiable(problem, call.primal)(call.y0, operands, None)
+    with marks.deeper():
+        y, steps = rule.differentiable(problem, call.primal)(call.y0, operands, None)
     # The rule's own warning does not see that theta is differentiated here, so it is given by hand.
     wanted = jax.tree.map(lambda _: False, operands)
     wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
@@ -125,18 +130,48 @@ def _by_pullback(
         moved = operands._replace(theta=inexact)
         return outer_value(outer, problem.user_y(y, moved), problem.user_theta(moved))
 
-    value, (y_bar, direct) = jax.value_and_grad(outer_at, (0, 1))(y, operands.theta)
+    slopes = jax.value_and_grad(outer_at, (0, 1))
+    watched = _watched_outer(slopes, problem.depth + 1, y, operands.theta)
+    (value, (y_bar, direct)), inside = watched
     pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
     gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
-    solution = solve.conclude(call, y, steps)
+    judged = verdict(call, y, steps)
+    inside = marks.both(inside, judged.inside)
+    if problem.holds_solves():  # those whose derivative in theta enters
+        along = lambda v: rule.cotangent(problem, y, operands, v)
+        inside = marks.both(inside, collect(along, problem.depth + 1, pulled.solution)[1])
+    solution = solve.conclude(call, y, judged.info)
     estimate = estimate_error(outer_at, rule, call, y, pulled, gradient)
-    report = _report(solve, solution, value, gradient, pulled.info, estimate.total)
+    report = _report(solve, solution, value, gradient, pulled.info, estimate.total, inside)
     tolerance = _tolerance(rule, call)
     issues = _imprecise(estimate, tolerance * tree.norm(gradient))
     # A status that is set already names the cause; this one is for solves that met their tolerances.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     v = packed(tree.as_like(y, pulled.solution))
-    return Hypergradient(value, packed(gradient), solution, report, v)
+    return _marked(Hypergradient(value, packed(gradient), solution, report, v), problem.depth)
+
+
+def _watched_outer(
+    fun: Callable[..., Tree], depth: int, *args: Tree, **how: Any
+) -> tuple[Tree, Array | None]:
+    """`fun(*args)`, made of the outer function, and the `tk.Issue` bits of the solves inside that."""
+    try:
+        return collect_beside(fun, depth, *args, **how)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        # Where nothing is jitted the outer function may look at values. Then it cannot be traced.
+        return fun(*args), None
+
+
+def _marked(hg: Hypergradient, depth: int) -> Hypergradient:
+    """`hg`, its arrays marked with what is wrong, where it stands in the function of a solve."""
+    if depth == 0:
+        return hg
+    short = jnp.where(hg.solution.info.status == Status.STEP_LIMIT, marks.SHORT, 0)
+    issues = hg.report.status | short
+    value, gradient, y, v = marks.mark(
+        (hg.value, hg.gradient, hg.solution.value, hg.v), issues, depth
+    )
+    return hg._replace(value=value, gradient=gradient, solution=hg.solution._replace(value=y), v=v)
 
 
 def _tolerance(rule: Implicit, call: SolveCall) -> Array | float:
@@ -179,26 +214,36 @@ def _by_reverse_mode(
 
     # What the reverse pass reports comes back as the cotangent of zeros (see `PullbackReport`): so the
     # outer value is differentiated with respect to these zeros, too.
-    def composed(operands: tuple[Tree, PullbackReport]) -> tuple[Array, Solution]:
+    depth = marks.depth()
+
+    def composed(operands: tuple[Tree, PullbackReport]) -> tuple[Array, Tree]:
         inexact, pullback_report = operands
         whole = tree.whole(inexact, parts.arrays, parts.static)
-        solution = solve.reporting(pullback_report, y0, whole, xs)
-        return outer_value(outer, solution.value, whole), solution
+        solution, inside = solve.reporting(pullback_report, y0, whole, xs)
+        y = tree.split(solution.value)
+
+        def outer_at(y_inexact: Tree, inexact: Tree) -> Array:
+            user_theta = tree.whole(inexact, parts.arrays, parts.static)
+            return outer_value(outer, tree.whole(y_inexact, y.arrays, y.static), user_theta)
+
+        both = functools.partial(jax.value_and_grad, argnums=(0, 1))
+        value, more = _watched_outer(outer_at, depth + 1, y.inexact, inexact, derived=both)
+        return value, (solution, marks.both(inside, more))
 
     operands = (parts.inexact, PullbackReport.zeros())
-    (value, solution), (gradient, said) = _value_and_grad(composed, operands)
-    report = _report(solve, solution, value, gradient, None, None)
+    (value, (solution, inside)), (gradient, said) = _value_and_grad(composed, operands)
+    report = _report(solve, solution, value, gradient, None, None, inside)
     said = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), said)
     report = report._replace(
         status=report.status | said.issues,
         gradient_evals=report.gradient_evals + said.gradient_evals,
     )
-    return Hypergradient(value, packed(gradient), solution, report)
+    return _marked(Hypergradient(value, packed(gradient), solution, report), depth)
 
 
 def _value_and_grad(
-    composed: Callable[[Tree], tuple[Array, Solution]], inexact: Tree
-) -> tuple[tuple[Array, Solution], Tree]:
+    composed: Callable[[Tree], tuple[Array, Tree]], inexact: Tree
+) -> tuple[tuple[Array, Tree], Tree]:
     """`jax.value_and_grad(has_aux=True)` whose aux may hold static leaves.
 
     A solution may hold strings or other leaves that JAX cannot return. They are put aside while the
@@ -223,11 +268,19 @@ def _report(
     gradient: Tree,
     linear: LinearInfo | None,
     estimate: Array | None,
+    inside: Array | None,
 ) -> HypergradientReport:
     info, rule = solution.info, solve.adjoint
     zero = jnp.asarray(0, jnp.int32)
     finite = tree.all_finite((value, gradient)) & (info.status != Status.NOT_FINITE)
     status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
+    if inside is not None:
+        # A solve inside whose rule follows its steps has the derivative of what it computed: `marks.SHORT`.
+        wrong = inside & ~marks.SHORT
+        status |= wrong
+        # Nothing is known about the error of a function that was computed from an unsolved problem.
+        if estimate is not None:
+            estimate += jnp.where(wrong == 0, 0, jnp.inf).astype(estimate.dtype)
     if rule.presumes_solution:
         status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
     hvp_evals = jnp.asarray(rule.hvp_evals(info.steps, tree.size(gradient)))

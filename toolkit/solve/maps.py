@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
-from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.containers import packed
+from toolkit.derive import marks
 from toolkit.errors.readable import readable
 from toolkit.solve.call import Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
-from toolkit.types import Adjoint, Kind, PullbackReport, Solution, SolveInfo, Solver, Status, Tree
+from toolkit.solve.verdict import verdict
+from toolkit.types import Adjoint, Kind, PullbackReport, Solution, SolveInfo, Solver, Tree
 
 
 @dataclass(frozen=True)
@@ -42,34 +42,41 @@ class SolutionMap:
           ValueError: `y0` has nothing to solve for, `xs` does not have one entry a step, or `fun`
             returns something else than this kind of solve needs.
         """
-        return self.reporting(None, y0, theta, xs)
+        return self.reporting(None, y0, theta, xs)[0]
 
-    def reporting(self, report: PullbackReport | None, y0: Tree, theta: Tree, xs: Tree) -> Solution:
-        """The solution; what its reverse pass reports are the cotangents of `report`, zeros.
+    def reporting(
+        self, report: PullbackReport | None, y0: Tree, theta: Tree, xs: Tree
+    ) -> tuple[Solution, Array | None]:
+        """The solution, and the `tk.Issue` bits of the solves inside its function (None: there are none).
 
-        A rule that reports nothing leaves these cotangents zero.
+        What the reverse pass reports are the cotangents of `report`, zeros. A rule that reports nothing
+        leaves these cotangents zero.
         """
         call = self.prepare(y0, theta, xs)
         # Only rules whose reverse pass has something to report take this argument.
         takes_report = report is not None and "report" in _parameters(self.adjoint.differentiable)
         extra: dict[str, Any] = {"report": report} if takes_report else {}
         run = self.adjoint.differentiable(call.problem, call.primal, **extra)
-        y, steps = run(call.y0, call.operands, call.xs)
-        return self.conclude(call, y, steps)
+        with marks.deeper():
+            y, steps = run(call.y0, call.operands, call.xs)
+        judged = verdict(call, y, steps)
+        if call.problem.depth:
+            y = marks.mark(y, judged.issues(self.adjoint), call.problem.depth)
+        return self.conclude(call, y, judged.info), judged.inside
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
         """One call, taken apart, for callers that drive an adjoint by hand as `tk.hypergradient` does."""
         return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
 
-    def conclude(self, call: SolveCall, y: Tree, steps: Array) -> Solution:
-        """The solution as the user sees it: like y0, with its verdict and the function's aux."""
+    def conclude(self, call: SolveCall, y: Tree, info: SolveInfo) -> Solution:
+        """The solution as the user sees it: like y0, with the function's aux."""
         problem, operands, xs = call.problem, call.operands, call.xs
         value = problem.user_y(y, operands)
         aux = None
         if self.has_aux:
             args = (value, problem.user_theta(operands))
             aux = self.fun(*args)[1] if xs is None else self.fun(*args, packed(last(xs)))[1]
-        return Solution(value, _verdict(call, y, steps), aux)
+        return Solution(value, info, aux)
 
 
 @readable
@@ -93,7 +100,10 @@ def argmin(
       has_aux: whether `fun` returns aux arrays; they come back at the solution.
 
     Returns: `solve(y0, theta=None, xs=None) -> tk.Solution(value, info, aux)`. Trees are
-    arbitrary; integer, boolean, key, `None` and static leaves are carried untouched.
+    arbitrary; integer, boolean, key, `None` and static leaves are carried untouched. `info.status` is
+    `CONVERGED` where the residual is at most the solver's `tol`; without one, where the curvature along
+    the residual puts a solution within `sqrt(eps)` of `value`, relative to the larger of `value` and the
+    way from `y0`.
 
     Raises:
       ValueError: bad input, or a solver and a rule that do not fit; the message names a remedy.
@@ -198,29 +208,3 @@ def _require_adjoint(adjoint: Any) -> None:
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
-
-
-def _verdict(call: SolveCall, y: Tree, steps: Array) -> SolveInfo:
-    """Judge `y` by the residual there, recomputed; no derivative.
-
-    Cost: one evaluation, and one more at `y0` without a tolerance; none if `info` is unused in
-    compiled code.
-    """
-    problem, xs = call.problem, last(call.xs)
-    y, y0, operands = tree.stop_gradient((y, call.y0, call.operands))
-
-    def residual(y: Tree) -> Array:
-        return tree.norm(problem.residual(y, problem.evaluate(y, operands, xs)))
-
-    reached = residual(y)
-    tol: Array | float | None = call.tol
-    if tol is None:
-        # The residual at the start sets the scale. An infinite one would let every end pass, and NaN none,
-        # so the scale is then 1.
-        first = residual(y0)
-        scale = jnp.maximum(1.0, jnp.where(jnp.isfinite(first), first, 0))
-        tol = tree.eps(y) ** 0.5 * scale
-    finite = jnp.isfinite(reached) & tree.all_finite(y)
-    ended = jnp.where(reached <= tol, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)
-    return SolveInfo(status, steps, reached)

@@ -17,6 +17,8 @@ from jax import Array
 
 from toolkit import linear, tree
 from toolkit.containers import packed, unpacked
+from toolkit.derive import marks
+from toolkit.derive.collecting import holds_marks
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.solve.binding import bind, check_same
@@ -58,13 +60,25 @@ def prepare(
     """
     parts, xs = _partition(y0, theta), _arrays(xs)
     flat = _flat(kind, fun, has_aux, parts, xs is not None)
-    parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
+    depth = marks.depth()
+    with marks.at(depth + 1):
+        parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
     y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
-    evaluate, objective = _evaluations(kind, lifted)
+    evaluate, objective, programs = _evaluations(kind, lifted, depth + 1)
     own, backward = lifted.rules
     default = linear.choose(y, symmetric=kind == "argmin" and not own)
     problem = InnerProblem(
-        kind, evaluate, objective, parts.user_y, parts.user_theta, default, None, own, backward
+        kind,
+        evaluate,
+        objective,
+        parts.user_y,
+        parts.user_theta,
+        default,
+        None,
+        own,
+        backward,
+        depth=depth,
+        holds_solves=lambda: any(holds_marks(program, depth + 1) for program in programs()),
     )
 
     def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
@@ -143,15 +157,17 @@ def _lift_fun(
     return parts, xs, lifted
 
 
-def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]:
-    """(evaluate, objective) of a problem, from its lifted function."""
+def _evaluations(
+    kind: Kind, lifted: Lifted, depth: int
+) -> tuple[Callable, Callable | None, Callable[[], list[Any]]]:
+    """(evaluate, objective, the programs of `evaluate`) of a problem, from its lifted function."""
 
     def fun(y: Tree, operands: Operands, x: Tree) -> Any:
         bare = Operands(operands.theta, operands.carried)
         return lifted.call(operands.fun, y, bare, x)
 
     if kind != "argmin":
-        return fun, None
+        return fun, None, lambda: [lifted.program]
 
     def objective(y: Tree, operands: Operands, x: Tree) -> Array:
         value = fun(y, operands, x)
@@ -161,8 +177,13 @@ def _evaluations(kind: Kind, lifted: Lifted) -> tuple[Callable, Callable | None]
 
     # For complex leaves JAX's gradient is the conjugate of the direction of ascent: conjugate it, so
     # that descent goes along `-evaluate`.
-    gradient = lambda y, operands, x: tree.conj(jax.grad(objective)(y, operands, x))
-    return traced_once(gradient), objective
+    def gradient(y: Tree, operands: Operands, x: Tree) -> Tree:
+        # A rule of the user's own is traced when it is differentiated, and may solve something, too.
+        with marks.at(depth):
+            return tree.conj(jax.grad(objective)(y, operands, x))
+
+    evaluate, gradients = traced_once(gradient)
+    return evaluate, objective, lambda: [lifted.program, *gradients()]
 
 
 def _without_aux(fun: Fun, out: Any) -> Any:

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import linear, tree
+from toolkit.derive import marks
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.read import inner, opened
 from toolkit.solve.binding import bind
 from toolkit.solve.call import Fun, Operands, SolverClosures
 from toolkit.types import InnerProblem, Solver, Tilted, Tree
@@ -45,7 +47,8 @@ def continue_and_tilt(
             f'Newton) under Nudged(scheme="holomorphic"): got the callable '
             f'{bind(solver, problem, y, operands, None).primal.name}; or use scheme="centered".'
         )
-    lifted = _lift_continued(flat, y, operands)
+    with marks.at(problem.depth + 1):
+        lifted = _lift_continued(flat, y, operands)
 
     def energy(y: Tree, operands: Operands) -> Array:
         return lifted.call(operands.fun, y, Operands(operands.theta, operands.carried), None)
@@ -101,4 +104,37 @@ def _lift_continued(flat: Fun, y: Tree, operands: Operands) -> Lifted:
             f"{where}at complex `y` it returns {tree.describe(lifted.shape)}, so it uses abs, real, "
             f"imag or conj (jnp.sum(y**2), not jnp.sum(jnp.abs(y)**2)); {remedy}."
         )
+    # Some operations take complex numbers, and fail where they are differentiated or compiled.
+    ordered = _ordered(lifted.program)
+    fails = bool(ordered & {"argmax", "argmin"})
+    try:
+        slope = jax.grad(lambda y: jnp.real(lifted.call(lifted.closed, y, bare, None)))
+        jax.eval_shape(slope, y)
+    except TypeError:
+        if not ordered:
+            raise
+        fails = True
+    if fails:
+        softmax = (
+            ""
+            if "max" not in ordered
+            else "for jax.nn.log_softmax(y), which takes one, write y - jax.nn.logsumexp(y), or "
+        )
+        raise ValueError(
+            f"{where}got {' and '.join(sorted(ordered))} of complex numbers, which have no order; {softmax}{remedy}."
+        )
     return lifted
+
+
+def _ordered(program: Any) -> set[str]:
+    """The operations of a program that put complex numbers in an order, and that JAX does not differentiate."""
+    jaxpr, _ = opened(program)
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("max", "min", "argmax", "argmin") and any(
+            jnp.issubdtype(getattr(atom.aval, "dtype", bool), jnp.complexfloating)
+            for atom in equation.invars
+        ):
+            found.add(equation.primitive.name)
+        found = found.union(*map(_ordered, inner(equation)))
+    return found
