@@ -75,12 +75,12 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     steeply downwards, `tol_z << tol_y`. A level whose tolerance is below what is left of the solves
     under it ends with `STEP_LIMIT`.
 
-    What is watched: `info` judges each level's solve at the solutions of the levels above. Under
+    What is watched: `info` judges each level's solve at the solutions of the levels above. A level that
+    solves another which stopped short, or whose linear system was not solved, ends with `STEP_LIMIT`. Under
     `Implicit` and `OneStep` that is enough: solves at earlier iterates of the levels above change
-    neither the status nor the derivative at the solution. Not watched are two things. Solves below the
+    neither the status nor the derivative at the solution. Not watched are solves below the
     iterates that `Unroll`, `Truncated`, `Forward` and `Reversible` differentiate and below nudged
-    solutions, unless they are not finite (the level above is then not finite either). And linear
-    systems: where one is not solved, the levels above move; see `nested_hypergradient`.
+    solutions, unless they are not finite (the level above is then not finite either).
 
     Cost: a step of a level costs a solve of the level below and a linear solve there; a product with
     its second derivative two linear solves there, each product of which costs two a level farther
