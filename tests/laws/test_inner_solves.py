@@ -127,6 +127,11 @@ PLACES: dict[str, tuple[Callable[[int], Callable], int]] = {
 }
 
 
+def no_step(fun: Any, y0: Any, theta: Any) -> tk.Solution:
+    """A solver after which nothing but the verdict is left to compile."""
+    return tk.Solution(y0, tk.SolveInfo(0, 0, 0.0))
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_wherever_it_stands_it_is_seen(place: str) -> None:
     make, bits = PLACES[place]
@@ -134,8 +139,7 @@ def test_wherever_it_stands_it_is_seen(place: str) -> None:
     def seen(steps: int) -> int:
         solve = make(steps)
         fun = lambda y, theta: 0.5 * (solve(y) - theta) ** 2 + 0.5 * y**2
-        # A callable that makes no step: nothing but the verdict is compiled.
-        outer = tk.argmin(fun, lambda fun, y0, theta: tk.Solution(y0, tk.SolveInfo(0, 0, 0.0)))
+        outer = tk.argmin(fun, no_step, adjoint=Stopped())
         return int(outer.reporting(None, jnp.asarray(0.1), jnp.asarray(2.0), None)[1])
 
     assert (seen(FEW), seen(ENOUGH)) == (bits, 0)
@@ -143,7 +147,7 @@ def test_wherever_it_stands_it_is_seen(place: str) -> None:
 
 def test_a_branch_that_is_not_taken_is_not_judged() -> None:
     fun = lambda y, theta: jax.lax.cond(y > 50, inner(FEW), lambda y: y**2, y)
-    outer = tk.argmin(fun, lambda fun, y0, theta: tk.Solution(y0, tk.SolveInfo(0, 0, 0.0)))
+    outer = tk.argmin(fun, no_step, adjoint=Stopped())
     assert outer.reporting(None, jnp.asarray(0.1), None, None)[1] == 0
 
 
