@@ -7,10 +7,10 @@ its position, `random` its state. Two readings of what did not change have ident
 from __future__ import annotations
 
 import array
+import ast
 import gc
 import io
 import operator
-import pickle
 import random
 import types
 import warnings
@@ -247,10 +247,22 @@ def of_randomness(value: Any) -> Holder:
     return Holder(
         value,
         "the random generator in `{}`",
-        lambda: [pickle.dumps(get())],
-        lambda parts: put(pickle.loads(parts[0])),
+        lambda: [_written(get())],
+        lambda parts: put(ast.literal_eval(parts[0])),
         remedy=_DRAW_BEFORE,
     )
+
+
+def _written(state: Any) -> str:
+    """The state of a generator, nested numbers, as text: one comparison tells whether it changed."""
+    return repr(_with_lists(state))
+
+
+def _with_lists(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _with_lists(part) for key, part in state.items()}
+    # Generators take lists in place of their arrays.
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state
 
 
 def _state_of(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
@@ -264,10 +276,10 @@ def _state_of(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 def global_randomness() -> list[Holder]:
     """The states behind `random.random()` and `np.random.normal()`."""
-    np_get = lambda: [pickle.dumps(np.random.get_state(legacy=False))]
-    np_put = lambda parts: np.random.set_state(pickle.loads(parts[0]))
-    own_get = lambda: [pickle.dumps(random.getstate())]
-    own_put = lambda parts: random.setstate(pickle.loads(parts[0]))
+    np_get = lambda: [_written(np.random.get_state(legacy=False))]
+    np_put = lambda parts: np.random.set_state(ast.literal_eval(parts[0]))
+    own_get = lambda: [_written(random.getstate())]
+    own_put = lambda parts: random.setstate(ast.literal_eval(parts[0]))
     return [
         Holder(random, "the state of `random`", own_get, own_put, remedy=_DRAW_BEFORE),
         Holder(np.random, "the state of `np.random`", np_get, np_put, remedy=_DRAW_BEFORE),
