@@ -161,6 +161,12 @@ def widened(tree: Tree) -> Tree:
 
 
 @standard_promotion
+def wide_type(*leaves: Any) -> Any:
+    """The type that holds all of `leaves`, float32 at least."""
+    return jnp.result_type(jnp.float32, *leaves)
+
+
+@standard_promotion
 def norm(tree: Tree) -> Array:
     """2-norm over all leaves, in float32 at least; 0 for a tree without leaves.
 
@@ -191,7 +197,7 @@ def unit(tree: Tree) -> Array:
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.ones(())
-    wide = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+    wide = wide_type(*leaves)
     largest = functools.reduce(jnp.maximum, [jnp.max(leaf).astype(wide) for leaf in leaves])
     tiny = jnp.finfo(wide).tiny
     normal = (largest >= tiny) & jnp.isfinite(largest)
@@ -251,6 +257,11 @@ def safe_divide(a: Array, b: Array) -> Array:
 
 def nan_unless(condition: Array, tree: Tree) -> Tree:
     """`tree` where `condition` holds, NaN elsewhere."""
+    # With `jax_disable_jit` JAX looks at every number that is made, and `jax_debug_nans` would take the NaN
+    # below for a mistake also where it is not used.
+    seen = jax.config.jax_disable_jit and not isinstance(condition, jax.core.Tracer)  # type: ignore[attr-defined]
+    if seen and condition.all():
+        return tree
     return jax.tree.map(lambda leaf: jnp.where(condition, leaf, jnp.nan), tree)
 
 

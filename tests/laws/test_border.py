@@ -70,8 +70,21 @@ def _by_method(settings: Any) -> Callable:
     return one
 
 
-def _by_estimator(rule: Any) -> Callable:
-    return lambda y0, theta: rule(lambda t: jnp.sum((t - y0) ** 2))(theta, jax.random.key(0))
+def _by_estimator(name: str) -> Callable:
+    def one(y0: Any, theta: Any) -> Any:
+        estimate = test_estimators.estimator_of(name, lambda t: jnp.sum((t - y0) ** 2))
+        return estimate(theta, jax.random.key(0))
+
+    return one
+
+
+def _by_loop(policy: Any) -> Callable:
+    def one(y0: Any, theta: Any) -> Any:
+        body = lambda y, _: (y + theta, jnp.sum(y))
+        last = lambda y0: jnp.sum(tk.loop(body, y0, length=4, gradient=policy)[0])
+        return jax.grad(last)(y0)
+
+    return one
 
 
 ADJOINTS = {name: rule.adjoint for name, rule in test_solve_rules.RULES.items()}
@@ -89,10 +102,25 @@ PROGRAMS |= {
     for name, solver in (test_linear_solvers.SYMMETRIC | test_nystrom.LOW_RANK).items()
 }
 PROGRAMS |= {f"method {name}": _by_method(row.make()) for name, row in test_methods.METHODS.items()}
+PROGRAMS |= {f"estimator {name}": _by_estimator(name) for name in test_estimators.RULES}
 PROGRAMS |= {
-    f"estimator {name}": _by_estimator(rule.make(1)) for name, rule in test_estimators.RULES.items()
+    f"loop {type(policy).__name__}": _by_loop(policy)
+    for policy in (
+        tk.control.store(),
+        tk.control.checkpoint(),
+        tk.control.truncate(2),
+        tk.control.forward(),
+        tk.control.reversible(lambda y, _: y - THETA),
+    )
 }
-every = pytest.mark.parametrize("name", PROGRAMS)
+# Rows whose code others run too: they are left to the slow tests.
+SLOW = {f"adjoint {name}" for name in test_solve_rules.SAME_CODE}
+SLOW |= {f"method {name}" for name in test_methods.COMPILE_LONG}
+SLOW |= {"solver descent_tol", "solver optax_tol", "solver damped", "linear neumann_step"}
+every = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PROGRAMS],
+)
 
 
 @every
@@ -133,6 +161,29 @@ def test_inputs_of_each_step_may_be_numpy_arrays(adjoint: Any, tol: float | None
     xs = {"a": np.linspace(0.5, 1.5, 6), "none": None}
     eager = jax.grad(lambda t: jnp.sum(solve(jnp.zeros(2), t, xs).value))(2.0)
     np.testing.assert_allclose(eager, value(2.0, jax.tree.map(jnp.asarray, xs)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("x0", [None, [1e-30, 0.0]])
+@pytest.mark.parametrize("solver", [CG(9, 1e-5), BiCGStab(9, 1e-5), GMRES(9, 1e-5)], ids=str)
+def test_a_right_side_whose_squares_underflow_is_solved(solver: Any, x0: Any) -> None:
+    b = jnp.asarray([1e-30, 2e-30], jnp.float32)
+    start = None if x0 is None else jnp.asarray(x0, jnp.float32)
+    x, info = jax.jit(lambda b: solver(lambda v: H.astype(v.dtype) @ v, b, start))(b)
+    assert info.status == tk.Status.CONVERGED
+    np.testing.assert_allclose(np.asarray(x, float) / 1e-30, [0, 1], atol=1e-5)
+
+
+def test_a_solver_under_disable_jit_and_debug_nans() -> None:
+    with jax.disable_jit(), jax.debug_nans(True):
+        x, _ = CG(9, 1e-9)(lambda v: H @ v, THETA)
+    np.testing.assert_allclose(H @ x, THETA, rtol=1e-8)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Unroll(), Reversible()], ids=str)
+def test_nothing_moves_to_the_device_by_itself(adjoint: Any) -> None:
+    run = jax.jit(_by_argmin(DESCENT, adjoint))
+    with jax.transfer_guard("disallow"):
+        run(Y0, THETA)
 
 
 class TestNarrowTypes:

@@ -19,7 +19,9 @@ from toolkit.linear.judge import (
     approximate_inverse,
     checked,
     counters,
+    divided,
     judge,
+    multiplied,
     start,
 )
 from toolkit.roles import Preconditioner
@@ -67,6 +69,8 @@ class BiCGStab:
                 f"{tree.describe(b)}; use GMRES."
             )
         matvec, x = checked(matvec, b), start(b, x0)
+        unit = tree.unit(b)
+        b, x = divided(b, unit), divided(x, unit)
         r = b if x0 is None else optax.tree.sub(b, matvec(x))
         shadow, dot = r, tree.vdot
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
@@ -98,4 +102,6 @@ class BiCGStab:
             return _BiCGStabState(x, r, p, rho, s.steps + 1, broken)
 
         last = jax.lax.while_loop(unfinished, step, first)
-        return judge(matvec, b, last.x, last.steps, self.tol, products=made + 2 * last.steps)
+        products = made + 2 * last.steps
+        x, info = judge(matvec, b, last.x, last.steps, self.tol, products=products)
+        return multiplied(x, unit), info

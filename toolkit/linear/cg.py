@@ -21,7 +21,9 @@ from toolkit.linear.judge import (
     approximate_inverse,
     checked,
     counters,
+    divided,
     judge,
+    multiplied,
     real_dot,
     start,
 )
@@ -82,17 +84,15 @@ class CG:
         matvec = checked(matvec, b)
         x = start(b, x0)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
-        # A cotangent may be so small (1e-25 in float32) that its squares are 0, and CG would stop at
-        # once. The system is linear, so it is solved in units of the largest entry of b.
         unit = tree.unit(b)
-        b = _divided(b, unit)
+        b = divided(b, unit)
         size = _norm(b)
         # A residual below eps^2 |b| changes no digit of x. Without this floor, tol = 0 would let the
         # recurrence run on until its numbers underflow and it divides 0 by 0.
         floor = float(jnp.finfo(size.dtype).eps) ** 2
         target, r, norm = jnp.maximum(self.tol, floor) * size, b, size
         if x0 is not None:
-            x = _divided(x, unit)
+            x = divided(x, unit)
             r = _difference(b, matvec(x))
             norm = _norm(r)
 
@@ -107,7 +107,7 @@ class CG:
         products = made + last.products + (0 if x0 is None else 1)
         norms = size, last.norm
         x, info = judge(matvec, b, last.x, last.steps, self.tol, last.negative, products, norms)
-        return _multiplied(x, unit), info
+        return multiplied(x, unit), info
 
     def _met(self, norm: Array, steps: Array, target: Array) -> Array:
         """Whether the recurrence ends: its residual is at the target, or the steps are used up."""
@@ -154,13 +154,6 @@ def _norm(r: Tree) -> Array:
     return jnp.sqrt(real_dot(r, r))
 
 
-def _divided(x: Tree, unit: Array) -> Tree:
-    return jax.tree.map(lambda leaf: (leaf / unit).astype(leaf.dtype), x)
-
-
-def _multiplied(x: Tree, unit: Array) -> Tree:
-    return jax.tree.map(lambda leaf: (leaf * unit).astype(leaf.dtype), x)
-
-
+@tree.standard_promotion
 def _difference(b: Tree, ax: Tree) -> Tree:
     return jax.tree.map(lambda a, c: (a - c).astype(a.dtype), b, ax)

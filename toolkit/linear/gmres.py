@@ -12,8 +12,10 @@ from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     approximate_inverse,
+    divided,
     flat_system,
     judge,
+    multiplied,
     start,
 )
 from toolkit.roles import Preconditioner
@@ -51,6 +53,8 @@ class GMRES:
         product, flat, back = flat_system(matvec, b)
         if flat.size == 0:
             return judge(matvec, b, b, 0, self.tol)
+        unit = tree.unit(b)
+        b, flat = divided(b, unit), divided(flat, unit)
         restart = min(self.max_steps, self.restart, tree.size(b))
         target = self.tol * tree.norm(flat)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
@@ -83,8 +87,9 @@ class GMRES:
             kept = jnp.where(better, new, x)
             return kept, steps + restart, jnp.where(better, after, residual), residual
 
-        x = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
+        x = divided(ravel_pytree(start(b, x0))[0].astype(flat.dtype), unit)
         first = tree.norm(flat - product(x))
         steps = jnp.asarray(0, jnp.int32)
         x, steps, _, _ = jax.lax.while_loop(unfinished, cycle, (x, steps, first, first))
-        return judge(matvec, b, back(x), steps, self.tol, products=made + steps)
+        x, info = judge(matvec, b, back(x), steps, self.tol, products=made + steps)
+        return multiplied(x, unit), info

@@ -94,6 +94,22 @@ def real_dot(a: Tree, b: Tree) -> Array:
     return jnp.real(tree.vdot(a, b))
 
 
+@tree.standard_promotion
+def divided(x: Tree, unit: Array) -> Tree:
+    """`x / unit`, in the types of `x`; `unit` is `tree.unit(b)`.
+
+    A cotangent b may be so small (1e-25 in float32) that its squares are 0, and a recurrence of inner
+    products would stop at once. The system is linear, so it is solved in units of the largest entry of b.
+    """
+    return jax.tree.map(lambda leaf: (leaf / unit).astype(leaf.dtype), x)
+
+
+@tree.standard_promotion
+def multiplied(x: Tree, unit: Array) -> Tree:
+    """Undo `divided`."""
+    return jax.tree.map(lambda leaf: (leaf * unit).astype(leaf.dtype), x)
+
+
 def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)
@@ -151,7 +167,7 @@ def judge(
     info = LinearInfo(
         status.astype(jnp.int32),
         jnp.asarray(steps, jnp.int32),
-        jnp.where(finite, relative, jnp.nan),
+        tree.nan_unless(finite, relative),
         jnp.asarray(negative_curvature),
         made,
     )

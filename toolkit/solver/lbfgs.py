@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -82,12 +81,11 @@ class LBFGS:
         return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
 
 
-@tree.standard_promotion
 def _searched(real: Tree) -> Tree:
     """`real` in one type, float32 at least, in which the line search compares values.
 
     The values of a float16 problem may be too large for float16, or differ in digits that it has not.
     optax compares them in the type of its point.
     """
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(real))
+    dtype = tree.wide_type(*jax.tree.leaves(real))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), real)

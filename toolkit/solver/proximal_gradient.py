@@ -90,8 +90,9 @@ class ProximalGradient:
             return _like(z, out)
 
         def init(y0: Tree, theta: Tree) -> ProximalState:
-            # No step has been made yet: an infinite residual meets no tolerance.
-            return ProximalState(y0, jnp.full_like(tree.norm(y0), jnp.inf))
+            # No step has been made yet: the largest residual meets no tolerance.
+            norm = tree.norm(y0)
+            return ProximalState(y0, jnp.full_like(norm, jnp.finfo(norm.dtype).max))
 
         def evaluate(state: ProximalState, theta: Tree, x: Tree) -> Evaluation:
             return Evaluation(problem.evaluate(state.y, theta, x), None)

@@ -108,6 +108,7 @@ class VRBO(TwoOptimizers):
             direction, losses = difference(new, s, outer_key)
             new = new._replace(memory=VrboMemory(direction))
             new, _ = jax.lax.scan(inner_step, new, jax.random.split(inner_key, self.inner_steps))
+            due = due.astype("int32")
             gradients = 4 * samples + due * (inner_blocks + outer_blocks)
             hvps = (products + 1) * (2 * samples + due * inner_blocks)
             return new, info(*losses, d.theta, gradients, hvps)

@@ -73,7 +73,7 @@ def no_error(carry: Tree) -> Array:
     That is float32 at least: in bfloat16 a sum of many numbers would round by more than the error.
     """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
-    zero = jnp.zeros((), jnp.result_type(jnp.float32, *leaves))
+    zero = jnp.zeros((), tree.wide_type(*leaves))
     return tree.vary(zero, tree.varying_axes(carry))
 
 

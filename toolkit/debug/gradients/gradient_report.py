@@ -118,6 +118,7 @@ def gradient_report(
 
 
 @readable
+@tree.standard_promotion
 def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) -> ClipReport:
     """How often, and by how much, `optax.clip_by_global_norm(max_norm)` cuts these gradients.
 
