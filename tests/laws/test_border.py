@@ -134,6 +134,17 @@ def test_no_types_or_ranks_are_mixed_and_no_tracer_leaks(name: str) -> None:
         jax.eval_shape(PROGRAMS[name], Y0, THETA)
 
 
+@pytest.mark.parametrize("name", ["implicit", "unroll", "forward", "reversible", "nudged"])
+def test_no_tracer_leaks_that_a_function_or_a_setting_closes_over(name: str) -> None:
+    def value(theta: jax.Array, size: jax.Array) -> jax.Array:
+        fun = lambda y, _: _energy(y, theta) + (0 if name == "nudged" else size * jnp.sum(y))
+        solver = GradientDescent(0.2 if name == "nudged" else size, 3, 0.1)
+        return jnp.sum(tk.argmin(fun, solver, adjoint=ADJOINTS[name])(Y0).value)
+
+    with jax.checking_leaks():
+        jax.eval_shape(jax.grad(value, (0, 1)), THETA, jnp.asarray(0.1))
+
+
 RULES = [Implicit(), Implicit(CG(9, 1e-9)), Unroll(), Unroll("sqrt"), Unroll(forward_mode=True)]
 RULES += [Forward(), Truncated(3), Reversible(), Nudged(0.1), OneStep(), Stopped()]
 rules = pytest.mark.parametrize("adjoint", RULES, ids=str)

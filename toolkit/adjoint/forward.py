@@ -49,9 +49,12 @@ class Forward:
     ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Array]]:
         """`primal.run` with the derivative of its steps, carried forward."""
         require_steps("Forward", primal)
+        solve = (
+            primal.run
+        )  # not `primal`, which holds the user's functions: the rule is kept in a program
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
-            return primal.run(y0, theta, xs)
+            return solve(y0, theta, xs)
 
         def push(*arguments: Tree) -> tuple[Tree, Array]:
             return run(*name_missing_mode("Forward()", problem, *arguments))

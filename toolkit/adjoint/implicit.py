@@ -82,6 +82,9 @@ class Implicit:
         """`primal.run` with the implicit derivative."""
 
         rule = _without_derivative(self)
+        # What makes a tilted problem holds the user's functions, and with them arrays of this trace. The
+        # rule below is kept in a program, and must hold none.
+        untilted = primal._replace(tilted=None)
 
         # A solve may stand inside the function of another solve. Damping and a linear solver of the user's
         # choice (a series of few terms) make a derivative of their own, for which `rules` in
@@ -96,7 +99,7 @@ class Implicit:
                 primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
             ) -> tuple[Tree, Tree]:
                 wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
-                warn_of_zeros("Implicit", primal, *wanted)
+                warn_of_zeros("Implicit", untilted, *wanted)
                 # The tangent is formed at the result of `at_solution`, not at the plain array y. Else a
                 # second derivative would treat that y as a constant, and silently be wrong.
                 again = solution_of(rules_used_up(problem)) if problem.own_rule else at_solution

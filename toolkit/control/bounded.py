@@ -42,7 +42,7 @@ def run(loop: PreparedWhile, sizes: tuple[int, ...], policy: str) -> Counted:
         "out, or use gradient=tk.control.forward()."
     )
     closed, init = refuse_forward_mode((loop.closed, loop.init), no_forward_mode)
-    go = _stored(loop, loop.bound, sizes, asked=True)
+    go = _stored(loop.bare(), loop.bound, sizes, asked=True)
     return go(closed, init, _limit(loop.bound, init))
 
 

@@ -35,6 +35,10 @@ class PreparedLoop(NamedTuple):
     y: Tree  # jax.ShapeDtypeStruct of what one step puts out
     ticker: Ticker | None = None
 
+    def bare(self) -> PreparedLoop:
+        """Without its arrays: for a derivative rule, which must hold none of the trace in which it is made."""
+        return self._replace(closed=None, init=None, xs=None)
+
 
 class PreparedWhile(NamedTuple):
     """A loop that ends when its condition fails, as a policy gets it."""
@@ -44,6 +48,10 @@ class PreparedWhile(NamedTuple):
     closed: Tree
     init: Tree
     max_steps: int | None
+
+    def bare(self) -> PreparedWhile:
+        """Without its arrays, as `PreparedLoop.bare`."""
+        return self._replace(closed=None, init=None)
 
     @property
     def bound(self) -> int:
@@ -66,8 +74,7 @@ def prepare(body: Callable, init: Tree, xs: Tree, length: int | None) -> Prepare
     length = _length(xs, length)
     x = jax.tree.map(entry, xs)
     init, lifted = _traced(_checked_body(body), init, x)
-    step = lambda closed, carry, x: lifted.call(closed, carry, x)
-    return PreparedLoop(step, lifted.closed, init, xs, length, lifted.shape[1])
+    return PreparedLoop(lifted.call, lifted.closed, init, xs, length, lifted.shape[1])
 
 
 def prepare_while(
@@ -80,9 +87,11 @@ def prepare_while(
     init = as_arrays("init", init)
     init, stepping = _traced(_checked_next(body), init)
     testing = lift(_checked_cond(cond), init)
+    # Not `testing` and `stepping` themselves: a rule that keeps these functions would keep their arrays.
+    holds, step = testing.call, stepping.call
     return PreparedWhile(
-        cond=lambda closed, carry: testing.call(closed[0], carry),
-        step=lambda closed, carry: stepping.call(closed[1], carry)[0],  # without the output, None
+        cond=lambda closed, carry: holds(closed[0], carry),
+        step=lambda closed, carry: step(closed[1], carry)[0],  # without the output, None
         closed=(testing.closed, stepping.closed),
         init=init,
         max_steps=None if max_steps is None else int(max_steps),

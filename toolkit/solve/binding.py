@@ -97,11 +97,14 @@ def _lift_solver(method: Method, y0: Tree, operands: Operands, x: Tree) -> _Lift
     needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
     update = lift(method.update, begin.shape, needed, operands, number, x)
 
+    # Not `begin` and `update` themselves: a rule that keeps these functions would keep their arrays.
+    start, step = begin.call, update.call
+
     def init(y0: Tree, theta: Operands) -> Tree:
-        return begin.call(theta.solver.init, y0, _bare(theta))
+        return start(theta.solver.init, y0, _bare(theta))
 
     def move(state: Tree, needed: Tree, theta: Operands, t: Array, x: Tree) -> Tree:
-        return update.call(theta.solver.update, state, needed, _bare(theta), t, x)
+        return step(theta.solver.update, state, needed, _bare(theta), t, x)
 
     method = method._replace(init=init, update=move)
     closures = SolverClosures(begin.closed, update.closed)
@@ -135,16 +138,19 @@ def _nowhere(operands: Operands) -> Operands:
 
 
 def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:
+    call = schedule.call
+
     def scheduled(theta: Operands, t: Array) -> tuple[Tree, Tree]:
-        return schedule.call(theta.solver.schedule, _bare(theta), t)
+        return call(theta.solver.schedule, _bare(theta), t)
 
     return descent._replace(schedule=scheduled)
 
 
 def _lifted_proximal(step_size: Lifted, prox: Lifted) -> Proximal:
+    size_of, nearest = step_size.call, prox.call
     return Proximal(
-        lambda theta: step_size.call(theta.solver.step_size, _bare(theta)),
-        lambda z, theta, s: prox.call(theta.solver.prox, z, _bare(theta), s),
+        lambda theta: size_of(theta.solver.step_size, _bare(theta)),
+        lambda z, theta, s: nearest(theta.solver.prox, z, _bare(theta), s),
     )
 
 

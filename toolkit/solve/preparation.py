@@ -162,9 +162,11 @@ def _evaluations(
 ) -> tuple[Callable, Callable | None, Callable[[], list[Any]]]:
     """(evaluate, objective, the programs of `evaluate`) of a problem, from its lifted function."""
 
+    call = lifted.call  # not `lifted` itself: a rule that keeps `fun` would keep its arrays
+
     def fun(y: Tree, operands: Operands, x: Tree) -> Any:
         bare = Operands(operands.theta, operands.carried)
-        return lifted.call(operands.fun, y, bare, x)
+        return call(operands.fun, y, bare, x)
 
     if kind != "argmin":
         return fun, None, lambda: [lifted.program]

@@ -49,9 +49,10 @@ def continue_and_tilt(
         )
     with marks.at(problem.depth + 1):
         lifted = _lift_continued(flat, y, operands)
+    call = lifted.call
 
     def energy(y: Tree, operands: Operands) -> Array:
-        return lifted.call(operands.fun, y, Operands(operands.theta, operands.carried), None)
+        return call(operands.fun, y, Operands(operands.theta, operands.carried), None)
 
     def evaluate(y: Tree, operands: Operands, x: Tree) -> Tree:
         # What must vanish here is the complex derivative itself. So it is not conjugated, unlike the
@@ -81,10 +82,11 @@ def _tilted(energy: Any, solver: Any, problem: InnerProblem, y: Tree, operands: 
     # A callable may close over arrays of the forward pass, and this is run in the reverse pass: used
     # there they would be leaked tracers. Lifting hands them over as operands.
     lifted = lift(lambda y, operands: solve(y, operands, None), y, operands)
+    again = lifted.call
 
     def run_lifted(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
         bare = operands._replace(solver=SolverClosures(), tilt=q)
-        return lifted.call(operands.solver.update, y0, bare)
+        return again(operands.solver.update, y0, bare)
 
     closures = SolverClosures(update=lifted.closed)
     return Tilted(energy, run_lifted, operands._replace(solver=closures))

@@ -41,9 +41,11 @@ class forward:
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A plain scan, with a rule of its own."""
 
+        bare = loop.bare()
+
         def under(ticker: Any) -> Callable[..., Any]:
             return lambda *operands: store().run(
-                _with_operands(loop, operands)._replace(ticker=ticker)
+                _with_operands(bare, operands)._replace(ticker=ticker)
             )
 
         # The runs that carry tangents have no ticker, so that no step is counted twice.
@@ -53,8 +55,10 @@ class forward:
     def run_while(self, loop: PreparedWhile) -> Counted:
         """A plain `while_loop`, with a rule of its own."""
 
+        bare = loop.bare()
+
         def run(closed: Tree, init: Tree) -> Counted:
-            return bounded.plain(loop, closed, init)
+            return bounded.plain(bare, closed, init)
 
         # The tangents run through a `while_loop`, which has no reverse mode. Without this, a gradient of
         # the gradient would fail with an error of JAX's that names no remedy.

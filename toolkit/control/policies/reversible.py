@@ -91,7 +91,7 @@ class reversible:
     def run(self, loop: PreparedLoop) -> tuple[Tree, Tree]:
         """A scan, and its reverse."""
         back = _lifted_inverse(self.inverse, loop)
-        run = _reversible(loop, back, self.tol)
+        run = _reversible(loop.bare(), back._replace(closed=()), self.tol)
         operands = refuse_forward_mode((loop.closed, loop.init, loop.xs), _NO_FORWARD_MODE)
         return run(*operands, tree.stop_gradient(back.closed))
 
