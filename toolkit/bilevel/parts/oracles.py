@@ -115,7 +115,7 @@ def rules_of_inner(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Rules:
     parts = [tree.split(part) for part in (y, theta, batch)]
 
     def inner(*arrays: Tree) -> Array:
-        whole = [tree.merge(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
+        whole = [tree.whole(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
         return problem.inner(*whole)
 
     return rules(jax.make_jaxpr(inner)(*(part[:2] for part in parts)))
