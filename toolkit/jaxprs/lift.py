@@ -90,13 +90,15 @@ def traced_once(
         if key not in known:
             jaxpr, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
             traced = any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts)
-            known[key] = None if traced else (jaxpr, jax.tree.structure(shape))
-        if known[key] is None:
+            # Without its constants where these are tracers: this function may outlive their trace.
+            kept = (constants_first(jaxpr), None) if traced else (jaxpr, jax.tree.structure(shape))
+            known[key] = kept
+        program, structure = known[key]
+        if structure is None:
             return fun(*args)
-        jaxpr, structure = known[key]
-        return jax.tree.unflatten(structure, evaluate(jaxpr, *leaves))
+        return jax.tree.unflatten(structure, evaluate(program, *leaves))
 
-    return call, lambda: [one[0] for one in known.values() if one is not None]
+    return call, lambda: [program for program, _ in known.values()]
 
 
 def _is_first(first: Any, *others: Any) -> list[bool]:

@@ -162,14 +162,17 @@ def _evaluations(
 ) -> tuple[Callable, Callable | None, Callable[[], list[Any]]]:
     """(evaluate, objective, the programs of `evaluate`) of a problem, from its lifted function."""
 
-    call = lifted.call  # not `lifted` itself: a rule that keeps `fun` would keep its arrays
+    call, program = (
+        lifted.call,
+        lifted.program,
+    )  # not `lifted` itself: a rule that keeps `fun` would keep its arrays
 
     def fun(y: Tree, operands: Operands, x: Tree) -> Any:
         bare = Operands(operands.theta, operands.carried)
         return call(operands.fun, y, bare, x)
 
     if kind != "argmin":
-        return fun, None, lambda: [lifted.program]
+        return fun, None, lambda: [program]
 
     def objective(y: Tree, operands: Operands, x: Tree) -> Array:
         value = fun(y, operands, x)
@@ -185,7 +188,7 @@ def _evaluations(
             return tree.conj(jax.grad(objective)(y, operands, x))
 
     evaluate, gradients = traced_once(gradient)
-    return evaluate, objective, lambda: [lifted.program, *gradients()]
+    return evaluate, objective, lambda: [program, *gradients()]
 
 
 def _without_aux(fun: Fun, out: Any) -> Any:
