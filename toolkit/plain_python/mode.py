@@ -76,13 +76,14 @@ def is_in_loop() -> bool:
 
 
 @contextmanager
-def taken(condition: Any, alone: bool = False) -> Iterator[None]:
-    """Mark that the block that is being traced counts only where `condition`, a traced scalar, is true.
+def taken(condition: Any, when: bool = True, alone: bool = False) -> Iterator[None]:
+    """Mark that the block that is being traced counts only where `condition`, a traced scalar, is `when`.
 
     Args:
       alone: whether it implies the conditions of the blocks around.
     """
-    token = _taken.set((condition,) if alone else (*_taken.get(), condition))
+    one = condition, when
+    token = _taken.set((one,) if alone else (*_taken.get(), one))
     try:
         yield
     finally:
@@ -96,6 +97,7 @@ def is_taken() -> Any:
     that an element does not take might never end, so it asks this too.
     """
     found: Any = True
-    for condition in _taken.get():
-        found = condition if found is True else jnp.logical_and(found, condition)
+    for condition, when in _taken.get():
+        holds = condition if when else jnp.logical_not(condition)
+        found = holds if found is True else jnp.logical_and(found, holds)
     return found

@@ -77,7 +77,7 @@ def _chain(
     if value.dtype == jnp.bool_ and state is None:
         # Two booleans are combined without a `cond`, which is faster and runs under `vmap` as it is.
         # Both operands are evaluated then, which compiled code cannot tell unless one has an effect.
-        found = _truth(others, jnp.logical_not(known) if stop_at else known, around)
+        found = _truth(others, known, not stop_at, around)
         if found is not None:
             return as_python_bool((value | found) if stop_at else (value & found), value, found)
     keep = lambda: value
@@ -85,17 +85,20 @@ def _chain(
     return either(known, *sides, state=state, around=around)
 
 
-def _truth(operand: Callable[[], Any], reached: Any, around: Surroundings) -> Any:
+def _truth(operand: Callable[[], Any], first: Any, when: bool, around: Surroundings) -> Any:
     """The value of an operand, if it is one boolean and may be computed in any case, since it prints nothing.
 
     None otherwise; the operand is then traced again, as one branch of a condition.
+
+    Args:
+      first: the truth of the operands before it; Python evaluates this one where it is `when`.
     """
     known: list[Any] = []
 
     def run() -> Any:
         with (
             observed(around, conditional=True, loop=False),
-            mode.taken(reached),
+            mode.taken(first, when),
             table(nested=True),
         ):
             value = operand()

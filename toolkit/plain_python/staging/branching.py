@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from toolkit.jaxprs.read import evaluate
 from toolkit.plain_python import mode
@@ -46,8 +45,8 @@ def branch(
     before = variables.values()
     entry = encode_entry(variables, before, loop=False)
     sides = [
-        _side(variables, entry, then, condition),
-        _side(variables, entry, orelse, jnp.logical_not(condition)),
+        _side(variables, entry, then, condition, True),
+        _side(variables, entry, orelse, condition, False),
     ]
     # A call in a branch has changed a watched list or dict: trace again, with it as a changed variable.
     changed = {name for side in sides for name in changed_by_calls(variables, entry, side)}
@@ -98,10 +97,14 @@ def _certainly_returned(variables: Variables, sides: Sequence[TracedBlock]) -> s
 
 
 def _side(
-    variables: Variables, entry: list[EncodedVariable], run: Callable[[], None], condition: Any
+    variables: Variables,
+    entry: list[EncodedVariable],
+    run: Callable[[], None],
+    condition: Any,
+    when: bool,
 ) -> TracedBlock:
     def block(_: Any) -> None:
-        with mode.taken(condition):
+        with mode.taken(condition, when):
             run()
 
     # A branch sees the values themselves, not tracers for them: a Python number that it does not touch
