@@ -96,6 +96,7 @@ class Proximal(NamedTuple):
 
     step_size: Callable[[Tree], Array]  # theta -> s, of the last step
     prox: Callable[[Tree, Tree, Array], Tree]  # (z, theta, s) -> argmin_y g(y) + |y - z|^2 / 2s
+    loops_on_data: bool = False  # whether `prox` contains a `while_loop`
 
 
 class Method(NamedTuple):
@@ -141,6 +142,9 @@ class InnerProblem:
     depth: int = 0  # how many solves' functions it is solved in, one inside another
     # Whether its own function solves other problems, as far as that has been traced.
     holds_solves: Callable[[], bool] = lambda: False
+    # Whether `fun` contains a loop on data (a `while_loop`), which JAX pushes tangents through but does not
+    # transpose.
+    loops_on_data: bool = False
 
     @property
     def symmetric(self) -> bool:
@@ -152,10 +156,15 @@ class InnerProblem:
         return self.objective is not None and not self.own_rule
 
     def residual(self, y: Tree, evaluation: Tree) -> Tree:
-        """The tree that is zero at the solution, given `evaluation` at `y`."""
+        """The tree that is zero at the solution, given `evaluation` at `y`.
+
+        At a fixed point `y - fun(y)`, whose derivative `I - J` is what linear solvers are made for: its
+        Neumann series is the sum of the powers of J, and for a symmetric contraction it is positive
+        definite. On `J - I` that series diverges.
+        """
         if self.kind != "fixed_point":
             return evaluation
-        return jax.tree.map(lambda new, old: new - old, evaluation, y)
+        return jax.tree.map(lambda old, new: old - new, y, evaluation)
 
 
 @dataclass(frozen=True, eq=False)

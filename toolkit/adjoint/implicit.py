@@ -15,8 +15,14 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.derive.linearised_system import linearise, solve
-from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.linearised_system import linearise, loops, solve
+from toolkit.derive.refusal import (
+    NO_REVERSE_OVER_LOOP,
+    naming_loops,
+    refuse_derivatives,
+    refuse_forward_mode,
+    refuse_transposition,
+)
 from toolkit.derive.two_modes import linearised_in_part, rules_used_up
 from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
@@ -153,8 +159,9 @@ class Implicit:
             full = tree.merge(moving, fixed)
             return tree.as_real(problem.residual(y, fast.evaluate(y, full, None)))
 
-        _, pull = jax.vjp(condition, moving)
-        (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
+        with naming_loops(NO_REVERSE_OVER_LOOP):
+            _, pull = jax.vjp(condition, moving)
+            (theta_bar,) = pull(jax.tree.map(jnp.negative, v))
         return theta_bar
 
     def _backward_only(
@@ -207,9 +214,11 @@ class Implicit:
             full, point = tree.merge(moving, fixed), tree.as_like(y, real)
             return tree.as_real(problem.residual(point, problem.evaluate(point, full, None)))
 
-        if problem.own_rule or problem.backward_only:
+        if problem.own_rule or problem.backward_only or problem.loops_on_data:
             here = linearised_in_part(condition, moving, tree.as_real(y), problem)
             right_side = here.product(moving_dot)
+            if problem.loops_on_data and loops(here.product, moving):
+                right_side = refuse_transposition(right_side, NO_REVERSE_OVER_LOOP)
         else:
             at_y = lambda moving: condition(moving, tree.as_real(y))
             _, right_side = jax.jvp(at_y, (moving,), (moving_dot,))

@@ -32,6 +32,7 @@ def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
         evaluate=mapping,
         objective=None,
         composite=Composite(smooth, proximal),
+        loops_on_data=smooth.loops_on_data or proximal.loops_on_data,
     )
 
 

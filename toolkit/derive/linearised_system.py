@@ -14,10 +14,12 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.derive import linear_call
 from toolkit.derive.composite import gradient_step
 from toolkit.derive.marks import mark
+from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP, refuse_transposition
 from toolkit.derive.two_modes import linearised, linearised_in_part
-from toolkit.errors.readable import call_as, returned_by
+from toolkit.jaxprs.lift import has_while
 from toolkit.types import Composite, InnerProblem, Issue, LinearInfo, LinearSolver, Status, Tree
 
 Matvec = Callable[[Tree], Tree]
@@ -39,6 +41,7 @@ class System(NamedTuple):
     factors: Factors | None = None
     transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
     one_way: bool = False  # whether `A'` is all there is: `matvec` is refused
+    forward_only: bool = False  # whether a loop in `matvec` keeps JAX from transposing it
 
 
 def linearise(
@@ -61,7 +64,11 @@ def linearise(
     here = linearised_in_part(condition, tree.as_real(y), moving, problem)
     transposed = None if here.transposed is None else _damped(here.transposed, damping)
     matvec = _damped(here.product, damping)
-    return here.value, System(matvec, problem.symmetric, None, transposed, here.one_way)
+    system = System(matvec, problem.symmetric, None, transposed, here.one_way)
+    looping = problem.loops_on_data and not here.one_way
+    return here.value, system._replace(
+        forward_only=looping and loops(here.product, tree.as_real(y))
+    )
 
 
 def _linearise_composite(
@@ -87,6 +94,10 @@ def _linearise_composite(
 
     factors = Factors(P, M, s) if smooth.symmetric else None
     system = System(lambda v: scaled_difference(v, P(M(v))), False, factors)
+    if (smooth.loops_on_data or proximal.loops_on_data) and (loops(M, real) or loops(P, z)):
+        # P and M are symmetric, so the transpose needs no transposition by JAX.
+        backward = None if factors is None else lambda v: scaled_difference(v, M(P(v)))
+        system = system._replace(transposed=backward, forward_only=True)
     return scaled_difference(real, new), system
 
 
@@ -105,9 +116,14 @@ def solve(
     """
     if system.one_way and transposed:
         return _solve_backward(solver, system.transposed, b, x0)
+    forward_only = system.forward_only and not system.symmetric
+    if forward_only and transposed and system.transposed is None:
+        raise TypeError(NO_REVERSE_OVER_LOOP)
     forward, backward = system.matvec, system.matvec
-    if not system.symmetric:
-        backward = system.transposed or _transpose(system.matvec, b)
+    if not system.symmetric and system.transposed is not None:
+        backward = system.transposed
+    elif not (system.symmetric or forward_only):
+        backward = _transpose(system.matvec, b)
     if transposed:
         forward, backward = backward, forward
     start = tree.stop_gradient(x0)
@@ -126,7 +142,7 @@ def solve(
             if system.factors is not None and getattr(solver, "symmetric_only", False):
                 x, info = _solve_factors(solver, system.factors, b, transposed, x0)
             else:
-                x, info = _called(solver, matvec, b, x0)
+                x, info = linear_call.call(solver, matvec, b, x0, system.symmetric)
             if depth == 0:
                 return x, info
             # The mark stands in here, and not behind the whole: reverse mode solves the transposed system.
@@ -135,14 +151,16 @@ def solve(
 
         return solve
 
-    return jax.lax.custom_linear_solve(
+    no_other_way = system.symmetric or forward_only
+    x, info = jax.lax.custom_linear_solve(
         forward,
         b,
         solve=solve_one_way(transposed, start),
-        transpose_solve=None if system.symmetric else solve_one_way(not transposed, None),
+        transpose_solve=None if no_other_way else solve_one_way(not transposed, None),
         symmetric=system.symmetric,
         has_aux=True,
     )
+    return refuse_transposition(x, NO_REVERSE_OVER_LOOP) if forward_only else x, info
 
 
 def _solve_backward(
@@ -154,7 +172,7 @@ def _solve_backward(
     says so: an x that does not meet the tolerance is NaN.
     """
     try:
-        x, info = _called(solver, transposed, b, x0)
+        x, info = linear_call.checked(solver, transposed, b, x0)
     except (
         NotImplementedError,
         ValueError,
@@ -191,44 +209,24 @@ def _solve_factors(
         return jax.tree.map(lambda a, d: a - d, Pq, P(M(Pq)))
 
     if transposed:
-        q, info = _called(solver, reduced, P(c), x0)
+        q, info = linear_call.call(solver, reduced, P(c), x0, True)
         correction = M(P(q))
     else:
-        q, info = _called(solver, reduced, P(M(c)), None if x0 is None else M(x0))
+        start = None if x0 is None else M(x0)
+        q, info = linear_call.call(solver, reduced, P(M(c)), start, True)
         correction = P(q)
     return jax.tree.map(jnp.add, c, correction), info
-
-
-def _called(
-    solver: LinearSolver, matvec: Matvec, b: Tree, x0: Tree | None
-) -> tuple[Tree, LinearInfo]:
-    """`solver(matvec, b, x0)`; what is no pair (x like b, info) is refused in the solver's name."""
-    if x0 is None:
-        out = call_as("linear_solver", solver, "(matvec, b, x0=None)", matvec, b)
-    else:
-        out = call_as("linear_solver", solver, "(matvec, b, x0=None)", matvec, b, x0)
-    if not (isinstance(out, tuple) and len(out) == 2):
-        wrong = f"returned {tree.describe(out)}"
-    elif missing := [name for name in LinearInfo._fields if not hasattr(out[1], name)]:
-        wrong = f"has an info without `{missing[0]}`"
-    elif jax.tree.map(jnp.shape, out[0]) != jax.tree.map(jnp.shape, b):
-        wrong = f"returned an x of {tree.describe(out[0])} for a b of {tree.describe(b)}"
-    else:
-        return out
-    name = getattr(solver, "__name__", type(solver).__name__)
-    raise returned_by(
-        solver,
-        TypeError(
-            f"`linear_solver` must return (x like b, tk.linear.LinearInfo(status, steps, residual)): "
-            f"{name} {wrong}."
-        ),
-    )
 
 
 def _damped(product: Matvec, damping: Array | float) -> Matvec:
     if not _is_nonzero(damping):
         return product
     return lambda v: jax.tree.map(lambda p, d: (p + damping * d).astype(p.dtype), product(v), v)
+
+
+def loops(product: Matvec, like: Tree) -> bool:
+    """Whether a `while_loop` carries what the product is linear in."""
+    return has_while(jax.make_jaxpr(product)(like).jaxpr)
 
 
 def _is_nonzero(damping: Array | float) -> bool:

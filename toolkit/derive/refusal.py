@@ -9,7 +9,8 @@ not evaluated refuses forward mode; one that can be evaluated but not transposed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from toolkit import tree
+from toolkit.errors.readable import cause
 from toolkit.types import Tree
 
 _refused_p = Primitive("forward_mode_refused")
@@ -55,9 +57,57 @@ batching.primitive_batchers[_one_way_p] = lambda args, dims, *, message: (
 )
 
 
+# The identity whose tangents are refused forward mode. A `custom_jvp` would not do: where `vmap` meets one
+# before `grad` does, it runs the rule on batched tangents, as forward mode does.
+_guard_p = Primitive("guard_of_forward_mode")
+_guard_p.def_impl(lambda operand, *, message: operand)
+_guard_p.def_abstract_eval(lambda operand, *, message: operand)
+mlir.register_lowering(_guard_p, lambda _, operand, *, message: [operand])
+# The operand comes out of the rule without its guard: forward mode over reverse mode (`jax.hessian`) is allowed.
+ad.primitive_jvps[_guard_p] = lambda primals, tangents, *, message: (
+    primals[0],
+    _guarded_tangent(tangents[0], message),
+)
+batching.primitive_batchers[_guard_p] = lambda args, dims, *, message: (
+    _guard_p.bind(*args, message=message),
+    dims[0],
+)
+
+
+def _guarded_tangent(tangent: Any, message: str) -> Any:
+    return tangent if isinstance(tangent, ad.Zero) else _refused_p.bind(tangent, message=message)
+
+
 def refuse_forward_mode(operands: Tree, message: str) -> Tree:
     """`operands` unchanged; a `jvp` through them raises `TypeError(message)`, a `vjp` does not."""
-    return _with_tangents(operands, lambda tangent: _refused_p.bind(tangent, message=message))
+    return jax.tree.map(
+        lambda leaf: _guard_p.bind(leaf, message=message) if tree.is_inexact(leaf) else leaf,
+        operands,
+    )
+
+
+NO_REVERSE_OVER_LOOP = (
+    "`fun` has no reverse mode here: it contains a loop on data (lax.while_loop, or lax.fori_loop with traced "
+    "bounds), which JAX pushes forward only; use forward mode (jax.jacfwd, jax.jvp), write the loop as "
+    "tk.while_loop(..., gradient=tk.control.forward()), or as lax.scan where its length is known."
+)
+
+NO_GRADIENT_OF_LOOP = (
+    "`fun` must have a gradient under tk.argmin: it contains a loop on data (lax.while_loop, or "
+    "lax.fori_loop with traced bounds), which has no reverse mode; write it as tk.while_loop with "
+    "`max_steps`, or as lax.scan where its length is known."
+)
+
+
+@contextmanager
+def naming_loops(message: str) -> Iterator[None]:
+    """JAX's refusal to reverse a `while_loop`, raised inside, becomes `TypeError(message)`."""
+    try:
+        yield
+    except ValueError as error:
+        if "Reverse-mode differentiation does not work for lax.while_loop" not in str(error):
+            raise
+        raise TypeError(message) from cause(error)
 
 
 def refuse_to_run(tangents: Tree, message: str) -> Tree:
@@ -68,6 +118,11 @@ def refuse_to_run(tangents: Tree, message: str) -> Tree:
 def refuse_reverse_mode(results: Tree, message: str) -> Tree:
     """`results` unchanged; their `jvp` passes, a cotangent of them raises `TypeError(message)`."""
     return _with_tangents(results, lambda tangent: _one_way_p.bind(tangent, message=message))
+
+
+def refuse_transposition(tangents: Tree, message: str) -> Tree:
+    """`tangents` unchanged, for a rule that forms them; a cotangent of them raises `TypeError(message)`."""
+    return jax.tree.map(lambda leaf: _one_way_p.bind(leaf, message=message), tangents)
 
 
 def refuse_derivatives(operands: Tree, message: str) -> Tree:

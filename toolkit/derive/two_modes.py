@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.derive.refusal import refuse_forward_mode, refuse_to_run
-from toolkit.jaxprs.own_rules import has_no_forward_mode
+from toolkit.jaxprs.own_rules import has_no_forward_mode, refusal_of_forward_mode
 from toolkit.types import InnerProblem, Tree
 
 Product = Callable[[Tree], Tree]
@@ -38,7 +38,8 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
     """
     value, product = jax.linearize(fun, at)
     # The function inside may be gone: a gradient has run its backward pass already.
-    if not backward_only or not has_no_forward_mode(jax.make_jaxpr(product)(at)):
+    program = jax.make_jaxpr(product)(at) if backward_only else None
+    if program is None or not has_no_forward_mode(program):
         return Linearised(value, product)
     _, pull = jax.vjp(fun, at)
 
@@ -51,7 +52,7 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
     if _traces(by_transpose, at):
         return Linearised(value, by_transpose, transposed)
     # A compiled kernel cannot be transposed, nor can a pass that is not linear, such as a clipped gradient.
-    message = (
+    message = refusal_of_forward_mode(program) or (
         f"`fun` has no forward mode (jvp, jacfwd): it calls {backward_only}, which has a backward pass alone "
         "(jax.custom_vjp), and JAX cannot transpose that; use a solver and an adjoint that need none "
         "(FixedPointIteration, GradientDescent; Unroll()), or give it a rule for both modes (jax.custom_jvp)."
@@ -119,7 +120,7 @@ def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, x
     in_y = len(jax.tree.leaves(y0))
     moving = [i for i, leaf in enumerate(leaves) if tree.is_inexact(leaf)]
 
-    def lacks(position: int) -> bool:
+    def refusal(position: int) -> str:
         # Where theta moves y moves with it.
         along = [i for i in moving if i < in_y or i == position]
 
@@ -130,10 +131,13 @@ def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, x
             return problem.evaluate(*jax.tree.unflatten(structure, full))
 
         at = tuple(leaves[i] for i in along)
-        return has_no_forward_mode(jax.make_jaxpr(lambda *at: jax.jvp(evaluate, at, at)[1])(*at))
+        pushed = jax.make_jaxpr(lambda *at: jax.jvp(evaluate, at, at)[1])(*at)
+        if not has_no_forward_mode(pushed):
+            return ""
+        return refusal_of_forward_mode(pushed) or message
 
     whole, structure = jax.tree.flatten((y0, theta, xs))
     for i in moving:
-        if lacks(i):
-            whole[i] = refuse_forward_mode(whole[i], message)
+        if said := refusal(i):
+            whole[i] = refuse_forward_mode(whole[i], said)
     return jax.tree.unflatten(structure, whole)

@@ -67,7 +67,7 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     used |= {id(atom) for atom in program.outvars}
     reads = [id(variable) in used for variable in program.invars[len(is_closed) :]]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
-    return Lifted(call, closed, shape, _has_while(program), read_trees, rules(jaxpr), program)
+    return Lifted(call, closed, shape, has_while(program), read_trees, rules(jaxpr), program)
 
 
 def traced_once(
@@ -106,7 +106,7 @@ def _is_first(first: Any, *others: Any) -> list[bool]:
     return [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
 
 
-def _has_while(jaxpr: Any) -> bool:
+def has_while(jaxpr: Any) -> bool:
     """Whether it contains a `while_loop` that reverse mode would have to cross."""
     for equation in jaxpr.eqns:
         # A `custom_linear_solve` is transposed as a whole, by another solve: reverse mode never enters its
@@ -115,6 +115,6 @@ def _has_while(jaxpr: Any) -> bool:
             continue
         if equation.primitive.name == "while":
             return True
-        if any(map(_has_while, inner(equation))):
+        if any(map(has_while, inner(equation))):
             return True
     return False

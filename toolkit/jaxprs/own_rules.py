@@ -82,6 +82,12 @@ def has_no_forward_mode(tangent: Any) -> bool:
     return not _ONE_WAY.isdisjoint(names)
 
 
+def refusal_of_forward_mode(tangent: Any) -> str:
+    """What the first rule of ours in it says that has no forward mode; "" without any."""
+    refusals = (one for one in _equations(tangent) if one.primitive.name == "forward_mode_refused")
+    return next((one.params["message"] for one in refusals), "")
+
+
 def rule_of(equation: Any) -> Definition:
     """The function that is the rule of a `custom_jvp_call`."""
     return definition(equation.params["jvp_jaxpr_fun"])

@@ -56,7 +56,8 @@ class CG:
     """Conjugate gradients, for symmetric (Hermitian) `A`.
 
     Goes on through directions of negative curvature, where the recurrence still solves a
-    nonsingular system, and reports them; it stops where `p'Ap` is exactly 0.
+    nonsingular system, and reports them; it stops where `p'Ap` is exactly 0. An x that is NaN there had
+    a residual above ||b||, that of x = 0.
 
     Args:
       max_steps: products at most.
@@ -73,6 +74,7 @@ class CG:
     """
 
     symmetric_only: ClassVar[bool] = True
+    needs_symmetry: ClassVar[bool] = True
     max_steps: Count
     tol: NonNegative
     preconditioner: Preconditioner | None = None
@@ -107,7 +109,10 @@ class CG:
         products = made + last.products + (0 if x0 is None else 1)
         norms = size, last.norm
         x, info = judge(matvec, b, last.x, last.steps, self.tol, last.negative, products, norms)
-        return multiplied(x, unit), info
+        # Along directions of negative curvature the recurrence may run away. An x worse than 0 is no
+        # approximation there, and `jax.grad`, which has no status, must not pass it on.
+        astray = last.negative & (info.residual > 1)
+        return tree.nan_unless(~astray, multiplied(x, unit)), info
 
     def _met(self, norm: Array, steps: Array, target: Array) -> Array:
         """Whether the recurrence ends: its residual is at the target, or the steps are used up."""

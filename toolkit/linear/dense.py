@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.derive.lanes import in_lanes
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.lift import lift
 from toolkit.linear.judge import flat_system, judge
 from toolkit.settings import settings
 from toolkit.types import LinearInfo, Tree
@@ -17,18 +21,22 @@ from toolkit.types import LinearInfo, Tree
 # Power iterations on the inverse. Where it is nearly singular one direction is lengthened far more than
 # all others, and two or three iterations find it.
 _POWER_STEPS = 3
+# A difference, or a negative eigenvalue, of up to 10 n eps times the largest entry is rounding alone.
+_ROUNDING = 10
 
 
 @settings("dense")
 class Dense:
     """Materialise `A`; Cholesky where it is symmetric positive definite, LU elsewhere.
 
-    A symmetric matrix that Cholesky refuses sets `info.negative_curvature`. The status compares the
-    residual with `sqrt(eps)`. A matrix that is singular to working precision has no solution that the
-    data determine: it ends with `STEP_LIMIT` whatever its residual is, or with NaN and `NOT_FINITE`
-    where a pivot is exactly 0.
+    A symmetric matrix with an eigenvalue below 0 by more than rounding sets `info.negative_curvature`.
+    The status compares the residual with `sqrt(eps)`. A matrix that is singular to working precision has
+    no solution that the data determine: it ends with `STEP_LIMIT` whatever its residual is. An unknown
+    whose pivot is exactly 0 is free and becomes 0, which spoils no other; x is NaN where it then is
+    neither a solution nor one of least squares.
 
-    Cost: `n` products (one batched product) and `n^3 / 3` to `2 n^3 / 3` operations; memory `n^2`.
+    Cost: `n` products (one batched product) and `n^3 / 3` to `n^3` operations; memory `n^2`. Under
+    `vmap` a matrix a lane, made for as many lanes at once as 4 MiB hold.
     """
 
     @readable
@@ -37,24 +45,41 @@ class Dense:
     ) -> tuple[Tree, LinearInfo]:
         del x0  # a direct solve has no use for a start
         product, flat, back = flat_system(matvec, b)
-        identity = jnp.eye(flat.size, dtype=flat.dtype)
-        columns = jax.vmap(product)(tree.vary(identity, tree.varying_axes(flat)))
-        matrix = columns.T  # row j of `columns` is A e_j
         eps = tree.eps(b)
-        solution, symmetric, definite, singular = _solve(matrix, flat, eps)
-        negative = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
+        # What the product closes over becomes an argument, so that a batch of systems can be told from a
+        # batch of right-hand sides.
+        whole = lift(lambda b: _solve(product, b, eps), flat)
+        size = flat.size**2 * flat.dtype.itemsize
+        made = in_lanes(whole.call, size, whole.closed, flat)
         # The residual of a singular system may be small by chance. A negative tolerance, which no residual
         # meets, keeps it from counting as solved.
-        tol = jnp.where(singular, -1.0, eps**0.5)
-        return judge(matvec, b, back(solution), flat.size, tol, negative)
+        tol = jnp.where(made.singular, -1.0, eps**0.5)
+        norms = (tree.norm(b), made.residual.astype(jax.eval_shape(tree.norm, b).dtype))
+        x = back(made.x)
+        return judge(matvec, b, x, flat.size, tol, made.negative, flat.size + 1, norms)
 
 
-def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Array]:
-    """(solution, symmetric, positive definite, singular to working precision)."""
-    n = max(b.size, 1)
-    scale = jnp.max(jnp.abs(matrix), initial=0)
-    symmetric = jnp.max(jnp.abs(matrix - matrix.conj().T), initial=0) <= 10 * n * eps * scale
-    factor = jnp.linalg.cholesky(matrix)
+class _Solved(NamedTuple):
+    x: Array  # [N]
+    residual: Array  # [] 2-norm of b - A x
+    negative: Array  # [] bool, of negative curvature
+    singular: Array  # [] bool, to working precision
+
+
+def _matrix(product: Callable[[Array], Array], like: Array) -> Array:
+    identity = jnp.eye(like.size, dtype=like.dtype)
+    columns = jax.vmap(product)(tree.vary(identity, tree.varying_axes(like)))
+    return columns.T  # row j of `columns` is A e_j
+
+
+def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
+    n, matrix = max(b.size, 1), _matrix(product, b)
+    scale = _largest(matrix)
+    symmetric = _largest(matrix - matrix.conj().T) <= _ROUNDING * n * eps * scale
+    # A matrix that is not symmetric needs no attempt at Cholesky.
+    factor = jax.lax.cond(
+        symmetric, jnp.linalg.cholesky, lambda matrix: jnp.full_like(matrix, jnp.nan), matrix
+    )
     definite = symmetric & jnp.all(jnp.isfinite(factor))
 
     def by_cholesky() -> tuple[Array, Array, Array]:
@@ -63,17 +88,42 @@ def _solve(matrix: Array, b: Array, eps: float) -> tuple[Array, Array, Array, Ar
         return solve(b), pivots, _growth(solve, b)
 
     def by_lu() -> tuple[Array, Array, Array]:
-        factors = jax.scipy.linalg.lu_factor(matrix)
-        solve = lambda b: jax.scipy.linalg.lu_solve(factors, b)
-        return solve(b), jnp.abs(jnp.diagonal(factors[0])), _growth(solve, b)
+        factors, order = jax.scipy.linalg.lu_factor(matrix)
+        # A pivot of 0 leaves its unknown free. Division by infinity makes that one 0, and spoils no other.
+        free = (factors == 0) & jnp.eye(b.size, dtype=bool)
+        solve = lambda b: jax.scipy.linalg.lu_solve((jnp.where(free, jnp.inf, factors), order), b)
+        return solve(b), jnp.abs(jnp.diagonal(factors)), _growth(solve, b)
 
     solution, pivots, growth = jax.lax.cond(definite, by_cholesky, by_lu)
-    largest = jnp.max(pivots, initial=0)
+    largest = _largest(pivots)
     # A pivot at the size of rounding, against the largest, has no correct digit.
     singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
     # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
     # is looked at as well: `scale * growth` is a lower bound of the condition number.
-    return solution, symmetric, definite, singular | (n * eps * scale * growth >= 1)
+    singular |= n * eps * scale * growth >= 1
+    # Cholesky refuses a curvature of 0 as well, which is none below 0.
+    refused = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
+    negative = refused & jax.lax.cond(refused, partial(_is_indefinite, eps=eps), jnp.any, matrix)
+    r = b - product(solution)
+    # Elimination on a singular matrix in rotated coordinates divides by rounding, and ends with a large x
+    # that solves nothing. An x is kept if it solves the system, or is the best that a singular A admits:
+    # A' (b - A x) = 0.
+    small, remains = eps**0.25 * _largest(b), _largest(r)
+    least = _largest(r.conj() @ matrix) <= eps**0.5 * scale * remains
+    x = jnp.where((remains <= small) | least, solution, jnp.nan)
+    return _Solved(x, tree.norm(r), negative, singular)
+
+
+def _largest(array: Array) -> Array:
+    return jnp.max(jnp.abs(array), initial=0)
+
+
+def _is_indefinite(matrix: Array, eps: float) -> Array:
+    """Whether a symmetric matrix has an eigenvalue below 0 by more than rounding."""
+    scale = _largest(matrix)
+    rounding = _ROUNDING * len(matrix) * eps * scale
+    shift = jnp.where(scale == 0, 1, rounding) * jnp.eye(len(matrix), dtype=matrix.dtype)
+    return ~jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + shift)))
 
 
 def _growth(solve: Callable[[Array], Array], like: Array) -> Array:

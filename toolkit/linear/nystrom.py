@@ -49,6 +49,7 @@ class Nystrom:
     """
 
     symmetric_only: ClassVar[bool] = True
+    needs_symmetry: ClassVar[bool] = True
     rank: Count
     damping: Positive
     tol: NonNegative = 1e-3

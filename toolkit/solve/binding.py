@@ -7,6 +7,7 @@ user, which return a solution and keep their steps to themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
 from toolkit.derive.curvature import forward_over_reverse
+from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.solve.call import Operands, SolveCall, SolverClosures, first
@@ -61,7 +63,9 @@ def bind(
             f"{type(solver).__name__} returned {type(method).__name__}."
         )
     _check_xs(xs, method.num_steps)
-    lifted = _lift_solver(method, y0, operands, first(xs))
+    # The solver's functions are traced here for the first time, and with them the gradient.
+    with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
+        lifted = _lift_solver(method, y0, operands, first(xs))
     method = lifted.method
     # The reverse pass of a step differentiates its gradient by the cheaper product.
     replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
@@ -147,10 +151,11 @@ def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:
 
 
 def _lifted_proximal(step_size: Lifted, prox: Lifted) -> Proximal:
-    size_of, nearest = step_size.call, prox.call
+    size_of, nearest, loops = step_size.call, prox.call, prox.loops_on_data
     return Proximal(
         lambda theta: size_of(theta.solver.step_size, _bare(theta)),
         lambda z, theta, s: nearest(theta.solver.prox, z, _bare(theta), s),
+        loops,
     )
 
 

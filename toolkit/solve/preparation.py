@@ -78,6 +78,7 @@ def prepare(
         own,
         backward,
         depth=depth,
+        loops_on_data=lifted.loops_on_data,
         holds_solves=lambda: any(holds_marks(program, depth + 1) for program in programs()),
     )
 

@@ -1,0 +1,63 @@
+"""Large work under `vmap`: a few lanes at a time.
+
+`vmap` runs all lanes of a batch at once. With a matrix in each lane that is a matter of gigabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+from jax import Array
+from jax.custom_batching import custom_vmap
+
+from toolkit.types import Tree
+
+# Bytes of the large arrays that lanes may hold at once: 8 matrices of 256 float64 unknowns.
+BUDGET = 2**22
+
+
+def in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tree) -> Tree:
+    """`fun(heavy, *others)`; under `vmap` as many lanes at once as fit into `BUDGET`, group after group.
+
+    Args:
+      fun: closes over no tracer.
+      size: bytes of what `fun` makes of `heavy`; lanes that share `heavy` share them.
+
+    Differentiation: forward mode only.
+    """
+
+    @custom_vmap
+    def run(heavy: Tree, *others: Tree) -> Tree:
+        return fun(heavy, *others)
+
+    @run.def_vmap
+    def _(lanes: int, batched: Sequence[Tree], *operands: Tree) -> tuple[Tree, Tree]:
+        own = size * (lanes if any(jax.tree.leaves(batched[0])) else 1)
+        if own <= BUDGET or own == size:
+            made = in_lanes(jax.vmap(fun, in_axes=_axes(batched)), own, *operands)
+        else:
+            made = _groups(run, max(BUDGET // size, 1), batched, operands)
+        return made, jax.tree.map(lambda _: True, made)
+
+    return run(heavy, *others)
+
+
+def _groups(
+    run: Callable[..., Tree], at_once: int, batched: Sequence[Tree], operands: Sequence[Tree]
+) -> Tree:
+    """`run` on every lane, `at_once` lanes at a time."""
+    leaves, structure = jax.tree.flatten(tuple(operands))
+    flags = jax.tree.leaves(tuple(batched))
+    moving = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+
+    def one(lane: list[Array]) -> Tree:
+        pending = iter(lane)
+        mixed = [next(pending) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)]
+        return run(*jax.tree.unflatten(structure, mixed))
+
+    return jax.lax.map(one, moving, batch_size=None if at_once == 1 else at_once)
+
+
+def _axes(batched: Sequence[Tree]) -> tuple:
+    return tuple(jax.tree.map(lambda flag: 0 if flag else None, tuple(batched)))
