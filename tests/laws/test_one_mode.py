@@ -124,3 +124,24 @@ def test_a_backward_pass_that_is_not_linear_gives_no_number() -> None:
     assert np.isnan(jax.grad(_composed(clipped, Implicit()))(3 * ONES)).all()
     with pytest.raises(TypeError, match=r"GMRES does; use tk.linear.BiCGStab or Dense"):
         jax.grad(_composed(clipped, Implicit(GMRES(5, 1e-9))))(ONES)
+
+
+@pytest.mark.parametrize("rule", [Implicit(), OneStep(), Forward(), Unroll(forward_mode=True)])
+def test_a_solve_inside_that_has_first_derivatives_alone_leaves_the_value(rule: Any) -> None:
+    """The value needs the first derivative of the inner solve; only the outer derivative is refused."""
+
+    def outer(adjoint: Any) -> tk.SolutionMap:
+        inner = tk.argmin(
+            lambda z, y: 0.5 * jnp.sum((z - jnp.tanh(y)) ** 2),
+            tk.solver.GradientDescent(0.5, 60),
+            adjoint=adjoint,
+        )
+        fun = lambda y, t: 0.5 * jnp.sum((inner(jnp.zeros(2), y).value - t) ** 2 + y**2)
+        return tk.argmin(fun, tk.solver.GradientDescent(0.3, 60), adjoint=rule)
+
+    value = outer(tk.adjoint.Nudged(1e-3))(jnp.zeros(2), ONES).value
+    expected = outer(Implicit())(jnp.zeros(2), ONES).value
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    solve = outer(tk.adjoint.Nudged(1e-3))
+    with pytest.raises(TypeError, match=r"Nudged\(\) has first derivatives only"):
+        jax.grad(lambda t: jnp.sum(solve(jnp.zeros(2), t).value))(ONES)

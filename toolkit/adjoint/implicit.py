@@ -15,7 +15,7 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.derive.linearised_system import linearise, loops, solve
+from toolkit.derive.linearised_system import is_one_way, linearise, loops, solve
 from toolkit.derive.refusal import (
     NO_REVERSE_OVER_LOOP,
     naming_loops,
@@ -122,7 +122,7 @@ class Implicit:
             constant_y0, constant_theta = tree.stop_gradient((y0, theta))
             y, steps = tree.stop_gradient(primal.run(constant_y0, constant_theta, None))
             # A system of which there are products with its transpose alone cannot be written for forward mode.
-            if problem.backward_only and linearise(problem, y, constant_theta)[1].one_way:
+            if is_one_way(problem, y, constant_theta):
                 return self._backward_only(problem, primal)(y, theta, y0), steps
             return solution_of(problem)(y, theta, y0), steps
 

@@ -71,6 +71,18 @@ def linearise(
     )
 
 
+def is_one_way(problem: InnerProblem, y: Tree, theta: Tree) -> bool:
+    """Whether there are products with the transposed derivative alone."""
+    if not problem.backward_only:
+        return False
+    try:
+        return linearise(problem, y, theta)[1].one_way
+    except TypeError:
+        # A function inside refuses second derivatives, such as a solve under Nudged. The value can be had
+        # all the same, and whoever asks for the derivative is told by that function.
+        return False
+
+
 def _linearise_composite(
     composite: Composite, y: Tree, theta: Tree, damping: Array | float
 ) -> tuple[Tree, System]:

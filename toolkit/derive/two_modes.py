@@ -131,7 +131,12 @@ def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, x
             return problem.evaluate(*jax.tree.unflatten(structure, full))
 
         at = tuple(leaves[i] for i in along)
-        pushed = jax.make_jaxpr(lambda *at: jax.jvp(evaluate, at, at)[1])(*at)
+        try:
+            pushed = jax.make_jaxpr(lambda *at: jax.jvp(evaluate, at, at)[1])(*at)
+        except TypeError:
+            # A function inside refuses this derivative by itself, such as a solve under Nudged. The value can
+            # be had all the same, and whoever asks for the derivative is told by that function.
+            return ""
         if not has_no_forward_mode(pushed):
             return ""
         return refusal_of_forward_mode(pushed) or message
