@@ -18,6 +18,7 @@ ROOMS = (
     "bilevel",
     "derive/composite.py",
     "control",
+    "credit",
     "derive/curvature.py",
     "energy",
     "estimator",
@@ -70,6 +71,16 @@ ALLOWED = {
     ("bilevel/methods/one_update.py", "step"): COST,
     ("bilevel/methods/srba.py", "corrected"): COST,
     ("bilevel/methods/vrbo.py", "gradients"): COST,
+    ("credit/passes.py", "SETTLED"): JUDGE,
+    ("credit/comparison.py", "SCALES"): JUDGE,
+    ("credit/comparison.py", "_cells"): "units of a printed table",
+    ("credit/predictive_coding.py", "_nudged"): "frames between the warning and the user's line",
+    ("energy/resistive.py", "_checked_edges"): WORDS,
+    ("credit/comparison.py", "REPEATS"): "turns of a clock: the median of as many calls",
+    ("credit/predictive_coding.py", "DESCENT_STEPS"): "what `steps=None` stands for",
+    ("energy/integral.py", "POINTS"): ANSWER,
+    ("energy/networks.py", "probe"): "where an activation is asked whether it is the identity",
+    ("energy/resistive.py", "FIRST"): "where weights start, as those of every layer do",
     ("control/policies/reversible.py", "memory"): COST,
     ("control/policies/truncate.py", "memory"): COST,
     (
@@ -207,6 +218,7 @@ def modules() -> Iterator[Path]:
 def is_in_a_config(one: Literal) -> bool:
     """Whether it is the default of a setting that a config has."""
     classes = [cls for name in roles.FAMILIES for cls in roles.family(name).values()]
+    classes += kinds.of_room("toolkit.credit", "project").values()  # a rule's `device`
     return any(c.__name__ == one.owner and one.name in kinds.field_types(c) for c in classes)
 
 

@@ -21,6 +21,8 @@ _PLAIN = (bool, int, float, str, _NONE)
 # The tag of an object that Python code made itself and that is of no kind. A number, because the tags
 # of a config are texts: no config can write this one.
 _OWN = 0
+# The tag's field in a class that has a field `kind` of its own; in others the tag's field is `kind`.
+TAG_BESIDE_A_KIND = "config_kind"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Given:
 def of_room(room: str, member: str = "__call__") -> dict[str, type]:
     """The settings classes that a module offers, by kind: those with the method `member`."""
     offered = vars(import_module(room)).values()
-    return {one.kind: one for one in offered if is_kind(one) and _has(one, member)}
+    return {tag_of(one): one for one in offered if is_kind(one) and _has(one, member)}
 
 
 def _has(cls: type, member: str) -> bool:
@@ -71,7 +73,16 @@ def _has(cls: type, member: str) -> bool:
 
 def is_kind(value: Any) -> bool:
     """Whether a value is a settings class (the class, not an instance)."""
-    return isinstance(value, type) and isinstance(getattr(value, "kind", None), str)
+    return isinstance(value, type) and hasattr(value, "own_kind")
+
+
+def tag_of(cls: Any) -> str:
+    """What a config writes as `kind` for a settings class."""
+    return getattr(cls, _tag_field(cls))
+
+
+def _tag_field(cls: Any) -> str:
+    return "kind" if cls.own_kind is None else TAG_BESIDE_A_KIND
 
 
 def functions(module: str) -> dict[str, Callable[..., Any]]:
@@ -104,22 +115,31 @@ def dump(settings: Any) -> Any:
     """Settings as a config writes them: JSON types only, `kind` first."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return TypeAdapter(type(settings)).dump_python(settings, mode="json", by_alias=True)
 
 
 def schema(cls: type, source: Any, handler: Any) -> Any:
     """pydantic's schema of a settings class: its fields as a config may write them, `kind` first."""
     from pydantic_core import core_schema
 
-    fields = []
-    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name != "kind"):
+    fields, tag = [], _tag_field(cls)
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name != tag):
         admitted = _writable(field_types(cls)[field.name])
         if admitted is None and field.default is not dataclasses.MISSING:
             continue  # Python code may set it; a config has nothing to say there
         inner = handler.generate_schema(admitted)
         if field.default is not dataclasses.MISSING:
-            inner = core_schema.with_default_schema(inner, default=field.default)
-        fields.append(core_schema.dataclass_field(field.name, inner, kw_only=True))
+            inner = _with_default(core_schema, inner, field.default)
+        alias = _alias(cls, field.name)
+        fields.append(
+            core_schema.dataclass_field(
+                field.name,
+                inner,
+                kw_only=True,
+                validation_alias=alias,
+                serialization_alias=alias,
+            )
+        )
     return core_schema.dataclass_schema(
         cls,
         core_schema.dataclass_args_schema(cls.__name__, fields, extra_behavior="forbid"),
@@ -128,6 +148,20 @@ def schema(cls: type, source: Any, handler: Any) -> Any:
         config=core_schema.CoreConfig(allow_inf_nan=False),
         ref=f"{cls.__module__}.{cls.__qualname__}",
     )
+
+
+def _with_default(core_schema: Any, inner: Any, default: Any) -> Any:
+    # A function as a default could not be written to a JSON schema; its name can, and is looked up again.
+    if inspect.isfunction(default):
+        name = default.__name__
+        return core_schema.with_default_schema(inner, default=name, validate_default=True)
+    return core_schema.with_default_schema(inner, default=default)
+
+
+def _alias(cls: Any, field: str) -> str | None:
+    """What a config writes for a field, where it is not the field's name."""
+    names = {TAG_BESIDE_A_KIND: "kind", "kind": cls.own_kind}
+    return None if cls.own_kind is None else names.get(field)
 
 
 def _writable(annotation: Any) -> Any:
@@ -174,8 +208,8 @@ def _room_schema(mark: Given, handler: Any) -> Any:
             # A `kind` that is no text is made one: a config's `kind: 0` must not pass as `_OWN`.
             kind = value.get("kind")
             return kind if kind is None or isinstance(kind, str) else repr(kind)
-        if is_kind(type(value)) and value.kind in choices:
-            return value.kind
+        if is_kind(type(value)) and tag_of(value) in choices:
+            return tag_of(value)
         return _OWN if mark.fits(value) else None
 
     choices: dict[Any, Any] = {

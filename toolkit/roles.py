@@ -81,6 +81,15 @@ BilevelMethod = Annotated[
         error=TypeError,
     ),
 ]
+Rule = Annotated[
+    Any,
+    Given(
+        "one of tk.credit, such as DualPropagation(), or a callable (model, loss) -> (init, gradients)",
+        fits=lambda value: _is_object(value) and callable(value),
+        room="toolkit.credit",
+        error=TypeError,
+    ),
+]
 
 
 def _is_transformation(value: Any) -> bool:
@@ -116,6 +125,7 @@ FAMILIES = {  # what `toolkit list` calls each role
     "optimizers": Optimizer,
     "bilevel_methods": BilevelMethod,
     "estimators": Estimator,
+    "learning_rules": Rule,
 }
 
 

@@ -54,7 +54,7 @@ class Hint:
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def settings(kind: str) -> Callable[[type[_C]], type[_C]]:
+def settings(kind: str, own_kind: str | None = None) -> Callable[[type[_C]], type[_C]]:
     """Make a class a frozen dataclass of settings, which a config names by `kind`.
 
     Its instances are made by position, in the order of the fields, or by keyword. A value that the
@@ -63,6 +63,7 @@ def settings(kind: str) -> Callable[[type[_C]], type[_C]]:
 
     Args:
       kind: the name in a config, unique in its room; it becomes the class attribute `kind`.
+      own_kind: for a class that has a field `kind` of its own, the word that a config writes for that field.
 
     Raises:
       ValueError: by the class, for a value that does not fit; or the `error` of a `kinds.Given`.
@@ -77,9 +78,12 @@ def settings(kind: str) -> Callable[[type[_C]], type[_C]]:
             if of_several_fields is not None:
                 of_several_fields(self)
 
-        # `kind` is keyword-only, so that it takes no position, and hidden from the text of an instance.
-        cls.kind = dataclasses.field(default=kind, kw_only=True, repr=False)  # type: ignore[attr-defined]
-        cls.__annotations__ = {**inspect.get_annotations(cls), "kind": Literal[kind]}
+        # The tag is keyword-only, so that it takes no position, and hidden from the text of an instance.
+        tag = dataclasses.field(default=kind, kw_only=True, repr=False)
+        name = "kind" if own_kind is None else kinds.TAG_BESIDE_A_KIND
+        setattr(cls, name, tag)
+        cls.__annotations__ = {**inspect.get_annotations(cls), name: Literal[kind]}
+        cls.own_kind = own_kind  # type: ignore[attr-defined]
         cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
         cls.__get_pydantic_core_schema__ = classmethod(kinds.schema)  # type: ignore[attr-defined]
         cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # in the JSON schema
@@ -98,6 +102,11 @@ def require(name: str, value: Any, annotation: Any) -> None:
 
 def _check(settings: Any) -> None:
     cls: Any = type(settings)
+    for field in dataclasses.fields(cls):
+        # A config leaves out the fields that it cannot write. Read off the class, a function as a default
+        # would become a method of the instance.
+        if field.name not in vars(settings):
+            object.__setattr__(settings, field.name, field.default)
     for name, annotation in kinds.field_types(cls).items():
         value = _plain(getattr(settings, name))
         require(name, value, annotation)

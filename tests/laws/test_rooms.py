@@ -18,12 +18,13 @@ import pytest
 
 import toolkit.adjoint
 import toolkit.bilevel.methods
+import toolkit.credit
 import toolkit.estimator
 import toolkit.linear
 import toolkit.solver
 from tests.bilevel.methods import test_formulas, test_methods
 from tests.estimator import test_windows
-from tests.laws import test_estimators, test_solve_rules
+from tests.laws import test_credit_rules, test_estimators, test_solve_rules
 from tests.linear import test_linear_solvers, test_nystrom, test_preconditioners
 from tests.solver import test_argmin_solvers, test_equation_solvers
 
@@ -78,6 +79,12 @@ ROOMS = {
         "__call__",
         lambda: [rule.make(1) for rule in test_estimators.RULES.values()] + [*test_windows.RULES],
         "RULES of tests/laws/test_estimators.py, or of tests/estimator/test_windows.py",
+    ),
+    "learning rule": Room(
+        toolkit.credit,
+        "predict",
+        lambda: [row.rule for row in test_credit_rules.RULES.values()],
+        "RULES of tests/laws/test_credit_rules.py",
     ),
     "bilevel method": Room(
         toolkit.bilevel.methods,

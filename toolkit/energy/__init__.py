@@ -1,5 +1,27 @@
-"""Scalar energies whose minima compute."""
+"""Which energy does a network settle in? Scalar energies whose stationary states compute.
+
+    energy = tk.energy.hopfield(model)
+    state = energy.rest(params, x)
+    for _ in range(30):
+        state = energy.update(params, x, state)
+    output = energy.output(params, x, state)
+
+The rules of `tk.credit` that relax take one as their model.
+"""
 
 from toolkit.energy import layered
+from toolkit.energy.descending import descending
+from toolkit.energy.energy_model import EnergyModel, settle
+from toolkit.energy.networks import hopfield, lifted, predictive_coding
+from toolkit.energy.resistive import resistive
 
-__all__ = ["layered"]
+__all__ = [
+    "EnergyModel",
+    "descending",
+    "hopfield",
+    "layered",
+    "lifted",
+    "predictive_coding",
+    "resistive",
+    "settle",
+]

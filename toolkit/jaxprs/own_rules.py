@@ -45,6 +45,7 @@ _TRUE_OF_OURS = frozenset(
         ("derive/refusal.py", "guard"),
         ("derive/replay.py", "step"),
         ("derive/tangents.py", "solve"),
+        ("energy/integral.py", "R"),
         ("tree.py", "graft"),
     )
 )

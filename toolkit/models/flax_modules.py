@@ -49,7 +49,7 @@ def pure(module: Any) -> Model:
             "`module` must be a linen module, an nnx module, or a function that makes one: got "
             f"{type(module).__name__}."
         )
-    if _takes_rngs(module):
+    if takes_rngs(module):
         return _from_nnx(lambda rngs: module(rngs=rngs))
     made = module()
     if not isinstance(made, linen.Module | nnx.Module):
@@ -59,13 +59,16 @@ def pure(module: Any) -> Model:
     return pure(made)
 
 
-def _takes_rngs(factory: Callable[..., Any]) -> bool:
+def takes_rngs(factory: Callable[..., Any]) -> bool:
     """Whether nnx can hand this function its random streams."""
     if isinstance(factory, partial):
-        return "rngs" not in factory.keywords and _takes_rngs(factory.func)
+        return "rngs" not in factory.keywords and takes_rngs(factory.func)
     # Called, every nnx class has the signature (*args, **kwargs) of its metaclass; `__init__` has its own.
     called: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
-    return "rngs" in inspect.signature(called).parameters
+    try:
+        return "rngs" in inspect.signature(called).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
 
 
 def _from_linen(module: linen.Module) -> Model:

@@ -1,0 +1,144 @@
+"""What the rules refuse, and what they warn of, each in one line."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import toolkit as tk
+from tests.networks import CLASSES, X, cross_entropy, dense, half_squares, network, targets
+
+KEY = jax.random.key(0)
+C, E = tk.credit, tk.energy
+MODEL = network()
+PARAMS = MODEL.init(KEY, X)
+BATCH = (X, targets(len(X)))
+TANH_LAST = C.layered([(dense(4), jnp.tanh), (dense(CLASSES), jnp.tanh)])
+CLIPPED = network(lambda u: jnp.clip(u, 0, 1))
+
+
+def call(rule: Any, model: Any = MODEL, loss: Any = half_squares, batch: Any = BATCH) -> Any:
+    init, gradients = rule(model, loss)
+    params = model.init(KEY, X)
+    return gradients(params, init(KEY, params, batch), batch, KEY)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: C.DualPropagation(alpha=1.5), r"`alpha` must be a number in \[0, 1\]: got 1.5"),
+        (lambda: C.DualPropagation(beta=0), "`beta` must be a positive number: got 0"),
+        (lambda: C.DualPropagation(form="lagrangian"), "`form` must be one of 'transposed', 'plain': got 'lagrangian'"),
+        (lambda: C.DualPropagation(sweeps=0), "`sweeps` must be an int of at least 1: got 0"),
+        (lambda: C.EquilibriumPropagation(beta=-1), "`beta` must be a positive number: got -1"),
+        (lambda: C.EquilibriumPropagation(scheme="both"), "`scheme` must be one of 'one_sided', 'centered', 'random_sign', 'holomorphic'"),
+        (lambda: C.EquilibriumPropagation(nudge="target"), "`nudge` must be one of 'loss', 'error'"),
+        (lambda: C.CoupledLearning(beta=0), "`beta` must be a positive number: got 0"),
+        (lambda: C.PredictiveCoding("zil"), "`form` must be one of 'z_il', 'fixed_prediction', 'nudged'"),
+        (lambda: C.PredictiveCoding("z_il", steps=3), '`steps` must be None under form="z_il"'),
+        (lambda: C.FeedbackAlignment("asymmetric"), "`kind` must be one of 'random', 'fixed_sign', 'batch_sign', 'sign', 'kolen_pollack'"),
+        (lambda: C.FeedbackAlignment("kolen_pollack"), '`optimizer` must move the feedback under kind="kolen_pollack": got None'),
+        (lambda: C.DirectFeedbackAlignment(3), "`device` must be a device with init"),
+        (lambda: C.PhotonicProjection(levels=1), "`levels` must be an int of at least 2: got 1"),
+        (lambda: C.ForwardForward(1), "`num_classes` must be an int of at least 2: got 1"),
+        (lambda: C.ForwardForward(3, inference="head"), "`inference` must be one of 'goodness', 'readout'"),
+        (lambda: C.NodePerturbation(sigma=0), "`sigma` must be a positive number: got 0"),
+        (lambda: call(C.Backprop(), loss=lambda o, t: jnp.sum((o - t) ** 2)), r"`loss` must return one real number an example, of shape \(5,\): got float64\[\]"),
+        (lambda: call(C.EquilibriumPropagation(), loss=lambda o, t: (o - t) ** 2), r"`loss` must return one real number an example, of shape \(5,\)"),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), CLIPPED), '`scheme` "holomorphic" needs activations, maps and a loss that are complex-analytic'),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), loss=cross_entropy), '`scheme` "holomorphic" needs .*; use .*nudge="error"'),
+        (lambda: call(C.CoupledLearning(), TANH_LAST), "must end with the activation tk.credit.identity"),
+        (lambda: call(C.CoupledLearning(), batch=(X, jnp.arange(5) % 3), loss=lambda o, t: o[:, 0]), r"`target` must have the shape of the output, \(5, 3\).*: got \(5,\); make labels one-hot"),
+        (lambda: call(C.ForwardForward(3), C.layered([(dense(3), C.identity)])), "`model` must have a hidden layer for ForwardForward"),
+        (lambda: call(C.ForwardForward(4)), r"`target` must be classes \[B\], or one-hot \[B, 4\]"),
+        (lambda: C.compare(MODEL, half_squares, PARAMS, BATCH, {}, KEY), "`rules` must be a dict of rules by name"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_in_one_line(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def layered_rules() -> list[Any]:
+    return [
+        C.DualPropagation(),
+        C.PredictiveCoding(),
+        C.FeedbackAlignment(),
+        C.DirectFeedbackAlignment(),
+        C.DifferenceTargetPropagation(),
+        C.SyntheticGradients(),
+        C.ForwardForward(3),
+        C.LocalLosses(),
+        C.NodePerturbation(),
+    ]
+
+
+@pytest.mark.parametrize("rule", layered_rules(), ids=lambda rule: type(rule).__name__)
+def test_an_energy_is_refused_where_layers_are_needed(rule: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"`model` must be layers.* for {type(rule).__name__}: got EnergyModel"
+    ):
+        rule(E.hopfield(MODEL), half_squares)
+
+
+def test_warnings() -> None:
+    with pytest.warns(
+        UserWarning, match="`steps` 2 of PredictiveCoding is below the number of layers, 3"
+    ):
+        C.PredictiveCoding(steps=2)(MODEL, half_squares)
+    device = C.DirectFeedbackAlignment(C.PhotonicProjection(threshold=0.3))
+    with pytest.warns(
+        UserWarning, match="`threshold` 0.3 of PhotonicProjection is at most 1/classes = 0.333"
+    ):
+        device(MODEL, half_squares)[0](KEY, PARAMS, BATCH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        C.PredictiveCoding(steps=3)(MODEL, half_squares)
+        C.DirectFeedbackAlignment(C.PhotonicProjection(0.34))(MODEL, half_squares)[0](
+            KEY, PARAMS, BATCH
+        )
+
+
+def test_a_relaxation_that_is_not_converged_says_so() -> None:
+    rule = C.EquilibriumPropagation(free_steps=2, nudged_steps=1)
+    _, _, info = call(rule)
+    assert int(info.status) == tk.Issue.INNER_NOT_CONVERGED and info.residual > 1e-2
+    assert int(info.sweeps) == 2 + 2 * 1
+
+
+def test_numbers_may_be_traced() -> None:
+    def made(beta: jax.Array, alpha: jax.Array) -> Any:
+        return (
+            call(C.EquilibriumPropagation(beta=beta, free_steps=9))[0],
+            call(C.DualPropagation(alpha, beta, damping=alpha))[0],
+            call(C.PredictiveCoding("clamped", step_size=beta))[0],
+        )
+
+    traced = jax.jit(made)(jnp.asarray(0.1), jnp.asarray(0.3))
+    for a, b in zip(jax.tree.leaves(traced), jax.tree.leaves(made(0.1, 0.3)), strict=True):  # type: ignore[arg-type]
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [C.Backprop(), C.DualPropagation(), C.FeedbackAlignment(), C.DirectFeedbackAlignment(), C.EquilibriumPropagation()],
+    ids=lambda rule: type(rule).__name__,
+)  # fmt: skip
+def test_bfloat16_stays_bfloat16(rule: Any) -> None:
+    narrow = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+    params, batch = narrow(PARAMS), narrow(BATCH)
+    init, gradients = rule(MODEL, half_squares)
+    state = init(KEY, PARAMS, BATCH)  # the wide one's: keys draw other numbers in another type
+    got, _, info = gradients(params, narrow(state), batch, KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
+    assert info.loss.dtype == jnp.float32
+    wide, _, _ = call(rule)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wide), strict=True):
+        a, b = np.asarray(a, float).ravel(), np.asarray(b, float).ravel()
+        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.7  # of two digits

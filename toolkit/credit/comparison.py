@@ -1,0 +1,257 @@
+"""`compare`: every rule on one batch, layer by layer, against the true gradient of its own prediction."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from toolkit.credit import passes
+from toolkit.credit.backprop import Backprop
+from toolkit.credit.passes import Batch, LearningRule, Loss
+from toolkit.errors.readable import readable, reason_of
+from toolkit.types import Issue, Tree
+
+REPEATS = 5  # timed calls of each rule, in turns with backprop's; the median counts
+SCALES = (0.1, 10.0)  # of a norm ratio beyond which the scale of the feedback is named
+
+_HEAD = (
+    *("rule", "layer", "cosine", "norm ratio", "loss"),
+    *("ms", "/ backprop", "temp KiB", "/ backprop", "sweeps", "residual", ""),
+)
+
+
+class LayerRow(NamedTuple):
+    """One rule at one layer; the numbers from `loss` on are the rule's, the same at all its layers."""
+
+    rule: str
+    layer: int | None  # index into `params`; None where the rule raised an error
+    cosine: float  # with the derivative of the loss at the rule's own prediction
+    norm_ratio: float
+    loss: float
+    seconds: float  # of one compiled call of `gradients`, median
+    seconds_ratio: float  # to backprop's of the same model; NaN for an energy
+    temp_bytes: int  # that the compiled program allocates besides arguments and results
+    temp_bytes_ratio: float
+    sweeps: int
+    residual: float
+    status: int  # a `tk.Issue`
+    reason: str  # why the rule failed, what it warned of, what is known to go wrong; else empty
+
+
+class RuleComparison(NamedTuple):
+    """Rules side by side; prints as a table, and is one in a notebook."""
+
+    rows: tuple[LayerRow, ...]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict a rule and layer, keys as in `LayerRow`."""
+        return [row._asdict() for row in self.rows]
+
+    def __str__(self) -> str:
+        lines = [_HEAD, *map(_cells, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        ends = (0, len(_HEAD) - 1)
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i in ends else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "".join(row(_cells(one), "td") for one in self.rows)
+        return f"<table><thead>{row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+@readable
+def compare(
+    model: Any,
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    rules: Mapping[str, LearningRule],
+    key: Array,
+) -> RuleComparison:
+    """Each rule's gradient of one batch: how right it is in each layer, and what it costs.
+
+    A rule is held against the derivative of the loss at *its own* prediction, by reverse mode through
+    all that this prediction computes: a Hopfield network computes another function than the forward pass.
+
+        print(tk.credit.compare(model, loss, params, batch, {"bp": Backprop(), "fa": rule}, key))
+
+    Args:
+      model, loss, params, batch: as for a rule; `batch = (x, target)`.
+      rules: by name.
+      key: a JAX key, for each rule's state and its one call.
+
+    Returns: rows in the order of the rules, one for each layer with parameters; a rule that raises an
+      error has one row, with its reason.
+
+    Raises:
+      ValueError: `rules` is no dict, or empty.
+
+    Cost: three compilations a rule. Seconds are of this process, now: compare them with each other, on a
+    quiet machine.
+    """
+    if not isinstance(rules, Mapping) or not rules:
+        raise ValueError(
+            '`rules` must be a dict of rules by name, such as {"dual": tk.credit.DualPropagation()}: '
+            f"got {rules!r}."
+        )
+    baseline = _baseline(model, loss, params, batch, key)
+    found: list[tuple[LayerRow, ...]] = []
+    for name, rule in rules.items():
+        try:
+            found.append(_rows_of(name, rule, model, loss, params, batch, key, baseline))
+        except Exception as error:  # whatever a rule refuses belongs in its row
+            found.append((_failed(name, reason_of(error)),))
+    return RuleComparison(tuple(row for rows in found for row in rows))
+
+
+class _Program(NamedTuple):
+    """A compiled gradient and its arguments."""
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    temp_bytes: int
+
+
+def _program(
+    rule: LearningRule, model: Any, loss: Loss, params: Tree, batch: Batch, key: Array
+) -> _Program:
+    init, gradients = rule(model, loss)
+    state_key, call_key = jax.random.split(key)
+    arguments = (params, init(state_key, params, batch), batch, call_key)
+    compiled = jax.jit(gradients).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    return _Program(compiled, arguments, int(memory.temp_size_in_bytes) if memory else -1)
+
+
+def _baseline(model: Any, loss: Loss, params: Tree, batch: Batch, key: Array) -> _Program | None:
+    """Backprop of the same model; None where the model has no forward pass."""
+    if not hasattr(model, "apply"):
+        return None
+    return _program(Backprop(), model, loss, params, batch, key)
+
+
+def _rows_of(
+    name: str,
+    rule: LearningRule,
+    model: Any,
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    key: Array,
+    baseline: _Program | None,
+) -> tuple[LayerRow, ...]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        program = _program(rule, model, loss, params, batch, key)
+    gradient, _, info = jax.device_get(program.call(*program.arguments))
+    exact = jax.device_get(_exact(rule, model, loss, params, batch))
+    seconds, ratio = _timed(program, baseline)
+    warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    issues = [bit.name or "" for bit in Issue(int(info.status))]
+    of_rule = {
+        "loss": float(info.loss),
+        "seconds": seconds,
+        "seconds_ratio": ratio,
+        "temp_bytes": program.temp_bytes,
+        "temp_bytes_ratio": program.temp_bytes / baseline.temp_bytes
+        if baseline is not None and baseline.temp_bytes > 0
+        else math.nan,
+        "sweeps": int(info.sweeps),
+        "residual": float(info.residual),
+        "status": int(info.status),
+    }
+    rows = []
+    for layer, (got, wanted) in enumerate(zip(_by_layer(gradient), _by_layer(exact), strict=True)):
+        if jax.tree.leaves(wanted):
+            cosine, norm_ratio = _agreement(got, wanted)
+            reason = "; ".join([*warned, *issues, *_scale(norm_ratio)])
+            rows.append(LayerRow(name, layer, cosine, norm_ratio, **of_rule, reason=reason))
+    return tuple(rows)
+
+
+def _exact(rule: LearningRule, model: Any, loss: Loss, params: Tree, batch: Batch) -> Tree:
+    """The gradient of the mean loss at the rule's own prediction."""
+    x, target = batch
+    # A rule that says nothing of its prediction predicts as the model does.
+    predict = rule.predict(model) if hasattr(rule, "predict") else model.apply
+
+    def mean(params: Tree) -> Array:
+        return passes.mean_loss(passes.example_losses(loss, predict(params, x), target))
+
+    return jax.jit(jax.grad(mean))(params)
+
+
+def _timed(program: _Program, baseline: _Program | None) -> tuple[float, float]:
+    """(median seconds of a call, median of its ratio to backprop's in the same turn)."""
+
+    def once(one: _Program) -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(one.call(*one.arguments))
+        return time.perf_counter() - began
+
+    seconds, ratios = [], []
+    for _ in range(REPEATS):
+        seconds.append(once(program))
+        ratios.append(math.nan if baseline is None else seconds[-1] / once(baseline))
+    return float(np.median(seconds)), float(np.median(ratios))
+
+
+def _by_layer(gradient: Tree) -> tuple[Tree, ...]:
+    """The entries of layers; the parameters of an energy without layers are one."""
+    return gradient if isinstance(gradient, tuple) else (gradient,)
+
+
+def _agreement(got: Tree, wanted: Tree) -> tuple[float, float]:
+    """(cosine, ratio of norms); NaN where a norm is 0."""
+    a, b = (np.asarray(ravel_pytree(one)[0], np.float64) for one in (got, wanted))
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    cosine = float(a @ b) / math.prod(norms) if all(norms) else math.nan
+    return cosine, norms[0] / norms[1] if norms[1] else math.nan
+
+
+def _scale(norm_ratio: float) -> list[str]:
+    low, high = SCALES
+    if math.isnan(norm_ratio) or low <= norm_ratio <= high:
+        return []
+    return [f"norm {norm_ratio:.2g} times the gradient's: the scale of the feedback is off"]
+
+
+def _failed(name: str, reason: str) -> LayerRow:
+    nan = math.nan
+    return LayerRow(name, None, nan, nan, nan, nan, nan, 0, nan, 0, nan, 0, reason)
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    if row.layer is None:
+        return (row.rule, *["-"] * (len(_HEAD) - 2), row.reason)
+    return (
+        row.rule,
+        str(row.layer),
+        f"{row.cosine:.4f}",
+        f"{row.norm_ratio:.3g}",
+        f"{row.loss:.4g}",
+        f"{1e3 * row.seconds:.3g}",
+        f"{row.seconds_ratio:.2f}",
+        f"{row.temp_bytes / 1024:,.0f}",
+        f"{row.temp_bytes_ratio:.1f}",
+        str(row.sweeps),
+        f"{row.residual:.1e}",
+        row.reason,
+    )

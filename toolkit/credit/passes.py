@@ -1,0 +1,194 @@
+"""What the rules share: the forward pass, the loss of each example, signals down, gradients, and `Info`.
+
+`delta_k` is a signal at `a_k`, `[B, ...]`: the derivative of each example's own loss by it, or what a
+rule has in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from toolkit import tree
+from toolkit.credit.layered import Layer, Layered
+from toolkit.derive.pullback import pull
+from toolkit.errors.readable import call_as
+from toolkit.types import Issue, Tree
+
+Loss = Callable[[Array, Any], Array]  # (output [B, ...], target) -> [B]
+Batch = tuple[Array, Any]  # (x [B, ...], target)
+SETTLED = 1e-2  # a residual up to here counts as converged
+
+
+class Info(NamedTuple):
+    """How a gradient was made; arrays `[]`."""
+
+    loss: Array  # mean over the batch, at the rule's own prediction
+    residual: (
+        Array  # what one more sweep would change, over how far the nudges moved the state; else 0
+    )
+    sweeps: Array  # int32, passes over all layers that a relaxation made; else 0
+    status: Array  # int32, a `tk.Issue`: INNER_NOT_CONVERGED above 1e-2, NOT_FINITE
+
+
+class Learner(NamedTuple):
+    """What a rule makes of a model and a loss: a pair of pure functions."""
+
+    init: Callable[[Array, Tree, Batch], Any]  # (key, params, batch) -> state
+    gradients: Callable[
+        [Tree, Any, Batch, Array], tuple[Tree, Any, Info]
+    ]  # (params, state, batch, key) -> (gradients like params, state, info)
+
+
+class LearningRule(Protocol):
+    """A learning rule: any callable of this form.
+
+    A rule that predicts otherwise than by `model.apply` has a method `predict(model)`, which returns
+    `(params, x) -> output`.
+    """
+
+    def __call__(self, model: Any, loss: Loss) -> Any: ...
+
+
+class Forward(NamedTuple):
+    """A forward pass through `L` layers."""
+
+    inputs: tuple[Array, ...]  # h_0 .. h_(L-1)
+    pre: tuple[Array, ...]  # a_1 .. a_L
+    output: Array  # h_L
+
+
+class Judged(NamedTuple):
+    """The loss at an output."""
+
+    mean: Array  # []
+    losses: Array  # [B]
+    error: Array  # like the output: the derivative of each example's own loss by it
+
+
+def forward(model: Layered, params: Sequence[Tree], x: Array) -> Forward:
+    """All that the network computes on its way up."""
+    inputs, pre, h = [], [], x
+    for layer, own in zip(model.layers, params, strict=True):
+        inputs.append(h)
+        pre.append(layer.pre(own, h))
+        h = layer.activation(pre[-1])
+    return Forward(tuple(inputs), tuple(pre), h)
+
+
+def shapes(model: Layered, params: Sequence[Tree], x: Array) -> Forward:
+    """A forward pass in shapes and dtypes; nothing is computed."""
+    return jax.eval_shape(lambda params, x: forward(model, params, x), params, x)
+
+
+def judge(loss: Loss, output: Array, target: Any) -> Judged:
+    """The loss of each example, and its derivative by the output."""
+    losses, pullback = jax.vjp(lambda output: example_losses(loss, output, target), output)
+    (error,) = pullback(jnp.ones_like(losses))
+    return Judged(mean_loss(losses), losses, error)
+
+
+def example_losses(loss: Loss, output: Array, target: Any) -> Array:
+    """`loss(output, target)`, refused where it is not one number an example."""
+    losses = call_as("loss", loss, "(output, target)", output, target)
+    expected = output.shape[:1]
+    if not hasattr(losses, "shape") or losses.shape != expected or not tree.is_inexact(losses):
+        raise ValueError(
+            f"`loss` must return one real number an example, of shape {expected}: got "
+            f"{tree.describe(losses)}; leave the mean over the batch to the rule."
+        )
+    return losses
+
+
+def mean_loss(losses: Array) -> Array:
+    """The mean, in float32 at least."""
+    # In bfloat16 a sum over a batch has two digits.
+    wide = jnp.promote_types(losses.dtype, jnp.float32)
+    return jnp.mean(losses, dtype=wide)
+
+
+def through_activation(layer: Layer, a: Array, signal: Array) -> Array:
+    """A signal at `h = activation(a)`, brought to `a`: times the slope of the activation there."""
+    return pull(layer.activation, a, signal.astype(a.dtype))
+
+
+def through_maps(layer: Layer, params: Tree, h: Array, delta: Array) -> Array:
+    """A signal at `a`, brought down to the layer's input `h`: `J' delta`."""
+    return pull(lambda h: layer.pre(params, h), h, delta)
+
+
+def gradients_of(model: Layered, params: Sequence[Tree], inputs: Any, deltas: Any) -> Tree:
+    """The mean over examples of `da_k/dparams_k' delta_k`, the gradient of every layer.
+
+    Args:
+      inputs: `h_(k-1)` for each layer, where the maps are differentiated.
+      deltas: a signal at `a_k` for each layer, `[B, ...]`.
+    """
+
+    def one(layer: Layer, own: Tree, h: Array, delta: Array) -> Tree:
+        return pull(lambda own: layer.pre(own, h), own, delta / len(delta))
+
+    return tuple(map(one, model.layers, params, inputs, deltas))
+
+
+def flat(h: Array) -> Array:
+    """`[B, ...]` as `[B, N]`."""
+    return h.reshape(len(h), math.prod(h.shape[1:]))
+
+
+def squared(h: Array) -> Array:
+    """`norm(h)^2` of each example, `[B]`."""
+    return jnp.sum(flat(h) ** 2, axis=1)
+
+
+def one_hot(target: Any, classes: int, dtype: Any) -> Array:
+    """A target as numbers: classes `[B]`, integers from 0, become one-hot; numbers stay as they are."""
+    target = jnp.asarray(target)
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        if target.ndim != 1:
+            raise ValueError(
+                f"`target` must be classes [B], or numbers [B, ...]: got {tree.describe(target)}."
+            )
+        return jax.nn.one_hot(target, classes, dtype=dtype)
+    return target.astype(dtype)
+
+
+def minus(a: Tree, b: Tree) -> Tree:
+    """`a - b`, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def relative(change: Tree, moved: Tree) -> Array:
+    """The norm of a change over that of a move; 0 where nothing changes."""
+    change, moved = tree.norm(change), tree.norm(moved)
+    return jnp.where(change == 0, 0, change / jnp.where(moved == 0, 1, moved))
+
+
+def said(loss: Array, gradients: Tree, residual: Any = 0.0, sweeps: int = 0) -> Info:
+    """`Info`, its status read off the numbers."""
+    loss, residual = jnp.asarray(loss), jnp.asarray(residual, jnp.result_type(float))
+    finite = tree.all_finite(gradients) & jnp.isfinite(loss) & jnp.isfinite(residual)
+    status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
+    status |= jnp.where(residual > SETTLED, int(Issue.INNER_NOT_CONVERGED), 0)
+    return Info(loss, residual, jnp.asarray(sweeps, jnp.int32), status.astype(jnp.int32))
+
+
+def no_state(key: Array, params: Tree, batch: Batch) -> tuple:
+    """The `init` of a rule that carries nothing."""
+    del key, params, batch
+    return ()
+
+
+def layers_of(rule: str, model: Any) -> Layered:
+    """The model, refused where a rule needs its layers and there are none."""
+    if not isinstance(model, Layered):
+        raise ValueError(
+            f"`model` must be layers, as made by tk.credit.layered, for {rule}: got "
+            f"{type(model).__name__}; an energy is trained by EquilibriumPropagation."
+        )
+    return model

@@ -1,0 +1,61 @@
+"""`train`: a rule and an optimizer as one pair `(init, step)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from toolkit.credit.passes import Batch, Info, LearningRule, Loss
+from toolkit.errors.readable import readable
+from toolkit.optimizers import built
+from toolkit.types import Tree
+
+
+class TrainState(NamedTuple):
+    """All that is carried from one step to the next."""
+
+    params: Tree
+    rule: Any
+    optimizer: Any
+    step: Array  # [] int32, steps made
+
+
+@readable
+def train(
+    model: Any, loss: Loss, rule: LearningRule, optimizer: Any
+) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Info]]]:
+    """Training by a rule, as `(init, step)`; both pure, for `jit`, `vmap` over seeds, `scan` over batches.
+
+        init, step = tk.credit.train(model, loss, tk.credit.DualPropagation(), optax.adam(1e-3))
+        state = init(key, params, batch)
+        state, info = step(state, batch, key)
+
+    Args:
+      model: of `tk.credit.layered`, or an energy for the rules that relax.
+      loss: `(output [B, ...], target) -> [B]`; the rule takes the mean.
+      rule: one of `tk.credit`, or any callable `(model, loss) -> (init, gradients)`.
+      optimizer: an optax transformation, or one of `tk.optimizers`.
+
+    Raises:
+      ValueError: from the rule, for a model or a loss that it cannot train.
+    """
+    rule_init, gradients = rule(model, loss)
+    optimizer = built(optimizer)
+
+    @readable
+    def init(key: Array, params: Tree, batch: Batch) -> TrainState:
+        state = rule_init(key, params, batch)
+        return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    @readable
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Info]:
+        gradient, rule_state, info = gradients(state.params, state.rule, batch, key)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, rule_state, moments, state.step + 1), info
+
+    return init, step
