@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
@@ -15,10 +14,9 @@ from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
 class NewtonState(NamedTuple):
-    """The iterate, and the residual of the one before."""
+    """The iterate."""
 
     y: Tree
-    residual: Array  # [] 2-norm of F, without derivative
 
 
 @settings("newton")
@@ -35,8 +33,7 @@ class Newton:
 
     Differentiation: by every rule; unrolling differentiates through the linear solves.
 
-    Cost: one F, with its derivative, and one linear solve a step; once more where it ends, to see that it
-    has converged.
+    Cost: one F and one linear solve a step.
     """
 
     max_steps: Count
@@ -48,28 +45,18 @@ class Newton:
         linear_solver = self.linear_solver or problem.linear_solver
 
         def init(y0: Tree, theta: Tree) -> NewtonState:
-            # No step has been made yet: an infinite residual meets no tolerance.
-            return NewtonState(y0, jnp.full_like(tree.norm(y0), jnp.inf))
+            return NewtonState(y0)
 
-        # F and its derivative come from one evaluation, in `update`: what is evaluated apart from the update
-        # would be evaluated twice.
         def evaluate(state: NewtonState, theta: Tree, x: Tree) -> Evaluation:
-            return Evaluation(None, None)
+            residual = problem.residual(state.y, problem.evaluate(state.y, theta, x))
+            return Evaluation(residual, residual)
 
-        def update(state: NewtonState, needed: None, theta: Tree, t: Array, x: Tree) -> NewtonState:
+        def update(
+            state: NewtonState, residual: Tree, theta: Tree, t: Array, x: Tree
+        ) -> NewtonState:
             # x is this step's input: with per-step inputs the system is that of this step's function.
-            residual, system = linearise(problem, state.y, theta, x=x)
-            move, _ = solve(linear_solver, system, residual)
-            y = tree.add_scaled(state.y, -1, tree.as_like(state.y, move))
-            norm = tree.norm(tree.stop_gradient(residual))
-            return NewtonState(y, norm.astype(state.residual.dtype))
+            _, system = linearise(problem, state.y, theta, x=x)
+            move, _ = solve(linear_solver, system, tree.as_real(residual))
+            return NewtonState(tree.add_scaled(state.y, -1, tree.as_like(state.y, move)))
 
-        return Method(
-            init,
-            evaluate,
-            update,
-            lambda s: s.y,
-            self.max_steps,
-            self.tol,
-            residual_norm=lambda s: s.residual,
-        )
+        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
