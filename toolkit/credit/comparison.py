@@ -165,24 +165,31 @@ def _rows_of(
     seconds, ratio = _timed(program, baseline)
     warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     issues = [bit.name or "" for bit in Issue(int(info.status))]
-    of_rule = {
-        "loss": float(info.loss),
-        "seconds": seconds,
-        "seconds_ratio": ratio,
-        "temp_bytes": program.temp_bytes,
-        "temp_bytes_ratio": program.temp_bytes / baseline.temp_bytes
-        if baseline is not None and baseline.temp_bytes > 0
-        else math.nan,
-        "sweeps": int(info.sweeps),
-        "residual": float(info.residual),
-        "status": int(info.status),
-    }
+    bytes_ratio = math.nan
+    if baseline is not None and baseline.temp_bytes > 0:
+        bytes_ratio = program.temp_bytes / baseline.temp_bytes
+    of_rule = LayerRow(
+        name,
+        None,
+        math.nan,
+        math.nan,
+        float(info.loss),
+        seconds,
+        ratio,
+        program.temp_bytes,
+        bytes_ratio,
+        int(info.sweeps),
+        float(info.residual),
+        int(info.status),
+        "",
+    )
     rows = []
     for layer, (got, wanted) in enumerate(zip(_by_layer(gradient), _by_layer(exact), strict=True)):
         if jax.tree.leaves(wanted):
             cosine, norm_ratio = _agreement(got, wanted)
             reason = "; ".join([*warned, *issues, *_scale(norm_ratio)])
-            rows.append(LayerRow(name, layer, cosine, norm_ratio, **of_rule, reason=reason))
+            row = of_rule._replace(layer=layer, cosine=cosine, norm_ratio=norm_ratio, reason=reason)
+            rows.append(row)
     return tuple(rows)
 
 

@@ -129,15 +129,7 @@ def _checked_edges(edges: Any) -> np.ndarray:
 def _checked_nodes(
     pairs: np.ndarray, count: int, inputs: Sequence[int], outputs: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    named = []
-    for name, nodes in (("inputs", inputs), ("outputs", outputs)):
-        nodes = np.asarray(nodes, int).reshape(-1)
-        if not len(nodes) or len(set(nodes)) < len(nodes) or not set(nodes) <= set(range(count)):
-            raise ValueError(
-                f"`{name}` must be different nodes of 0 to {count - 1}, at least one: got {nodes.tolist()}."
-            )
-        named.append(nodes)
-    held, read = named
+    held, read = _nodes("inputs", inputs, count), _nodes("outputs", outputs, count)
     if shared := set(held) & set(read):
         raise ValueError(
             f"`outputs` must be free nodes: got {sorted(map(int, shared))} of `inputs`."
@@ -151,3 +143,12 @@ def _checked_nodes(
             f"{adrift.tolist()}."
         )
     return held, read
+
+
+def _nodes(name: str, given: Sequence[int], count: int) -> np.ndarray:
+    nodes = np.asarray(given, int).reshape(-1)
+    if not len(nodes) or len(set(nodes)) < len(nodes) or not set(nodes) <= set(range(count)):
+        raise ValueError(
+            f"`{name}` must be different nodes of 0 to {count - 1}, at least one: got {nodes.tolist()}."
+        )
+    return nodes
