@@ -163,7 +163,8 @@ def widened(tree: Tree) -> Tree:
 @standard_promotion
 def wide_type(*leaves: Any) -> Any:
     """The type that holds all of `leaves`, float32 at least."""
-    return jnp.result_type(jnp.float32, *leaves)
+    # Of the types alone: beside float32 a weakly typed float64 would count as a float32.
+    return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
 
 
 @standard_promotion

@@ -11,6 +11,7 @@ import jax
 from jax import Array
 from jax.custom_batching import custom_vmap
 
+from toolkit.jaxprs.read import evaluate_open, opened
 from toolkit.types import Tree
 
 # Bytes of the large arrays that lanes may hold at once: 8 matrices of 256 float64 unknowns.
@@ -21,11 +22,25 @@ def in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tree) ->
     """`fun(heavy, *others)`; under `vmap` as many lanes at once as fit into `BUDGET`, group after group.
 
     Args:
-      fun: closes over no tracer.
+      fun: may close over arrays, not over tracers.
       size: bytes of what `fun` makes of `heavy`; lanes that share `heavy` share them.
 
     Differentiation: forward mode only.
     """
+    # An array that `fun` closes over becomes an argument. JAX makes it one anyway where this stands in a
+    # loop, may find it batched there, and allows no function with a batching rule to close over that.
+    traced, shape = jax.make_jaxpr(fun, return_shape=True)(heavy, *others)
+    jaxpr, constants = opened(traced)
+
+    def pure(heavy: Tree, constants: list[Array], *others: Tree) -> Tree:
+        made = evaluate_open(jaxpr, constants, *jax.tree.leaves((heavy, *others)))
+        return jax.tree.unflatten(jax.tree.structure(shape), made)
+
+    return _pure_in_lanes(pure, size, heavy, constants, *others)
+
+
+def _pure_in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tree) -> Tree:
+    """`in_lanes` of a function that closes over nothing."""
 
     @custom_vmap
     def run(heavy: Tree, *others: Tree) -> Tree:
@@ -35,7 +50,7 @@ def in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tree) ->
     def _(lanes: int, batched: Sequence[Tree], *operands: Tree) -> tuple[Tree, Tree]:
         own = size * (lanes if any(jax.tree.leaves(batched[0])) else 1)
         if own <= BUDGET or own == size:
-            made = in_lanes(jax.vmap(fun, in_axes=_axes(batched)), own, *operands)
+            made = _pure_in_lanes(jax.vmap(fun, in_axes=_axes(batched)), own, *operands)
         else:
             made = _groups(run, max(BUDGET // size, 1), batched, operands)
         return made, jax.tree.map(lambda _: True, made)

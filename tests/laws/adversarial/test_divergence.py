@@ -86,17 +86,17 @@ DIVERGING = [
     # An array may be traced, so its value is not looked into: the status says what became of it.
     Row(
         "momentum_array_above_one",
-        value(solver=GradientDescent(0.1, 80, np.asarray(1.5))),
+        value(solver=GradientDescent(0.1, 80, jnp.asarray(1.5))),
         STOPPED_SHORT,
     ),
     Row(
         "momentum_array_of_one",
-        value(solver=GradientDescent(0.1, 80, np.asarray(1.0))),
+        value(solver=GradientDescent(0.1, 80, jnp.asarray(1.0))),
         STOPPED_SHORT,
     ),
     Row(
         "momentum_array_above_one_reversible",
-        hyper(solver=GradientDescent(0.1, 30, np.asarray(1.5)), adjoint=Reversible()),
+        hyper(solver=GradientDescent(0.1, 30, jnp.asarray(1.5)), adjoint=Reversible()),
         Flagged(Issue.NOT_FINITE, nan=True),
     ),
     Row(

@@ -103,7 +103,7 @@ INDEPENDENT = [
     Row(
         "root_without_y_is_singular",
         value(lambda y, t: t, Newton(5, 1e-9), make=tk.root),
-        Flagged(Status.NOT_FINITE),
+        Flagged(Status.STEP_LIMIT),
     ),
     Row("map_without_y", hyper(lambda y, t: t, PICARD, make=tk.fixed_point), Right(2 * THETA)),
     *[

@@ -101,7 +101,7 @@ ELSEWHERE = [
     ),
     Row(
         "nan_in_damping_array",
-        hyper(adjoint=Implicit(damping=np.asarray(NAN))),
+        hyper(adjoint=Implicit(damping=jnp.asarray(NAN))),
         Flagged(Issue.NOT_FINITE),
     ),
     Row(

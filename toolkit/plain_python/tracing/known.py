@@ -46,7 +46,8 @@ def table(nested: bool) -> Iterator[None]:
 def note(value: Any, known: Known) -> Any:
     """`value`, which a block or an operation has made of Python's numbers, and where it lies, if that is known."""
     now = _table.get()
-    made = isinstance(value, jax.Array) and (value.weak_type or known is not None)
+    weak = getattr(value, "weak_type", False)  # a PRNG key has none
+    made = isinstance(value, jax.Array) and (weak or known is not None)
     if now is not None and made:
         whole = known is not None and jnp.issubdtype(value.dtype, jnp.integer)
         now[id(value)] = value, known.plain() if whole else None  # type: ignore[union-attr]
