@@ -44,6 +44,8 @@ from toolkit.solver import (
 H = jnp.asarray([[3.0, 1.0], [1.0, 2.0]])
 Y0, THETA = jnp.zeros(2), jnp.asarray([1.0, -2.0])
 DESCENT = GradientDescent(0.2, 6, 0.1)
+# bfloat16 has 8 bits, so that two neighbours differ by up to 8e-3; float16 has 11.
+NARROW = 1e-2
 
 
 def _energy(y: jax.Array, theta: jax.Array) -> jax.Array:
@@ -224,13 +226,13 @@ class TestNarrowTypes:
         theta = jnp.arange(3, dtype=of_y)
         got = jax.jit(tk.argmin(fun, solver))(jnp.ones(3, of_y), theta)
         assert (got.value.dtype, int(got.info.status)) == (of_y, tk.Status.CONVERGED)
-        np.testing.assert_allclose(np.asarray(got.value, float), [0, 1, 2], atol=1e-2)
+        np.testing.assert_allclose(np.asarray(got.value, float), [0, 1, 2], atol=NARROW)
 
     def test_a_loss_beyond_float16_is_followed_by_its_line_search(self) -> None:
         fun = lambda y, t: jnp.sum(300.0 * (y.astype(jnp.float32) - t.astype(jnp.float32)) ** 2)
         theta = jnp.full(20, 10.0, jnp.float16)  # 600,000 at the start
         got = tk.argmin(fun, LBFGS(20, 1.0))(jnp.zeros(20, jnp.float16), theta)
-        np.testing.assert_allclose(np.asarray(got.value, float), 10, rtol=1e-2)
+        np.testing.assert_allclose(np.asarray(got.value, float), 10, rtol=NARROW)
 
     @pytest.mark.parametrize(
         "solver",
@@ -245,13 +247,13 @@ class TestNarrowTypes:
         fun = lambda y, t: 0.5 * jnp.sum(1000 * (y - t).astype(jnp.float32) ** 2)
         y0, theta = jnp.zeros(400, jnp.float16), jnp.full(400, 5.0, jnp.float16)
         got = jax.jit(tk.argmin(fun, solver, adjoint=Stopped()))(y0, theta)
-        np.testing.assert_allclose(np.asarray(got.value, float), 5, rtol=1e-2)
+        np.testing.assert_allclose(np.asarray(got.value, float), 5, rtol=NARROW)
 
     @pytest.mark.parametrize("solver", [CG(9, 1e-2), BiCGStab(9, 1e-2), GMRES(9, 1e-2)], ids=str)
     def test_inner_products_of_many_float16_numbers(self, solver: Any) -> None:
         x, info = solver(lambda v: 2 * v, jnp.ones(100_000, jnp.float16))
         assert info.status == tk.Status.CONVERGED
-        np.testing.assert_allclose(np.asarray(x, float), 0.5, rtol=1e-2)
+        np.testing.assert_allclose(np.asarray(x, float), 0.5, rtol=NARROW)
 
 
 @flax.struct.dataclass
@@ -280,7 +282,8 @@ class TestClassesThatCheckThemselves:
         assert isinstance(hg.gradient, Checked)
         assert isinstance(hg.solution.value, Checked)
         np.testing.assert_allclose(hg.solution.value.b, 3, rtol=1e-5)
-        # Three steps with momentum 0.01 leave 1/8 of the derivative out, one step a half.
+        # Three steps with momentum 0.01 leave 1/8 of the derivative out, one step a half: to two digits, since
+        # the momentum moves both by about its own size. What is judged is the container, not the digits.
         part = {Stopped: 0, OneStep: 0.5, Truncated: 0.88}.get(type(adjoint), 1)
         np.testing.assert_allclose(hg.gradient.w, part * 3, rtol=2e-2)
 

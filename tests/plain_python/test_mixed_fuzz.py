@@ -124,6 +124,8 @@ def leaf_difference(e: Any, g: Any) -> str:
     kinds = {"b": ("b",), "i": ("i", "u", "f"), "u": ("i", "u")}.get(e.dtype.kind)
     if not large and kinds and g.dtype.kind not in kinds:
         return f"expected {e!r}, got {g!r}"
+    # XLA rounds once where Python rounds after every operation, by up to 8e-3 in bfloat16. Two of these may
+    # add up in a few operations; a wrong branch or a lost effect is off by whole numbers.
     narrow = e.dtype in (jnp.bfloat16, jnp.float16)
     same = e.shape == g.shape and np.allclose(
         e.astype(float), g.astype(float), rtol=2e-2 if narrow else 1e-4, atol=1e-5, equal_nan=True
