@@ -122,15 +122,12 @@ def schema(cls: type, source: Any, handler: Any) -> Any:
     """pydantic's schema of a settings class: its fields as a config may write them, `kind` first."""
     from pydantic_core import core_schema
 
-    fields, tag = [], _tag_field(cls)
-    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name != tag):
-        admitted = _writable(field_types(cls)[field.name])
-        if admitted is None and field.default is not dataclasses.MISSING:
-            continue  # Python code may set it; a config has nothing to say there
+    fields = []
+    for field, admitted in writable_fields(cls):
         inner = handler.generate_schema(admitted)
         if field.default is not dataclasses.MISSING:
             inner = _with_default(core_schema, inner, field.default)
-        alias = _alias(cls, field.name)
+        alias = name_in_config(cls, field.name)
         fields.append(
             core_schema.dataclass_field(
                 field.name,
@@ -158,10 +155,24 @@ def _with_default(core_schema: Any, inner: Any, default: Any) -> Any:
     return core_schema.with_default_schema(inner, default=default)
 
 
-def _alias(cls: Any, field: str) -> str | None:
-    """What a config writes for a field, where it is not the field's name."""
-    names = {TAG_BESIDE_A_KIND: "kind", "kind": cls.own_kind}
-    return None if cls.own_kind is None else names.get(field)
+def writable_fields(cls: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that a config may write, each with what it may write there; the tag first."""
+    tag = _tag_field(cls)
+    found = []
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name != tag):
+        admitted = _writable(field_types(cls)[field.name])
+        if admitted is not None or field.default is dataclasses.MISSING:
+            found.append(
+                (field, admitted)
+            )  # others Python code may set; a config has nothing to say
+    return found
+
+
+def name_in_config(cls: Any, field: str) -> str:
+    """What a config writes for a field: its name, but for a field `kind` beside the tag."""
+    if cls.own_kind is None:
+        return field
+    return {TAG_BESIDE_A_KIND: "kind", "kind": cls.own_kind}.get(field, field)
 
 
 def _writable(annotation: Any) -> Any:

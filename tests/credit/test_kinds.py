@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import toolkit as tk
 from toolkit import kinds
+from toolkit.commands import cli
 
 C = tk.credit
 
@@ -72,3 +73,10 @@ def test_python_hands_over_what_a_config_cannot_write() -> None:
     rule = C.FeedbackAlignment("kolen_pollack", optax.sgd(0.1))
     assert Asked(rule=rule).rule is rule
     assert Asked(rule=lambda model, loss: None).rule(None, None) is None
+
+
+def test_the_command_that_lists_kinds_shows_what_a_config_writes(capsys: Any) -> None:
+    assert cli.main(["list", "learning_rules"]) == 0
+    shown = capsys.readouterr().out
+    assert "feedback: random, optimizer: null" in shown and "energy: hopfield" in shown
+    assert "function" not in shown.partition("forward_forward")[0] and "embed" not in shown

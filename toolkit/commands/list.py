@@ -11,7 +11,7 @@ from toolkit.run.experiment.errors import Exit, fail, nearest, shown
 
 
 def add(parser: ArgumentParser) -> None:
-    families = "adjoints|solvers|linear_solvers|optimizers|experiments"
+    families = "adjoints|solvers|linear_solvers|optimizers|bilevel_methods|estimators|learning_rules|experiments"
     parser.add_argument("family", nargs="?", metavar=families)
 
 
@@ -49,17 +49,22 @@ def _kinds(classes: dict[str, type]) -> list[str]:
 
 
 def _kind(kind: str, cls: Any) -> str:
-    fields = [_field(field) for field in dataclasses.fields(cls) if field.name != "kind"]
+    from toolkit import kinds
+
+    named = [(kinds.name_in_config(cls, f.name), f) for f, _ in kinds.writable_fields(cls)]
+    fields = [_field(name, field) for name, field in named if name != "kind"]
     summary = (cls.__doc__ or "").strip().partition("\n")[0]
     return f"{_entry(kind, summary)}\n      {', '.join(fields) or '(no fields)'}"
 
 
-def _field(field: dataclasses.Field[Any]) -> str:
+def _field(name: str, field: dataclasses.Field[Any]) -> str:
     from toolkit.run.experiment import plain_yaml
 
     if field.default is dataclasses.MISSING:
-        return field.name
-    return f"{field.name}: {plain_yaml.dump(field.default).splitlines()[0]}"
+        return name
+    # A function is written by its name.
+    default = getattr(field.default, "__name__", field.default)
+    return f"{name}: {plain_yaml.dump(default).splitlines()[0]}"
 
 
 def _entry(name: str, summary: str) -> str:
