@@ -91,7 +91,7 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
     """Functions that make all steps and tell how long it took: in a bare scan, and in a run of a new directory."""
     import jax
 
-    from toolkit.run.drive import loop, prepare
+    from toolkit.run.drive import prepare, run_loop
     from toolkit.run.drive.signals import StopRequest
     from toolkit.run.experiment import load
     from toolkit.run.program import finite
@@ -118,14 +118,14 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
     def driven() -> float:
         place = birth.create(folder / f"run-{time.monotonic_ns()}", "", {})
         state = compiled.init()
-        job = loop.Job(
+        job = run_loop.Job(
             prepared.settings, place, compiled, finite.watch(state, finite.held(state)),
             prepared.loaded.experiment, "", False, StopRequest(),
             Pace(steps, None, time.perf_counter()), lambda *_: None,
         )  # fmt: skip
         with directory.held(place):
             began = clock()
-            loop.drive(job, loop.RunPosition(0, state, 0.0, EMPTY))
+            run_loop.drive(job, run_loop.RunPosition(0, state, 0.0, EMPTY))
             return clock() - began
 
     driven()  # warm, too

@@ -100,7 +100,7 @@ ALLOWED = {
     ("plain_python/tracing/integers.py", ""): TRACING,
     ("plain_python/tracing/integers.py", "_ROUNDS"): TRACING,
     ("plain_python/tracing/intervals.py", "rule"): TRACING,
-    ("plain_python/tracing/known.py", "known_of"): TRACING,
+    ("plain_python/tracing/known_intervals.py", "known_of"): TRACING,
     ("plain_python/runtime/statements.py", "_LONG"): WORDS,
     ("plain_python/tracing/integers.py", "_LOOKOUTS"): TRACING,
     ("plain_python/carried/structure.py", "describe"): WORDS,

@@ -32,7 +32,7 @@ from toolkit.run.experiment import load
 from toolkit.run.store import environment
 environment.pin_threads()
 loaded = load.load(Path("configs/tiny.yaml"), [])
-import jax, optax, toolkit.run.program.seeds_on_cores, toolkit.run.drive.loop
+import jax, optax, toolkit.run.program.seeds_on_cores, toolkit.run.drive.run_loop
 if sys.argv[1] == "imports": sys.exit()
 prepared = prepare.prepare(loaded)
 if sys.argv[1] == "trace": sys.exit()

@@ -28,24 +28,24 @@ MAY_LOAD = {
     "toolkit.debug.nonfinite": "checks",
     "toolkit.run": ".",
     "toolkit.run.experiment": "*",
-    "toolkit.run.store": "arrays birth checkpoint directory environment files final intact metrics process",
-    "toolkit.run.program": "budget compiled finite gradients seeds_on_cores steps",
-    "toolkit.run.drive": "chunks finish loop places prepare progress runs signals",
+    "toolkit.run.store": "arrays birth checkpoints directory environment files final intact metrics process",
+    "toolkit.run.program": "budget compiled finite gradient_rows seeds_on_cores steps",
+    "toolkit.run.drive": "chunks finish places prepare progress_bar run_loop runs signals",
 }
 AT_THE_END = {
     "toolkit.run.program": "means",
     "toolkit.run.report": "card claims draw groups page story",
-    "toolkit.run.report.drawing": "bands gradients pictures plots",
+    "toolkit.run.report.drawing": "bands gradient_figures pictures plots",
 }
 
 RUN = """
 import json, sys
 from toolkit.commands import cli
-from toolkit.run.drive import loop
+from toolkit.run.drive import run_loop
 from toolkit.run.experiment import load
 
 modules = lambda: sorted(name for name in sys.modules if name.startswith("toolkit"))
-before, validated, drive, validate = [], [], loop.drive, load.validate
+before, validated, drive, validate = [], [], run_loop.drive, load.validate
 
 def driven(*given):
     end = drive(*given)
@@ -56,7 +56,7 @@ def counted(*given):
     validated.append(1)
     return validate(*given)
 
-loop.drive, load.validate = driven, counted
+run_loop.drive, load.validate = driven, counted
 code = cli.main(sys.argv[1:])
 print(json.dumps([code, before, modules(), len(validated)]))
 """
@@ -89,7 +89,7 @@ def surplus(modules, *tables):
 
 def test_a_run_loads_what_it_uses(loaded):
     before, end, _ = loaded
-    assert "toolkit.run.drive.loop" in before
+    assert "toolkit.run.drive.run_loop" in before
     assert surplus(before, MAY_LOAD) == []
     assert surplus(end, MAY_LOAD, AT_THE_END) == []
 

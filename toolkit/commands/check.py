@@ -87,7 +87,7 @@ def _stepped(prepared: PreparedRun, compiled: CompiledProgram, place: RunDirecto
     from toolkit.run.experiment.experiments import reported
     from toolkit.run.program import finite
     from toolkit.run.program.budget import Pace, Paced, with_fractions
-    from toolkit.run.program.gradients import by_leaf
+    from toolkit.run.program.gradient_rows import by_leaf
     from toolkit.run.store import directory, metrics
 
     source = prepared.loaded.experiment
@@ -119,13 +119,13 @@ def _saved(
     prepared: PreparedRun, compiled: CompiledProgram, state: Any, place: RunDirectory
 ) -> int:
     """The bytes of a checkpoint. Raises: RunError (exit 3) if the state that is loaded is another one."""
-    from toolkit.run.store import arrays, checkpoint, directory, metrics
+    from toolkit.run.store import arrays, checkpoints, directory, metrics
 
     folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
-    size = checkpoint.save(folder, STEPS, state, 0.0, metrics.EMPTY, "")
-    found = checkpoint.load_newest(folder, "", log, arrays.size(compiled.template), warn)
+    size = checkpoints.save(folder, STEPS, state, 0.0, metrics.EMPTY, "")
+    found = checkpoints.load_newest(folder, "", log, arrays.size(compiled.template), warn)
     assert found is not None  # or it raises
-    again = checkpoint.restore(found, compiled.template, folder)
+    again = checkpoints.restore(found, compiled.template, folder)
     if arrays.encode(again) != arrays.encode(state):
         source = prepared.loaded.experiment
         raise fail(Exit.CHECKPOINT, source, "a load changes the state", "other bits", "the same")

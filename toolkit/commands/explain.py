@@ -17,6 +17,6 @@ def run(arguments: Namespace) -> int:
 
     # The numbers of threads change bits and are read when jax is imported, which the next line does.
     environment.pin_threads()
-    from toolkit.run.drive import explain
+    from toolkit.run.drive import why_not_finite
 
-    return explain.explain(arguments.directory)
+    return why_not_finite.explain(arguments.directory)

@@ -17,6 +17,6 @@ def add(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Writes the rows to the terminal, a file or a folder. Returns the exit code."""
-    from toolkit.run.report.several import export
+    from toolkit.run.report.several import export_rows
 
-    return export.export(arguments.directories, arguments.format, arguments.out)
+    return export_rows.export(arguments.directories, arguments.format, arguments.out)

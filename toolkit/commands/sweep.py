@@ -32,9 +32,9 @@ def add(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Makes the runs that are missing, and returns the exit code of the sweep."""
-    from toolkit.run.sweep import sweep
+    from toolkit.run.sweep import run_sweep
     from toolkit.run.sweep.launch.options import Options, names
 
     options = Options(**{name: getattr(arguments, name) for name in names()})
     words = arguments.config, arguments.overrides, arguments.out, arguments.engine
-    return sweep.sweep(*words, options, arguments.line, arguments.seeds_together)
+    return run_sweep.sweep(*words, options, arguments.line, arguments.seeds_together)

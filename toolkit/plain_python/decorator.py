@@ -17,11 +17,11 @@ from toolkit.plain_python import mode, refusals
 from toolkit.plain_python.refusals import ControlFlowError
 from toolkit.plain_python.reserved import FLOW
 from toolkit.plain_python.rewriting import names, source
-from toolkit.plain_python.rewriting.conditions import StatementsAsIf
+from toolkit.plain_python.rewriting.expression_statements import StatementsAsIf
 from toolkit.plain_python.rewriting.lowering import lower_function
 from toolkit.plain_python.rewriting.unsupported import check_supported
 from toolkit.plain_python.runtime import calls
-from toolkit.plain_python.tracing.known import table
+from toolkit.plain_python.tracing.known_intervals import table
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 _F = TypeVar("_F", bound=Callable[..., Any])

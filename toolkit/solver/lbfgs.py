@@ -10,8 +10,8 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.settings import Count, Tolerance, settings
+from toolkit.solver.checks import require_kind, require_objective
 from toolkit.solver.optax import OptaxState, typed_objective
-from toolkit.solver.settings import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 

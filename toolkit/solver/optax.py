@@ -13,7 +13,7 @@ from toolkit import tree
 from toolkit.optimizers import built
 from toolkit.roles import Optimizer
 from toolkit.settings import Natural, Tolerance, settings
-from toolkit.solver.settings import require_kind, require_objective
+from toolkit.solver.checks import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.run.conftest import CONFIG, EXPERIMENT, outcome, rows, spawn
 from toolkit.run.report import draw
-from toolkit.run.store import birth, checkpoint, directory, environment, files, metrics
+from toolkit.run.store import birth, checkpoints, directory, environment, files, metrics
 
 
 class Killed(BaseException):
@@ -80,9 +80,9 @@ def test_equal_runs_are_equal(toolkit, finished):
         (metrics, "append", 1),  # before anything is logged
         (metrics, "append", 4),  # after step 6, one checkpoint
         (metrics, "append", 9),
-        (checkpoint, "save", 1),
-        (checkpoint, "save", 3),
-        (checkpoint, "prune", 4),  # the last checkpoint is written, nothing after it
+        (checkpoints, "save", 1),
+        (checkpoints, "save", 3),
+        (checkpoints, "prune", 4),  # the last checkpoint is written, nothing after it
         (files, "write_folder", 5),  # while final/ is written
     ],
 )

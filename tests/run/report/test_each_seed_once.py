@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.report.several.test_comparison import made
+from tests.run.report.several.test_comparison_page import made
 from toolkit.run.report import groups, story
 
 CLAIM = "claims: {error: {at_most: 1.0, seeds: 3}}\n"

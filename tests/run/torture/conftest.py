@@ -11,7 +11,7 @@ from toolkit.run.drive import runs
 from toolkit.run.drive.prepare import config_hash
 from toolkit.run.program import seeds_on_cores
 from toolkit.run.report import draw
-from toolkit.run.store import checkpoint, environment
+from toolkit.run.store import checkpoints, environment
 
 
 class Killed(BaseException):
@@ -76,7 +76,7 @@ def finished(toolkit, quick):
 @pytest.fixture
 def stopped(toolkit, finished, work):
     """Makes fresh copies of a run that was killed after step 34, with checkpoints 10, 20 and 30."""
-    saved, calls = checkpoint.save, []
+    saved, calls = checkpoints.save, []
 
     def dying(*words):
         calls.append(1)
@@ -84,12 +84,12 @@ def stopped(toolkit, finished, work):
             raise Killed
         return saved(*words)
 
-    checkpoint.save = dying
+    checkpoints.save = dying
     try:
         with pytest.raises(Killed):
             toolkit("run", "stream.yaml", *SHORT, "--out", "killed")
     finally:
-        checkpoint.save = saved
+        checkpoints.save = saved
 
     def copy(name):
         shutil.rmtree(work / name, ignore_errors=True)

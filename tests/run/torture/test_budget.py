@@ -13,7 +13,7 @@ from tests.run.torture import kit
 from toolkit.run.drive import runs
 from toolkit.run.experiment import durations
 from toolkit.run.program import budget, seeds_on_cores
-from toolkit.run.store import checkpoint
+from toolkit.run.store import checkpoints
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_budget_ends_the_run_inside_it(toolkit, quick, monkeypatch):
 def test_a_budget_counts_the_time_of_all_processes(toolkit, quick, monkeypatch):
     toolkit("run", "stream.yaml", "steps=2", "--out", "warm")
     clock = slowed(monkeypatch, 0.02)
-    calls, saved = [], checkpoint.save
+    calls, saved = [], checkpoints.save
 
     def stopping(*words):
         calls.append(1)
@@ -98,7 +98,7 @@ def test_a_budget_counts_the_time_of_all_processes(toolkit, quick, monkeypatch):
             raise KeyboardInterrupt
         return saved(*words)
 
-    monkeypatch.setattr(checkpoint, "save", stopping)
+    monkeypatch.setattr(checkpoints, "save", stopping)
     words = ("run", "stream.yaml", "budget=8s", "steps=100000", "--out", "x")
     began = clock.now
     assert toolkit(*words)[0] == 130
@@ -146,7 +146,7 @@ def test_fractions_of_the_steps_are_data_and_the_run_resumes_to_the_same_bits(
     assert toolkit(*words, "whole")[0] == 0
     rows = kit.lines("whole/metrics.jsonl")
     assert [row["fraction"] for row in rows] == pytest.approx([i / 20 for i in range(20)])
-    calls, saved = [], checkpoint.save
+    calls, saved = [], checkpoints.save
 
     def stopping(*args):
         calls.append(1)
@@ -155,7 +155,7 @@ def test_fractions_of_the_steps_are_data_and_the_run_resumes_to_the_same_bits(
         return saved(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", stopping)
+        patch.setattr(checkpoints, "save", stopping)
         assert toolkit(*words, "x")[0] == 130
     assert toolkit("resume", "x")[0] == 0
     assert kit.result("x") == kit.result("whole")

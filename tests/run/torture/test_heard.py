@@ -11,7 +11,7 @@ import pytest
 from tests.run.torture import kit
 from tests.run.torture.conftest import SHORT, Killed
 from toolkit.run.experiment import experiments, heard
-from toolkit.run.store import checkpoint
+from toolkit.run.store import checkpoints
 
 MODULES = (
     "entry",
@@ -37,7 +37,7 @@ def entered(toolkit, quick, work):
     """The stream with a module `entry.py` in the working directory. Gives what starts it and is killed later."""
     source = work / "experiments/stream.py"
     source.write_text(source.read_text().replace("import jax\n", "import entry\nimport jax\n", 1))
-    saved = checkpoint.save
+    saved = checkpoints.save
 
     def killed(entry, files):
         for name, text in {"entry.py": entry, **files}.items():
@@ -49,13 +49,13 @@ def entered(toolkit, quick, work):
             saved(*words)
             raise Killed
 
-        checkpoint.save = dying
+        checkpoints.save = dying
         a_new_process()
         try:
             with pytest.raises(Killed):
                 toolkit("run", "stream.yaml", *SHORT, "--out", "x")
         finally:
-            checkpoint.save = saved
+            checkpoints.save = saved
         a_new_process()
 
     yield killed

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.run.store import checkpoint
+from toolkit.run.store import checkpoints
 
 LIMIT = (
     120  # seconds until an alarm ends one that hangs; on a quiet machine each takes less than one
@@ -193,7 +193,7 @@ def test_a_forged_manifest_with_a_right_checksum_is_refused(
     folder = stopped("x")
     path = folder / "checkpoints/30/manifest.json"
     manifest = {**json.loads(path.read_text()), **change}
-    manifest["checksum"] = checkpoint._checksum(manifest)
+    manifest["checksum"] = checkpoints._checksum(manifest)
     path.write_text(json.dumps(manifest))
     code, out, err = toolkit("resume", "x")
     assert (code, "continuing from step 20" in out) == (0, True), err
@@ -204,7 +204,7 @@ def test_a_key_of_another_generator_is_refused(toolkit, finished, stopped):
     path = folder / "checkpoints/30/manifest.json"
     manifest = json.loads(path.read_text())
     manifest["leaves"]["key"]["key_impl"] = "os.system"
-    manifest["checksum"] = checkpoint._checksum(manifest)
+    manifest["checksum"] = checkpoints._checksum(manifest)
     path.write_text(json.dumps(manifest))
     code, _, err = toolkit("resume", "x")
     assert code == 3

@@ -26,7 +26,7 @@ from toolkit.plain_python.carried.typed_arrays import (
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.texts import shown
 from toolkit.plain_python.tracing.intervals import IntegerInterval, NotAsInPython
-from toolkit.plain_python.tracing.known import known_of, note
+from toolkit.plain_python.tracing.known_intervals import known_of, note
 from toolkit.plain_python.tracing.unlike_python import OPERATORS, check_fits
 
 _BITWISE = ("and_", "or_", "xor", "iand", "ior", "ixor")

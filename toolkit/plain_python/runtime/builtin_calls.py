@@ -21,7 +21,7 @@ from toolkit.plain_python.runtime.arithmetic import as_python_bool
 from toolkit.plain_python.staging.truth import truth
 from toolkit.plain_python.tracing.blocks import observed
 from toolkit.plain_python.tracing.intervals import together
-from toolkit.plain_python.tracing.known import known_of, note
+from toolkit.plain_python.tracing.known_intervals import known_of, note
 
 
 def extreme(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -31,15 +31,6 @@ from toolkit.plain_python.runtime.growing import (
 )
 from toolkit.plain_python.runtime.iterables import enumerate_, range_, reversed_, zip_
 from toolkit.plain_python.runtime.logic import all_, and_, any_, compare, either, not_, or_
-from toolkit.plain_python.runtime.places import (
-    augmentable,
-    item_at,
-    kept,
-    read,
-    set_item,
-    set_item_elsewhere,
-    slice_,
-)
 from toolkit.plain_python.runtime.printing import print_
 from toolkit.plain_python.runtime.statements import (
     caught,
@@ -54,6 +45,15 @@ from toolkit.plain_python.runtime.statements import (
 )
 from toolkit.plain_python.runtime.texts import formatting, shown, text, text_function
 from toolkit.plain_python.runtime.type_questions import asked, class_of, identical
+from toolkit.plain_python.runtime.variables_and_items import (
+    augmentable,
+    item_at,
+    kept,
+    read,
+    set_item,
+    set_item_elsewhere,
+    slice_,
+)
 
 __all__ = [
     "Surroundings", "Undefined", "Variables", "all_", "all_of", "and_", "any_", "any_of", "asked",

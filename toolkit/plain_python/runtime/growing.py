@@ -23,7 +23,7 @@ from toolkit.plain_python.carried.lists import ListRecorder, StackedList, last_i
 from toolkit.plain_python.carried.undefined import Undefined, UndefinedRead
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.builtin_calls import all_of, any_of, extreme
-from toolkit.plain_python.runtime.places import read
+from toolkit.plain_python.runtime.variables_and_items import read
 
 
 def mutator(value: Any, method: str, name: str, own: bool) -> Any:

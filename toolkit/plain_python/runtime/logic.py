@@ -22,11 +22,11 @@ from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.carried.undefined import Undefined
 from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.runtime.arithmetic import as_python_bool
-from toolkit.plain_python.runtime.places import read
+from toolkit.plain_python.runtime.variables_and_items import read
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.truth import truth
 from toolkit.plain_python.tracing.blocks import observed
-from toolkit.plain_python.tracing.known import table
+from toolkit.plain_python.tracing.known_intervals import table
 
 
 def not_(value: Any) -> Any:

@@ -24,7 +24,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import ControlFlowError, here, refuse
 from toolkit.plain_python.reserved import RESULT
 from toolkit.plain_python.runtime.iterables import LoopSettings, UnrolledIterable
-from toolkit.plain_python.runtime.places import read
+from toolkit.plain_python.runtime.variables_and_items import read
 from toolkit.plain_python.staging.branching import branch
 from toolkit.plain_python.staging.items import Enumerate, TracedRange, Zip, staged
 from toolkit.plain_python.staging.staged_for import UserFor, for_static, for_traced

@@ -16,7 +16,7 @@ import numpy as np
 from toolkit.plain_python.carried.typed_arrays import is_traced
 from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.runtime.arithmetic import as_python_bool, is_pythons
-from toolkit.plain_python.tracing.known import is_made
+from toolkit.plain_python.tracing.known_intervals import is_made
 
 _KINDS = ((jnp.bool_, bool), (jnp.integer, int), (jnp.floating, float))
 

@@ -25,7 +25,7 @@ from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.reserved import RETURNED
 from toolkit.plain_python.staging.merging import MergedLeaf, common_type, merge
 from toolkit.plain_python.tracing.blocks import Appended, TracedBlock, encode_entry, trace
-from toolkit.plain_python.tracing.known import note
+from toolkit.plain_python.tracing.known_intervals import note
 from toolkit.plain_python.tracing.reading import changed_by_calls
 
 

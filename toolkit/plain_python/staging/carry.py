@@ -25,7 +25,7 @@ from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import integers
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock
 from toolkit.plain_python.tracing.intervals import Known, NotAsInPython
-from toolkit.plain_python.tracing.known import known_of, note
+from toolkit.plain_python.tracing.known_intervals import known_of, note
 from toolkit.plain_python.tracing.reading import is_input
 from toolkit.plain_python.tracing.settling import SettledBlock, first_assigned
 

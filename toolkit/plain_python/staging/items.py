@@ -23,7 +23,7 @@ from toolkit.plain_python.refusals import refuse
 from toolkit.plain_python.tracing import intervals
 from toolkit.plain_python.tracing.integers import FARTHEST
 from toolkit.plain_python.tracing.intervals import IntegerInterval, Known
-from toolkit.plain_python.tracing.known import known_of
+from toolkit.plain_python.tracing.known_intervals import known_of
 
 
 class TracedRange(NamedTuple):

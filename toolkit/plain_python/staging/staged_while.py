@@ -39,7 +39,7 @@ from toolkit.plain_python.staging.unstable import settle_or_refuse
 from toolkit.plain_python.tracing.blocks import encode_entry, entered, trace
 from toolkit.plain_python.tracing.integers import FARTHEST
 from toolkit.plain_python.tracing.intervals import Known
-from toolkit.plain_python.tracing.known import table
+from toolkit.plain_python.tracing.known_intervals import table
 from toolkit.plain_python.tracing.reading import uses_input
 from toolkit.plain_python.tracing.settling import SettledBlock, UnsettledTypes, settle
 

@@ -26,7 +26,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import ControlFlowError, UserLine, note_that_it_left, refuse
 from toolkit.plain_python.reserved import PREFIX, RESULT
 from toolkit.plain_python.tracing.intervals import Known
-from toolkit.plain_python.tracing.known import known_of, table
+from toolkit.plain_python.tracing.known_intervals import known_of, table
 from toolkit.plain_python.tracing.needs_python import explained, needs_python
 
 

@@ -23,7 +23,6 @@ from toolkit.jaxprs.loops import branches, scan_parts, while_parts
 from toolkit.jaxprs.operations import exponent, name_called, numbered
 from toolkit.jaxprs.read import called, inner, opened
 from toolkit.jaxprs.recorded_lines import summary
-from toolkit.plain_python.tracing.conditions import comparisons, narrowed
 from toolkit.plain_python.tracing.intervals import (
     RULES,
     IntegerInterval,
@@ -32,6 +31,7 @@ from toolkit.plain_python.tracing.intervals import (
     corners,
     together,
 )
+from toolkit.plain_python.tracing.narrowing import comparisons, narrowed
 from toolkit.plain_python.tracing.unlike_python import (
     CALLED,
     SHIFTS,

@@ -45,7 +45,7 @@ from toolkit.plain_python.carried.variables import Variables
 from toolkit.plain_python.refusals import here
 from toolkit.plain_python.reserved import is_set_with_a_flag
 from toolkit.plain_python.tracing.blocks import ExitValue, TracedBlock, encode_entry, trace
-from toolkit.plain_python.tracing.known import known_of, note
+from toolkit.plain_python.tracing.known_intervals import known_of, note
 from toolkit.plain_python.tracing.reading import changed_by_calls, has_other_width, uses_input
 
 

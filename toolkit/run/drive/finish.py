@@ -19,8 +19,8 @@ from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import directory, files
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import RunPosition
     from toolkit.run.drive.prepare import PreparedRun
+    from toolkit.run.drive.run_loop import RunPosition
     from toolkit.run.experiment.interface import Final
 
 

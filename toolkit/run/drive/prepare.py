@@ -15,7 +15,7 @@ from toolkit.run.program.budget import paced
 from toolkit.run.store import directory, environment
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import RunPosition
+    from toolkit.run.drive.run_loop import RunPosition
     from toolkit.run.program.compiled import CompiledProgram, TracedProgram
     from toolkit.run.program.finite import StateWatch
 
@@ -83,17 +83,17 @@ def start_position(
     place: directory.RunDirectory, prepared: PreparedRun, compiled: CompiledProgram
 ) -> RunPosition:
     """The newest checkpoint, or what `init` makes. Raises: RunError (exit 3) where none is usable."""
-    from toolkit.run.drive.loop import RunPosition
-    from toolkit.run.store import arrays, checkpoint
+    from toolkit.run.drive.run_loop import RunPosition
+    from toolkit.run.store import arrays, checkpoints
     from toolkit.run.store.metrics import EMPTY
 
     folder, log = place.path / directory.CHECKPOINTS, place.path / directory.METRICS
     room = arrays.size(compiled.template)
-    found = checkpoint.load_newest(folder, prepared.digest, log, room, place.warn)
+    found = checkpoints.load_newest(folder, prepared.digest, log, room, place.warn)
     if found is None:
         with experiments.reported(prepared.loaded.experiment, "init failed"):
             return RunPosition(0, compiled.init(), 0.0, EMPTY)
-    state = checkpoint.restore(found, compiled.template, folder)
+    state = checkpoints.restore(found, compiled.template, folder)
     return RunPosition(found.step, state, found.seconds, found.logged)
 
 

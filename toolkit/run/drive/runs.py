@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.run.drive import places, signals
 from toolkit.run.drive.finish import finish
 from toolkit.run.drive.prepare import PreparedRun, noticing, prepare, start_position, watch
-from toolkit.run.drive.progress import forecast, progress
+from toolkit.run.drive.progress_bar import forecast, progress
 from toolkit.run.experiment import experiments, heard, load, plain_yaml
 from toolkit.run.experiment.durations import seconds
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
@@ -26,7 +26,7 @@ from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_frac
 from toolkit.run.store import birth, directory, environment, files, process
 
 if TYPE_CHECKING:
-    from toolkit.run.drive.loop import RunPosition
+    from toolkit.run.drive.run_loop import RunPosition
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
@@ -131,7 +131,7 @@ def _go(
     stop: signals.StopRequest,
 ) -> int:
     """Drives the run to its end and finishes it, or records why it stopped."""
-    from toolkit.run.drive import loop
+    from toolkit.run.drive import run_loop
 
     say(f"{prepared.settings.experiment} in {place.path}")
     for statement in _bits(prepared).values():
@@ -140,7 +140,7 @@ def _go(
         at = _drive(place, prepared, drift, stop)
         stop.deferred = False  # all steps are saved; the rest can be repeated
         return finish(place, prepared, at)
-    except loop.StoppedBySignal as stopped:
+    except run_loop.StoppedBySignal as stopped:
         place.update(status="stopped", ended=directory.now())
         place.event("stop", reason=str(stopped))
         say(f"stopped: {stopped}; `toolkit resume {place.path}` continues")
@@ -159,7 +159,7 @@ def _drive(
     drift: list[str],
     stop: signals.StopRequest,
 ) -> RunPosition:
-    from toolkit.run.drive import loop
+    from toolkit.run.drive import run_loop
     from toolkit.run.program.seeds_on_cores import compile_program
 
     source, settings = prepared.loaded.experiment, prepared.settings
@@ -177,7 +177,7 @@ def _drive(
         with progress(start.step, settings.steps) as show:
             stop.deferred = True
             shown = forecast(place, pace, start.step, show)
-            job = loop.Job(
+            job = run_loop.Job(
                 settings,
                 place,
                 step,
@@ -190,12 +190,12 @@ def _drive(
                 shown,
                 noticing(place, source),
             )
-            return loop.drive(job, start)
-    except loop.NotFinite as found:
-        from toolkit.run.drive import explain
+            return run_loop.drive(job, start)
+    except run_loop.NotFinite as found:
+        from toolkit.run.drive import why_not_finite
 
         stop.deferred = False  # nothing is left to save
-        raise explain.refusal(place, prepared, compiled, found) from None
+        raise why_not_finite.refusal(place, prepared, compiled, found) from None
 
 
 def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPosition) -> Pace:

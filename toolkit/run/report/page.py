@@ -12,7 +12,7 @@ from toolkit.run.experiment import load
 from toolkit.run.experiment.interface import Figure
 from toolkit.run.experiment.words import duration, setting
 from toolkit.run.report.claims import Verdict
-from toolkit.run.report.drawing import gradients
+from toolkit.run.report.drawing import gradient_figures
 from toolkit.run.report.drawing.bands import bands
 from toolkit.run.report.drawing.plots import curves, svg
 from toolkit.run.report.groups import Group, plain_names
@@ -28,7 +28,7 @@ def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
     training = bands([Group({}, [story])]) if len(story.seeds) > 1 else curves({"": story.rows})
     generic, more = drawings("Training", training, len(figures))
     by_leaf, yet_more = drawings(
-        "Gradients", gradients.figures(story.rows), len(figures) + len(training)
+        "Gradients", gradient_figures.figures(story.rows), len(figures) + len(training)
     )
     body = [
         _header(story),
@@ -128,16 +128,18 @@ def drawings(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, l
 
 def _gradients(story: Story) -> str:
     """The last report, leaf by leaf."""
-    rows = gradients.reported(story.rows)
+    rows = gradient_figures.reported(story.rows)
     if not rows:
         return ""
     last = rows[-1]["gradients"]
-    head = "".join(f"<th>{escape(title)}</th>" for title in ("leaf", *gradients.COLUMNS.values()))
+    head = "".join(
+        f"<th>{escape(title)}</th>" for title in ("leaf", *gradient_figures.COLUMNS.values())
+    )
     lines = []
     for name, values in last.items():
         dead = values["zero_fraction"] == 1
         tone = ' class="bad-text"' if values["nonfinite"] or dead else ""
-        cells = "".join(f"<td>{tabular(values[key])}</td>" for key in gradients.COLUMNS)
+        cells = "".join(f"<td>{tabular(values[key])}</td>" for key in gradient_figures.COLUMNS)
         lines.append(f'<tr{tone}><th scope="row">{escape(name)}</th>{cells}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return section(f"Gradients at step {rows[-1]['step']}", f'<div class="scroll">{table}</div>')

@@ -10,7 +10,7 @@ from toolkit.run.experiment.output import warn
 from toolkit.run.report import draw
 from toolkit.run.report.groups import each_seed_once, not_counted
 from toolkit.run.report.several import across_seeds
-from toolkit.run.report.several.comparison import comparison
+from toolkit.run.report.several.comparison_page import comparison
 from toolkit.run.report.story import Story, changed, read
 from toolkit.run.store import directory, files, sweeps
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.run.store import checkpoint, directory, final, metrics
+from toolkit.run.store import checkpoints, directory, final, metrics
 from toolkit.run.store.files import file_hash, read_regular, storing
 
 LOGS = (
@@ -63,7 +63,7 @@ def _seen(path: Path, record: Mapping[str, Any]) -> dict[str, metrics.Prefix]:
         if isinstance(recorded, dict):
             known = {name: recorded[name] for name in LOGS if name in recorded}
             return {k: metrics.Prefix(int(v["bytes"]), str(v["sha256"])) for k, v in known.items()}
-        newest = checkpoint.newest_prefix(path / directory.CHECKPOINTS)
+        newest = checkpoints.newest_prefix(path / directory.CHECKPOINTS)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}  # a damaged record or checkpoint says nothing of the logs
     return {} if newest is None else {directory.METRICS: newest}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from toolkit.run.experiment.errors import Exit, RunError
 from toolkit.run.report import claims
 from toolkit.run.store import directory, final, intact
-from toolkit.run.sweep.launch.process import Outcome
+from toolkit.run.sweep.launch.command_line import Outcome
 
 STOPPED = (129, 130, 143)  # a signal; the run saved and left
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolkit.run.experiment.errors import printable
 from toolkit.run.experiment.words import duration, number
-from toolkit.run.sweep.launch.process import Outcome
+from toolkit.run.sweep.launch.command_line import Outcome
 from toolkit.run.sweep.status import RunStatus
 
 COLUMNS = 4  # metrics in the table; all of them are on the page of `toolkit report`

@@ -11,9 +11,9 @@ from distributed import Client, LocalCluster
 
 from toolkit.run.drive.signals import StopRequest
 from toolkit.run.experiment.errors import Exit, fail
+from toolkit.run.sweep.launch.command_line import Command, Outcome, leased
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options
-from toolkit.run.sweep.launch.process import Command, Outcome, leased
 from toolkit.run.sweep.launch.window import windowed
 
 TIMEOUT = 30  # seconds to reach a scheduler

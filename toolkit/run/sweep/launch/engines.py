@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from toolkit.run.drive.signals import StopRequest
+from toolkit.run.sweep.launch.command_line import Command, Outcome
 from toolkit.run.sweep.launch.options import Options
-from toolkit.run.sweep.launch.process import Command, Outcome
 
 
 class Engine(Protocol):

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from toolkit.run.drive.signals import StopRequest
+from toolkit.run.sweep.launch.command_line import Command, Outcome, execute
 from toolkit.run.sweep.launch.options import Options
-from toolkit.run.sweep.launch.process import Command, Outcome, execute
 from toolkit.run.sweep.launch.window import windowed
 
 RUN_BYTES = 1 << 30  # memory to presume for a run; a small one takes half of it

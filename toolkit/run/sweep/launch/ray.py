@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from toolkit.run.drive.signals import HANDLED, StopRequest
 from toolkit.run.experiment.errors import Exit, fail
+from toolkit.run.sweep.launch.command_line import Command, Outcome, leased
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options
-from toolkit.run.sweep.launch.process import Command, Outcome, leased
 from toolkit.run.sweep.launch.window import windowed
 
 # Ray sends usage statistics to its makers unless this is set before it is imported.

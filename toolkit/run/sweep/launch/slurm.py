@@ -9,9 +9,9 @@ from typing import Any
 import submitit
 
 from toolkit.run.drive.signals import StopRequest
+from toolkit.run.sweep.launch.command_line import Command, Outcome, leased
 from toolkit.run.sweep.launch.local import default_jobs
 from toolkit.run.sweep.launch.options import Options, minutes
-from toolkit.run.sweep.launch.process import Command, Outcome, leased
 from toolkit.run.sweep.launch.window import windowed
 
 DEFAULT_TIME = "60"  # minutes

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from toolkit.run.drive.signals import StopRequest
 from toolkit.run.experiment.errors import printable
-from toolkit.run.sweep.launch.process import MESSAGE_LIMIT, Command, Outcome
+from toolkit.run.sweep.launch.command_line import MESSAGE_LIMIT, Command, Outcome
 
 POLL = 0.05  # seconds between looks at what runs
 # The exit code of a run whose worker died, as if the run had been killed. Its directory can be continued.

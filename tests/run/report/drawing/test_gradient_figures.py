@@ -10,7 +10,7 @@ from tests.run.conftest import EXPERIMENT, outcome, rows
 from tests.run.drive.test_runs import Killed, killed_at
 from tests.run.report.test_page import parsed
 from toolkit.run.report import draw
-from toolkit.run.report.drawing import gradients
+from toolkit.run.report.drawing import gradient_figures
 from toolkit.run.store import environment, metrics
 
 METRICS = '"norm": jnp.linalg.norm(w)}'
@@ -125,7 +125,7 @@ def test_the_figures_are_of_the_largest_leaves():
         {"step": step, "gradients": {f"g[{i}]": {**leaf, "norm": i * step} for i in range(12)}}
         for step in (1, 2, 3)
     ]
-    norm, zeros = gradients.figures([{"step": 0}, *found])
+    norm, zeros = gradient_figures.figures([{"step": 0}, *found])
     assert norm.caption == "The 8 of 12 leaves whose last gradient is largest."
     assert (norm.title, zeros.title) == ("Gradient norm", "Part of the gradient that is zero")
     canvas = Canvas()
@@ -133,7 +133,7 @@ def test_the_figures_are_of_the_largest_leaves():
     (axes,) = canvas.axes
     assert [line.get_label() for line in axes.lines] == [f"g[{i}]" for i in range(4, 12)]
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1, 4], [2, 8], [3, 12]])
-    assert gradients.figures([{"step": 0}]) == ()
+    assert gradient_figures.figures([{"step": 0}]) == ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from toolkit.run.experiment import load, plain_yaml
 from toolkit.run.experiment.errors import Exit, fail, nearest, shown
 from toolkit.run.experiment.output import warn
 from toolkit.run.report.groups import differing, each_seed_once, not_counted
-from toolkit.run.report.several.comparison import labels
+from toolkit.run.report.several.comparison_page import labels
 from toolkit.run.report.story import Story, changed, read
 from toolkit.run.store import files
 from toolkit.run.store.metrics import RESERVED, own_name

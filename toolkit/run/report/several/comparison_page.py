@@ -30,7 +30,7 @@ from toolkit.run.report.story import Story, figures
 from toolkit.run.store import directory
 from toolkit.run.store.metrics import own_name
 
-SCRIPT = Path(__file__).with_name("comparison.js")
+SCRIPT = Path(__file__).with_name("comparison_page.js")
 PICTURED = 6  # groups of which one run's own figures are shown
 # The browser runs only the script with this hash and loads nothing. So a name of a run or a metric that holds
 # HTML does no harm, even if a place that should escape it is missed.

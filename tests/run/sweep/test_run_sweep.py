@@ -16,8 +16,8 @@ import pytest
 from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
 from toolkit.run.drive.signals import StopRequest
 from toolkit.run.store import sweeps
-from toolkit.run.sweep.launch import engines, options, process, window
-from toolkit.run.sweep.launch.process import Command, Outcome
+from toolkit.run.sweep.launch import command_line, engines, options, window
+from toolkit.run.sweep.launch.command_line import Command, Outcome
 
 SWEEP = ("sweep", "toy.yaml", "seed=0:2", "rate=0.1,0.2")
 NAMES = [f"seed={seed},rate={rate}" for seed in (0, 1) for rate in (0.1, 0.2)]
@@ -268,7 +268,7 @@ def command(tmp_path, *words, lease="lease"):
 @pytest.fixture
 def python(monkeypatch):
     """Lets `python -m toolkit` be `python -c`, without the second that toolkit takes to start."""
-    popen = process.subprocess.Popen
+    popen = command_line.subprocess.Popen
 
     def quick(words, **options):
         return popen(
@@ -276,7 +276,7 @@ def python(monkeypatch):
             **options,
         )
 
-    monkeypatch.setattr(process.subprocess, "Popen", quick)
+    monkeypatch.setattr(command_line.subprocess, "Popen", quick)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def python(monkeypatch):
 )
 def test_a_process_tells_how_it_ended(tmp_path, python, monkeypatch, code, expected, message):
     monkeypatch.setenv("A_THREAD_COUNT", "7")
-    found = process.execute(command(tmp_path, code), lambda: False)
+    found = command_line.execute(command(tmp_path, code), lambda: False)
     assert (found.code, found.message) == (expected, message)
 
 
@@ -313,14 +313,14 @@ def test_a_process_is_asked_once_to_stop(tmp_path, python):
             asked.append(1)
         return bool(asked)
 
-    assert process.execute(command(tmp_path, code), stopping).code == 1
+    assert command_line.execute(command(tmp_path, code), stopping).code == 1
     assert len(asked) > 2
 
 
 def test_a_worker_without_the_lease_starts_nothing(tmp_path, python):
     given = command(tmp_path, "open('started', 'w')")
     Path(given.lease).unlink()
-    assert process.leased(given).code == 5
+    assert command_line.leased(given).code == 5
     assert not (tmp_path / "started").exists()
 
 
@@ -328,7 +328,7 @@ def test_a_run_is_asked_once_when_its_sweep_is_killed(tmp_path, work):
     """Of a killed process the kernel closes the pipes; a second signal would make the run leave unsaved."""
     run = "import os, signal, time; seen = []; signal.signal(15, lambda *_: seen.append(1)); "
     run += "open('ready', 'w')\nwhile not seen: time.sleep(0.01)\ntime.sleep(0.3); open('seen', 'w').write(str(len(seen)))"
-    popen = f"subprocess.Popen([sys.executable, '-I', {str(process.TIED)!r}, sys.executable, '-c', {run!r}], stdin=-1)"
+    popen = f"subprocess.Popen([sys.executable, '-I', {str(command_line.TIED)!r}, sys.executable, '-c', {run!r}], stdin=-1)"
     threads = "import subprocess, sys, threading, time; [threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(9)]; "
     killed = subprocess.Popen([sys.executable, "-c", f"{threads} p = {popen}; time.sleep(60)"])
     awaited(Path("ready"))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit.debug.nonfinite.explain import explain as explain_step
-from toolkit.run.drive import loop
+from toolkit.run.drive import run_loop
 from toolkit.run.drive.chunks import Chunk, reports
 from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watch
 from toolkit.run.experiment import experiments, load
@@ -48,7 +48,7 @@ def explain(path: Path) -> int:
             differs = f"the environment differs in {', '.join(changed)}: the step may differ too"
             warn(printable(f"{path}: {differs}"))
         compiled = compile_program(prepared.traced, prepared.loaded.experiment)
-        bad = loop.NotFinite(found["step"], found["leaves"])
+        bad = run_loop.NotFinite(found["step"], found["leaves"])
         say(_explained(place, prepared, compiled, bad))
     return Exit.DONE
 
@@ -57,7 +57,7 @@ def refusal(
     place: directory.RunDirectory,
     prepared: PreparedRun,
     compiled: CompiledProgram,
-    found: loop.NotFinite,
+    found: run_loop.NotFinite,
 ) -> RunError:
     """Records what was found, explains it, and returns the error to raise (exit 6)."""
     record = {"step": found.step, "leaves": dict(found.leaves)}
@@ -78,7 +78,7 @@ def _explained(
     place: directory.RunDirectory,
     prepared: PreparedRun,
     compiled: CompiledProgram,
-    found: loop.NotFinite,
+    found: run_loop.NotFinite,
 ) -> str:
     """The report on what first made the run bad, as text. `found` may be some steps after it."""
     at = start_position(place, prepared, compiled)
@@ -91,7 +91,7 @@ def _explained(
             given = with_fraction_of(rows, pace, step, state)
             # `advance` donates its argument, and the bad step has to be made once more from the same state.
             kept = jax.tree.map(jnp.copy, given)
-            made = loop.advance(
+            made = run_loop.advance(
                 compiled, Chunk(step - 1, 1, 1, reports(prepared.settings, step)), given
             )
             state, bad = made.state, set(watched.bad(np.asarray(made.found[0])))

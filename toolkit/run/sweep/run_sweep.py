@@ -22,8 +22,8 @@ from toolkit.run.store import directory, environment, files, process
 from toolkit.run.store.sweeps import RECORD, read_record
 from toolkit.run.sweep import grid
 from toolkit.run.sweep.launch import engines
+from toolkit.run.sweep.launch.command_line import Command, Outcome
 from toolkit.run.sweep.launch.options import Options, check
-from toolkit.run.sweep.launch.process import Command, Outcome
 from toolkit.run.sweep.record import (
     LEASE,
     LOGS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import pretend
-from toolkit.run.report.several import export
+from toolkit.run.report.several import export_rows
 
 ROWS = (
     {"step": 2, "loss": 0.1234567890123456, "count": 3, "seconds": 0.5},
@@ -68,8 +68,8 @@ def test_no_cell_is_a_formula(toolkit, runs):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1+cmd()", "@SUM(1)", "\tx", "\rx"])
 def test_texts_that_a_spreadsheet_would_run_are_quoted(text):
-    assert export._cell(text) == f"'{text}"
-    assert export._cell([text, "b"]) == f"'{text} b"
+    assert export_rows._cell(text) == f"'{text}"
+    assert export_rows._cell([text, "b"]) == f"'{text} b"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_cannot_be_exported(toolkit, runs, words, code, text):
 
 
 def test_a_missing_extra_is_named(toolkit, runs, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    monkeypatch.setattr(export_rows, "find_spec", lambda _: None)
     code, _, err = toolkit("export", *runs, "--format", "tensorboard")
     assert code == 2
     assert 'pip install "toolkit-jax[tensorboard]"' in err[0]

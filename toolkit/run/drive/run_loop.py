@@ -19,9 +19,9 @@ from toolkit.run.experiment.experiments import reported
 from toolkit.run.program.budget import Pace
 from toolkit.run.program.compiled import CompiledProgram
 from toolkit.run.program.finite import StateWatch, bad_metrics
-from toolkit.run.program.gradients import by_leaf
+from toolkit.run.program.gradient_rows import by_leaf
 from toolkit.run.program.steps import Made
-from toolkit.run.store import checkpoint, directory, metrics
+from toolkit.run.store import checkpoints, directory, metrics
 
 
 class StoppedBySignal(Exception):
@@ -188,7 +188,7 @@ def _written(
 def _save(job: Job, at: RunPosition) -> None:
     job.notice()  # before the checkpoint: whoever continues from it has to know all that went into it
     folder = job.place.path / directory.CHECKPOINTS
-    size = checkpoint.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
+    size = checkpoints.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
     job.place.event("checkpoint", step=at.step, bytes=size)
     _prune(job)
 
@@ -196,6 +196,6 @@ def _save(job: Job, at: RunPosition) -> None:
 def _prune(job: Job) -> None:
     folder = job.place.path / directory.CHECKPOINTS
     every, steps = job.settings.checkpoint_every, job.settings.steps
-    checkpoint.prune(
+    checkpoints.prune(
         folder, job.settings.keep_checkpoints, lambda step: step % every == 0 or step == steps
     )
