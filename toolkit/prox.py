@@ -17,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.array_arguments import spread
 from toolkit.types import Tree
 
 
@@ -49,7 +50,7 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
         return jnp.where(inside, 0, shrunk).astype(leaf.dtype)
 
     y = _inexact(y)
-    return jax.tree.map(shrink, y, tree.spread("l1", l1, y))
+    return jax.tree.map(shrink, y, spread("l1", l1, y))
 
 
 def elastic_net(y: Tree, penalties: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
@@ -62,7 +63,7 @@ def elastic_net(y: Tree, penalties: tuple[Tree, Tree], step_size: Array | float 
     return jax.tree.map(
         lambda leaf, l2: (leaf / (1 + step_size * _nonnegative("l2", l2))).astype(leaf.dtype),
         lasso(y, l1, step_size),
-        tree.spread("l2", l2, y),
+        spread("l2", l2, y),
     )
 
 
@@ -99,7 +100,7 @@ def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int
         return jnp.where(inside, 0, leaf * (1 - threshold / size)).astype(leaf.dtype)
 
     y = _inexact(y)
-    return jax.tree.map(shrink, y, tree.spread("weight", weight, y))
+    return jax.tree.map(shrink, y, spread("weight", weight, y))
 
 
 def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
@@ -119,9 +120,7 @@ def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> T
         return jnp.where(jnp.isnan(upper), jnp.nan, clipped).astype(leaf.dtype)
 
     y = _inexact(y)
-    return jax.tree.map(
-        clip, y, *(tree.spread("bounds", bound, y) for bound in _pair("bounds", bounds))
-    )
+    return jax.tree.map(clip, y, *(spread("bounds", bound, y) for bound in _pair("bounds", bounds)))
 
 
 def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0) -> Tree:

@@ -7,21 +7,17 @@ None: `split` sets them aside and `merge` puts them back.
 from __future__ import annotations
 
 import functools
-import reprlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from toolkit.containers import packed, unpacked
+from toolkit.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 class Parts(NamedTuple):
@@ -139,32 +135,10 @@ def as_like(template: Tree, real: Tree) -> Tree:
     )
 
 
-def standard_promotion(fun: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`fun` under JAX's usual promotion of types.
-
-    With `jax_numpy_dtype_promotion="strict"` JAX refuses arithmetic on two types. Users ask for this to find
-    slips in their own code. Here the types differ on purpose: float32 sums of bfloat16 leaves.
-    """
-
-    @functools.wraps(fun)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with jax.numpy_dtype_promotion("standard"):
-            return fun(*args, **kwargs)
-
-    return call
-
-
 @standard_promotion
 def widened(tree: Tree) -> Tree:
     """Each leaf in float32 at least: where sums of squares of float16 neither overflow nor vanish."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
-
-
-@standard_promotion
-def wide_type(*leaves: Any) -> Any:
-    """The type that holds all of `leaves`, float32 at least."""
-    # Of the types alone: beside float32 a weakly typed float64 would count as a float32.
-    return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
 
 
 @standard_promotion
@@ -278,57 +252,6 @@ def stop_gradient(tree: Tree) -> Tree:
     )
 
 
-def varying_axes(tree: Tree) -> frozenset[str]:
-    """The axes of an enclosing `jax.shard_map` over which some leaf differs between devices."""
-
-    def of(leaf: Any) -> frozenset[str]:
-        # `jax.ShapeDtypeStruct`s and the types of a program's variables have the attribute themselves; of
-        # an array `jax.typeof` gives the type that has it.
-        typed = leaf if hasattr(leaf, "manual_axis_type") else jax.typeof(leaf)
-        manual = getattr(typed, "manual_axis_type", None)
-        return manual.varying if manual else frozenset()
-
-    return frozenset().union(*map(of, jax.tree.leaves(tree)))
-
-
-def vary(tree: Tree, axes: frozenset[str]) -> Tree:
-    """Mark each array as differing between devices along `axes`; the values stay."""
-
-    def one(leaf: Any) -> Any:
-        missing = tuple(sorted(axes - varying_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(one, tree)
-
-
-def is_zero_tangent(tangent: Any) -> bool:
-    """Whether a tangent, as `symbolic_zeros=True` hands it over, is zero by construction."""
-    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
-
-
-def values_and_wanted(primals: Tree) -> tuple[Tree, Tree]:
-    """(values, which of them are differentiated) of what `symbolic_zeros=True` hands over."""
-    values = jax.tree.map(lambda leaf: leaf.value, primals)
-    wanted = jax.tree.map(lambda leaf: leaf.perturbed and is_inexact(leaf.value), primals)
-    return values, wanted
-
-
-def instantiate_zeros(cotangent: Tree, like: Tree) -> Tree:
-    """Cotangents of the floating leaves of `like`, symbolic zeros written out; None elsewhere."""
-
-    def one(bar: Any, leaf: Any) -> Any:
-        if not is_inexact(leaf):
-            return None
-        return jnp.zeros_like(leaf) if isinstance(bar, SymbolicZero) else bar
-
-    return jax.tree.map(one, cotangent, like, is_leaf=lambda bar: isinstance(bar, SymbolicZero))
-
-
-def zero_tangent(like: Array) -> Any:
-    """The tangent of an integer array: JAX asks for zeros of the type `float0`."""
-    return np.zeros(like.shape, jax.dtypes.float0)
-
-
 @jax.custom_jvp
 def graft(value: Tree, carrier: Tree) -> Tree:
     """`value` to the bit, with the derivative of `carrier` (a tree of the same shapes).
@@ -345,37 +268,6 @@ def _graft_jvp(primals: tuple[Tree, Tree], tangents: tuple[Tree, Tree]) -> tuple
     return graft(value, carrier), tangents[1]
 
 
-def spread(name: str, parameter: Any, like: Tree) -> Tree:
-    """`parameter` for each leaf of `like`: a tree of that structure, or one array for all leaves.
-
-    Raises:
-      ValueError: it is neither, or does not broadcast to the leaves' shapes.
-    """
-    structure = jax.tree.structure(like)
-    numeric = all(is_numeric(value) for value in jax.tree.leaves(parameter))
-    if jax.tree.structure(parameter) != structure and jax.tree_util.all_leaves([parameter]):
-        parameter = jax.tree.unflatten(structure, [parameter] * structure.num_leaves)
-    if (
-        not numeric
-        or jax.tree.structure(parameter) != structure
-        or not all(
-            broadcasts(jnp.shape(value), leaf.shape)
-            for value, leaf in zip(jax.tree.leaves(parameter), jax.tree.leaves(like), strict=True)
-        )
-    ):
-        raise ValueError(
-            f"`{name}` must be one array, or a tree of arrays, that broadcasts to {describe(like)}: "
-            f"got {describe(parameter)}."
-        )
-    return jax.tree.map(jnp.asarray, parameter)
-
-
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether `shape` broadcasts to `to` and leaves it as it is."""
-    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
-    return len(padded) == len(to) and all(a in (1, b) for a, b in zip(padded, to, strict=True))
-
-
 def describe(tree: Tree) -> str:
     """Structure, shapes and dtypes in a line, for error messages."""
 
@@ -386,26 +278,3 @@ def describe(tree: Tree) -> str:
         return type(leaf).__name__
 
     return str(jax.tree.map(one, unpacked(tree))).replace("'", "")
-
-
-def require_key(name: str, value: Any) -> None:
-    """Refuse what is not one key, of `jax.random.key` or `jax.random.PRNGKey`."""
-    is_array = isinstance(value, (Array, np.ndarray))
-    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    old = is_array and value.dtype == np.uint32
-    if not (typed or old) or value.ndim != int(old):
-        raise TypeError(
-            f"`{name}` must be one key, such as jax.random.key(0): got {reprlib.repr(value)}."
-        )
-
-
-def require_scalar(name: str, value: Any) -> None:
-    """Refuse what is no real number and no real array of shape (); its value is not looked into."""
-    numeric = isinstance(value, (int, float, np.number, np.ndarray, Array))
-    if not numeric or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
-        raise ValueError(
-            f"`{name}` must be a real number, or an array of shape (): got {describe(value)}."
-        )
-
-
-Matvec = Callable[[Tree], Tree]

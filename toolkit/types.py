@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jax import Array
 
 Tree = Any
+Matvec = Callable[[Tree], Tree]  # a linear map, as a function
 Kind = Literal["argmin", "root", "fixed_point"]
 
 
@@ -238,16 +239,14 @@ class LinearSolver(Protocol):
     """Solves `A x = b` given `matvec`; trees in, trees out."""
 
     def __call__(
-        self, matvec: Callable[[Tree], Tree], b: Tree, x0: Tree | None = None
+        self, matvec: Matvec, b: Tree, x0: Tree | None = None
     ) -> tuple[Tree, LinearInfo]: ...
 
 
 class Preconditioner(Protocol):
     """An approximate inverse, made once for a system."""
 
-    def approximate_inverse(
-        self, matvec: Callable[[Tree], Tree], like: Tree
-    ) -> Callable[[Tree], Tree]:
+    def approximate_inverse(self, matvec: Matvec, like: Tree) -> Matvec:
         """A linear map near `A^{-1}`, on trees like `like`; Hermitian positive definite for CG."""
         ...
 

@@ -23,6 +23,7 @@ from toolkit.derive.refusal import (
     refuse_forward_mode,
     refuse_transposition,
 )
+from toolkit.derive.symbolic_zeros import is_zero_tangent, values_and_wanted
 from toolkit.derive.two_modes import linearised_in_part, rules_used_up
 from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
@@ -104,7 +105,7 @@ class Implicit:
             def differentiate(
                 primals: tuple[Tree, Tree, Tree], tangents: tuple[Tree, Tree, Tree]
             ) -> tuple[Tree, Tree]:
-                wanted = jax.tree.map(lambda t: not tree.is_zero_tangent(t), tangents[1:])
+                wanted = jax.tree.map(lambda t: not is_zero_tangent(t), tangents[1:])
                 warn_of_zeros("Implicit", untilted, *wanted)
                 # The tangent is formed at the result of `at_solution`, not at the plain array y. Else a
                 # second derivative would treat that y as a constant, and silently be wrong.
@@ -179,7 +180,7 @@ class Implicit:
             return y
 
         def forward(*primals: Any) -> tuple[Tree, tuple[Tree, Tree]]:
-            (y, theta, _), wanted = tree.values_and_wanted(primals)
+            (y, theta, _), wanted = values_and_wanted(primals)
             warn_of_zeros("Implicit", primal, *wanted[1:])
             y, theta = refuse_derivatives((y, theta), f"There are first derivatives only {why}")
             return y, (y, theta)
@@ -203,7 +204,7 @@ class Implicit:
         """`-F_y^{-1} F_theta theta_dot`, like y."""
         # Leaves whose tangent is zero by construction are held fixed. A product along them would cost as
         # much as along any other, and integer leaves have no tangent that `jax.jvp` could use here.
-        is_zero = jax.tree.map(tree.is_zero_tangent, theta_dot)
+        is_zero = jax.tree.map(is_zero_tangent, theta_dot)
         if all(jax.tree.leaves(is_zero)):
             return optax.tree.zeros_like(y)
         moves = jax.tree.map(lambda zero: not zero, is_zero)

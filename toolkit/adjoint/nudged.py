@@ -16,6 +16,8 @@ from toolkit.adjoint.landscape import Landscape, Visit
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.derive.marks import mark
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
+from toolkit.promotion import standard_promotion
 from toolkit.settings import Positive, settings
 from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
 
@@ -185,13 +187,13 @@ def _at_solution(
         return y
 
     def forward(*primals: Any) -> tuple[Tree, Tree]:
-        (y, theta, beta, report), (_, wanted, *_) = tree.values_and_wanted(primals)
+        (y, theta, beta, report), (_, wanted, *_) = values_and_wanted(primals)
         y, theta = refuse_derivatives((y, theta), _NO_SECOND_ORDER)
         return y, (y, tree.select(theta, wanted), beta, report)
 
     def backward(residuals: Tree, y_bar: Tree) -> tuple[None, Tree, None, PullbackReport]:
         y, (wanted, constant), beta, report = residuals
-        q = refuse_derivatives(tree.instantiate_zeros(y_bar, y), _NO_SECOND_ORDER)
+        q = refuse_derivatives(instantiate_zeros(y_bar, y), _NO_SECOND_ORDER)
         theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
         theta_bar = mark(theta_bar, said.issues, depth)
         said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, report)
@@ -201,7 +203,7 @@ def _at_solution(
     return at_solution
 
 
-@tree.standard_promotion  # nudges are complex numbers, and beta has a type of its own
+@standard_promotion  # nudges are complex numbers, and beta has a type of its own
 def _pullback(
     rule: Nudged, tilted: Tilted, y: Tree, wanted: Tree, constant: Tree, beta: Array, q: Tree
 ) -> tuple[Tree, PullbackReport]:

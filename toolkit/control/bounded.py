@@ -18,6 +18,8 @@ from jax import Array
 from toolkit import tree
 from toolkit.control.prepared import Counted, PreparedWhile
 from toolkit.derive.refusal import refuse_forward_mode, refuse_reverse_mode
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 Go = Callable[[Tree, Tree, Array], Counted]  # (closed, carry, limit)
@@ -61,7 +63,7 @@ def last_steps(loop: PreparedWhile, count: int) -> Counted:
 
     # The window has `count` steps at most, so a scan will do, which has a reverse mode. Past the end of
     # the loop it keeps the carry.
-    numbers = tree.vary(jnp.arange(count, dtype=jnp.int32), tree.varying_axes(init))
+    numbers = vary(jnp.arange(count, dtype=jnp.int32), varying_axes(init))
     carry, _ = jax.lax.scan(one, start, skipped + numbers)
     # The value is that of the whole loop, to the bit, and the derivative that of the last steps.
     moving, _, _ = tree.split(carry)
@@ -75,7 +77,7 @@ def _begin(init: Tree) -> Counted:
 
 def _limit(steps: int, init: Tree) -> Array:
     """A number of steps, which in jax.shard_map may differ between devices as the carry does."""
-    return tree.vary(jnp.asarray(steps, jnp.int32), tree.varying_axes(init))
+    return vary(jnp.asarray(steps, jnp.int32), varying_axes(init))
 
 
 def _goes_on(
@@ -116,7 +118,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
         return _advance(loop, closed, _begin(init), limit, asked)
 
     def forward(*primals: Tree) -> tuple[Counted, Tree]:
-        (closed, init, limit), wanted = tree.values_and_wanted(primals)
+        (closed, init, limit), wanted = values_and_wanted(primals)
 
         def one(state: tuple[Tree, Counted]) -> tuple[Tree, Counted]:
             buffer, at = state
@@ -160,7 +162,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
             return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
 
         entered = (steps + segment - 1) // segment
-        bars = tree.instantiate_zeros(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
+        bars = instantiate_zeros(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
         _, carry_bar, closed_bar = jax.lax.while_loop(
             lambda state: state[0] > 0, one, (entered, *bars)
         )

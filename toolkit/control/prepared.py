@@ -21,6 +21,7 @@ from toolkit.derive.replay import Ticker
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.hidden import converted
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 
@@ -167,10 +168,10 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
     """`body` traced, and `init` with its weakly typed leaves promoted as `body` promotes them."""
     # In `jax.shard_map` a carry that meets data which differ between devices will differ too. A loop's
     # carry has one type, so it is marked as differing ("varying") from the start.
-    init = tree.vary(init, tree.varying_axes((init, rest)))
+    init = vary(init, varying_axes((init, rest)))
     lifted = _lift_varying(body, init, *rest)
-    if not tree.varying_axes(lifted.closed) <= tree.varying_axes(init):
-        init = tree.vary(init, tree.varying_axes(lifted.closed))
+    if not varying_axes(lifted.closed) <= varying_axes(init):
+        init = vary(init, varying_axes(lifted.closed))
         lifted = _lift_varying(body, init, *rest)
     # A number that becomes a float may make another one a float, so this goes on until none does. Each
     # round widens a type, so it ends.
@@ -185,13 +186,13 @@ def _traced(body: Callable, init: Tree, *rest: Tree) -> tuple[Tree, Lifted]:
 
 def _lift_varying(body: Callable, init: Tree, *rest: Tree) -> Lifted:
     """`body` traced. In `jax.shard_map` the carry that it returns is marked as varying like `init`."""
-    found = tree.varying_axes(init)
+    found = varying_axes(init)
     if not found:
         return lift(body, init, *rest)
 
     def varying(carry: Tree, *rest: Tree) -> tuple[Tree, Tree]:
         carry, y = body(carry, *rest)
-        return tree.vary(jax.tree.map(jnp.asarray, carry), found), y
+        return vary(jax.tree.map(jnp.asarray, carry), found), y
 
     return lift(varying, init, *rest)
 

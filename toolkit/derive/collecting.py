@@ -19,6 +19,7 @@ from toolkit import tree
 from toolkit.derive import marks
 from toolkit.jaxprs import loops
 from toolkit.jaxprs.read import called, evaluate, evaluate_equation, inner, literal, opened
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Issue, Tree
 
 Found = tuple[list[Any], Array]  # the results of a program, and the bits of all marks
@@ -169,7 +170,7 @@ def _shard_map(equation: Any, depth: int, operands: list[Any]) -> Found:
     parts = loops.shard_parts(equation)
 
     def found(*values: Any) -> Array:
-        return tree.vary(_run(parts.body, depth, values)[1][None], parts.axes)
+        return vary(_run(parts.body, depth, values)[1][None], parts.axes)
 
     each = jax.shard_map(
         found,
@@ -199,5 +200,5 @@ def _any_bits(issues: Any) -> Array:
 
 def _nothing(operands: Sequence[Any]) -> Array:
     # Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
-    axes = functools.reduce(frozenset.union, map(tree.varying_axes, operands), frozenset[str]())
-    return tree.vary(jnp.zeros((), jnp.int32), axes)
+    axes = functools.reduce(frozenset.union, map(varying_axes, operands), frozenset[str]())
+    return vary(jnp.zeros((), jnp.int32), axes)

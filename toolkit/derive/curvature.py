@@ -8,6 +8,7 @@ import jax
 
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
 from toolkit.types import InnerProblem, Tree
 
 
@@ -36,13 +37,13 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         return tree.conj(problem.evaluate(y, theta, x))
 
     def forward(y: Tree, theta: Tree, x: Tree) -> tuple[Tree, Tree]:
-        values, wanted = tree.values_and_wanted((y, theta, x))
+        values, wanted = values_and_wanted((y, theta, x))
         return tree.conj(problem.evaluate(*values)), tree.select(values, wanted)
 
     def backward(residuals: tuple[Tree, Tree], u: Tree) -> tuple[Tree, Tree, Tree]:
         wanted, constant = residuals
         y, theta, x = tree.merge(wanted, constant)
-        u = tree.instantiate_zeros(u, y)
+        u = instantiate_zeros(u, y)
         is_wanted = formed = tree.present(wanted)
         if problem.backward_only:
             # A function with a backward pass alone refuses a tangent. Where the gradient in y is formed, this

@@ -13,11 +13,12 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
-from toolkit.types import LinearInfo, LinearSolver, Status, Tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.types import LinearInfo, LinearSolver, Matvec, Status, Tree
 
 
 def call(
-    solver: LinearSolver, matvec: tree.Matvec, b: Tree, x0: Tree | None, symmetric: bool
+    solver: LinearSolver, matvec: Matvec, b: Tree, x0: Tree | None, symmetric: bool
 ) -> tuple[Tree, LinearInfo]:
     """`solver(matvec, b, x0)`; what is no pair (x like b, info) is refused in the solver's name.
 
@@ -37,10 +38,10 @@ def call(
     return tree.nan_unless(~astray, x), info
 
 
-def _looks_symmetric(matvec: tree.Matvec, like: Tree) -> Array:
+def _looks_symmetric(matvec: Matvec, like: Tree) -> Array:
     """Whether `<u, A v> = <v, A u>` for a pair of random vectors, to half of the digits."""
     u, v = (optax.tree.random_like(key, like) for key in jax.random.split(jax.random.key(0)))
-    u, v = tree.vary((u, v), tree.varying_axes(like))
+    u, v = vary((u, v), varying_axes(like))
     au, av = matvec(u), matvec(v)
     gap = jnp.abs(optax.tree.vdot(u, av) - optax.tree.vdot(v, au))
     size = tree.norm(u) * tree.norm(av) + tree.norm(v) * tree.norm(au)
@@ -48,7 +49,7 @@ def _looks_symmetric(matvec: tree.Matvec, like: Tree) -> Array:
 
 
 def checked(
-    solver: LinearSolver, matvec: tree.Matvec, b: Tree, x0: Tree | None
+    solver: LinearSolver, matvec: Matvec, b: Tree, x0: Tree | None
 ) -> tuple[Tree, LinearInfo]:
     """As `call`, with x as the solver left it."""
     if x0 is None:

@@ -20,9 +20,16 @@ from toolkit.derive.marks import mark
 from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP, refuse_transposition
 from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.jaxprs.lift import has_while
-from toolkit.types import Composite, InnerProblem, Issue, LinearInfo, LinearSolver, Status, Tree
-
-Matvec = Callable[[Tree], Tree]
+from toolkit.types import (
+    Composite,
+    InnerProblem,
+    Issue,
+    LinearInfo,
+    LinearSolver,
+    Matvec,
+    Status,
+    Tree,
+)
 
 
 class Factors(NamedTuple):

@@ -21,6 +21,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.refusal import refuse_forward_mode
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
 from toolkit.settings import Count
 from toolkit.types import Tree
 
@@ -191,7 +192,7 @@ def _with_pullback_of(body: Body, replayed: Body, own_rule: str) -> Body:
         return body(carry, operands, x)
 
     def forward(*primals: Tree) -> tuple[Tree, Tree]:
-        values, is_wanted = tree.values_and_wanted(primals)
+        values, is_wanted = values_and_wanted(primals)
         wanted, constant = tree.select(values, is_wanted)
         if own_rule:
             # A first derivative has used up the rule inside: what it computed is differentiated next, not the
@@ -208,7 +209,7 @@ def _with_pullback_of(body: Body, replayed: Body, own_rule: str) -> Body:
             return tree.split(replayed(*tree.merge(wanted, constant))).inexact
 
         like, pullback = jax.vjp(differentiated, wanted)
-        return pullback(tree.instantiate_zeros(cotangent, like))[0]
+        return pullback(instantiate_zeros(cotangent, like))[0]
 
     step.defvjp(forward, backward, symbolic_zeros=True)
     return step

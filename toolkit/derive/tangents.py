@@ -11,6 +11,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.derive.symbolic_zeros import is_zero_tangent, zero_tangent
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 
@@ -35,7 +37,7 @@ def forward_rule(
 
     def rule(primals: tuple, tangents: tuple) -> tuple[Tree, Tree]:
         result = solve(*primals)
-        moves = jax.tree.map(lambda dot: not tree.is_zero_tangent(dot), tangents)
+        moves = jax.tree.map(lambda dot: not is_zero_tangent(dot), tangents)
         moving, fixed = tree.select(primals, moves)
         result_dot = _push(
             lambda moving: tree.split(push(*tree.merge(moving, fixed))).inexact,
@@ -45,7 +47,7 @@ def forward_rule(
             require,
         )
         # Integer leaves of the result have no derivative, but JAX wants a tangent for each leaf.
-        whole = jax.tree.map(tree.zero_tangent, tree.split(result).arrays)
+        whole = jax.tree.map(zero_tangent, tree.split(result).arrays)
         return result, tree.merge(result_dot, whole)
 
     solve.defjvp(rule, symbolic_zeros=True)
@@ -69,7 +71,7 @@ def _push(
         tangent = tree.as_like(moving, unravel(direction))
         return tree.as_real(jax.jvp(run, (moving,), (tangent,))[1])
 
-    directions = tree.vary(jnp.eye(flat.size, dtype=flat.dtype), tree.varying_axes(flat))
+    directions = vary(jnp.eye(flat.size, dtype=flat.dtype), varying_axes(flat))
     columns = jax.vmap(along)(directions)  # the Jacobian; its leading axis is the directions
     weights, _ = ravel_pytree(tree.as_real(moving_dot))
     dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)

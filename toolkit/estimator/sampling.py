@@ -10,12 +10,14 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
+from toolkit.array_arguments import require_key
+from toolkit.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
 
 
 def split(key: Array, count: int) -> Array:
     """`count` keys from one; anything but a key is refused."""
-    tree.require_key("key", key)
+    require_key("key", key)
     return jax.random.split(key, count)
 
 
@@ -25,7 +27,7 @@ def gaussian_like(key: Array, like: Tree) -> Tree:
     # One draw for all leaves: with one draw for each leaf of a large network XLA compiles for minutes.
     # In float32 at least: a draw in bfloat16 starts from uniform numbers of 8 bits, of which there are
     # 256 only, and is far from Gaussian.
-    dtype = tree.wide_type(*leaves)
+    dtype = wide_type(*leaves)
     entries = jax.random.normal(key, (sum(leaf.size for leaf in leaves),), dtype)
     ends = np.cumsum([leaf.size for leaf in leaves])
     drawn = [
@@ -41,7 +43,7 @@ def at_both_signs(fun: Callable[..., Tree], direction: Tree, *pairs: Tree) -> Tr
     return jax.vmap(fun, axis_size=2)(signed, *pairs)
 
 
-@tree.standard_promotion
+@standard_promotion
 def weighted(weight: Array, direction: Tree) -> Tree:
     """`weight * direction`, in the wider of the two types."""
     return jax.tree.map(lambda d: weight * d, direction)
@@ -68,7 +70,7 @@ def average(
         observed, contributions = jax.vmap(sample)(some_xs)
         # In 16 bits a sum over thousands stops growing: one more sample is below its rounding.
         total = jax.tree.map(
-            lambda c: jnp.sum(c, axis=0, dtype=tree.wide_type(c)),
+            lambda c: jnp.sum(c, axis=0, dtype=wide_type(c)),
             contributions,
         )
         return observed, total

@@ -26,7 +26,7 @@ from toolkit.linear.judge import (
 )
 from toolkit.roles import Preconditioner
 from toolkit.settings import Count, NonNegative, settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 
 class _BiCGStabState(NamedTuple):
@@ -60,9 +60,7 @@ class BiCGStab:
     preconditioner: Preconditioner | None = None
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         if len({bool(jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(b)}) > 1:
             raise ValueError(
                 "`b` must have real leaves or complex ones under BiCGStab, not both: got "

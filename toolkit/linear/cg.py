@@ -27,9 +27,10 @@ from toolkit.linear.judge import (
     real_dot,
     start,
 )
+from toolkit.promotion import standard_promotion
 from toolkit.roles import Preconditioner
 from toolkit.settings import Count, NonNegative, settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 
 class _CGState(NamedTuple):
@@ -80,9 +81,7 @@ class CG:
     preconditioner: Preconditioner | None = None
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         matvec = checked(matvec, b)
         x = start(b, x0)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
@@ -119,7 +118,7 @@ class CG:
         return ~((steps < self.max_steps) & (norm > target))
 
     def _advance(
-        self, s: _CGState, matvec: tree.Matvec, inverse: tree.Matvec, b: Tree, target: Array
+        self, s: _CGState, matvec: Matvec, inverse: Matvec, b: Tree, target: Array
     ) -> _CGState:
         """One turn of the loop, with its one product: a step, or the residual where steps have ended."""
         # In a step v is the search direction p: x gains alpha p, and r loses alpha A p. In a check v is x,
@@ -159,6 +158,6 @@ def _norm(r: Tree) -> Array:
     return jnp.sqrt(real_dot(r, r))
 
 
-@tree.standard_promotion
+@standard_promotion
 def _difference(b: Tree, ax: Tree) -> Tree:
     return jax.tree.map(lambda a, c: (a - c).astype(a.dtype), b, ax)

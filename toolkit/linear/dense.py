@@ -14,9 +14,10 @@ from toolkit import tree
 from toolkit.derive.lanes import in_lanes
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import lift
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.linear.judge import flat_system, judge
 from toolkit.settings import settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 # Power iterations on the inverse. Where it is nearly singular one direction is lengthened far more than
 # all others, and two or three iterations find it.
@@ -40,9 +41,7 @@ class Dense:
     """
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         del x0  # a direct solve has no use for a start
         product, flat, back = flat_system(matvec, b)
         eps = tree.eps(b)
@@ -68,7 +67,7 @@ class _Solved(NamedTuple):
 
 def _matrix(product: Callable[[Array], Array], like: Array) -> Array:
     identity = jnp.eye(like.size, dtype=like.dtype)
-    columns = jax.vmap(product)(tree.vary(identity, tree.varying_axes(like)))
+    columns = jax.vmap(product)(vary(identity, varying_axes(like)))
     return columns.T  # row j of `columns` is A e_j
 
 
@@ -136,5 +135,5 @@ def _growth(solve: Callable[[Array], Array], like: Array) -> Array:
     if like.size == 0:
         return jnp.zeros((), jnp.finfo(like.dtype).dtype)
     start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    start = tree.vary(start, tree.varying_axes(like))
+    start = vary(start, varying_axes(like))
     return jax.lax.fori_loop(0, _POWER_STEPS, power, (start, tree.norm(start)))[1]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import jax
 
-from toolkit import tree
-from toolkit.types import Tree
+from toolkit.array_arguments import spread
+from toolkit.types import Matvec, Tree
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Diagonal:
 
     diagonal: Tree
 
-    def approximate_inverse(self, matvec: tree.Matvec, like: Tree) -> tree.Matvec:
+    def approximate_inverse(self, matvec: Matvec, like: Tree) -> Matvec:
         """`r / diagonal`."""
         del matvec
-        diagonal = tree.spread("diagonal", self.diagonal, like)
+        diagonal = spread("diagonal", self.diagonal, like)
         return lambda r: jax.tree.map(lambda a, d: (a / d).astype(a.dtype), r, diagonal)
 
     def products(self, like: Tree) -> int:

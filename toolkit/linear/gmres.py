@@ -20,7 +20,7 @@ from toolkit.linear.judge import (
 )
 from toolkit.roles import Preconditioner
 from toolkit.settings import Count, NonNegative, settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 
 @settings("gmres")
@@ -47,9 +47,7 @@ class GMRES:
     restart: Count = 20
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         product, flat, back = flat_system(matvec, b)
         if flat.size == 0:
             return judge(matvec, b, b, 0, self.tol)

@@ -17,10 +17,12 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
-from toolkit.types import LinearInfo, Preconditioner, Status, Tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.promotion import standard_promotion
+from toolkit.types import LinearInfo, Matvec, Preconditioner, Status, Tree
 
 
-def checked(matvec: tree.Matvec, b: Tree) -> tree.Matvec:
+def checked(matvec: Matvec, b: Tree) -> Matvec:
     """`matvec`, its products refused unless they are like `b`, and brought to the types of `b`."""
     require_vector(b)
     if not callable(matvec):
@@ -86,7 +88,7 @@ def counters(b: Tree) -> tuple[Array, Array]:
     Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
     """
     start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
-    return tree.vary(start, tree.varying_axes(b))
+    return vary(start, varying_axes(b))
 
 
 def real_dot(a: Tree, b: Tree) -> Array:
@@ -94,7 +96,7 @@ def real_dot(a: Tree, b: Tree) -> Array:
     return jnp.real(tree.vdot(a, b))
 
 
-@tree.standard_promotion
+@standard_promotion
 def divided(x: Tree, unit: Array) -> Tree:
     """`x / unit`, in the types of `x`; `unit` is `tree.unit(b)`.
 
@@ -104,13 +106,13 @@ def divided(x: Tree, unit: Array) -> Tree:
     return jax.tree.map(lambda leaf: (leaf / unit).astype(leaf.dtype), x)
 
 
-@tree.standard_promotion
+@standard_promotion
 def multiplied(x: Tree, unit: Array) -> Tree:
     """Undo `divided`."""
     return jax.tree.map(lambda leaf: (leaf * unit).astype(leaf.dtype), x)
 
 
-def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Callable[[Array], Tree]]:
+def flat_system(matvec: Matvec, b: Tree) -> tuple[Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)
     flat, unravel = ravel_pytree(b)
@@ -126,8 +128,8 @@ def flat_system(matvec: tree.Matvec, b: Tree) -> tuple[tree.Matvec, Array, Calla
 
 
 def approximate_inverse(
-    preconditioner: Preconditioner | None, matvec: tree.Matvec, like: Tree
-) -> tuple[tree.Matvec, int]:
+    preconditioner: Preconditioner | None, matvec: Matvec, like: Tree
+) -> tuple[Matvec, int]:
     """The preconditioner's map for this system, and the products that made it; identity for None."""
     if preconditioner is None:
         return lambda r: r, 0
@@ -135,7 +137,7 @@ def approximate_inverse(
 
 
 def judge(
-    matvec: tree.Matvec,
+    matvec: Matvec,
     b: Tree,
     x: Tree,
     steps: Array | int,

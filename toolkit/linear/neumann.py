@@ -18,7 +18,7 @@ from toolkit.linear.judge import (
     start,
 )
 from toolkit.settings import Count, NonNegative, Positive, settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 _POWER_STEPS = 10  # products spent on the largest eigenvalue when no step is given
 # A power iteration underestimates the largest eigenvalue, and a step above 2 / lambda_max diverges. The
@@ -55,9 +55,7 @@ class Neumann:
     tol: NonNegative = 1e-3
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         matvec = checked(matvec, b)
         step_size = _step_size(matvec, b) if self.step_size is None else self.step_size
         x, size = start(b, x0), tree.norm(b)
@@ -80,7 +78,7 @@ class Neumann:
         return tree.nan_unless(~diverged, x), info
 
 
-def _step_size(matvec: tree.Matvec, like: Tree) -> Array:
+def _step_size(matvec: Matvec, like: Tree) -> Array:
     """`Re(1 / lambda)`, of the largest eigenvalue by a power iteration, less a margin; `[]`."""
     vector = optax.tree.random_like(jax.random.key(0), like)
 

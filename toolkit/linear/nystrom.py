@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     flat_system,
@@ -17,7 +16,7 @@ from toolkit.linear.judge import (
     start,
 )
 from toolkit.settings import Count, NonNegative, Positive, settings
-from toolkit.types import LinearInfo, Tree
+from toolkit.types import LinearInfo, Matvec, Tree
 
 
 @settings("nystrom")
@@ -55,9 +54,7 @@ class Nystrom:
     tol: NonNegative = 1e-3
 
     @readable
-    def __call__(
-        self, matvec: tree.Matvec, b: Tree, x0: Tree | None = None
-    ) -> tuple[Tree, LinearInfo]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         product, flat, back = flat_system(matvec, b)
         first = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
         rest = flat if x0 is None else flat - product(first)
@@ -68,7 +65,7 @@ class Nystrom:
         x = first + x + (rest - vectors @ inside) / self.damping
         return judge(matvec, b, back(x.astype(flat.dtype)), rank, self.tol, ~definite)
 
-    def approximate_inverse(self, matvec: tree.Matvec, like: Tree) -> tree.Matvec:
+    def approximate_inverse(self, matvec: Matvec, like: Tree) -> Matvec:
         """The preconditioner for `A`, of the sketch of `A`; the identity where that is indefinite."""
         product, flat, back = flat_system(matvec, like)
         vectors, values, definite = _approximation(product, flat, min(self.rank, flat.size))
@@ -88,7 +85,7 @@ class Nystrom:
         return min(self.rank, sum(leaf.size for leaf in jax.tree.leaves(like)))
 
 
-def _approximation(product: tree.Matvec, like: Array, rank: int) -> tuple[Array, Array, Array]:
+def _approximation(product: Matvec, like: Array, rank: int) -> tuple[Array, Array, Array]:
     """Eigenvectors `[N, k]` and eigenvalues `[k]` of `A_k`, and whether the sketch is definite."""
     sketch, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (like.size, rank), like.dtype))
     image = jax.vmap(product, in_axes=1, out_axes=1)(sketch)

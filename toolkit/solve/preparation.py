@@ -21,6 +21,7 @@ from toolkit.derive import marks
 from toolkit.derive.collecting import holds_marks
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.solve.binding import bind, check_same
 from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.tilting import continue_and_tilt, tilt
@@ -146,15 +147,15 @@ def _lift_fun(
     lifted = lift(flat, parts.y, parts.operands, first(xs), arrange=True)
     if kind == "argmin":
         _check_scalar(flat, lifted.shape)
-    axes = tree.varying_axes(lifted.shape)
-    if axes - tree.varying_axes(parts.y):
+    axes = varying_axes(lifted.shape)
+    if axes - varying_axes(parts.y):
         # Inside shard_map each device solves a problem of its own. If all devices shared the start,
         # JAX would sum the gradients of all their problems, silently. So everything is marked as
         # differing between devices, and `fun` is traced again in these types.
-        y, operands, xs = tree.vary((parts.y, parts.operands, xs), axes)
+        y, operands, xs = vary((parts.y, parts.operands, xs), axes)
         parts = parts._replace(y=y, operands=operands)
         lifted = lift(flat, y, operands, first(xs), arrange=True)
-        lifted = lifted._replace(closed=tree.vary(lifted.closed, axes))
+        lifted = lifted._replace(closed=vary(lifted.closed, axes))
     return parts, xs, lifted
 
 

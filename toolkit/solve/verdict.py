@@ -13,6 +13,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive import marks
 from toolkit.derive.collecting import collect
+from toolkit.promotion import standard_promotion
 from toolkit.solve.call import SolveCall, last
 from toolkit.types import Adjoint, Issue, SolveInfo, Status, Tree
 
@@ -79,7 +80,7 @@ def _small(
     return tree.norm(optax.tree.sub(there, left))
 
 
-@tree.standard_promotion
+@standard_promotion
 def _moved(y: Tree, distance: Array, left: Tree, reached: Array) -> Tree:
     ahead = jax.tree.map(lambda leaf: tree.safe_divide(leaf, reached), left)
     return tree.add_scaled(y, -distance, ahead)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.checks import require_kind
+from toolkit.solver.requirements import require_kind
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 

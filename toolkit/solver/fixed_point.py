@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from toolkit.settings import Count, Fraction, Tolerance, settings
-from toolkit.solver.checks import require_kind
+from toolkit.solver.requirements import require_kind
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 

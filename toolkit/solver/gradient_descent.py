@@ -10,7 +10,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.settings import Fraction, Natural, NonNegative, Tolerance, settings
-from toolkit.solver.checks import PerStep, require_broadcast, require_kind, require_schedule
+from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
 from toolkit.solver.schedules import at_step, known_schedule
 from toolkit.types import Descent, Evaluation, InnerProblem, Method, Tree
 

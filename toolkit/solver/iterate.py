@@ -10,6 +10,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.replay import scan
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Method, SolverSteps, Tree
 
 
@@ -53,7 +54,7 @@ def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> SolverSte
 def _begin(state: Tree) -> Progress:
     # Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
     start = (jnp.asarray(0, jnp.int32), jnp.asarray(False))
-    return Progress(state, *tree.vary(start, tree.varying_axes(state)))
+    return Progress(state, *vary(start, varying_axes(state)))
 
 
 def _step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Tree:

@@ -9,9 +9,10 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.promotion import standard_promotion, wide_type
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.checks import require_kind, require_objective
 from toolkit.solver.optax import OptaxState, typed_objective
+from toolkit.solver.requirements import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -51,7 +52,7 @@ class LBFGS:
         def init(y0: Tree, theta: Tree) -> OptaxState:
             return OptaxState(y0, optimizer.init(_searched(tree.as_real(y0))))
 
-        @tree.standard_promotion  # optax mixes types
+        @standard_promotion  # optax mixes types
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
             fun, real = real_objective(state.y, theta, x), _searched(tree.as_real(state.y))
             if x is None:
@@ -61,7 +62,7 @@ class LBFGS:
                 value, gradient = jax.value_and_grad(fun)(real)
             return Evaluation((value, gradient), gradient)
 
-        @tree.standard_promotion
+        @standard_promotion
         def update(
             state: OptaxState, needed: tuple[Array, Tree], theta: Tree, t: Array, x: Tree
         ) -> OptaxState:
@@ -87,5 +88,5 @@ def _searched(real: Tree) -> Tree:
     The values of a float16 problem may be too large for float16, or differ in digits that it has not.
     optax compares them in the type of its point.
     """
-    dtype = tree.wide_type(*jax.tree.leaves(real))
+    dtype = wide_type(*jax.tree.leaves(real))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), real)

@@ -11,9 +11,10 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.optimizers import built
+from toolkit.promotion import standard_promotion
 from toolkit.roles import Optimizer
 from toolkit.settings import Natural, Tolerance, settings
-from toolkit.solver.checks import require_kind, require_objective
+from toolkit.solver.requirements import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 
 
@@ -62,7 +63,7 @@ class Optax:
             gradient = problem.evaluate(state.y, theta, x)
             return Evaluation(gradient, gradient)
 
-        @tree.standard_promotion  # optax mixes types
+        @standard_promotion  # optax mixes types
         def update(state: OptaxState, gradient: Tree, theta: Tree, t: Array, x: Tree) -> OptaxState:
             extra = {}
             if takes_extra and objective is not None:

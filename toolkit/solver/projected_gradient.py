@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from toolkit.kinds import Given
 from toolkit.settings import Count, NonNegative, Tolerance, settings
-from toolkit.solver.checks import PerStep, require_schedule
 from toolkit.solver.proximal_gradient import ProximalGradient
+from toolkit.solver.requirements import PerStep, require_schedule
 from toolkit.types import InnerProblem, Method, Tree
 
 Projection = Annotated[

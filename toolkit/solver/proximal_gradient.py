@@ -12,7 +12,7 @@ from toolkit import tree
 from toolkit.derive.composite import gradient_step
 from toolkit.kinds import Given
 from toolkit.settings import Count, NonNegative, Tolerance, settings
-from toolkit.solver.checks import PerStep, require_broadcast, require_kind, require_schedule
+from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
 from toolkit.solver.schedules import at_step
 from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
 

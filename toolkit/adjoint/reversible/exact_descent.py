@@ -21,6 +21,7 @@ from toolkit.adjoint.reversible import integer_grid, momentum
 from toolkit.adjoint.reversible.momentum import Plan
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.adjoint.reversible.recorded import ObjectiveArguments, Recorded, record
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Descent, InnerProblem, Tree
 
 # Finer units round less and overflow earlier: integers must stay below 2^62. So an iterate may reach
@@ -84,7 +85,7 @@ class ExactDescent:
         schedule = self.method.descent.schedule
         step_sizes, momenta = jax.vmap(lambda t: schedule(theta, t))(numbers)
         both = step_sizes.astype(self.dtype), momenta.astype(self.dtype)
-        return tree.vary(both, tree.varying_axes(self.start))
+        return vary(both, varying_axes(self.start))
 
     def begin(self) -> GridState:
         """The start on the grid, nothing discarded yet."""

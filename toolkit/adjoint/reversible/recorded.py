@@ -20,6 +20,7 @@ from toolkit import tree
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.read import evaluate_open
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import InnerProblem, Tree
 
 # Operations whose result is as cheap to compute again, fused with what reads it, as to keep in memory.
@@ -90,7 +91,7 @@ def record(problem: InnerProblem, at: ObjectiveArguments, wanted: Wanted, step: 
     gradient, kept = values[: found["gradients"]], values[found["gradients"] :]
     # This condition is always true as well. The branch that is never taken reads all that was kept, so XLA
     # cannot drop any of it in the loop that has no use for it.
-    true = tree.vary(jnp.asarray(True), tree.varying_axes(kept))
+    true = vary(jnp.asarray(True), varying_axes(kept))
     intact = jax.lax.cond(step >= 0, lambda *_: true, _all_zero, *kept)
 
     def pull_back(u: list[Array]) -> tuple[list[Array], Tree, Tree]:
@@ -193,7 +194,7 @@ def _variables(atoms: list[Any]) -> list[Any]:
 
 
 def _zeros(aval: Any) -> Array:
-    return tree.vary(jnp.zeros(aval.shape, aval.dtype), tree.varying_axes(aval))
+    return vary(jnp.zeros(aval.shape, aval.dtype), varying_axes(aval))
 
 
 def _all_zero(*leaves: Array) -> Array:

@@ -21,6 +21,8 @@ from toolkit.adjoint.reversible.exact_descent import (
 )
 from toolkit.adjoint.reversible.momentum import Plan
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.settings import Weight, settings
 from toolkit.types import (
     Descent,
@@ -115,7 +117,7 @@ class Reversible:
             zeros = PullbackReport.zeros() if report is None else report
             # A cotangent must vary over the same device axes as its primal, and the report of each
             # device is its own.
-            zeros = tree.vary(zeros, tree.varying_axes(start))
+            zeros = vary(zeros, varying_axes(start))
             run = _reversible(ReversibleMethod(problem, descent, known, rows, most))
             return steps.finish(run(start, theta, numbered, zeros))
 
@@ -164,7 +166,7 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         return loop.result(*_run(loop, theta, xs))
 
     def forward(*primals: Any) -> tuple[Tree, Tree]:
-        (start, theta, xs, report), wanted = tree.values_and_wanted(primals)
+        (start, theta, xs, report), wanted = values_and_wanted(primals)
         start, theta, xs = refuse_derivatives((start, theta, xs), _NO_SECOND_ORDER)
         loop = ExactDescent(method, start, (wanted[1], wanted[2][1]))
         last, entries = _run(loop, theta, xs)
@@ -178,7 +180,7 @@ def _reversible(method: ReversibleMethod) -> Callable[[Tree, Tree, Tree, Pullbac
         theta, xs = tree.merge(wanted, constant), tree.merge(xs_wanted, xs_constant)
         # JAX's cotangent of a complex number is the conjugate of its gradient. On real and imaginary
         # parts, as the loop works, it is the gradient itself.
-        y_bar, velocity_bar = loop.reals(tree.conj(tree.instantiate_zeros(last_bar, start)))
+        y_bar, velocity_bar = loop.reals(tree.conj(instantiate_zeros(last_bar, start)))
         # The scan below carries the cotangent of v' with what reaches v' through y' = y + s v' added. Each
         # turn adds that part for the step before it; for the last step it is added here. `sum` takes the
         # one last step size, and is 0 where there is no step.

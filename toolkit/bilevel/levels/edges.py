@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from toolkit import linear, tree
+from toolkit.derive.symbolic_zeros import is_zero_tangent
 from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
 from toolkit.types import Adjoint, InnerProblem, Primal, Tree
@@ -123,7 +124,7 @@ class ByEdge:
         """
 
         def moves(mine: bool, tangent: Any) -> bool:
-            return mine and not tree.is_zero_tangent(tangent)
+            return mine and not is_zero_tangent(tangent)
 
         operands, y0 = tangents
         rest, y0 = jax.tree.map(functools.partial(moves, edge is None), (operands, y0))

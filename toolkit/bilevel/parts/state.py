@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.array_arguments import require_key
 from toolkit.bilevel.parts.movers import Mover, at, mover
 from toolkit.bilevel.parts.oracles import rules_of_inner, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
 from toolkit.errors.readable import readable, returned_by
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 
@@ -110,7 +112,7 @@ def algorithm(
 
     @readable
     def init(key: Array, y0: Tree, theta0: Tree) -> Any:
-        tree.require_key("key", key)
+        require_key("key", key)
         _require_real("y0", y0)
         _require_real("theta0", theta0)
         _require_scalars(problem, y0, theta0)
@@ -132,7 +134,7 @@ def algorithm(
         # state differ along the axes of its data, and a loop refuses a state that changes its type: the
         # state is marked so from the start.
         data = problem.inner_data, problem.outer_data
-        state = tree.vary(state, tree.varying_axes((key, y0, theta0, data)))
+        state = vary(state, varying_axes((key, y0, theta0, data)))
         # A step may be compiled to overwrite its state (`donate_argnums=0`). Were a leaf the caller's own
         # array, or one array two leaves, that would destroy what is still needed: each leaf is a copy.
         return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.promotion import wide_type
 from toolkit.types import Tree
 
 
@@ -24,7 +26,7 @@ def random_signs(carry: Tree) -> list[Array]:
         jax.random.rademacher(key, leaf.shape, leaf.dtype)
         for key, leaf in zip(keys, leaves, strict=True)
     ]
-    return tree.vary(signs, tree.varying_axes(carry))
+    return vary(signs, varying_axes(carry))
 
 
 def projection(carry: Tree, weights: list[Array]) -> Array:
@@ -73,8 +75,8 @@ def no_error(carry: Tree) -> Array:
     That is float32 at least: in bfloat16 a sum of many numbers would round by more than the error.
     """
     leaves = jax.tree.leaves(tree.as_real(tree.split(carry).inexact))
-    zero = jnp.zeros((), tree.wide_type(*leaves))
-    return tree.vary(zero, tree.varying_axes(carry))
+    zero = jnp.zeros((), wide_type(*leaves))
+    return vary(zero, varying_axes(carry))
 
 
 def default_tolerance(carry: Tree) -> float:

@@ -40,8 +40,10 @@ from toolkit.control.prepared import (
 )
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.derive.replay import ticked_scan
+from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 _NO_FORWARD_MODE = (
@@ -178,7 +180,7 @@ def _reversible(
     # `symbolic_zeros` tells which arguments are differentiated (`wanted`). The others get no cotangents,
     # so an array of data that the loop reads costs no memory for them.
     def forward(*primals: Tree) -> tuple[tuple[Tree, Tree], Tree]:
-        values, wanted = tree.values_and_wanted(primals)
+        values, wanted = values_and_wanted(primals)
         closed, init, xs, back_closed = refuse_derivatives(values, _NO_SECOND_ORDER)
         last, (ys, marks) = _run(loop, (closed, init, xs), random_signs(init))
         parts = tree.select(closed, wanted[0]), tree.select(xs, wanted[2])
@@ -208,15 +210,13 @@ def _reversible(
             return (carry, bars, jnp.maximum(worst, error)), x_bar
 
         last_bar, ys_bar = cotangents
-        ys_bar = tree.vary(_output_bars(ys_bar, loop.y), tree.varying_axes(last))
-        bars = ReverseState(
-            tree.instantiate_zeros(last_bar, last), jax.tree.map(jnp.zeros_like, wanted)
-        )
+        ys_bar = vary(_output_bars(ys_bar, loop.y), varying_axes(last))
+        bars = ReverseState(instantiate_zeros(last_bar, last), jax.tree.map(jnp.zeros_like, wanted))
         slices = xs_wanted, xs_constant, ys_bar, marks
         state = last, bars, no_error(init)
         (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
         worst = jnp.maximum(worst, distance(first, init))
-        if axes := tuple(sorted(tree.varying_axes(worst))):
+        if axes := tuple(sorted(varying_axes(worst))):
             # In `jax.shard_map` devices add up the cotangents of the arrays that they share, so an error
             # on one device must make the result NaN on all.
             worst = jax.lax.pmax(worst, axes)

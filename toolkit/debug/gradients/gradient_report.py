@@ -12,7 +12,9 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from toolkit import tree
+from toolkit.array_arguments import require_scalar
 from toolkit.errors.readable import readable
+from toolkit.promotion import standard_promotion
 from toolkit.types import Tree
 
 _ARRAYS = ("norm", "max_abs", "zero_fraction", "nonfinite", "update_ratio")
@@ -118,7 +120,7 @@ def gradient_report(
 
 
 @readable
-@tree.standard_promotion
+@standard_promotion
 def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) -> ClipReport:
     """How often, and by how much, `optax.clip_by_global_norm(max_norm)` cuts these gradients.
 
@@ -131,7 +133,7 @@ def clip_report(grads: Tree, max_norm: Any, previous: ClipReport | None = None) 
 
     Cost: two passes over `grads`.
     """
-    tree.require_scalar("max_norm", max_norm)
+    require_scalar("max_norm", max_norm)
     if isinstance(max_norm, (int, float)) and not max_norm > 0:
         raise ValueError(f"`max_norm` must be positive: got {max_norm!r}.")
     norm = tree.norm([_wide(leaf) for leaf in _required(grads).values()])

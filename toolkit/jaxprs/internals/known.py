@@ -97,7 +97,7 @@ INTERNALS = (
     Internal(
         "jax.typeof(x).manual_axis_type",
         "solves and loops inside jax.shard_map",
-        records.varying_axes,
+        records.device_axes,
     ),
     Internal(
         "jit, remat2, composite, custom_jvp_call, custom_vjp_call, custom_vmap_call: their programs",

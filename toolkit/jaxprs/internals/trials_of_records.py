@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from toolkit import tree
 from toolkit.jaxprs import hidden, recorded_lines
 from toolkit.jaxprs.internals.samples import (
     X,
@@ -23,6 +22,7 @@ from toolkit.jaxprs.internals.samples import (
     on_one_device,
     traced,
 )
+from toolkit.jaxprs.varying_axes import varying_axes
 
 
 def lines() -> None:
@@ -111,12 +111,12 @@ def weak_type() -> None:
     assert cast.dtype == np.float32 and cast.weak_type and cast == 1
 
 
-def varying_axes() -> None:
+def device_axes() -> None:
     """A value inside of `jax.shard_map` knows over which axes it varies."""
     found: list[frozenset[str]] = []
 
     def noting(x: Any) -> Any:
-        found.append(tree.varying_axes(x))
+        found.append(varying_axes(x))
         return x
 
     traced(on_one_device(noting))

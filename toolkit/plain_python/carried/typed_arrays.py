@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit import tree
 from toolkit.jaxprs.hidden import converted
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.plain_python.refusals import refuse
 
 
@@ -24,7 +24,7 @@ def is_extended(dtype: Any) -> bool:
 
 def zeros(aval: Any) -> Any:
     """A placeholder of this type; nothing reads it."""
-    return tree.vary(_zeros(aval), tree.varying_axes(aval))
+    return vary(_zeros(aval), varying_axes(aval))
 
 
 def _zeros(aval: Any) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from toolkit import tree
 from toolkit.jaxprs.read import opened
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.encoding import Decoder, EncodedVariable
 from toolkit.plain_python.carried.structure import Absent, GrowingList
@@ -139,9 +139,9 @@ def strong(traced: TracedBlock, carried: list[CarriedArray], results: list[Any])
     """
     avals = traced.jaxpr.out_avals
     return [
-        tree.vary(
+        vary(
             with_type(results[one.output], avals[one.output], weak=False),
-            tree.varying_axes(one.init),
+            varying_axes(one.init),
         )
         for one in carried
     ]

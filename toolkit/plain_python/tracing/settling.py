@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from toolkit import tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.plain_python.carried.closures import closure_of
 from toolkit.plain_python.carried.encoding import EncodedVariable, Encoder
 from toolkit.plain_python.carried.structure import (
@@ -169,10 +169,10 @@ def _next_entry(
             leaves[j] = promoted
         elif old.weak_type and not now.weak_type and _matters(traced, old.dtype):
             leaves[j] = with_type(one.leaves[j], now)
-        if not tree.varying_axes(now) <= tree.varying_axes(old):
+        if not varying_axes(now) <= varying_axes(old):
             # In `jax.shard_map` a value that is equal on all devices before the loop may differ after it.
             # A carry has one type, so it is marked as differing from the start.
-            leaves[j] = tree.vary(with_type(leaves[j], now), tree.varying_axes(now))
+            leaves[j] = vary(with_type(leaves[j], now), varying_axes(now))
     if all(a is b for a, b in zip(leaves, one.leaves, strict=True)):
         return one
     return EncodedVariable(one.node, leaves)

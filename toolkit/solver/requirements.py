@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toolkit import tree
+from toolkit.array_arguments import broadcasts
 from toolkit.kinds import Given
 from toolkit.types import InnerProblem, Kind, Tree
 
@@ -69,7 +70,7 @@ def require_schedule(name: str, value: Any, num_steps: int) -> None:
 def require_broadcast(name: str, value: Any, y: Tree) -> None:
     """Refuse a setting that would change the shape of a leaf of `y`."""
     shape = jnp.shape(value)
-    if not all(tree.broadcasts(shape, leaf.shape) for leaf in jax.tree.leaves(y)):
+    if not all(broadcasts(shape, leaf.shape) for leaf in jax.tree.leaves(y)):
         raise ValueError(
             f"`{name}` must be a scalar at each step, or broadcast to every leaf of `y`: got shape "
             f"{shape} for {tree.describe(y)}."
