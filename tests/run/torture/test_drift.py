@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -136,3 +137,17 @@ def test_bits_do_not_depend_on_what_should_not_matter(kernels, work, tmp_path):
     for name in ("experiments", "stream.yaml"):
         (work / "elsewhere" / name).symlink_to(work / name)
     assert kernels("moved", cwd=work / "elsewhere") == whole
+
+
+def test_a_change_of_any_file_of_the_package_is_noticed(tmp_path, monkeypatch):
+    package = tmp_path / "toolkit"
+    shutil.copytree(environment.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(environment, "PACKAGE", package)
+    seen = {environment._package_hash()}
+    # One file of each kind: the others of its kind are found in the same way.
+    for path in {path.suffix: path for path in package.rglob("*") if path.is_file()}.values():
+        path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+        digest = environment._package_hash()
+        assert digest not in seen, path.name
+        seen.add(digest)
+    assert len(seen) > 3  # code, a page, its script

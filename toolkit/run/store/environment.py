@@ -19,6 +19,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 # numbers make machines agree. Whoever wants more threads sets these variables; the record of the run says so.
 THREADS = {"NPROC": "4", "OPENBLAS_NUM_THREADS": "1"}
 PACKAGE = Path(__file__).parents[2]
+CODE_OF_PACKAGE = (".py", ".html", ".js")  # pages of a run are made of the last two
 EXPERIMENT = "experiment_sha256"
 CODE, READ = (
     "code/",
@@ -149,7 +150,7 @@ def _option(name: str) -> Any:
 
 def _package_hash() -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".html")):
+    for path in sorted(p for p in PACKAGE.rglob("*") if p.suffix in CODE_OF_PACKAGE):
         digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()
 
