@@ -17,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import toolkit
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -102,6 +104,16 @@ def test_supported_pythons_are_declared():
         c.removeprefix("Programming Language :: Python :: ") for c in PROJECT["classifiers"]
     ]
     assert tuple(c for c in declared if re.fullmatch(r"3\.\d+", c)) == PYTHONS
+
+
+def test_the_version_is_that_of_the_changelog():
+    newest = re.search(
+        r"^## (\S+)( \(unreleased\))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M
+    )
+    assert newest is not None
+    version, unreleased = newest.groups()
+    assert toolkit.__version__ == version + (".dev0" if unreleased else "")
+    assert "version" in PROJECT["dynamic"]  # the build reads the same line
 
 
 def test_lock_holds_pins_only():

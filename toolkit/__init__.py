@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from toolkit.solve.maps import SolutionMap, argmin, fixed_point, root
     from toolkit.types import Issue, Solution, SolveInfo, Status
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Comparison",
