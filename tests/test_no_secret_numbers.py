@@ -219,6 +219,7 @@ def is_in_a_config(one: Literal) -> bool:
     """Whether it is the default of a setting that a config has."""
     classes = [cls for name in roles.FAMILIES for cls in roles.family(name).values()]
     classes += kinds.of_room("toolkit.credit", "project").values()  # a rule's `device`
+    classes += kinds.of_room("toolkit.energy", "program").values()  # an experiment's `device`
     return any(c.__name__ == one.owner and one.name in kinds.field_types(c) for c in classes)
 
 

@@ -14,9 +14,11 @@ from toolkit.energy.descending import descending
 from toolkit.energy.energy_model import EnergyModel, settle
 from toolkit.energy.networks import hopfield, lifted, predictive_coding
 from toolkit.energy.resistive import resistive
+from toolkit.energy.resistive_device import ResistiveDevice
 
 __all__ = [
     "EnergyModel",
+    "ResistiveDevice",
     "descending",
     "hopfield",
     "layered",

@@ -32,6 +32,7 @@ def resistive(
     inputs: Sequence[int],
     outputs: Sequence[int],
     realised: Callable[[Array], Array] | None = None,
+    measured: Callable[[Array], Array] | None = None,
 ) -> EnergyModel:
     """A network of resistors, its state the voltages of the free nodes, solved exactly.
 
@@ -43,7 +44,10 @@ def resistive(
       edges: `[E, 2]` node numbers from 0; several edges may join two nodes.
       inputs: nodes that are held at x.
       outputs: free nodes that are read and pulled at.
-      realised: what the device makes of the conductances that it is told, such as mismatch; None: nothing.
+      realised: `conductances told [E] -> conductances [E]` that the device has; None: the same. Gradients
+        pass through it by its own derivative.
+      measured: `voltages at the outputs [B, outputs] -> what is read there`; None: the same. For both see
+        `tk.energy.ResistiveDevice`.
 
     Raises:
       ValueError: edges are no pairs of distinct nodes; an input or output names no node, twice the same,
@@ -77,7 +81,8 @@ def resistive(
         return drops**2 @ conductances(params) / 2
 
     def output(params: Tree, x: Array, state: Array) -> Array:
-        return voltages(x, state)[:, read]
+        volts = voltages(x, state)[:, read]
+        return volts if measured is None else measured(volts)
 
     def solved(params: Tree, x: Array, current: Array, fixed: np.ndarray, at: Array) -> Array:
         """`[B, N]` voltages with the nodes `fixed` held `at` theirs, and a `current` into every node."""
