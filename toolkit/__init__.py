@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from toolkit.control.while_loop import while_loop
     from toolkit.plain_python.decorator import control_flow
     from toolkit.solve.comparison import Comparison, check_hypergradient, compare_adjoints
-    from toolkit.solve.hypergradient import Hypergradient, HypergradientReport, hypergradient
+    from toolkit.solve.hypergradient import Hypergradient, hypergradient
+    from toolkit.solve.hypergradient_report import HypergradientReport
     from toolkit.solve.maps import SolutionMap, argmin, fixed_point, root
     from toolkit.types import Issue, Solution, SolveInfo, Status
 
@@ -101,7 +102,8 @@ __getattr__, __dir__ = lazy(
         "toolkit.control.while_loop": ("while_loop",),
         "toolkit.plain_python.decorator": ("control_flow",),
         "toolkit.solve.comparison": ("Comparison", "check_hypergradient", "compare_adjoints"),
-        "toolkit.solve.hypergradient": ("Hypergradient", "HypergradientReport", "hypergradient"),
+        "toolkit.solve.hypergradient": ("Hypergradient", "hypergradient"),
+        "toolkit.solve.hypergradient_report": ("HypergradientReport",),
         "toolkit.solve.maps": ("SolutionMap", "argmin", "fixed_point", "root"),
         "toolkit.types": ("Issue", "Solution", "SolveInfo", "Status"),
     },

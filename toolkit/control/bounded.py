@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,22 +120,7 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
 
     def forward(*primals: Tree) -> tuple[Counted, Tree]:
         (closed, init, limit), wanted = values_and_wanted(primals)
-
-        def one(state: tuple[Tree, Counted]) -> tuple[Tree, Counted]:
-            buffer, at = state
-            row = at.steps // segment
-            buffer = jax.tree.map(lambda rows, leaf: _put(rows, leaf, row), buffer, at.carry)
-            if segment == 1:
-                return buffer, Counted(loop.step(closed, at.carry), at.steps + 1)
-            end = jnp.minimum(limit, (row + 1) * segment)
-            return buffer, _advance(loop, closed, at, end, asked)
-
-        # The buffer begins with copies of `init`, which have the right type and, in `jax.shard_map`, the
-        # right varying axes. A row that is not overwritten is never read.
-        empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), init)
-        buffer, last = jax.lax.while_loop(
-            lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
-        )
+        buffer, last = _advance_storing(loop, closed, init, limit, Segments(segment, rows), asked)
         kept = (buffer, tree.select(closed, wanted[0]))
         # A gradient of this gradient would have to run these loops backwards, and JAX's error would name
         # no remedy.
@@ -142,37 +128,86 @@ def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: b
         return last, (*kept, last.steps)
 
     def backward(residuals: Tree, cotangent: Counted) -> tuple[Tree, Tree, None]:
-        buffer, (wanted, constant), steps = residuals
+        buffer, closed_parts, steps = residuals
         like = jax.tree.map(lambda rows: jax.lax.index_in_dim(rows, 0, 0, False), buffer)
         # A segment has a reverse pass of the same kind, with the next smaller segments.
         inner = _stored(loop, segment, sizes[1:], asked=False) if sizes else _one_step(loop)
-
-        def one(state: tuple[Array, Tree, Tree]) -> tuple[Array, Tree, Tree]:
-            later, carry_bar, closed_bar = state
-            row = later - 1
-            moving, fixed, _ = tree.split(jax.tree.map(lambda rows: _get(rows, row), buffer))
-            limit = jnp.minimum(steps - row * segment, segment)  # the last segment may be shorter
-
-            def part(moving: Tree, wanted: Tree) -> Tree:
-                carry, closed = tree.merge(moving, fixed), tree.merge(wanted, constant)
-                return tree.split(inner(closed, carry, limit).carry).inexact
-
-            _, pullback = jax.vjp(part, moving, wanted)
-            carry_bar, bar = pullback(carry_bar)
-            return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
-
-        entered = (steps + segment - 1) // segment
-        bars = instantiate_zeros(cotangent.carry, like), jax.tree.map(jnp.zeros_like, wanted)
-        _, carry_bar, closed_bar = jax.lax.while_loop(
-            lambda state: state[0] > 0, one, (entered, *bars)
-        )
-        carry_bar, closed_bar = refuse_reverse_mode(
-            (carry_bar, closed_bar), _NO_REVERSE_OVER_REVERSE
-        )
+        carry_bar = instantiate_zeros(cotangent.carry, like)
+        bars = _pull_back(inner, segment, buffer, steps, closed_parts, carry_bar)
+        carry_bar, closed_bar = refuse_reverse_mode(bars, _NO_REVERSE_OVER_REVERSE)
         return closed_bar, carry_bar, None
 
     go.defvjp(forward, backward, symbolic_zeros=True)
     return go
+
+
+class Segments(NamedTuple):
+    """How often a carry is stored."""
+
+    steps: int  # in a segment, which begins with a stored carry
+    rows: int  # room for so many
+
+
+def _advance_storing(
+    loop: PreparedWhile, closed: Tree, init: Tree, limit: Array, segments: Segments, asked: bool
+) -> tuple[Tree, Counted]:
+    """The carries at the beginnings of the segments, and the end of the loop."""
+
+    def one(state: tuple[Tree, Counted]) -> tuple[Tree, Counted]:
+        buffer, at = state
+        row = at.steps // segments.steps
+        buffer = jax.tree.map(lambda rows, leaf: _put(rows, leaf, row), buffer, at.carry)
+        if segments.steps == 1:
+            return buffer, Counted(loop.step(closed, at.carry), at.steps + 1)
+        end = jnp.minimum(limit, (row + 1) * segments.steps)
+        return buffer, _advance(loop, closed, at, end, asked)
+
+    # The buffer begins with copies of `init`, which have the right type and, in `jax.shard_map`, the
+    # right varying axes. A row that is not overwritten is never read.
+    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (segments.rows, *leaf.shape)), init)
+    return jax.lax.while_loop(
+        lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
+    )
+
+
+def _pull_back(
+    inner: Go,
+    segment: int,
+    buffer: Tree,
+    steps: Array,
+    closed_parts: tuple[Tree, Tree],
+    carry_bar: Tree,
+) -> tuple[Tree, Tree]:
+    """The cotangents of the first carry and of what is closed over, segment by segment from the last.
+
+    Args:
+      inner: makes the steps of a segment once more, differentiably.
+      segment: its steps.
+      buffer: the carries at the beginnings of the segments.
+      steps: made by the whole loop.
+      closed_parts: what is closed over: the leaves that are differentiated, and the others.
+      carry_bar: the cotangent of the last carry.
+    """
+    wanted, constant = closed_parts
+
+    def one(state: tuple[Array, Tree, Tree]) -> tuple[Array, Tree, Tree]:
+        later, carry_bar, closed_bar = state
+        row = later - 1
+        moving, fixed, _ = tree.split(jax.tree.map(lambda rows: _get(rows, row), buffer))
+        limit = jnp.minimum(steps - row * segment, segment)  # the last segment may be shorter
+
+        def part(moving: Tree, wanted: Tree) -> Tree:
+            carry, closed = tree.merge(moving, fixed), tree.merge(wanted, constant)
+            return tree.split(inner(closed, carry, limit).carry).inexact
+
+        _, pullback = jax.vjp(part, moving, wanted)
+        carry_bar, bar = pullback(carry_bar)
+        return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
+
+    entered = (steps + segment - 1) // segment
+    state = entered, carry_bar, jax.tree.map(jnp.zeros_like, wanted)
+    _, carry_bar, closed_bar = jax.lax.while_loop(lambda state: state[0] > 0, one, state)
+    return carry_bar, closed_bar
 
 
 _NO_REVERSE_OVER_REVERSE = (

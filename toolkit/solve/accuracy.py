@@ -37,6 +37,24 @@ class ErrorEstimate(NamedTuple):
         return self.inner + self.linear
 
 
+class Norms(NamedTuple):
+    """2-norms, and the rounding of y."""
+
+    y: Array
+    v: Array  # of the solution of the linear system
+    g: Array  # of the residual of the solve
+    b: Array  # of the right-hand side of the linear system
+    eps: float
+
+
+class Curvature(NamedTuple):
+    """Of F_y; arrays []."""
+
+    largest: Array
+    smallest: Array  # 0 where nothing is known
+    along_g: Array
+
+
 def estimate_error(
     outer_at: Callable[[Tree, Tree], Array],
     rule: Implicit,
@@ -60,44 +78,30 @@ def estimate_error(
 
     Cost: one product with `F_y`, one gradient of L.
     """
-    problem, operands = forward_over_reverse(call.problem), call.operands
-    v, g, real = pulled.solution, pulled.residual, tree.as_real(y)
+    problem, operands, real = forward_over_reverse(call.problem), call.operands, tree.as_real(y)
 
     def lagrangian(real: Tree, inexact: Tree) -> Array:
         point, moved = tree.as_like(y, real), operands._replace(theta=inexact)
         condition = tree.as_real(problem.residual(point, problem.evaluate(point, moved, None)))
-        return outer_at(point, inexact) - tree.vdot(condition, v)
+        return outer_at(point, inexact) - tree.vdot(condition, pulled.solution)
 
-    y_norm, v_norm, g_norm, b_norm = map(tree.norm, (real, v, g, pulled.right_side))
-    eps = tree.eps(y)
-    along_g = pulled.jacobian(g)
-    largest = jnp.maximum(
-        tree.safe_divide(b_norm, v_norm), tree.safe_divide(tree.norm(along_g), g_norm)
+    norms = Norms(
+        y=tree.norm(real),
+        v=tree.norm(pulled.solution),
+        g=tree.norm(pulled.residual),
+        b=tree.norm(pulled.right_side),
+        eps=tree.eps(y),
     )
-    quotient_g = _quotient(jnp.abs(tree.vdot(g, along_g)), g_norm)
-    quotient_v = _quotient(jnp.abs(tree.vdot(v, pulled.right_side)), v_norm)
-    # Where one of them is NaN `fmin` takes the other one.
-    smallest = jnp.fmin(quotient_g, quotient_v)
-    # A curvature below eps times the largest one is hidden by rounding.
-    smallest = jnp.maximum(jnp.where(jnp.isnan(smallest), jnp.inf, smallest), eps * largest)
-    resolved = pulled.info.residual <= RESOLVED
     # Damping is a lower bound only where the Hessian that it is added to has no negative curvature; of a
     # system that is not symmetric nothing is known.
     damping = rule.damping if problem.symmetric or problem.composite is not None else 0.0
-    smallest = jnp.where(resolved, smallest, jnp.minimum(smallest, damping))
-
-    # An approximation of F_y^{-1} g, by which y is off. The part of g along v, with the rounding of the
-    # residual added to it, is divided by the smallest curvature; the rest by the curvature along g.
-    along_v = tree.safe_divide(tree.vdot(g, v), v_norm)
-    soft = tree.safe_divide(jnp.abs(along_v) + eps * largest * y_norm, smallest)
-    soft = tree.safe_divide(soft, v_norm) * jnp.where(along_v < 0, -1, 1)
-    stiff, soft = _or_zero(tree.safe_divide(jnp.ones_like(v_norm), quotient_g)), _or_zero(soft)
-    correction = jax.tree.map(lambda a, b: stiff * a + soft * b, g, v)
+    curvature = _curvature(pulled, norms, damping)
+    correction, stiff = _correction(pulled, norms, curvature)
     distance = tree.norm(correction)
     # The gradient is looked at after a step along this correction, and the change is extrapolated to
     # its whole length. A correction may be huge where curvature is tiny; far from y the gradient says
     # nothing about y, so the step is kept short.
-    step = jnp.minimum(distance, jnp.maximum(stiff * g_norm, eps ** (1 / 3) * y_norm))
+    step = jnp.minimum(distance, jnp.maximum(stiff * norms.g, norms.eps ** (1 / 3) * norms.y))
     there = jax.tree.map(
         lambda leaf, d: (leaf - tree.safe_divide(step, distance) * d).astype(leaf.dtype),
         real,
@@ -105,17 +109,50 @@ def estimate_error(
     )
     unsolved, moved = jax.grad(lagrangian, (0, 1))(there, operands.theta)
     moved = tree.norm(optax.tree.sub(moved, gradient))
-    r_norm = pulled.info.residual * b_norm
-    coupling = tree.safe_divide(tree.norm(pulled.theta_bar.theta), v_norm)
-    coupling = tree.safe_divide(
-        coupling, smallest
-    )  # without curvature the estimate is infinite, below
+    r_norm = pulled.info.residual * norms.b
+    coupling = tree.safe_divide(tree.norm(pulled.theta_bar.theta), norms.v)
+    # Without curvature the estimate is infinite, below.
+    coupling = tree.safe_divide(coupling, curvature.smallest)
     farther = tree.safe_divide(distance, step)
     inner = farther * (moved + coupling * (tree.norm(unsolved) + r_norm))
-    linear = coupling * (r_norm + eps * (b_norm + largest * v_norm))
-    known = smallest > 0
+    linear = coupling * (r_norm + norms.eps * (norms.b + curvature.largest * norms.v))
+    known = curvature.smallest > 0
     parts = (jnp.where(known, SAFETY * part, jnp.inf) for part in (inner, linear))
-    return ErrorEstimate(*(part.astype(v_norm.dtype) for part in parts))
+    return ErrorEstimate(*(part.astype(norms.v.dtype) for part in parts))
+
+
+def _curvature(pulled: Pullback, norms: Norms, damping: Array | float) -> Curvature:
+    """The largest and the smallest curvature, as far as the directions v and g show them."""
+    v, g = pulled.solution, pulled.residual
+    along_g = pulled.jacobian(g)
+    largest = jnp.maximum(
+        tree.safe_divide(norms.b, norms.v), tree.safe_divide(tree.norm(along_g), norms.g)
+    )
+    quotient_g = _quotient(jnp.abs(tree.vdot(g, along_g)), norms.g)
+    quotient_v = _quotient(jnp.abs(tree.vdot(v, pulled.right_side)), norms.v)
+    # Where one of them is NaN `fmin` takes the other one.
+    smallest = jnp.fmin(quotient_g, quotient_v)
+    # A curvature below eps times the largest one is hidden by rounding.
+    smallest = jnp.maximum(jnp.where(jnp.isnan(smallest), jnp.inf, smallest), norms.eps * largest)
+    resolved = pulled.info.residual <= RESOLVED
+    smallest = jnp.where(resolved, smallest, jnp.minimum(smallest, damping))
+    return Curvature(largest, smallest, quotient_g)
+
+
+def _correction(pulled: Pullback, norms: Norms, curvature: Curvature) -> tuple[Tree, Array]:
+    """An approximation of F_y^{-1} g, by which y is off, and its factor of the stiff directions.
+
+    The part of g along v, with the rounding of the residual added to it, is divided by the smallest
+    curvature; the rest by the curvature along g.
+    """
+    v, g = pulled.solution, pulled.residual
+    along_v = tree.safe_divide(tree.vdot(g, v), norms.v)
+    rounded = jnp.abs(along_v) + norms.eps * curvature.largest * norms.y
+    soft = tree.safe_divide(rounded, curvature.smallest)
+    soft = tree.safe_divide(soft, norms.v) * jnp.where(along_v < 0, -1, 1)
+    stiff = _or_zero(tree.safe_divide(jnp.ones_like(norms.v), curvature.along_g))
+    soft = _or_zero(soft)
+    return jax.tree.map(lambda a, b: stiff * a + soft * b, g, v), stiff
 
 
 def _quotient(product: Array, norm: Array) -> Array:

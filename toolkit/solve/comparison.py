@@ -229,23 +229,30 @@ def check_hypergradient(
         direction = optax.tree.scale(1 / tree.norm(direction), direction)
         along = float(jnp.real(sum(map(_pair, *map(jax.tree.leaves, (gradient, direction))))))
         quotient, uncertainty = _difference_quotient(value, parts.inexact, direction, eps)
-        allowed = rtol * max(abs(along), abs(quotient)) + uncertainty
-        # `not <=` in place of `>`, because a comparison with NaN is false and must fail here. An
-        # infinite gradient makes `allowed` infinite, and must not pass either.
-        if not abs(along - quotient) <= allowed < math.inf:
-            raise AssertionError(
-                f"hypergradient differs from finite differences along direction {number}: the "
-                f"rule gives {along:.10g}, central differences give {quotient:.10g} (uncertain by "
-                f"{uncertainty:.1e}), rtol={rtol:g}; an unconverged solve under an implicit rule "
-                "is the usual cause: look at hypergradient(...).report."
-            )
-        if uncertainty > 0.5 * max(abs(along), abs(quotient)):
-            warnings.warn(
-                f"check_hypergradient decides nothing along direction {number}: the derivative "
-                f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
-                "use float64, or an outer function of larger slope.",
-                stacklevel=3,  # the user's line: between it and here stands the wrapper of `readable`
-            )
+        _judge(number, along, quotient, uncertainty, rtol)
+
+
+def _judge(number: int, along: float, quotient: float, uncertainty: float, rtol: float) -> None:
+    """Whether the rule's derivative along one direction is that of the differences, as far as they tell."""
+    largest = max(abs(along), abs(quotient))
+    allowed = rtol * largest + uncertainty
+    # `not <=` in place of `>`, because a comparison with NaN is false and must fail here. An
+    # infinite gradient makes `allowed` infinite, and must not pass either.
+    if not abs(along - quotient) <= allowed < math.inf:
+        raise AssertionError(
+            f"hypergradient differs from finite differences along direction {number}: the "
+            f"rule gives {along:.10g}, central differences give {quotient:.10g} (uncertain by "
+            f"{uncertainty:.1e}), rtol={rtol:g}; an unconverged solve under an implicit rule "
+            "is the usual cause: look at hypergradient(...).report."
+        )
+    if uncertainty > 0.5 * largest:
+        warnings.warn(
+            f"check_hypergradient decides nothing along direction {number}: the derivative "
+            f"{along:.3g} is within the uncertainty {uncertainty:.1e} of the differences; "
+            "use float64, or an outer function of larger slope.",
+            # The user's line: between it and here stand `check_hypergradient` and the wrapper of `readable`.
+            stacklevel=4,
+        )
 
 
 def _pair(gradient: Array, direction: Array) -> Array:

@@ -17,25 +17,18 @@ from toolkit.containers import packed
 from toolkit.derive import marks
 from toolkit.derive.collecting import collect, collect_beside
 from toolkit.errors.readable import call_as, readable, returned_by
-from toolkit.solve.accuracy import ErrorEstimate, estimate_error
-from toolkit.solve.call import SolveCall
+from toolkit.solve.accuracy import estimate_error
+from toolkit.solve.hypergradient_report import (
+    HypergradientReport,
+    imprecise,
+    report_of,
+    tolerance_of,
+)
 from toolkit.solve.maps import SolutionMap
 from toolkit.solve.verdict import verdict
-from toolkit.types import Issue, LinearInfo, PullbackReport, Solution, Status, Tree
+from toolkit.types import PullbackReport, Solution, Status, Tree
 
 Outer = Callable[[Tree, Tree], Array]
-
-
-class HypergradientReport(NamedTuple):
-    """How a hypergradient was made and how good it is; arrays `[]`, no derivative."""
-
-    inner_residual: Array  # 2-norm of the optimality condition at the solution
-    linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
-    linear_steps: Array  # int32; iterations of the linear solver, 0 where there was none
-    error_estimate: Array | None  # absolute, 2-norm, of the gradient; None where the rule has none
-    gradient_evals: Array  # int32; inner gradients (or maps): one a step, one for the residual
-    hvp_evals: Array  # int32; products with second derivatives (or Jacobians) of the inner function
-    status: Array  # int32, a `tk.Issue` bit mask; 0 is fine
 
 
 class Hypergradient(NamedTuple):
@@ -142,9 +135,9 @@ def _by_pullback(
         inside = marks.both(inside, collect(along, problem.depth + 1, pulled.solution)[1])
     solution = solve.conclude(call, y, judged.info)
     estimate = estimate_error(outer_at, rule, call, y, pulled, gradient)
-    report = _report(solve, solution, value, gradient, pulled.info, estimate.total, inside)
-    tolerance = _tolerance(rule, call)
-    issues = _imprecise(estimate, tolerance * tree.norm(gradient))
+    report = report_of(solve, solution, value, gradient, pulled.info, estimate.total, inside)
+    tolerance = tolerance_of(rule, call)
+    issues = imprecise(estimate, tolerance * tree.norm(gradient))
     # A status that is set already names the cause; this one is for solves that met their tolerances.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     v = packed(tree.as_like(y, pulled.solution))
@@ -172,26 +165,6 @@ def _marked(hg: Hypergradient, depth: int) -> Hypergradient:
         (hg.value, hg.gradient, hg.solution.value, hg.v), issues, depth
     )
     return hg._replace(value=value, gradient=gradient, solution=hg.solution._replace(value=y), v=v)
-
-
-def _tolerance(rule: Implicit, call: SolveCall) -> Array | float:
-    """The larger of two tolerances that were asked for: of the solve, and of the linear system."""
-    default = tree.eps(call.y0) ** 0.5
-    linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", default)
-    return jnp.maximum(linear, default if call.tol is None else call.tol)
-
-
-def _imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
-    """The `tk.Issue` bit of the larger part, where the error is likely above ten times `tolerable`."""
-    # In 99 of 100 converged solves the estimate is more than four times the error. A quarter of it
-    # therefore still errs on the safe side, and raises fewer false alarms.
-    exceeds = estimate.total / 4 > 10 * tolerable
-    which = jnp.where(
-        estimate.inner > estimate.linear,
-        int(Issue.INNER_NOT_CONVERGED),
-        int(Issue.LINEAR_NOT_CONVERGED),
-    )
-    return tree.stop_gradient(jnp.where(exceeds, which, 0).astype(jnp.int32))
 
 
 def _start(v0: Tree, y: Tree) -> Tree | None:
@@ -232,7 +205,7 @@ def _by_reverse_mode(
 
     operands = (parts.inexact, PullbackReport.zeros())
     (value, (solution, inside)), (gradient, said) = _value_and_grad(composed, operands)
-    report = _report(solve, solution, value, gradient, None, None, inside)
+    report = report_of(solve, solution, value, gradient, None, None, inside)
     said = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), said)
     report = report._replace(
         status=report.status | said.issues,
@@ -259,54 +232,6 @@ def _value_and_grad(
 
     (value, arrays), gradient = jax.value_and_grad(arrays_only, has_aux=True)(inexact)
     return (value, tree.whole(*arrays, static[0])), gradient
-
-
-def _report(
-    solve: SolutionMap,
-    solution: Solution,
-    value: Array,
-    gradient: Tree,
-    linear: LinearInfo | None,
-    estimate: Array | None,
-    inside: Array | None,
-) -> HypergradientReport:
-    info, rule = solution.info, solve.adjoint
-    zero = jnp.asarray(0, jnp.int32)
-    finite = tree.all_finite((value, gradient)) & (info.status != Status.NOT_FINITE)
-    status = jnp.where(finite, 0, int(Issue.NOT_FINITE))
-    if inside is not None:
-        # A solve inside whose rule follows its steps has the derivative of what it computed: `marks.SHORT`.
-        wrong = inside & ~marks.SHORT
-        status |= wrong
-        # Nothing is known about the error of a function that was computed from an unsolved problem.
-        if estimate is not None:
-            estimate += jnp.where(wrong == 0, 0, jnp.inf).astype(estimate.dtype)
-    if rule.presumes_solution:
-        status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
-    hvp_evals = jnp.asarray(rule.hvp_evals(info.steps, tree.size(gradient)))
-    if linear is not None:
-        # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
-        unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)
-        status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
-        status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
-        if solve.kind == "argmin":
-            indefinite = linear.negative_curvature
-            status |= jnp.where(indefinite, int(Issue.NEGATIVE_CURVATURE), 0)
-        made = linear.steps + 1 if linear.products is None else linear.products
-        hvp_evals = hvp_evals + made
-    return HypergradientReport(
-        *tree.stop_gradient(
-            (
-                info.residual,
-                jnp.zeros_like(info.residual) if linear is None else linear.residual,
-                zero if linear is None else linear.steps,
-                estimate,
-                info.steps + 1,
-                hvp_evals.astype(jnp.int32),
-                status.astype(jnp.int32),
-            )
-        )
-    )
 
 
 def outer_value(outer: Outer, y: Tree, theta: Tree) -> Array:

@@ -17,7 +17,8 @@ from toolkit.bilevel.levels.level import Level
 from toolkit.bilevel.levels.nested import NestedSolution, nested, solution_map
 from toolkit.containers import packed, unpacked
 from toolkit.errors.readable import readable
-from toolkit.solve.hypergradient import HypergradientReport, hypergradient, real_scalar
+from toolkit.solve.hypergradient import hypergradient, real_scalar
+from toolkit.solve.hypergradient_report import HypergradientReport
 from toolkit.types import Tree
 
 

@@ -187,32 +187,14 @@ def _reversible(
         return (last, ys), (last, init, marks, parts, back_closed)
 
     def backward(residuals: Tree, cotangents: Tree) -> tuple[Tree, Tree, Tree, None]:
-        last, init, marks, ((wanted, constant), (xs_wanted, xs_constant)), back_closed = residuals
+        last, init, marks, (closed_parts, xs_parts), back_closed = residuals
         weights = random_signs(init)
-
-        def undo(state: tuple[Tree, ReverseState, Array], slices: tuple) -> tuple[Any, Tree]:
-            (later, bars, worst), (x_wanted, x_constant, y_bar, mark) = state, slices
-            # One step of the reverse pass: recover the carry before, run `body` on it, and pull back.
-            carry = back.call(back_closed, later, tree.merge(x_wanted, x_constant))
-            moving, fixed, _ = tree.split(carry)
-
-            def step(moving: Tree, wanted: Tree, x_wanted: Tree) -> tuple[Tree, Tree]:
-                closed, x = tree.merge(wanted, constant), tree.merge(x_wanted, x_constant)
-                after, y = loop.step(closed, tree.merge(moving, fixed), x)
-                return (tree.split(after).inexact, tree.split(y).inexact), after
-
-            _, pullback, again = jax.vjp(step, moving, wanted, x_wanted, has_aux=True)
-            carry_bar, closed_bar, x_bar = pullback((bars.carry, y_bar))
-            # `distance` finds an inverse that does not undo `body`. Where `body` contracts, many carries
-            # lead to almost the same next one, so a wrong carry may pass; `drift` finds that.
-            error = jnp.maximum(distance(again, later), drift(carry, mark, weights))
-            bars = ReverseState(carry_bar, jax.tree.map(jnp.add, bars.closed, closed_bar))
-            return (carry, bars, jnp.maximum(worst, error)), x_bar
-
         last_bar, ys_bar = cotangents
         ys_bar = vary(_output_bars(ys_bar, loop.y), varying_axes(last))
-        bars = ReverseState(instantiate_zeros(last_bar, last), jax.tree.map(jnp.zeros_like, wanted))
-        slices = xs_wanted, xs_constant, ys_bar, marks
+        closed_bar = jax.tree.map(jnp.zeros_like, closed_parts[0])
+        bars = ReverseState(instantiate_zeros(last_bar, last), closed_bar)
+        undo = _reverse_step(loop, back._replace(closed=back_closed), closed_parts, weights)
+        slices = *xs_parts, ys_bar, marks
         state = last, bars, no_error(init)
         (first, bars, worst), xs_bar = jax.lax.scan(undo, state, slices, loop.length, reverse=True)
         worst = jnp.maximum(worst, distance(first, init))
@@ -228,6 +210,38 @@ def _reversible(
 
     run.defvjp(forward, backward, symbolic_zeros=True)
     return run
+
+
+def _reverse_step(
+    loop: PreparedLoop, back: Lifted, closed_parts: tuple[Tree, Tree], weights: Tree
+) -> Callable[..., Any]:
+    """One step of the reverse pass: recover the carry before, run `body` on it, and pull back.
+
+    Args:
+      closed_parts: what `body` closes over: the leaves that are differentiated, and the others.
+      weights: of the random projections that the forward pass noted.
+    """
+    wanted, constant = closed_parts
+
+    def undo(state: tuple[Tree, ReverseState, Array], slices: tuple) -> tuple[Any, Tree]:
+        (later, bars, worst), (x_wanted, x_constant, y_bar, mark) = state, slices
+        carry = back.call(back.closed, later, tree.merge(x_wanted, x_constant))
+        moving, fixed, _ = tree.split(carry)
+
+        def step(moving: Tree, wanted: Tree, x_wanted: Tree) -> tuple[Tree, Tree]:
+            closed, x = tree.merge(wanted, constant), tree.merge(x_wanted, x_constant)
+            after, y = loop.step(closed, tree.merge(moving, fixed), x)
+            return (tree.split(after).inexact, tree.split(y).inexact), after
+
+        _, pullback, again = jax.vjp(step, moving, wanted, x_wanted, has_aux=True)
+        carry_bar, closed_bar, x_bar = pullback((bars.carry, y_bar))
+        # `distance` finds an inverse that does not undo `body`. Where `body` contracts, many carries
+        # lead to almost the same next one, so a wrong carry may pass; `drift` finds that.
+        error = jnp.maximum(distance(again, later), drift(carry, mark, weights))
+        bars = ReverseState(carry_bar, jax.tree.map(jnp.add, bars.closed, closed_bar))
+        return (carry, bars, jnp.maximum(worst, error)), x_bar
+
+    return undo
 
 
 def _run(

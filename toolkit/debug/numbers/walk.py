@@ -116,43 +116,21 @@ class Walk:
         scope: SearchScope,
     ) -> None:
         made_by = calls(equation)
-        differentiated = scope.differentiated or _is_derivative(equation)
-        key = (*scope.key, made_by.key)
-        if not made_by.user:  # in a jitted function of another package: the line that calls it
-            place, inside = scope.place, made_by.inside
-            inside = scope.inside if inside == NOWHERE else inside
-        else:
-            place, inside = made_by.place, made_by.inside
-        at = replace(
-            scope,
-            place=place,
-            inside=inside,
-            key=key,
-            differentiated=differentiated,
-            caller=made_by.user or scope.caller,
-        )
+        at = _scope_of(equation, made_by, scope)
         # The derivative of an operation contains the numbers of the operation once more. They are reported
         # once.
-        again = differentiated and key in self.seen and not made_by.rule
-        self.seen.add(key)
+        again = at.differentiated and at.key in self.seen and not made_by.rule
+        self.seen.add(at.key)
         numbers = [_number(atom, known, moves) for atom in equation.invars]
         read = _read(equation, numbers, made_by, counters)
         for operation, value, position in [] if again else read:
             # Packages negate numbers that were given to them: a step of descent is `-lr * g`.
             if made_by.packages and operation == "mul" and not isinstance(value, complex):
                 value = abs(value)
-            one = Found(value, place, operation, inside)
+            one = Found(value, at.place, operation, at.inside)
             atom = equation.invars[position] if position is not None else None
-            if not _is_news(one, atom, equation, made_by, at):
-                continue
-            move = moves.get(atom) if _is_variable(atom) else None
-            if equation.primitive.name in _MOVES:
-                moves[equation.outvars[0]] = move or Move(value, one)
-            elif move is None:
-                self.found.append(one)
-            elif move.found.place == place:
-                move.read = True
-                self.found.append(one)
+            if _is_news(one, atom, equation, made_by, at):
+                self._note(one, atom, equation, moves)
         # A number that was found at the call, or on its way into an array, is not handed on to the program
         # that is called: it would be found there again, at a line that says less.
         is_call = equation.primitive.name in CALLS and not made_by.packages
@@ -163,6 +141,17 @@ class Walk:
         for program, arguments in inner_programs(equation, handed):
             self.search(program, arguments, at)
 
+    def _note(self, one: Found, atom: Any, equation: Any, moves: dict[Any, Move]) -> None:
+        """Report a number, or wait for what reads it where the equation only moves it into an array."""
+        move = moves.get(atom) if _is_variable(atom) else None
+        if equation.primitive.name in _MOVES:
+            moves[equation.outvars[0]] = move or Move(one.value, one)
+        elif move is None:
+            self.found.append(one)
+        elif move.found.place == one.place:
+            move.read = True
+            self.found.append(one)
+
     def _result(self, atom: Any, scope: SearchScope) -> None:
         """A number that a branch or a function returns."""
         value = _scalar(atom.val)
@@ -171,6 +160,21 @@ class Walk:
         # An integer that a branch in a package returns mostly tells which case was met. It is no setting.
         if scope.inside == NOWHERE or not isinstance(value, int):
             self.found.append(Found(value, scope.place, "result", scope.inside))
+
+
+def _scope_of(equation: Any, made_by: Calls, scope: SearchScope) -> SearchScope:
+    """What surrounds the programs inside of an equation."""
+    place, inside = made_by.place, made_by.inside
+    if not made_by.user:  # in a jitted function of another package: the line that calls it
+        place, inside = scope.place, scope.inside if inside == NOWHERE else inside
+    return replace(
+        scope,
+        place=place,
+        inside=inside,
+        key=(*scope.key, made_by.key),
+        differentiated=scope.differentiated or _is_derivative(equation),
+        caller=made_by.user or scope.caller,
+    )
 
 
 def _is_news(one: Found, atom: Any, equation: Any, made_by: Calls, scope: SearchScope) -> bool:
