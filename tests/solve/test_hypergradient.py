@@ -494,6 +494,15 @@ def test_check_fails_nan() -> None:
         tk.check_hypergradient(outer, tk.argmin(ridge, DESCENT), Y0, THETA * jnp.nan)
 
 
+def test_differences_that_decide_nothing_are_told_at_the_line_of_the_user():
+    def flat(y, theta):  # a slope of 1e-12 beside a value of 1, which is rounded by 1e-16
+        return 1 + 1e-12 * outer(y, theta)
+
+    with pytest.warns(UserWarning, match="decides nothing along direction 0") as told:
+        tk.check_hypergradient(flat, tk.argmin(ridge, DESCENT), Y0, THETA, 0.9, directions=1)
+    assert told[0].filename == __file__
+
+
 def test_check_in_mixed_precision_trusts_the_rougher_type() -> None:
     fun = lambda y, theta: 0.5 * jnp.sum((y - jnp.sin(theta).astype(jnp.float32)) ** 2)
     loss = lambda y, theta: jnp.sum(y**2).astype(jnp.float64)

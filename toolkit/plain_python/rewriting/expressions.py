@@ -17,6 +17,7 @@ import ast
 
 from toolkit.plain_python.reserved import AROUND, INNER, PREFIX
 from toolkit.plain_python.rewriting import names
+from toolkit.plain_python.rewriting.named_calls import look_at_texts, reaches_outside, stand_in_of
 from toolkit.plain_python.rewriting.nodes import (
     at,
     call,
@@ -30,25 +31,6 @@ from toolkit.plain_python.rewriting.printing import printed
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
-_BUILTINS = {
-    "abs": "numeric", "all": "all_of", "any": "any_of", "ascii": "text", "divmod": "numeric",
-    "format": "text", "getattr": "asked", "hasattr": "asked", "isinstance": "asked", "max": "extreme",
-    "min": "extreme", "next": "next_", "pow": "numeric", "repr": "text", "round": "numeric", "sum": "numeric",
-    "str": "text", "isscalar": "asked", "type": "asked",
-}  # fmt: skip
-# Functions whose answer, or effect, lies outside of the program. Which function a name means is known only
-# at run time (see `runtime.builtin_calls.outside`).
-_OUTSIDE = frozenset((
-    "input", "monotonic", "monotonic_ns", "now", "open", "perf_counter", "perf_counter_ns", "process_time",
-    "process_time_ns", "randbits", "sleep", "time", "time_ns", "today", "token_bytes", "token_hex",
-    "token_urlsafe", "urandom", "utcnow", "uuid1", "uuid4",
-))  # fmt: skip
-# Methods that make text of what they are given, or of their owner.
-_TEXTS = (
-    "format", "format_map", "substitute", "safe_substitute", "__str__", "__repr__", "__format__",
-)  # fmt: skip
-# Functions that call what they are given on values that may be traced.
-_CALLERS = ("map", "filter", "sorted", "max", "min", "reduce", "partial")
 # Inside a lambda `:=` would assign a variable of the lambda, and `await` or `yield` would be an error
 # or make a generator. An expression that holds one of these stays Python's.
 _UNMOVABLE = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -84,42 +66,23 @@ class Expressions(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if names.is_mutation(node):
-            assert isinstance(node.func, ast.Attribute)
-            place = node.func.value
-            own = names.root(place) in self.scope.own
-            shown = ast.Constant(ast.unparse(place))
-            target = place if isinstance(place, ast.Name) and own else self.visit(place)
-            node.args = [self.visit(one) for one in node.args]
-            node.keywords = [self.visit(one) for one in node.keywords]
-            method = [target, ast.Constant(node.func.attr), shown, ast.Constant(own)]
-            node.func = at(call("mutator", method), node.func)
-            return node
+            return self._mutation(node)
         if getattr(node.func, "id", "") == "print":
             return printed(node, self.visit)
         # `len(ys)` or `jnp.stack(ys)` can use the arrays of a list that a staged loop has grown, so the
         # call gets the variable without `read`, which would turn it into an ordinary list.
-        grown = node.args and isinstance(node.args[0], ast.Name)
-        if grown and node.args[0].id in self.scope.grown:  # type: ignore[attr-defined]
-            grown_list = node.args.pop(0)
-            shown = ast.Constant(grown_list.id)  # type: ignore[attr-defined]
-            rest = self.generic_visit(node)
-            assert isinstance(rest, ast.Call)
-            on_list = call("call_on_list", [rest.func, grown_list, shown, *rest.args])
-            on_list.keywords = rest.keywords
-            return at(on_list, node)
-        self._texts(node)
-        builtin = _BUILTINS.get(getattr(node.func, "id", getattr(node.func, "attr", "")))
-        if isinstance(node.func, ast.Attribute) and node.func.attr != "isscalar":
-            builtin = None
-        if builtin:
+        if node.args and isinstance(node.args[0], ast.Name) and node.args[0].id in self.scope.grown:
+            return self._on_grown_list(node, node.args[0])
+        look_at_texts(node)
+        if stand_in := stand_in_of(node):
             node.args = [node.func, *node.args]
-            node.func = at(call(builtin, []).func, node.func)
-            if builtin in ("all_of", "any_of"):
+            node.func = at(call(stand_in, []).func, node.func)
+            if stand_in in ("all_of", "any_of"):
                 if names.contains(node.args, ast.GeneratorExp):
                     around = ast.keyword("around", at(self._around(), node))
                     node.keywords = [*node.keywords, around]
                 return at(call("python_bool", [self._generic(node)]), node)
-        if (getattr(node.func, "id", "") or getattr(node.func, "attr", "")) in _OUTSIDE:
+        if reaches_outside(node):
             node.args = [node.func, *node.args]
             node.func = at(call("outside", []).func, node.func)
             return self._generic(node)
@@ -131,16 +94,27 @@ class Expressions(ast.NodeTransformer):
             return at(node, node)
         return self._generic(node)
 
-    def _texts(self, node: ast.Call) -> None:
-        """Make a call look at what it makes text of."""
-        function = node.func
-        if isinstance(function, ast.Attribute) and function.attr in _TEXTS:
-            method = call("formatting", [function.value, ast.Constant(function.attr)])
-            node.func = at(method, function)
-        if getattr(function, "id", getattr(function, "attr", "")) in _CALLERS:
-            node.args = [_text_function(one) for one in node.args]
-            for keyword in node.keywords:
-                keyword.value = _text_function(keyword.value)
+    def _mutation(self, node: ast.Call) -> ast.expr:
+        """`ys.append(v)`."""
+        assert isinstance(node.func, ast.Attribute)
+        place = node.func.value
+        own = names.root(place) in self.scope.own
+        shown = ast.Constant(ast.unparse(place))
+        target = place if isinstance(place, ast.Name) and own else self.visit(place)
+        node.args = [self.visit(one) for one in node.args]
+        node.keywords = [self.visit(one) for one in node.keywords]
+        method = [target, ast.Constant(node.func.attr), shown, ast.Constant(own)]
+        node.func = at(call("mutator", method), node.func)
+        return node
+
+    def _on_grown_list(self, node: ast.Call, grown: ast.Name) -> ast.expr:
+        """`len(ys)`, where a loop may have grown `ys`."""
+        node.args.pop(0)
+        rest = self.generic_visit(node)
+        assert isinstance(rest, ast.Call)
+        on_list = call("call_on_list", [rest.func, grown, ast.Constant(grown.id), *rest.args])
+        on_list.keywords = rest.keywords
+        return at(on_list, node)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         if node.attr != "__class__" or not isinstance(node.ctx, ast.Load):
@@ -301,10 +275,3 @@ def _unmovable(node: ast.expr) -> bool:
 
 def _asks_in(node: ast.Compare) -> bool:
     return isinstance(node.ops[0], (ast.In, ast.NotIn))
-
-
-def _text_function(node: ast.expr) -> ast.expr:
-    """`str` and its like as a value: inside a staged block it is asked for no text of a tracer."""
-    if getattr(node, "id", "") not in ("str", "repr", "format", "ascii"):
-        return node
-    return at(call("text_function", [node]), node)

@@ -32,6 +32,7 @@ from toolkit.plain_python.tracing.intervals import (
     together,
 )
 from toolkit.plain_python.tracing.narrowing import comparisons, narrowed
+from toolkit.plain_python.tracing.repeated import at_most, moved, widened
 from toolkit.plain_python.tracing.unlike_python import (
     CALLED,
     SHIFTS,
@@ -49,8 +50,8 @@ FARTHEST = 2**24
 # After so many iterations the rest is not followed one by one, if an interval is found that no iteration
 # leaves. After the last one the loop is refused, since following more would take long.
 _LOOKOUTS = (2, 16, 128, 1024, 4096)
-# An interval that still grows after some rounds is widened to the next of these ends.
-_PATIENCE, _ENDS = 6, sorted(s * 2**n for n in (7, 8, 15, 16, 24) for s in (-1, 1)) + [0]
+# An interval that still grows after `_PATIENCE` rounds is widened; after `_ROUNDS` the loop is refused.
+_PATIENCE = 6
 _ROUNDS = 40
 # The item of the k-th iteration; for None an interval that covers the items of all iterations.
 Items = Callable[[int | None], Sequence[Known]]
@@ -141,67 +142,24 @@ def _settled(loop: Iteration, init: list[Known], least: int, most: int) -> After
             for one, base in zip(entering, bases, strict=True)
         ]
         after, results = loop.step(based, None)
-        count = _at_most(most, about, init, bases, after)
+        count = at_most(most, about, init, bases, after)
         grown = [
-            old.hull(_moved(first, now, base, 0, max(count - 1, 0))).plain()
+            old.hull(moved(first, now, base, 0, max(count - 1, 0))).plain()
             if old and first and now
             else None
             for old, first, now, base in zip(entry, init, after, bases, strict=True)
         ]
         if grown == [one and one.plain() for one in entry]:
             final = [
-                _moved(first, now, base, least, count) if first and now else None
+                moved(first, now, base, least, count) if first and now else None
                 for first, now, base in zip(init, after, bases, strict=True)
             ]
             return After(final, [one and one.plain() for one in results])
         entry = [
-            _widened(old, now) if number > _PATIENCE else now
+            widened(old, now) if number > _PATIENCE else now
             for old, now in zip(entry, grown, strict=True)
         ]
     raise NotAsInPython("a Python integer grows without a known bound in this staged loop")
-
-
-def _moved(
-    first: IntegerInterval, now: IntegerInterval, base: Any, least: int, most: int
-) -> IntegerInterval:
-    """A variable after `least` to `most` iterations, of which one makes `now` of it."""
-    if base in now.shifts:
-        ends = [times * shift for times in (least, most) for shift in now.shifts[base]]
-        return first.moved(min(ends), max(ends))
-    return now if least else first.hull(now)
-
-
-def _at_most(
-    most: int,
-    about: list[tuple[int, str, Known]],
-    init: list[Known],
-    bases: list[Any],
-    after: list[Known],
-) -> int:
-    """A bound of the number of iterations: `k < 10` and `k = k + 2` from 0 are five."""
-    for k, operator, limit in about:
-        first, now = init[k], after[k]
-        if first is None or now is None or limit is None or bases[k] not in now.shifts:
-            continue
-        slowest, fastest = now.shifts[bases[k]]
-        if operator in ("lt", "le") and slowest > 0:
-            last = limit.high - (operator == "lt")
-            most = min(most, max((last - first.low) // slowest + 1, 0))
-        if operator in ("gt", "ge") and fastest < 0:
-            last = limit.low + (operator == "gt")
-            most = min(most, max((first.high - last) // -fastest + 1, 0))
-    return most
-
-
-def _widened(old: Known, new: Known) -> Known:
-    """An interval that has grown, with the ends that moved set so far that it may settle."""
-    if old is None or new is None:
-        return new
-    low = max((end for end in _ENDS if end <= new.low), default=new.low)
-    high = min((end for end in _ENDS if end >= new.high), default=new.high)
-    return IntegerInterval(
-        low if new.low < old.low else new.low, high if new.high > old.high else new.high
-    )
 
 
 def evaluate(
