@@ -21,7 +21,7 @@ from toolkit.bilevel.parts.oracles import (
     zeros_like,
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
-from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
+from toolkit.bilevel.parts.state import Moves, State, algorithm, moves_of, split_key
 from toolkit.linear import CG
 from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
@@ -79,39 +79,11 @@ class HOAG(TwoOptimizers):
         """The method on a problem."""
         moves = moves_of(self, problem)
 
-        def solved(s: State, batch: Tree) -> tuple[State, HoagMemory, Array, Array]:
-            """(state at the tolerance, its new memory, inner loss before the first step, steps)."""
-            first, slope = inner_slope(problem, s.y, s.theta, batch)
-            scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
-            tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
-            # Unlike (Pedregosa 2016, algorithm 1): eps_k has a lower bound. Below what rounding leaves of
-            # a gradient no step helps, and each outer step would use up all of its inner steps.
-            tol = jnp.maximum(tol, _rounding(slope) * scale)
-
-            def unfinished(carry: tuple[State, Tree, Array]) -> Array:
-                _, slope, steps = carry
-                return (tree.norm(slope) > tol) & (steps < self.inner_steps)
-
-            def inner_step(carry: tuple[State, Tree, Array]) -> tuple[State, Tree, Array]:
-                s, slope, steps = carry
-                s = moves.y(s, slope)
-                return s, inner_slope(problem, s.y, s.theta, batch)[1], steps + 1
-
-            start = (s, slope, jnp.asarray(0, jnp.int32))
-            s, slope, steps = jax.lax.while_loop(unfinished, inner_step, start)
-            norm = tree.norm(slope)
-            # `NaN > tol` is False: a gradient that is NaN ends the loop as if the problem were solved.
-            # With y set to NaN too, every later check sees the failure.
-            parts = tree.split(s.y)
-            y = tree.whole(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
-            memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
-            return s._replace(y=y), memory, first, steps
-
         def step(s: State) -> tuple[State, Info]:
             inner_key, outer_key = split_key(s, 2)
             inside = draw(inner_key, problem.inner_data, self.batch_size)
             outside = draw(outer_key, problem.outer_data, self.batch_size)
-            s, memory, inner_loss, steps = solved(s, inside)
+            s, memory, inner_loss, steps = self._solve_inner(problem, moves, s, inside)
             f = outer_slopes(problem, s.y, s.theta, outside)
             size = tree.norm(f.in_y)
             product = lambda w: hvp(problem, s.y, s.theta, w, inside)
@@ -136,6 +108,36 @@ class HOAG(TwoOptimizers):
             memory=start,
             symmetric="AID(linear_solver=tk.linear.GMRES(...))",
         )
+
+    def _solve_inner(
+        self, problem: Problem, moves: Moves, s: State, batch: Tree
+    ) -> tuple[State, HoagMemory, Array, Array]:
+        """(state at the tolerance, its new memory, inner loss before the first step, steps)."""
+        first, slope = inner_slope(problem, s.y, s.theta, batch)
+        scale = jnp.where(s.step == 0, tree.norm(slope), s.memory.scale)
+        tol = jnp.asarray(self.tol, scale.dtype) * self.decay ** s.step.astype(scale.dtype)
+        # Unlike (Pedregosa 2016, algorithm 1): eps_k has a lower bound. Below what rounding leaves of
+        # a gradient no step helps, and each outer step would use up all of its inner steps.
+        tol = jnp.maximum(tol, _rounding(slope) * scale)
+
+        def unfinished(carry: tuple[State, Tree, Array]) -> Array:
+            _, slope, steps = carry
+            return (tree.norm(slope) > tol) & (steps < self.inner_steps)
+
+        def inner_step(carry: tuple[State, Tree, Array]) -> tuple[State, Tree, Array]:
+            s, slope, steps = carry
+            s = moves.y(s, slope)
+            return s, inner_slope(problem, s.y, s.theta, batch)[1], steps + 1
+
+        start = (s, slope, jnp.asarray(0, jnp.int32))
+        s, slope, steps = jax.lax.while_loop(unfinished, inner_step, start)
+        norm = tree.norm(slope)
+        # `NaN > tol` is False: a gradient that is NaN ends the loop as if the problem were solved.
+        # With y set to NaN too, every later check sees the failure.
+        parts = tree.split(s.y)
+        y = tree.whole(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
+        memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
+        return s._replace(y=y), memory, first, steps
 
 
 def _rounding(like: Tree) -> float:

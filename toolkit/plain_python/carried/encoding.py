@@ -119,17 +119,7 @@ class Encoder:
             children, kind = jax.tree.flatten(value, is_leaf=_not_this(value))
             keys = ()
             if jax.tree_util.treedef_is_leaf(kind):
-                # An object that JAX cannot see into may hold a tracer of the block, which would be
-                # invalid after it. Objects that existed before the block cannot.
-                new = self.origins is not None and id(value) not in self.known
-                closure = closure_of(value, self.own) if new else None
-                traced = new and holds_tracer(value, self.own)
-                made = self.closure(closure, leaves) if traced and closure else None
-                if made is not None:
-                    return made
-                if traced:
-                    return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
-                return ConstantLeaf(value)
+                return self._object(value, leaves)
         # Two names of one list matter only if it changes in place; else each is encoded on its own, and
         # may take a type of its own.
         if self.mutated:
@@ -138,6 +128,22 @@ class Encoder:
         origin = value if self.origins is None else self.origins.get(id(value))
         nodes = tuple(self._node(child, leaves) for child in children)
         return Container(kind, keys, nodes, number, origin if mutable else None)
+
+    def _object(self, value: Any, leaves: list[Any] | None) -> Node:
+        """An object that JAX cannot see into.
+
+        It may hold a tracer of the block, which would be invalid after it. Objects that existed before the
+        block cannot.
+        """
+        new = self.origins is not None and id(value) not in self.known
+        closure = closure_of(value, self.own) if new else None
+        traced = new and holds_tracer(value, self.own)
+        made = self.closure(closure, leaves) if traced and closure else None
+        if made is not None:
+            return made
+        if traced:
+            return Absent(Undefined("", _OBJECT.format(type(value).__name__)))
+        return ConstantLeaf(value)
 
     def closure(self, kind: ClosureKind, leaves: list[Any] | None) -> Node | None:
         """A function that holds values of the block; None if these cannot be carried."""
