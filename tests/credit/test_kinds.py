@@ -12,6 +12,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 import toolkit as tk
 from toolkit import kinds
 from toolkit.commands import cli
+from toolkit.run import Settings
+from toolkit.run.experiment import load
 
 C = tk.credit
 
@@ -80,3 +82,14 @@ def test_the_command_that_lists_kinds_shows_what_a_config_writes(capsys: Any) ->
     shown = capsys.readouterr().out
     assert "feedback: random, optimizer: null" in shown and "energy: hopfield" in shown
     assert "function" not in shown.partition("forward_forward")[0] and "embed" not in shown
+
+
+def test_a_run_records_a_rule_as_a_config_writes_it() -> None:
+    class Config(Settings):
+        rules: dict[str, Asked]
+
+    rules = {"signs": {"rule": {"kind": "feedback_alignment", "feedback": "sign"}}}
+    config = Config.model_validate({"experiment": "own", "steps": 1, "rules": rules})
+    recorded = load.resolve(config)
+    assert recorded["rules"]["signs"]["rule"] == {**rules["signs"]["rule"], "optimizer": None}
+    assert load.validate(Config, recorded, {}) == config

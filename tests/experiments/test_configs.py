@@ -40,9 +40,9 @@ def test_every_experiment_has_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
     assert experiments.available() == NAMES
 
 
-def test_every_file_belongs_to_one_experiment_and_fits_on_a_page() -> None:
+def test_every_file_belongs_to_an_experiment_and_fits_on_a_page() -> None:
     folder = ROOT / "experiments"
-    owned = [file for name in NAMES for file in sources.files(folder / f"{name}.py")]
+    owned = {file for name in NAMES for file in sources.files(folder / f"{name}.py")}
     assert sorted(owned) == sorted(folder.glob("*.py"))
     long = {file.name: n for file in owned if (n := len(file.read_text().splitlines())) >= 300}
     assert long == {}

@@ -97,3 +97,38 @@ def test_images_that_are_too_small_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         model.init(KEY, jnp.zeros(shape))
+
+
+def test_dense_layers_are_a_network_for_the_rules() -> None:
+    model = tk.credit.layered(tk.models.dense_layers((5, 4, 3), jax.nn.relu))
+    x = jax.random.normal(KEY, (7, 6))
+    params = model.init(KEY, x)
+    shapes = [params[k]["kernel"].shape for k in range(3)]
+    assert shapes == [(6, 5), (5, 4), (4, 3)]
+    h = jax.nn.relu(x @ params[0]["kernel"] + params[0]["bias"])
+    h = jax.nn.relu(h @ params[1]["kernel"] + params[1]["bias"])
+    np.testing.assert_allclose(
+        model.apply(params, x), h @ params[2]["kernel"] + params[2]["bias"], rtol=1e-6
+    )
+
+
+def test_conv_layers_halve_the_image_by_its_mean() -> None:
+    model = tk.credit.layered(tk.models.conv_layers((3, 4), num_classes=5))
+    x = jax.random.normal(KEY, (2, 8, 8, 1))
+    params = model.init(KEY, x)
+    assert [params[k]["kernel"].shape for k in range(3)] == [(3, 3, 1, 3), (3, 3, 3, 4), (16, 5)]
+    # A kernel that is 1 in its middle passes the image on, so that the mean alone is left.
+    middle = jnp.zeros((3, 3, 1, 3)).at[1, 1].set(1)
+    seen = model.layers[0].pre({"kernel": middle, "bias": jnp.zeros(3)}, x)
+    means = x.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+    np.testing.assert_allclose(seen, jnp.broadcast_to(means, (2, 4, 4, 3)), rtol=1e-5, atol=1e-6)
+    assert model.apply(params, x).shape == (2, 5)
+
+
+def test_layers_refuse_sizes_that_make_no_network() -> None:
+    with pytest.raises(ValueError, match="`units` must be one or more numbers of at least 1: got"):
+        tk.models.dense_layers(())
+    with pytest.raises(ValueError, match=r"`channels` must be .*: got \(0,\)"):
+        tk.models.conv_layers((0,))
+    with pytest.raises(ValueError, match="`num_classes`"):
+        tk.models.conv_layers((3,), num_classes=0)

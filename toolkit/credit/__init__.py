@@ -9,6 +9,7 @@
 Any callable `(model, loss) -> (init, gradients)` is a rule.
 """
 
+from toolkit.credit.alignment import Alignment, alignment
 from toolkit.credit.backprop import Backprop
 from toolkit.credit.comparison import RuleComparison, compare
 from toolkit.credit.contrastive import ContrastiveLearning, CoupledLearning
@@ -18,17 +19,19 @@ from toolkit.credit.dual_propagation import DualPropagation
 from toolkit.credit.equilibrium_propagation import EquilibriumPropagation
 from toolkit.credit.feedback_alignment import FeedbackAlignment
 from toolkit.credit.forward_forward import ForwardForward, overlay
-from toolkit.credit.layered import identity, layered
+from toolkit.credit.layered import layered
 from toolkit.credit.local_losses import LocalLosses
 from toolkit.credit.node_perturbation import NodePerturbation
 from toolkit.credit.passes import Info, Learner
 from toolkit.credit.predictive_coding import PredictiveCoding
 from toolkit.credit.projections import GaussianProjection, PhotonicProjection
 from toolkit.credit.synthetic_gradients import SyntheticGradients
-from toolkit.credit.training import TrainState, train
+from toolkit.credit.training import TrainState, epoch, train
+from toolkit.models.layers import identity
 from toolkit.roles import Rule
 
 __all__ = [
+    "Alignment",
     "Backprop",
     "ContrastiveLearning",
     "CoupledLearning",
@@ -49,7 +52,9 @@ __all__ = [
     "RuleComparison",
     "SyntheticGradients",
     "TrainState",
+    "alignment",
     "compare",
+    "epoch",
     "identity",
     "layered",
     "overlay",

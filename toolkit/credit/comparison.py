@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
-from toolkit.credit import passes
+from toolkit.credit.alignment import beside, by_layer, exact_gradient
 from toolkit.credit.backprop import Backprop
 from toolkit.credit.passes import Batch, LearningRule, Loss
 from toolkit.errors.readable import readable, reason_of
@@ -160,8 +159,9 @@ def _rows_of(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         program = _program(rule, model, loss, params, batch, key)
-    gradient, _, info = jax.device_get(program.call(*program.arguments))
-    exact = jax.device_get(_exact(rule, model, loss, params, batch))
+    gradient, _, info = program.call(*program.arguments)
+    exact = jax.jit(exact_gradient(model, loss, rule))(params, batch)
+    aligned = beside(gradient, exact)
     seconds, ratio = _timed(program, baseline)
     warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     issues = [bit.name or "" for bit in Issue(int(info.status))]
@@ -183,26 +183,13 @@ def _rows_of(
         int(info.status),
         "",
     )
+    layers = [k for k, own in enumerate(by_layer(exact)) if jax.tree.leaves(own)]
     rows = []
-    for layer, (got, wanted) in enumerate(zip(_by_layer(gradient), _by_layer(exact), strict=True)):
-        if jax.tree.leaves(wanted):
-            cosine, norm_ratio = _agreement(got, wanted)
-            reason = "; ".join([*warned, *issues, *_scale(norm_ratio)])
-            row = of_rule._replace(layer=layer, cosine=cosine, norm_ratio=norm_ratio, reason=reason)
-            rows.append(row)
+    for layer, cosine, norm_ratio in zip(layers, *map(np.asarray, aligned), strict=True):
+        reason = "; ".join([*warned, *issues, *_scale(norm_ratio)])
+        row = of_rule._replace(layer=layer, cosine=float(cosine), norm_ratio=float(norm_ratio))
+        rows.append(row._replace(reason=reason))
     return tuple(rows)
-
-
-def _exact(rule: LearningRule, model: Any, loss: Loss, params: Tree, batch: Batch) -> Tree:
-    """The gradient of the mean loss at the rule's own prediction."""
-    x, target = batch
-    # A rule that says nothing of its prediction predicts as the model does.
-    predict = rule.predict(model) if hasattr(rule, "predict") else model.apply
-
-    def mean(params: Tree) -> Array:
-        return passes.mean_loss(passes.example_losses(loss, predict(params, x), target))
-
-    return jax.jit(jax.grad(mean))(params)
 
 
 def _timed(program: _Program, baseline: _Program | None) -> tuple[float, float]:
@@ -218,19 +205,6 @@ def _timed(program: _Program, baseline: _Program | None) -> tuple[float, float]:
         seconds.append(once(program))
         ratios.append(math.nan if baseline is None else seconds[-1] / once(baseline))
     return float(np.median(seconds)), float(np.median(ratios))
-
-
-def _by_layer(gradient: Tree) -> tuple[Tree, ...]:
-    """The entries of layers; the parameters of an energy without layers are one."""
-    return gradient if isinstance(gradient, tuple) else (gradient,)
-
-
-def _agreement(got: Tree, wanted: Tree) -> tuple[float, float]:
-    """(cosine, ratio of norms); NaN where a norm is 0."""
-    a, b = (np.asarray(ravel_pytree(one)[0], np.float64) for one in (got, wanted))
-    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    cosine = float(a @ b) / math.prod(norms) if all(norms) else math.nan
-    return cosine, norms[0] / norms[1] if norms[1] else math.nan
 
 
 def _scale(norm_ratio: float) -> list[str]:

@@ -28,11 +28,6 @@ NO_PARAMS: tuple = ()
 _FORM = "(*maps, activation), such as (conv, max_pool, jax.nn.relu)"
 
 
-def identity(a: Array) -> Array:
-    """The activation that does nothing, for a last layer whose output are logits or real numbers."""
-    return a
-
-
 class Map(NamedTuple):
     """One of the maps that a layer is made of."""
 

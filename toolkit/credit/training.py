@@ -1,10 +1,11 @@
-"""`train`: a rule and an optimizer as one pair `(init, step)`."""
+"""`train`: a rule and an optimizer as one pair `(init, step)`; `epoch`: a pass over the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -59,3 +60,48 @@ def train(
         return TrainState(params, rule_state, moments, state.step + 1), info
 
     return init, step
+
+
+@readable
+def epoch(
+    step: Callable[..., tuple[TrainState, Info]],
+    state: TrainState,
+    data: Batch,
+    batch_size: int,
+    key: Array,
+) -> tuple[TrainState, Info]:
+    """One pass over the data in a fresh order, as one `scan`; pure, for `jit` and `vmap` over seeds.
+
+        state, info = tk.credit.epoch(step, state, (x, target), 50, key)
+
+    Args:
+      step: of `train`.
+      data: `(x, target)`, all examples, leaves `[N, ...]`.
+      batch_size: `B`. Examples beyond a multiple of it are left out of this pass; the next draws others.
+      key: for the order and for the rule, which gets a key of its own each step.
+
+    Returns: the state, and `Info` with leaves `[N // B]`.
+
+    Raises:
+      ValueError: `batch_size` is no int from 1 to N.
+    """
+    x, _ = data
+    size = len(x)
+    if (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int)
+        or batch_size not in range(1, size + 1)
+    ):
+        raise ValueError(
+            f"`batch_size` must be an int from 1 to {size}, the number of examples: got {batch_size!r}."
+        )
+    order_key, rule_key = jax.random.split(key)
+    count = size // batch_size
+    order = jax.random.permutation(order_key, size)[: count * batch_size]
+
+    def one(state: TrainState, drawn: tuple[Array, Array]) -> tuple[TrainState, Info]:
+        rows, step_key = drawn
+        return step(state, jax.tree.map(lambda leaf: leaf[rows], data), step_key)
+
+    draws = (order.reshape(count, batch_size), jax.random.split(rule_key, count))
+    return jax.lax.scan(one, state, draws)

@@ -22,10 +22,11 @@ from toolkit.faces import lazy
 if TYPE_CHECKING:
     from toolkit.models.convolutional import convnet, lenet
     from toolkit.models.flax_modules import pure
+    from toolkit.models.layers import conv_layers, dense_layers
     from toolkit.models.model import Model
     from toolkit.models.perceptron import mlp
 
-__all__ = ["Model", "convnet", "lenet", "mlp", "pure"]
+__all__ = ["Model", "conv_layers", "convnet", "dense_layers", "lenet", "mlp", "pure"]
 
 # Lazy, so that an experiment with an `mlp` does not pay for importing flax.
 __getattr__, __dir__ = lazy(
@@ -33,6 +34,7 @@ __getattr__, __dir__ = lazy(
     {
         "toolkit.models.convolutional": ("convnet", "lenet"),
         "toolkit.models.perceptron": ("mlp",),
+        "toolkit.models.layers": ("conv_layers", "dense_layers"),
         "toolkit.models.model": ("Model",),
         "toolkit.models.flax_modules": ("pure",),
     },

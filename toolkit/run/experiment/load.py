@@ -106,7 +106,8 @@ def validate(model: type[Settings], data: dict[str, Any], where: dict[tuple, str
 
 def resolve(settings: Settings) -> dict[str, Any]:
     """Every field with its value, JSON types only; loading it again gives the same config."""
-    values = settings.model_dump(mode="json")
+    # By alias, as a config writes them: a field `kind` beside the tag `kind` has another word there.
+    values = settings.model_dump(mode="json", by_alias=True)
     first = {key: values[key] for key in ORDER if key in values}
     last = {key: values[key] for key in ("budget", "diagnostics", "claims", "schema_version")}
     return {**first, **{key: value for key, value in values.items() if key not in last}, **last}
@@ -170,7 +171,7 @@ def _default_containers(model: type[BaseModel]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     if kinds.is_kind(type(value)):
         return kinds.dump(value)
     if isinstance(value, dict):

@@ -146,3 +146,20 @@ def test_matplotlib_waits_until_something_is_drawn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_a_heat_map_shows_each_number_in_its_cell() -> None:
+    values = [[1.0, np.nan], [-0.5, 0.25]]
+    figure = P.heat_map("T", "C.", values, ["a", "b"], ["x", "y"], limits=(-1, 1), xlabel="layer")
+    axes, _ = _canvas(figure).axes
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), values)
+    assert axes.images[0].get_clim() == (-1, 1)
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "1.00", (0, 1): "-0.50", (1, 1): "0.25"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_xlabel() == "layer"
+    # Dark cells have white numbers, bright ones black.
+    colors = {text.get_text(): text.get_color() for text in axes.texts}
+    assert (colors["1.00"], colors["-0.50"]) == ("black", "white")
+    bare, _ = _canvas(P.heat_map("T", "C.", values, ["a", "b"], ["x", "y"], written=None)).axes
+    assert not bare.texts

@@ -1,4 +1,4 @@
-"""The pictures that experiments share: curves, histograms, grids of images, bars and points with intervals.
+"""The pictures that experiments share: curves, histograms, images, bars, points, tables in colors.
 
 Each function returns a `Figure` for the list that an experiment's `figures` returns. Nothing is drawn, and
 matplotlib is not imported, before the report is made. What is missing here an experiment draws itself: a
@@ -15,10 +15,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from toolkit.run.experiment.interface import Figure
+from toolkit.run.report.drawing.heat_map import heat_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "Curve",
+    "bars",
+    "column",
+    "curves",
+    "heat_map",
+    "histogram",
+    "images",
+    "over_seeds",
+    "points",
+]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 REFERENCE = "0.5"  # matplotlib's name of the middle grey, seen on white and on black

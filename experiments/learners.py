@@ -1,0 +1,219 @@
+"""Networks that learn images by rules, side by side: what the experiments on learning rules share.
+
+All draws of a network are treated at once: leaves of a learner have an axis of draws in front. A step of
+the run is an epoch of every network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import BaseModel, Field, PositiveInt
+
+import toolkit as tk
+from toolkit import run
+from toolkit.data import Labelled
+from toolkit.run.experiment.common import STRICT
+
+NUM_CLASSES = 10
+Batch = tuple[jax.Array, jax.Array]  # images [B, ...], one-hot labels [B, 10]
+
+
+def sigmoid(u: jax.Array) -> jax.Array:
+    """Rates in (0, 1) with slope 1 at 1/2; in this form analytic, for complex nudges."""
+    return (1 + jnp.tanh(2 * u - 1)) / 2
+
+
+def half_squares(output: jax.Array, target: jax.Array) -> jax.Array:
+    """Half the squared error of each example, `[B]`."""
+    return jnp.sum((output - target) ** 2, axis=1) / 2
+
+
+ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": sigmoid, "relu": jax.nn.relu}
+LOSSES = {"cross_entropy": optax.softmax_cross_entropy, "half_squares": half_squares}
+
+
+class Training(run.Settings):
+    """How the networks of these experiments are trained."""
+
+    log_every: PositiveInt = 1
+    checkpoint_every: PositiveInt = 5
+    train_size: Annotated[int, Field(ge=10)] = 1400
+    batch_size: PositiveInt = 50
+    draws: Annotated[int, Field(ge=2)] = 5  # random starts of each network, side by side
+
+
+class Contender(BaseModel):
+    """A rule, and the optimizer that moves the network along its gradient."""
+
+    model_config = STRICT
+    rule: tk.credit.Rule
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=1e-3)
+
+
+class Data(NamedTuple):
+    """Images, standardized by the training part."""
+
+    training: Batch
+    held_out: Labelled
+
+
+class Trainer(NamedTuple):
+    """A rule and the network that it trains."""
+
+    model: Any
+    loss: Callable  # (output, target) -> [B]
+    rule: Any
+    init: Callable  # (key) -> TrainState
+    step: Callable  # (state, batch, key) -> (state, info)
+    predict: Callable  # (params, x) -> output
+    alignment: Callable  # (params, rule_state, batch, key) -> Alignment
+
+
+class State(NamedTuple):
+    """All that is carried from one epoch to the next."""
+
+    learners: dict[str, Any]  # a `tk.credit.TrainState` a network; leaves have an axis of draws
+    epoch: jax.Array
+
+
+class Measured(NamedTuple):
+    """A network at the end of its training."""
+
+    accuracy: np.ndarray  # [draws], on held-out images
+    cosines: np.ndarray  # [hidden layers], with the true gradient, mean over draws
+
+
+def digits(config: Training, shape: tuple[int, ...] = (64,)) -> Data:
+    """The handwritten digits, each in `shape`."""
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    parts = tk.data.split(key, tk.data.digits(), config.train_size)
+    training, held_out = (
+        part._replace(images=part.images.reshape(-1, *shape))
+        for part in tk.data.standardize(*parts)
+    )
+    return Data((training.images, jax.nn.one_hot(training.labels, NUM_CLASSES)), held_out)
+
+
+def trainer(layers: list[Any], loss: Callable, contender: Contender, data: Data) -> Trainer:
+    """A network of layers, to be trained by a rule."""
+    model, rule = tk.credit.layered(layers), contender.rule
+    rule_init, step = tk.credit.train(model, loss, rule, contender.optimizer)
+    example = (data.training[0][:1], data.training[1][:1])
+
+    def init(key: jax.Array) -> Any:
+        weights_key, rule_key = jax.random.split(key)
+        return rule_init(rule_key, model.init(weights_key, example[0]), example)
+
+    measure = tk.credit.alignment(model, loss, rule)
+    return Trainer(model, loss, rule, init, step, rule.predict(model), measure)
+
+
+def program(
+    config: Training,
+    trainers: Mapping[str, Trainer],
+    data: Data,
+    finish: Callable[[State], run.Final],
+) -> run.Program:
+    """Trains every network; each epoch logs its loss, held-out accuracy, and alignment before the epoch."""
+    batch = fixed_batch(config, data)
+
+    def init(key: jax.Array) -> State:
+        keys = jax.random.split(key, config.draws)
+        started = {name: jax.vmap(one.init)(keys) for name, one in trainers.items()}
+        return State(started, jnp.asarray(0))
+
+    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.epoch)
+        keys = jax.random.split(key, config.draws)
+        after, metrics = {}, {}
+        for name, one in trainers.items():
+            before = state.learners[name]
+            found = jnp.mean(cosines(one, before, batch, keys), axis=0)
+            after[name], losses = epoch(one, before, data.training, config.batch_size, keys)
+            metrics[f"loss/{name}"] = jnp.mean(losses)
+            metrics[f"accuracy/{name}"] = jnp.mean(accuracies(one, after[name], data.held_out))
+            metrics |= {f"cosine_first/{name}": found[0], f"cosine_last/{name}": found[-1]}
+        return State(after, state.epoch + 1), metrics
+
+    def differentiated(state: State) -> dict[str, run.Loss]:
+        def loss(name: str) -> run.Loss:
+            return run.Loss(
+                lambda params: mean_loss(trainers[name], params, batch),
+                (state.learners[name].params,),
+            )
+
+        return {name: loss(name) for name in trainers}
+
+    return run.Program(init, step, finish, differentiated, data=data._asdict())
+
+
+def fixed_batch(config: Training, data: Data) -> Batch:
+    """The images on which alignment is measured, at every epoch the same."""
+    images, targets = data.training
+    return images[: config.batch_size], targets[: config.batch_size]
+
+
+def epoch(one: Trainer, learner: Any, training: Batch, batch_size: int, keys: jax.Array) -> Any:
+    """(the learner after a pass over the training images, losses `[draws, batches]`)."""
+    passing = lambda own, key: tk.credit.epoch(one.step, own, training, batch_size, key)
+    learner, info = jax.vmap(passing)(learner, keys)
+    return learner, info.loss
+
+
+def cosines(one: Trainer, learner: Any, batch: Batch, keys: jax.Array) -> jax.Array:
+    """Cosines of the hidden layers with the true gradient, `[draws, hidden layers]`."""
+    measure = lambda own, key: one.alignment(own.params, own.rule, batch, key)
+    found = jax.vmap(measure)(learner, keys)
+    # A rule that has no signal yet, as a synthesiser before it learned anything, has no direction: 0, not NaN.
+    return jnp.where(found.norm_ratio == 0, 0, found.cosine)[:, :-1]
+
+
+def accuracies(one: Trainer, learner: Any, data: Labelled) -> jax.Array:
+    """The part of the images whose largest output is the right one, `[draws]`."""
+    choose = lambda params: jnp.argmax(one.predict(params, data.images), axis=1)
+    return jnp.mean(jax.vmap(choose)(learner.params) == data.labels, axis=1)
+
+
+def mean_loss(one: Trainer, params: Any, batch: Batch) -> jax.Array:
+    """The loss of all draws at the rule's own prediction."""
+    x, target = batch
+    return jnp.mean(jax.vmap(lambda own: one.loss(one.predict(own, x), target))(params))
+
+
+def measured(
+    config: Training, trainers: Mapping[str, Trainer], data: Data, state: State
+) -> dict[str, Measured]:
+    """Every network at the end of its training."""
+    keys = jax.random.split(jax.random.key(config.seed), config.draws)
+    batch = fixed_batch(config, data)
+
+    def of(one: Trainer, learner: Any) -> Measured:
+        found = jax.jit(
+            lambda own: (accuracies(one, own, data.held_out), cosines(one, own, batch, keys))
+        )
+        accuracy, aligned = jax.device_get(found(learner))
+        return Measured(accuracy, aligned.mean(axis=0))
+
+    return {name: of(one, state.learners[name]) for name, one in trainers.items()}
+
+
+def metrics_of(rows: Mapping[str, Measured]) -> dict[str, float]:
+    """The numbers of `measured` by name, as in the metrics of a step."""
+    found: dict[str, float] = {}
+    for name, row in rows.items():
+        found[f"accuracy/{name}"] = float(row.accuracy.mean())
+        found[f"cosine_first/{name}"] = float(row.cosines[0])
+        found[f"cosine_last/{name}"] = float(row.cosines[-1])
+    return found
+
+
+def said(row: Measured) -> str:
+    """A line of the table."""
+    percent = f"{100 * row.accuracy.mean():.1f} ± {100 * row.accuracy.std():.1f} %"
+    return f"{percent}; cosine {' '.join(f'{cosine:.2f}' for cosine in row.cosines)}"

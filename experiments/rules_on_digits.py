@@ -1,0 +1,88 @@
+"""Which learning rules learn, how true is their direction, and what does a gradient cost?
+
+    toolkit run configs/rules_on_digits.yaml
+
+Every rule of `tk.credit` trains its own network on handwritten digits, all draws in one program; a step of
+the run is an epoch of every rule. Before each epoch the rule's gradient of one batch is held against the
+derivative of the loss at the rule's own prediction. The cosine of each hidden layer is its alignment.
+
+Exact rules end where backprop does: digits cannot rank them. Alignment rules begin at a cosine of 0 and
+find their way, for the network learns weights for which the fixed feedback is right. At the end
+`credit.compare` gives the cost of one batch's gradient over backprop's of the same network.
+
+Source: each rule's own. The accuracies to expect stand in configs/rules_on_digits.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+from pydantic import Field, PositiveInt
+
+import toolkit as tk
+from experiments import learners
+from experiments.learners import Data, State, Trainer
+from toolkit import run
+
+
+class Contender(learners.Contender):
+    """A rule, its optimizer, and the network that it trains."""
+
+    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 128)
+    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    loss: Literal["cross_entropy", "half_squares"] = "cross_entropy"
+
+
+class Config(learners.Training):
+    """What this experiment can be asked; a step is an epoch of every rule."""
+
+    rules: Annotated[dict[str, Contender], Field(min_length=1)]
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    data = learners.digits(config)
+    trainers = {name: trainer(one, data) for name, one in config.rules.items()}
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, trainers, data, state)
+
+    return learners.program(config, trainers, data, finish)
+
+
+def trainer(contender: Contender, data: Data) -> Trainer:
+    """A rule and its network."""
+    units = (*contender.hidden, learners.NUM_CLASSES)
+    layers = tk.models.dense_layers(units, learners.ACTIVATIONS[contender.activation])
+    return learners.trainer(layers, learners.LOSSES[contender.loss], contender, data)
+
+
+def conclude(config: Config, trainers: dict[str, Trainer], data: Data, state: State) -> run.Final:
+    """Accuracy of every rule, its alignment at the end, and what a gradient costs over backprop's."""
+    rows = learners.measured(config, trainers, data, state)
+    costs = {name: cost(config, one, data, state.learners[name]) for name, one in trainers.items()}
+
+    def line(name: str) -> str:
+        own = costs[name]
+        price = (
+            f"time {own['seconds_ratio']:.1f}, bytes {own['temp_bytes_ratio']:.1f} of backprop's"
+        )
+        return "; ".join(filter(None, [learners.said(rows[name]), price, own["reason"]]))
+
+    metrics = learners.metrics_of(rows)
+    for column in ("seconds_ratio", "temp_bytes_ratio"):
+        metrics |= {f"{column}/{name}": own[column] for name, own in costs.items()}
+    accuracy = {name: row.accuracy for name, row in rows.items()}
+    seconds = {name: np.asarray(own["seconds_ratio"]) for name, own in costs.items()}
+    table = tuple((name, line(name)) for name in rows)
+    return run.Final({"accuracy": accuracy, "seconds_ratio": seconds}, metrics, table)
+
+
+def cost(config: Config, one: Trainer, data: Data, learner: Any) -> dict[str, Any]:
+    """What a gradient of one batch costs over backprop's, and what is known to go wrong."""
+    params = jax.tree.map(lambda leaf: leaf[0], learner.params)
+    batch, key = learners.fixed_batch(config, data), jax.random.key(config.seed)
+    compared = tk.credit.compare(one.model, one.loss, params, batch, {"rule": one.rule}, key)
+    return compared.to_rows()[0]
