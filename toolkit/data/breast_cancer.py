@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from toolkit.data.digits import Labelled
+from toolkit.data.labelled import Labelled
 
 _MEASURED = (
     "radius",

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-
-class Labelled(NamedTuple):
-    """`B` examples of `F` features."""
-
-    images: Array  # [B, F] float32
-    labels: Array  # [B] int32
+from toolkit.data.labelled import Labelled
 
 
 def digits() -> Labelled:

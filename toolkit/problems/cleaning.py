@@ -55,7 +55,7 @@ def cleaning(
     flipped = jax.random.bernoulli(flip_key, corrupted, (count,))
     drawn = jax.random.randint(label_key, (count,), 0, num_classes, train.labels.dtype)
     labels = jnp.where(flipped, drawn, train.labels)
-    data = Indexed(train.images, labels, jnp.arange(count))
+    data = Indexed(jnp.asarray(train.images), labels, jnp.arange(count))
 
     def measure(y: Array, x: Array) -> dict[str, Array]:
         # F is a function of x alone, so y is only where the solve for y*(x) starts.
