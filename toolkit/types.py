@@ -118,6 +118,9 @@ class Method(NamedTuple):
     proximal: Proximal | None = None  # where it minimises more than the objective
     # state after a step -> [] norm of the residual before it, where `evaluate` cannot know it
     residual_norm: Callable[[Tree], Array] | None = None
+    # Whether `evaluate` hands on a linear map, a program and its arrays. A map of one trace means nothing in
+    # another one, so such an `evaluate` is traced once, and its derivative is that of this program.
+    linearises: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -286,6 +286,40 @@ def test_dense_does_not_call_a_nonsymmetric_matrix_indefinite() -> None:
     assert not _run(Dense(), -_general(0), b)[1].negative_curvature
 
 
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        (_symmetric(0), 1),
+        (-_symmetric(0), 1),
+        (np.diag([1.0, -2.0, 3.0, 1.0, 1.0, 1.0]), 1),
+        # No curvature is below 0: an attempt at Cholesky, with rounding added, tells.
+        (np.diag([1.0, 0.0, 3.0, 1.0, 1.0, 1.0]), 2),
+        (_general(0), 1),
+        (-_general(0), 1),
+    ],
+    ids=["definite", "negative_definite", "indefinite", "semidefinite", "general", "negated"],
+)
+def test_dense_factorises_once(matrix: np.ndarray, expected: int, monkeypatch: Any) -> None:
+    factorised: list[None] = []
+
+    def counting(factorise: Callable) -> Callable:
+        def counted(matrix: Any) -> Any:
+            jax.debug.callback(lambda: factorised.append(None))
+            return factorise(matrix)
+
+        return counted
+
+    monkeypatch.setattr(jnp.linalg, "cholesky", counting(jnp.linalg.cholesky))
+    monkeypatch.setattr(jax.scipy.linalg, "lu_factor", counting(jax.scipy.linalg.lu_factor))
+    b = jnp.asarray([1.0, 0.0, -1.0, 2.0, 0.5, 3.0])
+    x, info = jax.jit(lambda b: Dense()(lambda v: matrix @ v, b))(b)
+    jax.effects_barrier()
+    assert len(factorised) == expected
+    np.testing.assert_allclose(matrix @ x, b, rtol=1e-10, atol=1e-12)
+    symmetric = np.allclose(matrix, matrix.T)
+    assert info.negative_curvature == (symmetric and np.linalg.eigvalsh(matrix)[0] < -1e-8)
+
+
 @ALL
 def test_a_singular_inconsistent_system_never_counts_as_solved(solver: Any) -> None:
     b = jnp.asarray([1.0, 1.0, 1.0])

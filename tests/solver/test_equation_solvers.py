@@ -13,6 +13,7 @@ import pytest
 
 import toolkit as tk
 from toolkit.adjoint import Stopped
+from toolkit.jaxprs.read import inner, opened
 from toolkit.solver import Anderson, FixedPointIteration, Newton
 
 W = np.asarray([[0.5, 0.3, 0.0], [-0.4, 0.5, 0.2], [0.1, 0.0, 0.7]])  # spectral radius 0.75
@@ -189,3 +190,44 @@ def test_bad_settings_are_refused(make: Callable, message: str) -> None:
 def test_a_solver_of_another_kind_is_refused(make: Callable, fun: Callable, name: str) -> None:
     with pytest.raises(ValueError, match=rf"must solve `{make.__name__}`: .*use tk\.solver\."):
         make(fun, FIXED_POINT[name])(np.zeros(3), THETA)
+
+
+@pytest.mark.parametrize("kind", [tk.argmin, tk.root, tk.fixed_point])
+def test_newton_evaluates_its_function_once_a_step(kind: Callable) -> None:
+    """And once at the solution, and once to judge it."""
+    runs: list[None] = []
+
+    @jax.custom_jvp
+    def evaluated(y: Any) -> jax.Array:
+        count = lambda y: runs.append(None) or y
+        return jax.pure_callback(count, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
+
+    evaluated.defjvp(lambda primals, tangents: (evaluated(*primals), tangents[0]))
+    slope = lambda y, theta: 0.1 * jnp.sin(theta * evaluated(y))
+    fun = {
+        tk.argmin: lambda y, theta: 0.5 * jnp.sum((evaluated(y) - theta) ** 2) + jnp.sum(y**4),
+        tk.root: lambda y, theta: slope(y, theta) - y + theta,
+        tk.fixed_point: lambda y, theta: slope(y, theta) + theta,
+    }[kind]
+    got = jax.jit(kind(fun, Newton(20, 1e-10), adjoint=Stopped()))(0.5 * jnp.ones(3), THETA)
+    assert got.info.status == tk.Status.CONVERGED and got.info.steps >= 2
+    jax.block_until_ready(got)
+    assert len(runs) == got.info.steps + 2
+
+
+def _count(program: Any, name: str) -> int:
+    """How many equations of that name a program has, in its loops, branches and calls too."""
+    found = 0
+    for equation in opened(program)[0].eqns:
+        found += (equation.primitive.name == name) + sum(
+            _count(one, name) for one in inner(equation)
+        )
+    return found
+
+
+def test_the_step_of_newton_holds_its_function_once() -> None:
+    fun = lambda y, theta: jax.lax.lgamma(y) - theta * y  # its derivative is another function
+    solve = tk.root(fun, Newton(20, 1e-10), adjoint=Stopped())
+    # The second one judges the end.
+    for run in (solve, jax.vmap(solve)):
+        assert _count(jax.make_jaxpr(run)(jnp.ones((2, 3)), jnp.ones((2, 3))), "lgamma") == 2

@@ -5,13 +5,16 @@ This is the one place where `jax.lax.custom_linear_solve` is called.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial, register_dataclass
 
 from toolkit import tree
 from toolkit.derive import linear_call
@@ -19,7 +22,7 @@ from toolkit.derive.composite import gradient_step
 from toolkit.derive.marks import mark
 from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP, refuse_transposition
 from toolkit.derive.two_modes import linearised, linearised_in_part
-from toolkit.jaxprs.lift import has_while
+from toolkit.jaxprs.lift import has_while, lift
 from toolkit.types import (
     Composite,
     InnerProblem,
@@ -40,15 +43,22 @@ class Factors(NamedTuple):
     s: Array  # [] step size
 
 
-class System(NamedTuple):
-    """The linear map `A` of a condition's derivative; trees of real leaves."""
+@register_dataclass
+@dataclass(frozen=True)
+class System:
+    """The linear map `A` of a condition's derivative; trees of real leaves.
+
+    A pytree, of which only an `explicit` one has arrays as leaves.
+    """
 
     matvec: Matvec
-    symmetric: bool
+    symmetric: bool = field(metadata={"static": True})
     factors: Factors | None = None
     transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
-    one_way: bool = False  # whether `A'` is all there is: `matvec` is refused
-    forward_only: bool = False  # whether a loop in `matvec` keeps JAX from transposing it
+    # Whether `A'` is all there is: `matvec` is refused.
+    one_way: bool = field(default=False, metadata={"static": True})
+    # Whether a loop in `matvec` keeps JAX from transposing it.
+    forward_only: bool = field(default=False, metadata={"static": True})
 
 
 def linearise(
@@ -73,9 +83,25 @@ def linearise(
     matvec = _damped(here.product, damping)
     system = System(matvec, problem.symmetric, None, transposed, here.one_way)
     looping = problem.loops_on_data and not here.one_way
-    return here.value, system._replace(
-        forward_only=looping and loops(here.product, tree.as_real(y))
+    return here.value, dataclasses.replace(
+        system, forward_only=looping and loops(here.product, tree.as_real(y))
     )
+
+
+def explicit(system: System, like: Tree) -> System:
+    """`system` with what its products close over as its leaves, so that another trace can use it.
+
+    Args:
+      like: what the products take.
+    """
+
+    def one(product: Matvec) -> Matvec:
+        lifted = lift(product, like)
+        return Partial(lifted.call, lifted.closed)
+
+    assert system.factors is None  # those of a composite problem are no product of one argument
+    transposed = None if system.transposed is None else one(system.transposed)
+    return dataclasses.replace(system, matvec=one(system.matvec), transposed=transposed)
 
 
 def is_one_way(problem: InnerProblem, y: Tree, theta: Tree) -> bool:
@@ -116,7 +142,7 @@ def _linearise_composite(
     if (smooth.loops_on_data or proximal.loops_on_data) and (loops(M, real) or loops(P, z)):
         # P and M are symmetric, so the transpose needs no transposition by JAX.
         backward = None if factors is None else lambda v: scaled_difference(v, M(P(v)))
-        system = system._replace(transposed=backward, forward_only=True)
+        system = dataclasses.replace(system, transposed=backward, forward_only=True)
     return scaled_difference(real, new), system
 
 

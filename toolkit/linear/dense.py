@@ -28,7 +28,7 @@ _ROUNDING = 10
 
 @settings("dense")
 class Dense:
-    """Materialise `A`; Cholesky where it is symmetric positive definite, LU elsewhere.
+    """Materialise `A`; Cholesky where it is symmetric and definite, LU elsewhere.
 
     A symmetric matrix with an eigenvalue below 0 by more than rounding sets `info.negative_curvature`.
     The status compares the residual with `sqrt(eps)`. A matrix that is singular to working precision has
@@ -74,16 +74,24 @@ def _matrix(product: Callable[[Array], Array], like: Array) -> Array:
 def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
     n, matrix = max(b.size, 1), _matrix(product, b)
     scale = _largest(matrix)
-    symmetric = _largest(matrix - matrix.conj().T) <= _ROUNDING * n * eps * scale
-    # A matrix that is not symmetric needs no attempt at Cholesky.
+    rounding = _ROUNDING * n * eps * scale
+    symmetric = _largest(matrix - matrix.conj().T) <= rounding
+    # Only a definite matrix has a Cholesky factor, or its negative has, and then the diagonal has one sign.
+    # Elsewhere an attempt would fail, and LU be a second factorisation.
+    diagonal = jnp.real(jnp.diagonal(matrix))
+    sign = jnp.where(jnp.all(diagonal < 0), -1, 1).astype(matrix.dtype)
+    promising = symmetric & (jnp.all(diagonal > 0) | jnp.all(diagonal < 0))
     factor = jax.lax.cond(
-        symmetric, jnp.linalg.cholesky, lambda matrix: jnp.full_like(matrix, jnp.nan), matrix
+        promising,
+        lambda matrix: jnp.linalg.cholesky(sign * matrix),
+        lambda matrix: jnp.full_like(matrix, jnp.nan),
+        matrix,
     )
-    definite = symmetric & jnp.all(jnp.isfinite(factor))
+    definite = promising & jnp.all(jnp.isfinite(factor))
 
     def by_cholesky() -> tuple[Array, Array, Array]:
         pivots = jnp.square(jnp.abs(jnp.diagonal(factor)))
-        solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), b)
+        solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), sign * b)
         return solve(b), pivots, _growth(solve, b)
 
     def by_lu() -> tuple[Array, Array, Array]:
@@ -100,9 +108,11 @@ def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
     # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
     # is looked at as well: `scale * growth` is a lower bound of the condition number.
     singular |= n * eps * scale * growth >= 1
-    # Cholesky refuses a curvature of 0 as well, which is none below 0.
-    refused = symmetric & ~definite & jnp.all(jnp.isfinite(matrix))
-    negative = refused & jax.lax.cond(refused, partial(_is_indefinite, eps=eps), jnp.any, matrix)
+    # An entry of the diagonal is a curvature. Where all of them are positive and Cholesky failed all the same,
+    # another attempt tells a curvature below 0 from one of 0, which Cholesky refuses as well.
+    negative = symmetric & jnp.any(diagonal < -rounding)
+    unsure = symmetric & ~definite & ~negative & jnp.all(jnp.isfinite(matrix))
+    negative |= unsure & jax.lax.cond(unsure, partial(_is_indefinite, eps=eps), jnp.any, matrix)
     r = b - product(solution)
     # Elimination on a singular matrix in rotated coordinates divides by rounding, and ends with a large x
     # that solves nothing. An x is kept if it solves the system, or is the best that a singular A admits:

@@ -24,6 +24,7 @@ from toolkit.solve.call import Operands, SolveCall, SolverClosures, first
 from toolkit.solver.iterate import as_steps
 from toolkit.types import (
     Descent,
+    Evaluation,
     InnerProblem,
     Method,
     Primal,
@@ -67,8 +68,10 @@ def bind(
     with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
         lifted = _lift_solver(method, y0, operands, first(xs))
     method = lifted.method
-    # The reverse pass of a step differentiates its gradient by the cheaper product.
-    replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
+    replayed = method
+    if not method.linearises:
+        # The reverse pass of a step differentiates its gradient by the cheaper product.
+        replayed = method._replace(evaluate=solver.bind(forward_over_reverse(problem)).evaluate)
     steps = as_steps(method, replayed, lifted.loops_on_data)
     # The solver needed the smooth part alone; what the adjoint differentiates is the minimum of the sum.
     if method.proximal is not None:
@@ -94,11 +97,18 @@ class _LiftedSolver(NamedTuple):
 def _lift_solver(method: Method, y0: Tree, operands: Operands, x: Tree) -> _LiftedSolver:
     """Make the closures of the solver's functions explicit.
 
-    `evaluate` needs no lifting: it is made of the problem, whose closures are explicit already.
+    `evaluate` needs no lifting where it hands on arrays alone: it is made of the problem, whose closures are
+    explicit already.
     """
     number = jnp.asarray(0, jnp.int32)
-    begin = lift(method.init, y0, operands)
-    needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
+    begin, closures, loops = lift(method.init, y0, operands), SolverClosures(), False
+    if method.linearises:
+        evaluated = lift(method.evaluate, begin.shape, operands, x)
+        method = method._replace(evaluate=_lifted_evaluate(evaluated))
+        closures, loops = closures._replace(evaluate=evaluated.closed), evaluated.loops_on_data
+        needed = evaluated.shape.needed
+    else:
+        needed = jax.eval_shape(method.evaluate, begin.shape, operands, x).needed
     update = lift(method.update, begin.shape, needed, operands, number, x)
 
     # Not `begin` and `update` themselves: a rule that keeps these functions would keep their arrays.
@@ -111,7 +121,7 @@ def _lift_solver(method: Method, y0: Tree, operands: Operands, x: Tree) -> _Lift
         return step(theta.solver.update, state, needed, _bare(theta), t, x)
 
     method = method._replace(init=init, update=move)
-    closures = SolverClosures(begin.closed, update.closed)
+    closures = closures._replace(init=begin.closed, update=update.closed)
     if method.descent is not None:
         schedule = lift(method.descent.schedule, operands, number)
         closures = closures._replace(schedule=schedule.closed)
@@ -129,7 +139,7 @@ def _lift_solver(method: Method, y0: Tree, operands: Operands, x: Tree) -> _Lift
         settings = settings._replace(solver=others._replace(step_size=settings.solver.step_size))
     else:
         settings = _settings(_nowhere(operands), closures)
-    return _LiftedSolver(method, closures, settings, update.loops_on_data)
+    return _LiftedSolver(method, closures, settings, loops or update.loops_on_data)
 
 
 def _settings(reads: Operands, closures: SolverClosures) -> Operands:
@@ -139,6 +149,16 @@ def _settings(reads: Operands, closures: SolverClosures) -> Operands:
 
 def _nowhere(operands: Operands) -> Operands:
     return jax.tree.map(lambda _: False, operands)
+
+
+def _lifted_evaluate(evaluated: Lifted) -> Callable[[Tree, Tree, Tree], Evaluation]:
+    call = evaluated.call
+
+    def evaluate(state: Tree, theta: Operands, x: Tree) -> Evaluation:
+        made: Evaluation = call(theta.solver.evaluate, state, _bare(theta), x)
+        return made
+
+    return evaluate
 
 
 def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:

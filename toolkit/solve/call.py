@@ -37,6 +37,7 @@ class SolverClosures(NamedTuple):
     """What the solver's own functions close over: traced step sizes, optax hyperparameters."""
 
     init: Closed = ()
+    evaluate: Closed = ()
     update: Closed = ()
     schedule: Closed = ()
     step_size: Closed = ()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jax import Array
 
 from toolkit import tree
-from toolkit.derive.linearised_system import linearise, solve
+from toolkit.derive.linearised_system import System, explicit, linearise, solve
 from toolkit.roles import LinearSolver
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
@@ -48,15 +48,24 @@ class Newton:
             return NewtonState(y0)
 
         def evaluate(state: NewtonState, theta: Tree, x: Tree) -> Evaluation:
-            residual = problem.residual(state.y, problem.evaluate(state.y, theta, x))
-            return Evaluation(residual, residual)
+            # F is evaluated where it is linearised. Whether there is a step is decided between the two
+            # halves, so the compiler could not merge a second evaluation there with this one.
+            # x is this step's input: with per-step inputs the system is that of this step's function.
+            residual, system = linearise(problem, state.y, theta, x=x)
+            if problem.own_rule or problem.backward_only:
+                # Linearised, a function has used up its derivative rule: a derivative of that value would be
+                # one of what the rule computes. Where none is taken this second evaluation is dead code.
+                plain = problem.residual(state.y, problem.evaluate(state.y, theta, x))
+                residual = tree.graft(residual, tree.as_real(plain))
+            return Evaluation((residual, explicit(system, residual)), residual)
 
         def update(
-            state: NewtonState, residual: Tree, theta: Tree, t: Array, x: Tree
+            state: NewtonState, needed: tuple[Tree, System], theta: Tree, t: Array, x: Tree
         ) -> NewtonState:
-            # x is this step's input: with per-step inputs the system is that of this step's function.
-            _, system = linearise(problem, state.y, theta, x=x)
-            move, _ = solve(linear_solver, system, tree.as_real(residual))
+            residual, system = needed
+            move, _ = solve(linear_solver, system, residual)
             return NewtonState(tree.add_scaled(state.y, -1, tree.as_like(state.y, move)))
 
-        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
+        return Method(
+            init, evaluate, update, lambda s: s.y, self.max_steps, self.tol, linearises=True
+        )
