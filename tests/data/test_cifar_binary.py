@@ -105,7 +105,8 @@ def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
         "GNU.sparse.realsize": "3073",
     }
     table = b"1\n0\n10\n".ljust(tarfile.BLOCKSIZE, b"\0") + bytes(10)
-    contents = archive(member(NAME, table, pax_headers=holes), form=tarfile.PAX_FORMAT)
+    next_file = member("readme.html", bytes(4096))
+    contents = archive(member(NAME, table, pax_headers=holes), next_file, form=tarfile.PAX_FORMAT)
     refused(write_archive(tmp_path, contents), "holes")
 
 
