@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 import toolkit as tk
-from tests.networks import CLASSES, X, cross_entropy, dense, half_squares, network, targets
+from tests.networks import (
+    CLASSES,
+    IMAGES,
+    X,
+    cross_entropy,
+    dense,
+    half_squares,
+    network,
+    targets,
+)
 
 KEY = jax.random.key(0)
 C, E = tk.credit, tk.energy
@@ -20,11 +31,22 @@ PARAMS = MODEL.init(KEY, X)
 BATCH = (X, targets(len(X)))
 TANH_LAST = C.layered([(dense(4), jnp.tanh), (dense(CLASSES), jnp.tanh)])
 CLIPPED = network(lambda u: jnp.clip(u, 0, 1))
+MAX_POOL = partial(linen.max_pool, window_shape=(2, 2), strides=(2, 2))
+FLATTEN = lambda h: h.reshape(len(h), -1)
+CONVOLUTION = linen.Conv(2, (3, 3), param_dtype=jnp.float64)
+# Its second layer pools what settles; pooling the data itself would be no matter.
+POOLED = C.layered(
+    [
+        (CONVOLUTION, jnp.tanh),
+        (CONVOLUTION, MAX_POOL, jnp.tanh),
+        (FLATTEN, dense(CLASSES), C.identity),
+    ]
+)
 
 
 def call(rule: Any, model: Any = MODEL, loss: Any = half_squares, batch: Any = BATCH) -> Any:
     init, gradients = rule(model, loss)
-    params = model.init(KEY, X)
+    params = model.init(KEY, batch[0])
     return gradients(params, init(KEY, params, batch), batch, KEY)
 
 
@@ -51,6 +73,13 @@ def call(rule: Any, model: Any = MODEL, loss: Any = half_squares, batch: Any = B
         (lambda: call(C.Backprop(), loss=lambda o, t: jnp.sum((o - t) ** 2)), r"`loss` must return one real number an example, of shape \(5,\): got float64\[\]"),
         (lambda: call(C.EquilibriumPropagation(), loss=lambda o, t: (o - t) ** 2), r"`loss` must return one real number an example, of shape \(5,\)"),
         (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), CLIPPED), '`scheme` "holomorphic" needs activations, maps and a loss that are complex-analytic'),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), network(jax.nn.relu)), 'they take max in relu of complex numbers; use scheme="centered"'),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), network(jax.nn.elu)), "they take real in elu, imag in elu of complex numbers"),
+        (lambda: call(C.EquilibriumPropagation(E.lifted, scheme="holomorphic"), network(jax.nn.relu)), "they take max in relu"),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), network(lambda u: jnp.tanh(jnp.conj(u)))), "they take conj of complex numbers"),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), network(lambda u: u * jnp.sign(u))), "they take sign of complex numbers"),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), POOLED, batch=(IMAGES, targets(len(IMAGES)))), "reduce_window_max of complex numbers"),
+        (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), loss=lambda o, t: jnp.sum(jnp.abs(o - t) ** 2, axis=1)), "they take .*conj"),
         (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), loss=cross_entropy), '`scheme` "holomorphic" needs .*; use .*nudge="error"'),
         (lambda: call(C.CoupledLearning(), TANH_LAST), "must end with the activation tk.credit.identity"),
         (lambda: call(C.CoupledLearning(), batch=(X, jnp.arange(5) % 3), loss=lambda o, t: o[:, 0]), r"`target` must have the shape of the output, \(5, 3\).*: got \(5,\); make labels one-hot"),
@@ -63,6 +92,23 @@ def test_bad_input_is_refused_in_one_line(make: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.softplus, jax.nn.silu, jax.nn.gelu])
+def test_what_is_analytic_is_not_refused_for_how_it_is_written(activation: Any) -> None:
+    """JAX guards softplus and log-sum-exp against overflow by a maximum and a real part."""
+    loss = lambda o, t: jax.nn.logsumexp(o, axis=1) - jnp.sum(o * t, axis=1)
+    model = network(activation)
+    params = jax.tree.map(lambda w: 0.3 * w, model.init(KEY, X))
+    rule = C.EquilibriumPropagation(
+        beta=0.05, scheme="holomorphic", free_steps=80, nudged_steps=80, num_points=6
+    )
+    got, _, info = rule(model, loss)[1](params, (), BATCH, KEY)
+    predict = rule.predict(model)
+    exact = jax.grad(lambda params: jnp.mean(loss(predict(params, X), BATCH[1])))(params)
+    assert int(info.status) == 0
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
 
 
 def layered_rules() -> list[Any]:

@@ -140,6 +140,23 @@ def test_energies_refuse() -> None:
         readout.update(PARAMS, X, readout.rest(PARAMS, X), clamp=TARGET)
 
 
+def test_an_energy_by_descent_has_no_output_to_hold() -> None:
+    energy = E.descending(
+        lambda key, x: (),
+        lambda params, x: x,
+        lambda params, x, state: jnp.sum(state**2, axis=1),
+        lambda params, x, state: state[:, :CLASSES],
+        0.1,
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"`clamp` needs an energy whose output is a part .* got tk.energy.descending",
+    ):
+        energy.update((), X, X, clamp=TARGET)
+    with pytest.raises(ValueError, match="use EquilibriumPropagation"):
+        tk.credit.CoupledLearning()(energy, half_squares)[1]((), (), (X, TARGET), KEY)
+
+
 # Resistors: two inputs, two free nodes between, one output.
 EDGES = np.array([[0, 2], [1, 2], [2, 3], [1, 3], [3, 4], [2, 4], [0, 2]])
 VOLTS = jnp.asarray([[1.0, -0.5], [0.3, 2.0]])

@@ -29,6 +29,7 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.passes import Batch, Info, Learner, Loss
 from toolkit.energy.energy_model import Cost, EnergyModel, settle
+from toolkit.jaxprs.analytic import unanalytic
 from toolkit.kinds import Given
 from toolkit.settings import Natural, Positive, settings
 from toolkit.types import Tree
@@ -77,7 +78,7 @@ class EquilibriumPropagation:
 
     Raises:
       ValueError: `beta` not positive, an unknown word; `holomorphic` on a model or loss that has no
-        complex value; an energy of layers on a model without.
+        complex derivative (relu, max-pooling, what clips or compares); an energy of layers on a model without.
 
     State: `()`. `info.residual` is the larger of what one more free and one more nudged sweep would change.
 
@@ -107,9 +108,12 @@ class EquilibriumPropagation:
             judged = passes.judge(loss, output, target)
             cost = _cost(self.nudge, loss, target, judged.error)
             nudges = _nudges(self, key, judged.losses.dtype)
-            start = free if self.scheme != "holomorphic" else _complex(free)
+            start = free
+            if self.scheme == "holomorphic":
+                start = _complex(free)
+                _require_analytic(energy, params, x, cost, start)
             relax = partial(_nudged, self, energy, params, x, cost, start)
-            nudged = _analytic(self, lambda: jax.vmap(relax)(self.beta * nudges.at))
+            nudged = jax.vmap(relax)(self.beta * nudges.at)
             gradient = _slope(self, energy, params, x, cost, nudges, nudged.state, free)
             residual = _residual(energy, params, x, free, nudged)
             sweeps = self.free_steps + len(nudges.at) * self.nudged_steps
@@ -188,19 +192,25 @@ def _nudged(
     return Nudged(state, tree.norm(left), tree.norm(moved))
 
 
-def _analytic(rule: EquilibriumPropagation, relax: Callable[[], Nudged]) -> Nudged:
-    """`relax()`, where a network without a complex value is told so."""
-    if rule.scheme != "holomorphic":
-        return relax()
+def _require_analytic(energy: EnergyModel, params: Tree, x: Array, cost: Cost, state: Tree) -> None:
+    """Refuse a network or a cost that has no complex derivative; `state` is complex."""
+
+    def sweep(state: Tree) -> Any:
+        further = energy.update(params, x, state, cost=cost)
+        return further, energy.energy(params, x, state), cost(energy.output(params, x, state))
+
     try:
-        return relax()
+        found = unanalytic(jax.make_jaxpr(sweep)(state))
+        said = f"take {', '.join(found)} of complex numbers" if found else ""
+        cause = None
     except (TypeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        said, cause = f"raise {str(error).splitlines()[0]!r}", error
+    if said:
         raise ValueError(
-            '`scheme` "holomorphic" needs activations, maps and a loss that are complex-analytic (no clip, '
-            f"abs, max-pooling, log-sum-exp): at complex states they raise {said!r}; use "
+            '`scheme` "holomorphic" needs activations, maps and a loss that are complex-analytic (no relu, '
+            f"clip, abs, max-pooling, log-sum-exp): at complex states they {said}; use "
             'scheme="centered", or nudge="error" where the loss alone is to blame.'
-        ) from error
+        ) from cause
 
 
 def _slope(
