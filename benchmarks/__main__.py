@@ -25,7 +25,7 @@ from benchmarks.race import Row, race
 
 FOLDER = Path(__file__).parent
 OURS = {"hand", "limit", "toolkit"}  # the first word of contestants that are no peer
-PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty-ml")
+PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty-ml", "fabricpc")
 
 
 def main() -> None:

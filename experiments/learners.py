@@ -21,6 +21,7 @@ from toolkit.data import Labelled
 from toolkit.run.experiment.common import STRICT
 
 NUM_CLASSES = 10
+HELD_OUT = 2000  # images of a larger set: all draws see them at once, after every epoch
 Batch = tuple[jax.Array, jax.Array]  # images [B, ...], one-hot labels [B, 10]
 
 
@@ -57,16 +58,17 @@ class Contender(BaseModel):
 
 
 class Data(NamedTuple):
-    """Images, standardized by the training part."""
+    """Images and their labels, in two parts."""
 
     training: Batch
     held_out: Labelled
 
 
 class Trainer(NamedTuple):
-    """A rule and the network that it trains."""
+    """A rule, the network that it trains, and on what."""
 
     model: Any
+    data: Data
     loss: Callable  # (output, target) -> [B]
     rule: Any
     init: Callable  # (key) -> TrainState
@@ -89,14 +91,28 @@ class Measured(NamedTuple):
     cosines: np.ndarray  # [hidden layers], with the true gradient, mean over draws
 
 
-def digits(config: Training, shape: tuple[int, ...] = (64,)) -> Data:
-    """The handwritten digits, each in `shape`."""
+def digits(config: Training, shape: tuple[int, ...] = (64,), standardized: bool = True) -> Data:
+    """The handwritten digits, each in `shape`; pixels in [0, 1], or standardized by the training part."""
     key, _ = jax.random.split(jax.random.key(config.seed))
     parts = tk.data.split(key, tk.data.digits(), config.train_size)
-    training, held_out = (
-        part._replace(images=part.images.reshape(-1, *shape))
-        for part in tk.data.standardize(*parts)
-    )
+    if standardized:
+        parts = tk.data.standardize(*parts)
+    training, held_out = (part._replace(images=part.images.reshape(-1, *shape)) for part in parts)
+    return Data((training.images, jax.nn.one_hot(training.labels, NUM_CLASSES)), held_out)
+
+
+def images(config: Training, load: Callable[[str], Labelled]) -> Data:
+    """Images of a loader of `tk.data`, drawn from its parts `train` and `test`, standardized."""
+    key, _ = jax.random.split(jax.random.key(config.seed))
+
+    def drawn(part: str, size: int) -> Labelled:
+        whole = load(part)
+        rows = np.asarray(jax.random.permutation(key, len(whole.labels)))[:size]
+        scaled = jnp.asarray(whole.images[rows], jnp.float32) / 255
+        return Labelled(scaled, jnp.asarray(whole.labels[rows]))
+
+    parts = drawn("train", config.train_size), drawn("test", HELD_OUT)
+    training, held_out = tk.data.standardize(*parts)
     return Data((training.images, jax.nn.one_hot(training.labels, NUM_CLASSES)), held_out)
 
 
@@ -111,17 +127,16 @@ def trainer(layers: list[Any], loss: Callable, contender: Contender, data: Data)
         return rule_init(rule_key, model.init(weights_key, example[0]), example)
 
     measure = tk.credit.alignment(model, loss, rule)
-    return Trainer(model, loss, rule, init, step, rule.predict(model), measure)
+    return Trainer(model, data, loss, rule, init, step, rule.predict(model), measure)
 
 
 def program(
     config: Training,
     trainers: Mapping[str, Trainer],
-    data: Data,
+    data: Mapping[str, Data],  # by name, as the run records it
     finish: Callable[[State], run.Final],
 ) -> run.Program:
     """Trains every network; each epoch logs its loss, held-out accuracy, and alignment before the epoch."""
-    batch = fixed_batch(config, data)
 
     def init(key: jax.Array) -> State:
         keys = jax.random.split(key, config.draws)
@@ -134,69 +149,67 @@ def program(
         after, metrics = {}, {}
         for name, one in trainers.items():
             before = state.learners[name]
-            found = jnp.mean(cosines(one, before, batch, keys), axis=0)
-            after[name], losses = epoch(one, before, data.training, config.batch_size, keys)
+            found = jnp.mean(cosines(config, one, before, keys), axis=0)
+            after[name], losses = epoch(config, one, before, keys)
             metrics[f"loss/{name}"] = jnp.mean(losses)
-            metrics[f"accuracy/{name}"] = jnp.mean(accuracies(one, after[name], data.held_out))
+            metrics[f"accuracy/{name}"] = jnp.mean(accuracies(one, after[name]))
             metrics |= {f"cosine_first/{name}": found[0], f"cosine_last/{name}": found[-1]}
         return State(after, state.epoch + 1), metrics
 
     def differentiated(state: State) -> dict[str, run.Loss]:
         def loss(name: str) -> run.Loss:
-            return run.Loss(
-                lambda params: mean_loss(trainers[name], params, batch),
-                (state.learners[name].params,),
-            )
+            lost = lambda params: mean_loss(config, trainers[name], params)
+            return run.Loss(lost, (state.learners[name].params,))
 
         return {name: loss(name) for name in trainers}
 
-    return run.Program(init, step, finish, differentiated, data=data._asdict())
+    return run.Program(init, step, finish, differentiated, data=data)
 
 
-def fixed_batch(config: Training, data: Data) -> Batch:
+def fixed_batch(config: Training, one: Trainer) -> Batch:
     """The images on which alignment is measured, at every epoch the same."""
-    images, targets = data.training
+    images, targets = one.data.training
     return images[: config.batch_size], targets[: config.batch_size]
 
 
-def epoch(one: Trainer, learner: Any, training: Batch, batch_size: int, keys: jax.Array) -> Any:
+def epoch(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> Any:
     """(the learner after a pass over the training images, losses `[draws, batches]`)."""
-    passing = lambda own, key: tk.credit.epoch(one.step, own, training, batch_size, key)
+    training, size = one.data.training, config.batch_size
+    passing = lambda own, key: tk.credit.epoch(one.step, own, training, size, key)
     learner, info = jax.vmap(passing)(learner, keys)
     return learner, info.loss
 
 
-def cosines(one: Trainer, learner: Any, batch: Batch, keys: jax.Array) -> jax.Array:
+def cosines(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> jax.Array:
     """Cosines of the hidden layers with the true gradient, `[draws, hidden layers]`."""
+    batch = fixed_batch(config, one)
     measure = lambda own, key: one.alignment(own.params, own.rule, batch, key)
     found = jax.vmap(measure)(learner, keys)
     # A rule that has no signal yet, as a synthesiser before it learned anything, has no direction: 0, not NaN.
     return jnp.where(found.norm_ratio == 0, 0, found.cosine)[:, :-1]
 
 
-def accuracies(one: Trainer, learner: Any, data: Labelled) -> jax.Array:
-    """The part of the images whose largest output is the right one, `[draws]`."""
-    choose = lambda params: jnp.argmax(one.predict(params, data.images), axis=1)
-    return jnp.mean(jax.vmap(choose)(learner.params) == data.labels, axis=1)
+def accuracies(one: Trainer, learner: Any) -> jax.Array:
+    """The part of the held-out images whose largest output is the right one, `[draws]`."""
+    images, labels = one.data.held_out
+    choose = lambda params: jnp.argmax(one.predict(params, images), axis=1)
+    return jnp.mean(jax.vmap(choose)(learner.params) == labels, axis=1)
 
 
-def mean_loss(one: Trainer, params: Any, batch: Batch) -> jax.Array:
+def mean_loss(config: Training, one: Trainer, params: Any) -> jax.Array:
     """The loss of all draws at the rule's own prediction."""
-    x, target = batch
+    x, target = fixed_batch(config, one)
     return jnp.mean(jax.vmap(lambda own: one.loss(one.predict(own, x), target))(params))
 
 
 def measured(
-    config: Training, trainers: Mapping[str, Trainer], data: Data, state: State
+    config: Training, trainers: Mapping[str, Trainer], state: State
 ) -> dict[str, Measured]:
     """Every network at the end of its training."""
     keys = jax.random.split(jax.random.key(config.seed), config.draws)
-    batch = fixed_batch(config, data)
 
     def of(one: Trainer, learner: Any) -> Measured:
-        found = jax.jit(
-            lambda own: (accuracies(one, own, data.held_out), cosines(one, own, batch, keys))
-        )
+        found = jax.jit(lambda own: (accuracies(one, own), cosines(config, one, own, keys)))
         accuracy, aligned = jax.device_get(found(learner))
         return Measured(accuracy, aligned.mean(axis=0))
 

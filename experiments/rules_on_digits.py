@@ -28,11 +28,12 @@ from toolkit import run
 
 
 class Contender(learners.Contender):
-    """A rule, its optimizer, and the network that it trains."""
+    """A rule, its optimizer, the network that it trains, and on what."""
 
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 128)
     activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
     loss: Literal["cross_entropy", "half_squares"] = "cross_entropy"
+    pixels: Literal["standardized", "raw"] = "standardized"  # raw: in [0, 1]
 
 
 class Config(learners.Training):
@@ -43,33 +44,33 @@ class Config(learners.Training):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = learners.digits(config)
-    trainers = {name: trainer(one, data) for name, one in config.rules.items()}
+    kinds = sorted({one.pixels for one in config.rules.values()})
+    data = {kind: learners.digits(config, standardized=kind == "standardized") for kind in kinds}
+    trainers = {name: trainer(one, data[one.pixels]) for name, one in config.rules.items()}
 
     def finish(state: State) -> run.Final:
-        return conclude(config, trainers, data, state)
+        return conclude(config, trainers, state)
 
     return learners.program(config, trainers, data, finish)
 
 
 def trainer(contender: Contender, data: Data) -> Trainer:
-    """A rule and its network."""
+    """A rule, its network and its images."""
     units = (*contender.hidden, learners.NUM_CLASSES)
     layers = tk.models.dense_layers(units, learners.ACTIVATIONS[contender.activation])
     return learners.trainer(layers, learners.LOSSES[contender.loss], contender, data)
 
 
-def conclude(config: Config, trainers: dict[str, Trainer], data: Data, state: State) -> run.Final:
+def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
     """Accuracy of every rule, its alignment at the end, and what a gradient costs over backprop's."""
-    rows = learners.measured(config, trainers, data, state)
-    costs = {name: cost(config, one, data, state.learners[name]) for name, one in trainers.items()}
+    rows = learners.measured(config, trainers, state)
+    costs = {name: cost(config, one, state.learners[name]) for name, one in trainers.items()}
 
     def line(name: str) -> str:
-        own = costs[name]
-        price = (
-            f"time {own['seconds_ratio']:.1f}, bytes {own['temp_bytes_ratio']:.1f} of backprop's"
-        )
-        return "; ".join(filter(None, [learners.said(rows[name]), price, own["reason"]]))
+        time, size = (costs[name][column] for column in ("seconds_ratio", "temp_bytes_ratio"))
+        price = f"time {time:.1f}, bytes {size:.1f} of backprop's"
+        issues = [str(issue.name) for issue in tk.Issue(costs[name]["status"])]
+        return "; ".join([learners.said(rows[name]), price, *issues])
 
     metrics = learners.metrics_of(rows)
     for column in ("seconds_ratio", "temp_bytes_ratio"):
@@ -80,9 +81,9 @@ def conclude(config: Config, trainers: dict[str, Trainer], data: Data, state: St
     return run.Final({"accuracy": accuracy, "seconds_ratio": seconds}, metrics, table)
 
 
-def cost(config: Config, one: Trainer, data: Data, learner: Any) -> dict[str, Any]:
-    """What a gradient of one batch costs over backprop's, and what is known to go wrong."""
+def cost(config: Config, one: Trainer, learner: Any) -> dict[str, Any]:
+    """What a gradient of one batch costs over backprop's, and its status."""
     params = jax.tree.map(lambda leaf: leaf[0], learner.params)
-    batch, key = learners.fixed_batch(config, data), jax.random.key(config.seed)
+    batch, key = learners.fixed_batch(config, one), jax.random.key(config.seed)
     compared = tk.credit.compare(one.model, one.loss, params, batch, {"rule": one.rule}, key)
     return compared.to_rows()[0]

@@ -10,7 +10,7 @@ import pytest
 
 import toolkit as tk
 from benchmarks import scaling, scaling_plot
-from benchmarks.suites import p6_accuracy
+from benchmarks.suites import credit_gradients, credit_step, p6_accuracy
 from toolkit import linear
 from toolkit.adjoint import Implicit, Unroll
 
@@ -58,3 +58,34 @@ def test_reports_on_digits_in_float32() -> None:
             found = p6_accuracy.find(Implicit(rule), p6_accuracy.SOLVED)
             assert p6_accuracy.relative_error(found, truth.solution) > 0.4
             assert found.issues == tk.Issue.LINEAR_NOT_CONVERGED and found.stated == np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hand", "toolkit"),
+    [
+        ("hand, dual", "toolkit, dual propagation"),
+        ("hand, equilibrium", "toolkit, equilibrium propagation"),
+    ],
+)
+def test_rules_by_hand_are_the_same_rules(hand: str, toolkit: str) -> None:
+    """Gradient, loss and residual: no contestant is faster because it does less."""
+    found = []
+    for name in (hand, toolkit):
+        function, arguments = credit_gradients.SUITE.entries[name].build()
+        found.append(jax.jit(function)(*arguments))
+    (gradient, loss, residual), (ours, _, info) = found
+    # The weights are float32, as flax draws them; a gradient is the difference of two settled states.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * abs(b).max()), gradient, ours
+    )
+    np.testing.assert_allclose([loss, residual], [info.loss, info.residual], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_by_hand_is_the_same_step() -> None:
+    moments = []
+    for name in ("hand", "toolkit"):
+        function, arguments = credit_step.SUITE.entries[name].build()
+        moments.append(jax.jit(function)(*arguments)[1][0].mu)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * abs(b).max()), *moments)

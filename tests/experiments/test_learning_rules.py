@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments import learners
 from toolkit import kinds
+from toolkit.data import Labelled
 from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
@@ -78,17 +80,38 @@ def test_convolutional_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(metrics["cosine_first/direct_feedback"]) < 0.7
 
 
+def test_other_images_are_drawn_from_their_own_parts() -> None:
+    config = learners.Training(experiment="own", steps=1, train_size=30, batch_size=10)
+
+    def load(part: str) -> Labelled:
+        first = 0 if part == "train" else 100
+        rows = np.arange(first, first + 50)
+        return Labelled(np.tile(rows[:, None, None, None], (1, 4, 4, 1)).astype("uint8"), rows % 10)
+
+    training, held_out = learners.images(config, load)
+    images, targets = training
+    assert images.shape == (30, 4, 4, 1) and held_out.images.shape == (50, 4, 4, 1)
+    np.testing.assert_allclose(images.mean(axis=0), 0, atol=1e-5)
+    # What stands in an image is its row, so that each must still have the label of that row.
+    pixel = images[:, 0, 0, 0]
+    order = np.argsort(pixel)
+    step = np.diff(pixel[order]).min()
+    rows = np.round((pixel - pixel[order[0]]) / step).astype(int)
+    labels = np.argmax(targets, axis=1)
+    np.testing.assert_array_equal((labels - rows) % 10, (labels - rows)[0] % 10)
+
+
 @pytest.mark.slow
 def test_depth_without_backprop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     rules = ("backprop", "nudged_coding", "nudged_coding_4", "feedback")
     with pytest.warns(UserWarning, match="steps"):
         metrics, _ = _run("depth_without_backprop", rules, 1, "depths=[2,6]")
-    np.testing.assert_allclose(metrics["cosine_first/backprop/6"], 1, rtol=1e-5)
-    assert metrics["cosine_first/nudged_coding/6"] > 0.99
+    np.testing.assert_allclose(metrics["cosine_first/backprop_6"], 1, rtol=1e-5)
+    assert metrics["cosine_first/nudged_coding_6"] > 0.99
     # In four sweeps the target has not reached the first of seven layers.
-    assert metrics["cosine_first/nudged_coding_4/6"] == 0
-    assert metrics["cosine_first/nudged_coding_4/2"] > 0.99
+    assert metrics["cosine_first/nudged_coding_4_6"] == 0
+    assert metrics["cosine_first/nudged_coding_4_2"] > 0.99
 
 
 @pytest.mark.slow

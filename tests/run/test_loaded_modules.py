@@ -35,7 +35,7 @@ MAY_LOAD = {
 AT_THE_END = {
     "toolkit.run.program": "means",
     "toolkit.run.report": "card claims draw groups page story",
-    "toolkit.run.report.drawing": "bands gradient_figures pictures plots",
+    "toolkit.run.report.drawing": "bands gradient_figures heat_map pictures plots",
 }
 
 RUN = """

@@ -211,6 +211,8 @@ def _scale(norm_ratio: float) -> list[str]:
     low, high = SCALES
     if math.isnan(norm_ratio) or low <= norm_ratio <= high:
         return []
+    if norm_ratio == 0:
+        return ["the gradient is 0: the rule has no signal here, or none yet"]
     return [f"norm {norm_ratio:.2g} times the gradient's: the scale of the feedback is off"]
 
 

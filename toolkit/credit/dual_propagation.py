@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from annotated_types import Interval
 from jax import Array
 
+from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.layered import Activation, Layered
 from toolkit.credit.passes import Batch, Info, Learner, Loss
@@ -89,7 +90,7 @@ class DualPropagation:
             duals, _ = jax.lax.scan(sweep, duals, length=self.sweeps - 1)
             raised, _ = _up(self, model, params, x, duals)
             gradient = _gradient(self, model, params, x, duals)
-            residual = _residual(model, free, duals, raised)
+            residual = _residual(model, free, duals, raised, nudge)
             return gradient, state, passes.said(judged.mean, gradient, residual, self.sweeps)
 
         return Learner(passes.no_state, gradients)
@@ -162,7 +163,11 @@ def _gradient(
 
 
 def _residual(
-    model: Layered, free: tuple[Duals, ...], here: tuple[Duals, ...], later: tuple[Duals, ...]
+    model: Layered,
+    free: tuple[Duals, ...],
+    here: tuple[Duals, ...],
+    later: tuple[Duals, ...],
+    nudge: Array,
 ) -> Array:
     """What the last sweep up changed in the states, over how far they are from the free ones."""
 
@@ -171,7 +176,7 @@ def _residual(
         return [(layer.activation(d.plus), layer.activation(d.minus)) for layer, d in pairs]
 
     start, now, then = map(states, (free, here, later))
-    return passes.relative(passes.minus(then, now), passes.minus(now, start))
+    return passes.relative(passes.minus(then, now), passes.minus(now, start), tree.unit(nudge))
 
 
 def _gap(activation: Activation, duals: Duals) -> Array:

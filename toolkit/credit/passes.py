@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -163,10 +164,22 @@ def minus(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def relative(change: Tree, moved: Tree) -> Array:
-    """The norm of a change over that of a move; 0 where nothing changes."""
-    change, moved = tree.norm(change), tree.norm(moved)
+def relative(change: Tree, moved: Tree, unit: Array | None = None) -> Array:
+    """The norm of a change over that of a move; 0 where nothing changes.
+
+    Args:
+      unit: a number about as large as the entries, where one is known: they are divided by it before they
+        are squared. Without it their largest entry is sought, which is one more pass over them.
+    """
+    norm = tree.norm if unit is None else partial(_norm, unit=unit)
+    change, moved = norm(change), norm(moved)
     return jnp.where(change == 0, 0, change / jnp.where(moved == 0, 1, moved))
+
+
+def _norm(of: Tree, unit: Array) -> Array:
+    """The 2-norm in units of `unit`."""
+    leaves = tree.widened(jax.tree.leaves(of))
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf / unit)) for leaf in leaves))
 
 
 def said(loss: Array, gradients: Tree, residual: Any = 0.0, sweeps: int = 0) -> Info:
