@@ -64,14 +64,20 @@ class Data(NamedTuple):
     held_out: Labelled
 
 
-class Trainer(NamedTuple):
-    """A rule, the network that it trains, and on what."""
+class Network(NamedTuple):
+    """What rules train; those that share a network start from the same weights."""
 
     model: Any
-    data: Data
     loss: Callable  # (output, target) -> [B]
+    data: Data
+
+
+class Trainer(NamedTuple):
+    """A rule and the network that it trains."""
+
+    network: Network
     rule: Any
-    init: Callable  # (key) -> TrainState
+    init: Callable  # (key, params) -> TrainState
     step: Callable  # (state, batch, key) -> (state, info)
     predict: Callable  # (params, x) -> output
     alignment: Callable  # (params, rule_state, batch, key) -> Alignment
@@ -116,18 +122,25 @@ def images(config: Training, load: Callable[[str], Labelled]) -> Data:
     return Data((training.images, jax.nn.one_hot(training.labels, NUM_CLASSES)), held_out)
 
 
-def trainer(layers: list[Any], loss: Callable, contender: Contender, data: Data) -> Trainer:
-    """A network of layers, to be trained by a rule."""
-    model, rule = tk.credit.layered(layers), contender.rule
-    rule_init, step = tk.credit.train(model, loss, rule, contender.optimizer)
-    example = (data.training[0][:1], data.training[1][:1])
+def network(layers: list[Any], loss: Callable, data: Data) -> Network:
+    """A network of layers."""
+    return Network(tk.credit.layered(layers), loss, data)
 
-    def init(key: jax.Array) -> Any:
-        weights_key, rule_key = jax.random.split(key)
-        return rule_init(rule_key, model.init(weights_key, example[0]), example)
 
+def trainer(network: Network, contender: Contender) -> Trainer:
+    """A network, to be trained by a rule."""
+    model, loss, rule = network.model, network.loss, contender.rule
+    init, step = tk.credit.train(model, loss, rule, contender.optimizer)
+    example = example_of(network)
     measure = tk.credit.alignment(model, loss, rule)
-    return Trainer(model, data, loss, rule, init, step, rule.predict(model), measure)
+    begin = lambda key, params: init(key, params, example)
+    return Trainer(network, rule, begin, step, rule.predict(model), measure)
+
+
+def example_of(network: Network) -> Batch:
+    """A batch of one."""
+    images, targets = network.data.training
+    return images[:1], targets[:1]
 
 
 def program(
@@ -139,8 +152,15 @@ def program(
     """Trains every network; each epoch logs its loss, held-out accuracy, and alignment before the epoch."""
 
     def init(key: jax.Array) -> State:
-        keys = jax.random.split(key, config.draws)
-        started = {name: jax.vmap(one.init)(keys) for name, one in trainers.items()}
+        keys = jax.random.split(key, (2, config.draws))
+        # Drawn once for all rules of a network: a rule is then compared at equal starts, and compiling one
+        # draw for each rule would take longer than training.
+        networks = {id(one.network): one.network for one in trainers.values()}
+        drawn = {name: start(one, keys[0]) for name, one in networks.items()}
+        started = {
+            name: jax.vmap(one.init)(keys[1], drawn[id(one.network)])
+            for name, one in trainers.items()
+        }
         return State(started, jnp.asarray(0))
 
     def step(state: State) -> tuple[State, dict[str, jax.Array]]:
@@ -166,15 +186,21 @@ def program(
     return run.Program(init, step, finish, differentiated, data=data)
 
 
+def start(network: Network, keys: jax.Array) -> Any:
+    """The first weights of each draw."""
+    images, _ = example_of(network)
+    return jax.vmap(lambda key: network.model.init(key, images))(keys)
+
+
 def fixed_batch(config: Training, one: Trainer) -> Batch:
     """The images on which alignment is measured, at every epoch the same."""
-    images, targets = one.data.training
+    images, targets = one.network.data.training
     return images[: config.batch_size], targets[: config.batch_size]
 
 
 def epoch(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> Any:
     """(the learner after a pass over the training images, losses `[draws, batches]`)."""
-    training, size = one.data.training, config.batch_size
+    training, size = one.network.data.training, config.batch_size
     passing = lambda own, key: tk.credit.epoch(one.step, own, training, size, key)
     learner, info = jax.vmap(passing)(learner, keys)
     return learner, info.loss
@@ -191,7 +217,7 @@ def cosines(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> ja
 
 def accuracies(one: Trainer, learner: Any) -> jax.Array:
     """The part of the held-out images whose largest output is the right one, `[draws]`."""
-    images, labels = one.data.held_out
+    images, labels = one.network.data.held_out
     choose = lambda params: jnp.argmax(one.predict(params, images), axis=1)
     return jnp.mean(jax.vmap(choose)(learner.params) == labels, axis=1)
 
@@ -199,7 +225,7 @@ def accuracies(one: Trainer, learner: Any) -> jax.Array:
 def mean_loss(config: Training, one: Trainer, params: Any) -> jax.Array:
     """The loss of all draws at the rule's own prediction."""
     x, target = fixed_batch(config, one)
-    return jnp.mean(jax.vmap(lambda own: one.loss(one.predict(own, x), target))(params))
+    return jnp.mean(jax.vmap(lambda own: one.network.loss(one.predict(own, x), target))(params))
 
 
 def measured(

@@ -23,7 +23,7 @@ from pydantic import Field, PositiveInt
 
 import toolkit as tk
 from experiments import learners
-from experiments.learners import Data, State, Trainer
+from experiments.learners import Data, Network, State, Trainer
 from toolkit import run
 
 
@@ -46,7 +46,11 @@ def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     kinds = sorted({one.pixels for one in config.rules.values()})
     data = {kind: learners.digits(config, standardized=kind == "standardized") for kind in kinds}
-    trainers = {name: trainer(one, data[one.pixels]) for name, one in config.rules.items()}
+    trainers, networks = {}, {}
+    for name, one in config.rules.items():
+        shape = (one.hidden, one.activation, one.loss, one.pixels)
+        own = networks.setdefault(shape, network(one, data[one.pixels]))
+        trainers[name] = learners.trainer(own, one)
 
     def finish(state: State) -> run.Final:
         return conclude(config, trainers, state)
@@ -54,11 +58,11 @@ def build(config: Config) -> run.Program:
     return learners.program(config, trainers, data, finish)
 
 
-def trainer(contender: Contender, data: Data) -> Trainer:
-    """A rule, its network and its images."""
+def network(contender: Contender, data: Data) -> Network:
+    """The network that a contender asks for."""
     units = (*contender.hidden, learners.NUM_CLASSES)
     layers = tk.models.dense_layers(units, learners.ACTIVATIONS[contender.activation])
-    return learners.trainer(layers, learners.LOSSES[contender.loss], contender, data)
+    return learners.network(layers, learners.LOSSES[contender.loss], data)
 
 
 def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
@@ -85,5 +89,6 @@ def cost(config: Config, one: Trainer, learner: Any) -> dict[str, Any]:
     """What a gradient of one batch costs over backprop's, and its status."""
     params = jax.tree.map(lambda leaf: leaf[0], learner.params)
     batch, key = learners.fixed_batch(config, one), jax.random.key(config.seed)
-    compared = tk.credit.compare(one.model, one.loss, params, batch, {"rule": one.rule}, key)
+    model, loss, _ = one.network
+    compared = tk.credit.compare(model, loss, params, batch, {"rule": one.rule}, key)
     return compared.to_rows()[0]

@@ -163,7 +163,8 @@ EP = C.EquilibriumPropagation(E.hopfield, BETA, "centered", FREE, NUDGED)
 SUITE = Suite(
     "Learning rules: the gradient of one batch",
     f"A tanh network {'-'.join(map(str, SIZES))}, batch {BATCH}, cross-entropy (equilibrium propagation: half "
-    "squared error). `hand` is backprop; `hand, dual` and `hand, equilibrium` are the same rules written out.",
+    "squared error). `hand` is backprop; `hand, dual` and `hand, equilibrium` are the same rules written out, "
+    "with the residual of one more sweep that the library reports.",
     {
         "hand": Entry(backprop),
         "toolkit, backprop": entry(C.Backprop()),
