@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.equilibrium_propagation import LAYERS, SCHEMES, Config, rules
+from experiments.equilibrium_propagation import LAYERS, SCHEMES, Config
 from toolkit import run
-
-UNITS = 18  # hidden units drawn
 
 
 def figures(
@@ -31,23 +29,20 @@ def figures(
         scheme: draw.Curve(params["betas"], errors, look={"marker": "o"})
         for scheme, errors in zip(SCHEMES, np.asarray(params["errors"]), strict=True)
     }
-    weights = np.asarray(params["layer1"]["weights"])
-    strongest = np.argsort(-np.linalg.norm(weights, axis=0), kind="stable")[:UNITS]
-    limit = float(np.abs(weights[:, strongest]).max())
     return (
         draw.curves(
             "Learning",
             "From nudges alone.",
-            {"held-out accuracy": of("accuracy"), "loss of a batch": of("loss")},
-            xlabel="update",
-            ylim=(0, 1.5),
+            {"held-out accuracy": of("accuracy"), "loss": of("loss")},
+            xlabel="epoch",
+            ylim=(0, 1),
         ),
         draw.curves(
             "Is it the right direction?",
-            "Each layer's gradient against the implicit one, at each update. Dashed: cosine 0.999.",
+            "Each layer's gradient against the implicit one, the worst of an epoch. Dashed: cosine 0.999.",
             {layer: gap(layer) for layer in LAYERS},
             across={"_good": 1e-3},
-            xlabel="update",
+            xlabel="epoch",
             ylabel="1 - cosine",
             yscale="log",
         ),
@@ -55,30 +50,25 @@ def figures(
             "Is it the right length?",
             "1 is the length of the implicit gradient.",
             {layer: of(f"norm_ratio_{layer}") for layer in LAYERS},
-            xlabel="update",
+            xlabel="epoch",
             ylabel="norm over implicit norm",
         ),
         draw.curves(
             "How large may a nudge be?",
             "The trained network, one batch. On the right the bias of the scheme, on the left float32's "
-            "rounding; a curve ends where the rule gives NaN, because the nudged solves failed.",
+            "rounding; a curve leaves the picture where the nudged network no longer settles.",
             errors,
             xlabel="beta",
             ylabel="relative error",
             xscale="log",
             yscale="log",
+            ylim=(None, 1),
+            wide=True,
         ),
         draw.bars(
             "What a batch costs",
-            "Value and gradient, compiled; this machine.",
-            {name: metrics[f"milliseconds_{name}"] for name in rules(config)},
+            "A gradient, compiled; this machine.",
+            {name: metrics[f"milliseconds_{name}"] for name in SCHEMES},
             label="milliseconds a batch",
-        ),
-        draw.images(
-            "What the hidden units look for",
-            f"The {UNITS} units with the largest weights; red excites, blue inhibits.",
-            [weights[:, unit].reshape(8, 8) for unit in strongest],
-            limits=(-limit, limit),
-            cmap="RdBu_r",
         ),
     )

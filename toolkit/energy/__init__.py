@@ -9,7 +9,6 @@
 The rules of `tk.credit` that relax take one as their model.
 """
 
-from toolkit.energy import layered
 from toolkit.energy.descending import descending
 from toolkit.energy.energy_model import EnergyModel, settle
 from toolkit.energy.networks import hopfield, lifted, predictive_coding
@@ -21,7 +20,6 @@ __all__ = [
     "ResistiveDevice",
     "descending",
     "hopfield",
-    "layered",
     "lifted",
     "predictive_coding",
     "resistive",
