@@ -15,7 +15,14 @@ from toolkit.run.program.losses import dead_inputs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-FAST = ("compare_rules", "influence_balancing", "nested_relaxation", "tiny")  # below 2 s each
+FAST = (
+    "analog_network",
+    "compare_rules",
+    "equilibrium_propagation",
+    "influence_balancing",
+    "nested_relaxation",
+    "tiny",
+)  # below 2 s each
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
