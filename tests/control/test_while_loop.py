@@ -193,13 +193,8 @@ def test_reverse_mode_without_a_bound_names_the_bound(transform: Any) -> None:
         jax.vmap(transform(unbounded))(jnp.ones((2, UNITS)))
 
 
-def test_missing_modes_are_refused_by_name() -> None:
+def test_a_missing_mode_is_refused_by_name() -> None:
     weights, x = _operands()
-    for name in ("store", "sqrt"):
-        with pytest.raises(TypeError, match=r"no forward mode.*tk\.control\.forward\(\)"):
-            jax.jit(lambda w, name=name: jax.jvp(_under(name), (w, x), (w, x)))(weights)
-        with pytest.raises(TypeError, match="no reverse mode over its reverse pass: use forward"):
-            jax.jit(jax.jacrev(jax.grad(_under(name))))(weights, x)
     with pytest.raises(TypeError, match=r"forward\(\) has no reverse mode over its derivative"):
         jax.jit(jax.jacrev(jax.grad(_under("forward"))))(weights, x)
 

@@ -1,16 +1,9 @@
-"""Loops that end on a condition, with a reverse mode whose cost is that of the steps made.
-
-`jax.lax.while_loop` has no reverse mode, because JAX cannot know how much to store. With a bound on
-the steps it is known. The forward pass stores one carry for each segment of steps, in a buffer with
-room for all segments. The reverse pass loops over the segments that the loop entered, from the last
-to the first, and runs each again for its derivative.
-"""
+"""Loops that end on a condition, and the forms in which they are run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,70 +11,30 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.control.prepared import Counted, PreparedWhile
-from toolkit.derive.refusal import refuse_forward_mode, refuse_reverse_mode
-from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
+from toolkit.derive.replay import nested_scan
+from toolkit.derive.tangents import where_active
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
-
-Go = Callable[[Tree, Tree, Array], Counted]  # (closed, carry, limit)
 
 
 def plain(loop: PreparedWhile, closed: Tree, init: Tree) -> Counted:
     """The loop without a rule of its own: forward mode only."""
-    limit = None if loop.max_steps is None else _limit(loop.max_steps, init)
-    return _advance(loop, closed, _begin(init), limit, asked=True)
+    limit = None if loop.max_steps is None else count(loop.max_steps, init)
+    return advance(loop, closed, begin(init), limit, asked=True)
 
 
-def run(loop: PreparedWhile, sizes: tuple[int, ...], policy: str) -> Counted:
-    """At most `max_steps` steps, differentiable in reverse mode.
-
-    Args:
-      sizes: the sizes of the segments between stored carries, from the outside in, as in
-        `replay.nested_scan`. Each level stores carries only: a step is made again for its pullback.
-      policy: what to call the rule in a refusal.
-    """
-    no_forward_mode = (
-        f"gradient={policy} has no forward mode (jvp, jacfwd) in tk.while_loop: leave `max_steps` "
-        "out, or use gradient=tk.control.forward()."
+def advance(
+    loop: PreparedWhile, closed: Tree, start: Counted, limit: Array | None, asked: bool
+) -> Counted:
+    """The loop from `start` until `goes_on` says no; nothing is stored."""
+    return jax.lax.while_loop(
+        lambda at: goes_on(loop, closed, at, limit, asked),
+        lambda at: Counted(loop.step(closed, at.carry), at.steps + 1),
+        start,
     )
-    closed, init = refuse_forward_mode((loop.closed, loop.init), no_forward_mode)
-    go = _stored(loop.bare(), loop.bound, sizes, asked=True)
-    return go(closed, init, _limit(loop.bound, init))
 
 
-def last_steps(loop: PreparedWhile, count: int) -> Counted:
-    """The loop on constants, and its last `count` steps once more with their derivative."""
-    closed, init = tree.stop_gradient((loop.closed, loop.init))
-    whole = plain(loop, closed, init)
-    skipped = jnp.maximum(whole.steps - count, 0)
-    head = _advance(loop, closed, _begin(init), skipped, asked=False).carry
-    # A loop of at most `count` steps has all of them in the window, which then begins at `init` itself.
-    start = tree.where(skipped == 0, loop.init, tree.stop_gradient(head))
-
-    def one(carry: Tree, number: Array) -> tuple[Tree, None]:
-        active = number < whole.steps
-        return jax.lax.cond(active, loop.step, lambda _, carry: carry, loop.closed, carry), None
-
-    # The window has `count` steps at most, so a scan will do, which has a reverse mode. Past the end of
-    # the loop it keeps the carry.
-    numbers = vary(jnp.arange(count, dtype=jnp.int32), varying_axes(init))
-    carry, _ = jax.lax.scan(one, start, skipped + numbers)
-    # The value is that of the whole loop, to the bit, and the derivative that of the last steps.
-    moving, _, _ = tree.split(carry)
-    value, fixed, _ = tree.split(whole.carry)
-    return Counted(tree.merge(tree.graft(value, moving), fixed), whole.steps)
-
-
-def _begin(init: Tree) -> Counted:
-    return Counted(init, _limit(0, init))
-
-
-def _limit(steps: int, init: Tree) -> Array:
-    """A number of steps, which in jax.shard_map may differ between devices as the carry does."""
-    return vary(jnp.asarray(steps, jnp.int32), varying_axes(init))
-
-
-def _goes_on(
+def goes_on(
     loop: PreparedWhile, closed: Tree, at: Counted, limit: Array | None, asked: bool
 ) -> Array:
     """Whether there is another step.
@@ -95,100 +48,69 @@ def _goes_on(
     return below & loop.cond(closed, at.carry) if asked else below
 
 
-def _advance(
-    loop: PreparedWhile, closed: Tree, start: Counted, limit: Array | None, asked: bool
-) -> Counted:
-    """The loop from `start` until `_goes_on` says no; nothing is stored."""
-    return jax.lax.while_loop(
-        lambda at: _goes_on(loop, closed, at, limit, asked),
-        lambda at: Counted(loop.step(closed, at.carry), at.steps + 1),
-        start,
-    )
+def of_fixed_length(
+    loop: PreparedWhile, closed: Tree, init: Tree, steps: Array, sizes: tuple[int, ...]
+) -> Tree:
+    """The carry after `steps` steps, in a scan over `max_steps`: any mode and order of derivative.
 
-
-def _stored(loop: PreparedWhile, capacity: int, sizes: tuple[int, ...], asked: bool) -> Go:
-    """A function that makes up to `limit <= capacity` steps, with a reverse pass of its own.
-
-    Its forward pass stores one carry every `prod(sizes)` steps.
+    Args:
+      sizes: of the segments between stored carries, as in `nested_scan`; a step is made again.
     """
+
+    def one(carry: Tree, number: Array) -> tuple[Tree, None]:
+        return _step_if(number < steps, loop, closed, carry), None
+
+    numbers = vary(jnp.arange(loop.bound, dtype=jnp.int32), varying_axes(init))
+    return nested_scan(one, init, numbers, loop.bound, (*sizes, 1))[0]
+
+
+def advance_storing(
+    loop: PreparedWhile,
+    closed: Tree,
+    init: Tree,
+    limit: Array,
+    sizes: tuple[int, ...],
+    asked: bool,
+) -> tuple[Counted, Tree]:
+    """The end of the loop, and the carries at the beginnings of its segments of `prod(sizes)` steps."""
     segment = math.prod(sizes)
-    rows = -(-capacity // segment)  # rounded up
-
-    @jax.custom_vjp
-    def go(closed: Tree, init: Tree, limit: Array) -> Counted:
-        return _advance(loop, closed, _begin(init), limit, asked)
-
-    def forward(*primals: Tree) -> tuple[Counted, Tree]:
-        (closed, init, limit), wanted = values_and_wanted(primals)
-        buffer, last = _advance_storing(loop, closed, init, limit, Segments(segment, rows), asked)
-        kept = (buffer, tree.select(closed, wanted[0]))
-        # A gradient of this gradient would have to run these loops backwards, and JAX's error would name
-        # no remedy.
-        last, kept = refuse_reverse_mode((last, kept), _NO_REVERSE_OVER_REVERSE)
-        return last, (*kept, last.steps)
-
-    def backward(residuals: Tree, cotangent: Counted) -> tuple[Tree, Tree, None]:
-        buffer, closed_parts, steps = residuals
-        like = jax.tree.map(lambda rows: jax.lax.index_in_dim(rows, 0, 0, False), buffer)
-        # A segment has a reverse pass of the same kind, with the next smaller segments.
-        inner = _stored(loop, segment, sizes[1:], asked=False) if sizes else _one_step(loop)
-        carry_bar = instantiate_zeros(cotangent.carry, like)
-        bars = _pull_back(inner, segment, buffer, steps, closed_parts, carry_bar)
-        carry_bar, closed_bar = refuse_reverse_mode(bars, _NO_REVERSE_OVER_REVERSE)
-        return closed_bar, carry_bar, None
-
-    go.defvjp(forward, backward, symbolic_zeros=True)
-    return go
-
-
-class Segments(NamedTuple):
-    """How often a carry is stored."""
-
-    steps: int  # in a segment, which begins with a stored carry
-    rows: int  # room for so many
-
-
-def _advance_storing(
-    loop: PreparedWhile, closed: Tree, init: Tree, limit: Array, segments: Segments, asked: bool
-) -> tuple[Tree, Counted]:
-    """The carries at the beginnings of the segments, and the end of the loop."""
+    rows = -(-loop.bound // segment)  # rounded up
 
     def one(state: tuple[Tree, Counted]) -> tuple[Tree, Counted]:
         buffer, at = state
-        row = at.steps // segments.steps
+        row = at.steps // segment
         buffer = jax.tree.map(lambda rows, leaf: _put(rows, leaf, row), buffer, at.carry)
-        if segments.steps == 1:
+        if segment == 1:
             return buffer, Counted(loop.step(closed, at.carry), at.steps + 1)
-        end = jnp.minimum(limit, (row + 1) * segments.steps)
-        return buffer, _advance(loop, closed, at, end, asked)
+        end = jnp.minimum(limit, (row + 1) * segment)
+        return buffer, advance(loop, closed, at, end, asked)
 
     # The buffer begins with copies of `init`, which have the right type and, in `jax.shard_map`, the
     # right varying axes. A row that is not overwritten is never read.
-    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (segments.rows, *leaf.shape)), init)
-    return jax.lax.while_loop(
-        lambda state: _goes_on(loop, closed, state[1], limit, asked), one, (empty, _begin(init))
+    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), init)
+    buffer, last = jax.lax.while_loop(
+        lambda state: goes_on(loop, closed, state[1], limit, asked), one, (empty, begin(init))
     )
+    return last, buffer
 
 
-def _pull_back(
-    inner: Go,
-    segment: int,
+def pull_back(
+    inner: Callable[[Tree, Tree, Array], Counted],
+    sizes: tuple[int, ...],
     buffer: Tree,
     steps: Array,
     closed_parts: tuple[Tree, Tree],
     carry_bar: Tree,
 ) -> tuple[Tree, Tree]:
-    """The cotangents of the first carry and of what is closed over, segment by segment from the last.
+    """The reverse pass over `steps` steps: the cotangents of what is closed over, and of the first carry.
 
     Args:
-      inner: makes the steps of a segment once more, differentiably.
-      segment: its steps.
+      inner: (closed, carry, limit), the steps of a segment.
       buffer: the carries at the beginnings of the segments.
-      steps: made by the whole loop.
-      closed_parts: what is closed over: the leaves that are differentiated, and the others.
+      closed_parts: what is closed over and wanted, and the rest.
       carry_bar: the cotangent of the last carry.
     """
-    wanted, constant = closed_parts
+    segment, (wanted, constant) = math.prod(sizes), closed_parts
 
     def one(state: tuple[Array, Tree, Tree]) -> tuple[Array, Tree, Tree]:
         later, carry_bar, closed_bar = state
@@ -205,20 +127,51 @@ def _pull_back(
         return row, carry_bar, jax.tree.map(jnp.add, closed_bar, bar)
 
     entered = (steps + segment - 1) // segment
-    state = entered, carry_bar, jax.tree.map(jnp.zeros_like, wanted)
-    _, carry_bar, closed_bar = jax.lax.while_loop(lambda state: state[0] > 0, one, state)
-    return carry_bar, closed_bar
+    start = entered, carry_bar, jax.tree.map(jnp.zeros_like, wanted)
+    _, carry_bar, closed_bar = jax.lax.while_loop(lambda state: state[0] > 0, one, start)
+    return closed_bar, carry_bar
 
 
-_NO_REVERSE_OVER_REVERSE = (
-    "tk.while_loop has no reverse mode over its reverse pass: use forward mode over it "
-    "(jax.hessian, or jax.jvp of jax.grad), or tk.loop."
-)
+def last_steps(loop: PreparedWhile, count: int) -> Counted:
+    """The loop on constants, and its last `count` steps once more with their derivative."""
+    closed, init = tree.stop_gradient((loop.closed, loop.init))
+    whole = plain(loop, closed, init)
+    skipped = jnp.maximum(whole.steps - count, 0)
+    head = advance(loop, closed, begin(init), skipped, asked=False).carry
+    # A loop of at most `count` steps has all of them in the window, which then begins at `init` itself.
+    start = tree.where(skipped == 0, loop.init, tree.stop_gradient(head))
+
+    def one(carry: Tree, number: Array) -> tuple[Tree, None]:
+        return _step_if(number < whole.steps, loop, loop.closed, carry), None
+
+    # The window has `count` steps at most, so a scan will do, which has a reverse mode. Past the end of
+    # the loop it keeps the carry.
+    numbers = vary(jnp.arange(count, dtype=jnp.int32), varying_axes(init))
+    carry, _ = jax.lax.scan(one, start, skipped + numbers)
+    # The value is that of the whole loop, to the bit, and the derivative that of the last steps.
+    moving, _, _ = tree.split(carry)
+    value, fixed, _ = tree.split(whole.carry)
+    return Counted(tree.merge(tree.graft(value, moving), fixed), whole.steps)
 
 
-def _one_step(loop: PreparedWhile) -> Go:
-    # Only segments that the loop entered are run again, so the one step is made without asking.
-    return lambda closed, carry, limit: Counted(loop.step(closed, carry), limit)
+def begin(init: Tree) -> Counted:
+    """Before the first step."""
+    return Counted(init, count(0, init))
+
+
+def count(steps: int, init: Tree) -> Array:
+    """A number of steps, which in jax.shard_map may differ between devices as the carry does."""
+    return vary(jnp.asarray(steps, jnp.int32), varying_axes(init))
+
+
+def _step_if(active: Array, loop: PreparedWhile, closed: Tree, carry: Tree) -> Tree:
+    """One step, or none."""
+    # Under `vmap` all lanes make the step, also those that have ended. There its derivative may be infinite,
+    # and times the 0 that is left of their cotangent it would be NaN.
+    operands = where_active(active, (closed, carry))
+    return jax.lax.cond(
+        active, lambda operands, _: loop.step(*operands), lambda _, carry: carry, operands, carry
+    )
 
 
 def _put(rows: Array, leaf: Array, row: Array) -> Array:

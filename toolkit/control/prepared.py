@@ -21,6 +21,7 @@ from toolkit.derive.replay import Ticker
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.hidden import converted
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.own_rules import Rules
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
@@ -49,10 +50,23 @@ class PreparedWhile(NamedTuple):
     closed: Tree
     init: Tree
     max_steps: int | None
+    rules: Rules  # functions in the body that have derivative rules of their own
+    effects: frozenset[Any]  # JAX's: prints and other callbacks
 
     def bare(self) -> PreparedWhile:
         """Without its arrays, as `PreparedLoop.bare`."""
         return self._replace(closed=None, init=None)
+
+    def rules_used_up(self) -> PreparedWhile:
+        """The loop as a first derivative leaves it to a second one: rules are replaced by what they compute."""
+        if not (self.rules.own or self.rules.backward):
+            return self
+
+        def step(closed: Tree, carry: Tree) -> Tree:
+            moving, *fixed = tree.split((closed, carry))
+            return jax.vjp(lambda moving: self.step(*tree.merge(moving, *fixed)), moving)[0]
+
+        return self._replace(step=step)
 
     @property
     def bound(self) -> int:
@@ -96,6 +110,8 @@ def prepare_while(
         closed=(testing.closed, stepping.closed),
         init=init,
         max_steps=None if max_steps is None else int(max_steps),
+        rules=stepping.rules,
+        effects=frozenset(testing.program.effects | stepping.program.effects),
     )
 
 

@@ -54,13 +54,15 @@ def while_loop(
       TypeError: the body changes the carry's types, or the condition is not one boolean.
       ValueError: the policy needs `max_steps`.
 
-    Differentiation: without `max_steps` forward mode; with it reverse mode and Hessians
-    (`jax.hessian`); `tk.control.forward()` has both modes, with or without. Where a mode is
+    Differentiation: without `max_steps` forward mode; with it both modes, any order. Under
+    `tk.control.forward()` both modes, with or without, and forward mode over them. Where a mode is
     missing, an error names what to use. The number of steps counts as constant.
 
-    Cost: a buffer of `max_steps` carries under `store()`, fewer under `checkpoint()`; under `vmap`
-    each step of a differentiated loop copies the buffer, because the batch elements may end at
-    different steps.
+    Cost: a gradient takes a buffer of `max_steps` carries under `store()`, fewer under
+    `checkpoint()`, and the time of the steps made; so does forward mode over it, as in
+    `jax.hessian`. Reverse mode over a derivative runs a scan of `max_steps` steps, of which those
+    after the end are skipped. Under `vmap` each step of a differentiated loop copies the buffer,
+    because the batch elements may end at different steps, and none of that scan is skipped.
     """
     require_policy(gradient)
     loop = prepare_while(cond, body, init, max_steps)

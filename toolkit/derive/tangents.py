@@ -76,3 +76,22 @@ def _push(
     weights, _ = ravel_pytree(tree.as_real(moving_dot))
     dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)
     return tree.as_like(like, dot)
+
+
+def where_active(active: Array, operands: Tree) -> Tree:
+    """`operands` unchanged; their tangents, and the cotangents that come to them, are 0 where not `active`."""
+    return jax.tree.map(
+        lambda leaf: _masked(active, leaf) if tree.is_inexact(leaf) else leaf, operands
+    )
+
+
+@jax.custom_jvp
+def _masked(active: Array, leaf: Array) -> Array:
+    del active
+    return leaf
+
+
+@_masked.defjvp
+def _masked_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    active, leaf = primals
+    return _masked(active, leaf), jnp.where(active, tangents[1], 0)

@@ -49,7 +49,7 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
     def by_transpose(v: Tree) -> Tree:
         return jax.linear_transpose(transposed, value)(v)[0]
 
-    if _traces(by_transpose, at):
+    if runs(by_transpose, at):
         return Linearised(value, by_transpose, transposed)
     # A compiled kernel cannot be transposed, nor can a pass that is not linear, such as a clipped gradient.
     message = refusal_of_forward_mode(program) or (
@@ -60,12 +60,13 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
     return Linearised(value, lambda v: product(refuse_to_run(v, message)), transposed, True)
 
 
-def _traces(fun: Product, like: Tree) -> bool:
+def runs(fun: Callable[..., Tree], *args: Tree) -> bool:
+    """Whether a function with tangents inside can be run: all functions that it calls have a forward mode."""
     try:
-        jax.eval_shape(fun, like)
+        program = jax.make_jaxpr(fun)(*args)
     except Exception:  # JAX raises several kinds here, by what it finds
         return False
-    return True
+    return not has_no_forward_mode(program)
 
 
 def linearised_in_part(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from toolkit.jaxprs.own_rules import Rules, rules
+from toolkit.jaxprs.own_rules import Rules, has_both_modes, rules
 from toolkit.jaxprs.read import constants_first, evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
 
@@ -110,8 +110,8 @@ def has_while(jaxpr: Any) -> bool:
     """Whether it contains a `while_loop` that reverse mode would have to cross."""
     for equation in jaxpr.eqns:
         # A `custom_linear_solve` is transposed as a whole, by another solve: reverse mode never enters its
-        # loops.
-        if equation.primitive.name == "custom_linear_solve":
+        # loops. Nor those of an operation with both modes.
+        if equation.primitive.name == "custom_linear_solve" or has_both_modes(equation):
             continue
         if equation.primitive.name == "while":
             return True

@@ -26,6 +26,7 @@ _RULED = frozenset({"custom_jvp_call", "custom_vjp_call", "linear_call", "call_h
 _ONE_WAY = frozenset({"custom_lin", "forward_mode_refused"})
 _OURS = os.path.join(str(Path(__file__).parents[1]), "")
 _JAX = os.path.join(os.path.dirname(jax.__file__), "")
+_BOUNDED = os.path.join(_OURS, "control", "bounded_derivative.py")
 # Files of JAX in which each rule is a derivative. Others have rules that approximate: that of
 # `jax.lax.custom_root` calls a solver of the user's, that of `odeint` solves another equation.
 _TRUE_IN_JAX = tuple(
@@ -40,10 +41,12 @@ _TRUE_OF_OURS = frozenset(
     (os.path.join(_OURS, *file.split("/")), name)
     for file, name in (
         ("adjoint/implicit.py", "_exact_solution"),
-        ("control/bounded.py", "go"),
+        ("control/bounded_derivative.py", "go"),
+        ("control/bounded_derivative.py", "stored"),
         ("control/policies/reversible.py", "run"),
         ("derive/refusal.py", "guard"),
         ("derive/replay.py", "step"),
+        ("derive/tangents.py", "_masked"),
         ("derive/tangents.py", "solve"),
         ("energy/integral.py", "R"),
         ("tree.py", "graft"),
@@ -87,6 +90,15 @@ def refusal_of_forward_mode(tangent: Any) -> str:
     """What the first rule of ours in it says that has no forward mode; "" without any."""
     refusals = (one for one in _equations(tangent) if one.primitive.name == "forward_mode_refused")
     return next((one.params["message"] for one in refusals), "")
+
+
+def has_both_modes(equation: Any) -> bool:
+    """Whether an operation of ours has its own forward and reverse mode, whatever loops it contains."""
+    if equation.primitive.name == "linear_map":
+        return True
+    if equation.primitive.name != "custom_jvp_call":
+        return False
+    return _function(equation).place.startswith(_BOUNDED)
 
 
 def rule_of(equation: Any) -> Definition:

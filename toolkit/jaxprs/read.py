@@ -39,6 +39,8 @@ def opened(computation: Any) -> tuple[Any, Sequence[Any]]:
 
 def called(equation: Any) -> Any:
     """The program that an equation runs on its own operands, or None."""
+    if equation.primitive.name == "linear_map":
+        return _program_of_map(equation)
     params, name = equation.params, _CALLS.get(equation.primitive.name, "")
     # The second name is that of a `composite` until jax 0.10.1.
     return params.get(name, params.get("jaxpr")) if name else None
@@ -163,6 +165,12 @@ def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[s
             made = flow(program, [known.get(id(atom), nothing) for atom in equation.invars])
         known |= {id(v): one for v, one in zip(equation.outvars, made, strict=True)}
     return [known.get(id(atom), nothing) for atom in jaxpr.outvars]
+
+
+def _program_of_map(equation: Any) -> Any:
+    """What an operation of `derive/linear_map.py` runs."""
+    types = tuple(atom.aval for atom in equation.invars)
+    return equation.params["forward"].program(equation.params["sizes"], types)
 
 
 def _programs(values: Iterable[Any]) -> Iterator[Any]:

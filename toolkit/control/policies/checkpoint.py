@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from toolkit.control import bounded, residuals
+from toolkit.control import bounded_derivative, residuals
 from toolkit.control.policies.policy import step_of
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
@@ -29,8 +29,7 @@ class checkpoint:
         carries, 10 more while one outer segment runs again, and all that 10 steps leave. With a last
         size of 1, (10, 10, 10, 1), the innermost 10 steps keep their carries only, and run once more.
 
-    Differentiation: forward and reverse mode, any order. In `tk.while_loop`, with `max_steps`:
-    reverse mode and Hessians (`jax.hessian`).
+    Differentiation: forward and reverse mode, any order. In `tk.while_loop` with `max_steps` alone.
 
     Cost: memory of `length / k` carries and of what k steps leave. For a tuple: as many carries as
     all sizes but the last add up to, and what the steps of one innermost segment leave. In addition,
@@ -59,7 +58,8 @@ class checkpoint:
                 "`max_steps` must be given to tk.while_loop under checkpoint(): got None, and "
                 "what is kept needs a size."
             )
-        return bounded.run(loop, segment_sizes(self.how, loop.max_steps), repr(self))
+        sizes = segment_sizes(self.how, loop.max_steps)
+        return bounded_derivative.run(loop, sizes, repr(self))
 
     def memory(self, loop: PreparedLoop) -> int:
         """The carries of all levels, and what an innermost segment leaves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.control import bounded, residuals
+from toolkit.control import bounded, bounded_derivative, residuals
 from toolkit.control.policies.policy import set_positive, step_of
 from toolkit.control.prepared import Counted, PreparedLoop, PreparedWhile
 from toolkit.derive.refusal import refuse_reverse_mode
@@ -20,8 +20,8 @@ class store:
     Args:
       unroll: steps in one turn of the compiled loop, at least 1.
 
-    Differentiation: forward and reverse mode, any order. In `tk.while_loop`: forward mode where
-    there is no `max_steps`, else reverse mode and Hessians (`jax.hessian`).
+    Differentiation: forward and reverse mode, any order. In `tk.while_loop` without `max_steps`:
+    forward mode.
 
     Cost: memory of all steps' intermediate values (of all carries in `tk.while_loop`, whose steps
     run once more in the reverse pass).
@@ -40,7 +40,7 @@ class store:
     def run_while(self, loop: PreparedWhile) -> Counted:
         """A plain `while_loop`; with a bound, one that stores its carries."""
         if loop.max_steps is not None:
-            return bounded.run(loop, (), "store()")
+            return bounded_derivative.run(loop, (), "store()")
         counted = bounded.plain(loop, loop.closed, loop.init)
         return Counted(refuse_reverse_mode(counted.carry, _UNBOUNDED), counted.steps)
 

@@ -162,6 +162,11 @@ INTERNALS = (
         "derivatives that a rule refuses by name",
         programs.own_primitive,
     ),
+    Internal(
+        "jax.interpreters.batching.fancy_primitive_batchers, AxisData",
+        "derivatives of tk.while_loop with a bound, under vmap",
+        programs.lanes_of_own_primitive,
+    ),
 )
 
 

@@ -258,3 +258,19 @@ def own_primitive() -> None:
     mapped = jax.vmap(double.bind)
     assert np.array_equal(jax.grad(lambda x: mapped(x).sum())(X), np.full(3, 2.0))
     assert np.array_equal(jax.jit(mapped)(X), 2 * X)
+
+
+def lanes_of_own_primitive() -> None:
+    """A primitive's rule for batches is told how many lanes there are, and their name where the user gave one."""
+    double, seen = Primitive("toolkit_trial_lanes"), []
+    double.def_impl(lambda x: 2 * x)
+    double.def_abstract_eval(lambda x: x)
+
+    def rule(axis: Any, operands: Any, axes: Any) -> Any:
+        seen.append((axis.size, None if type(axis.name) is object else axis.name, axis.spmd_name))
+        return double.bind(*operands), axes[0]
+
+    batching.fancy_primitive_batchers[double] = rule
+    for name in (None, "lanes"):
+        assert np.array_equal(jax.vmap(double.bind, axis_name=name)(X), 2 * X)
+    assert seen == [(3, None, None), (3, "lanes", None)]
