@@ -15,8 +15,8 @@ what they have for what they are told differs by `mismatch`, relative. Two ways 
     deployed    by backprop through the perfect network of as many levels, then written to the chip
 
 Expect (means over 5 chips, seeds 0 to 2) at 64 levels held-out accuracy 0.94 to 0.97 in place, with and
-without mismatch; deployed the same without mismatch, 0.87 to 0.91 at 0.5 and 0.70 to 0.76 at 1. With 4 levels
-in place 0.92 to 0.95, with 2 levels 0.82 to 0.89. In place the gradient has cosine 1 with the derivative of the
+without mismatch; deployed the same without mismatch, 0.88 to 0.91 at 0.5 and 0.70 to 0.76 at 1. With 4 levels
+in place 0.92 to 0.97, with 2 levels 0.82 to 0.93. In place the gradient has cosine 1 with the derivative of the
 chip that is there, by backprop through the perfect circuit less than 0.3. Without diodes the circuit is
 linear in its inputs, so this is the accuracy of a linear classifier.
 

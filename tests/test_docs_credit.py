@@ -23,7 +23,7 @@ def typed() -> dict[str, Any]:
 
 
 def test_the_network_learns(typed: dict[str, Any]) -> None:
-    assert float(typed["info"].status) == 0 and len(BLOCKS) == 5
+    assert float(typed["info"].status) == 0 and len(BLOCKS) == 6
     state, x, target = typed["state"], *typed["batch"]
     assert float(typed["loss"](typed["model"].apply(state.params, x), target).mean()) < 0.1
 
@@ -37,6 +37,11 @@ def test_rules_and_devices_of_ones_own_can_be_compared(typed: dict[str, Any]) ->
     rows = tk.credit.compare(*arguments, rules, typed["key"]).to_rows()
     assert [row["layer"] for row in rows] == [0, 1, 2] * 2
     assert all(0 < row["cosine"] < 1 for row in rows[:3])
+
+
+def test_a_mismatched_chip_learns_in_place(typed: dict[str, Any]) -> None:
+    losses = typed["losses"]
+    assert losses[-1] < 0.05 * losses[0]
 
 
 def test_every_rule_is_on_the_page() -> None:

@@ -35,6 +35,8 @@ from toolkit.settings import Count, NonNegative, Number, Positive, settings
 class ResistiveDevice:
     """A technology of programmable resistors with its instruments; the defaults are perfect ones.
 
+    Readings are those of the outputs; the voltage drops that resistors learn from are used where they are.
+
     Both methods let a derivative pass as if they did nothing: a resistor learns from the voltage drop
     that is there, without knowing what it was told. So the gradient of a network by what its resistors are
     told is that by the conductances that they have.
