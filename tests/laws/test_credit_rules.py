@@ -325,6 +325,35 @@ def test_the_rule_agrees_with_the_adjoint_of_the_same_name() -> None:
     assert_close(gradient(rule, calm)[0], hg.gradient, 1e-7)
 
 
+@pytest.mark.parametrize("beta", [0.01, 2.0])
+def test_resistors_learn_in_place_by_the_derivative_of_the_chip_that_is_there(beta: float) -> None:
+    """Under levels, write noise and mismatch; backprop through the ideal network follows another one."""
+    edges = [(i, j) for i in range(3) for j in (3, 4, 5)] + [
+        (i, j) for i in (3, 4, 5) for j in (6, 7)
+    ]
+    x, target = X[:, :3], 0.3 * X[:, 3:5]
+    device = E.ResistiveDevice(levels=16, write_noise=0.05, mismatch=0.7)
+    factors = device.init(KEY, len(edges))
+    program = partial(device.program, factors, key=jax.random.key(1))
+    ideal = E.resistive(edges, range(3), (6, 7))
+    chip = E.resistive(edges, range(3), (6, 7), realised=program)
+    told = {"conductance": jax.random.uniform(KEY, (len(edges),), minval=0.1, maxval=0.9)}
+    # A linear circuit answers a nudge by the error in one sweep, and the difference is exact for any beta.
+    rule = C.EquilibriumPropagation(beta=beta, free_steps=0, nudged_steps=1, nudge="error")
+
+    def mean(conductance: jax.Array) -> jax.Array:
+        params = {"conductance": conductance}
+        return jnp.mean(half_squares(ideal.output(params, x, ideal.rest(params, x)), target))
+
+    got, _, info = rule(chip, half_squares)[1](told, (), (x, target), KEY)
+    there = jax.grad(mean)(program(told["conductance"]))
+    np.testing.assert_allclose(got["conductance"], there, rtol=1e-9, atol=1e-12)
+    assert info.status == 0 and float(info.residual) < 1e-9
+    elsewhere = jax.grad(mean)(told["conductance"])
+    cosine = elsewhere @ there / jnp.linalg.norm(elsewhere) / jnp.linalg.norm(there)
+    assert float(cosine) < 0.95
+
+
 def test_a_readout_learns_cross_entropy() -> None:
     rule = EP(partial(E.hopfield, readout=True), beta=1e-3)
     exact = true_gradient(DENSE, cross_entropy, rule.predict(DENSE.model))

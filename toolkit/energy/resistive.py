@@ -21,6 +21,7 @@ from jax import Array
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from toolkit import tree
 from toolkit.energy.energy_model import Cost, EnergyModel, slope
 from toolkit.types import Tree
 
@@ -51,7 +52,8 @@ def resistive(
 
     Raises:
       ValueError: edges are no pairs of distinct nodes; an input or output names no node, twice the same,
-        or one that is both; a free node that no path joins to an input, whose voltage nothing decides.
+        or one that is both; a free node that no path joins to an input, whose voltage nothing decides; x,
+        conductances, or what `realised` or `measured` returns, of another shape.
 
     Cost: a sweep factorises a matrix of the free nodes, once for all examples.
 
@@ -60,6 +62,7 @@ def resistive(
     pairs = _checked_edges(edges)
     count = int(pairs.max()) + 1
     held, read = _checked_nodes(pairs, count, inputs, outputs)
+    _require_functions(realised=realised, measured=measured)
     free = np.setdiff1d(np.arange(count), held)
 
     def init(key: Array, x: Array) -> Tree:
@@ -67,11 +70,12 @@ def resistive(
         return {"conductance": jax.random.uniform(key, (len(pairs),), dtype, *FIRST)}
 
     def conductances(params: Tree) -> Array:
-        told = params["conductance"]
-        return told if realised is None else realised(told)
+        told = _of_shape('params["conductance"]', params["conductance"], (len(pairs),))
+        return told if realised is None else _of_shape("realised", realised(told), told.shape)
 
     def voltages(x: Array, state: Array) -> Array:
         """`[B, N]`."""
+        x = _of_shape("x", x, (len(state), len(held)))
         whole = jnp.zeros((len(x), count), jnp.result_type(x, state))
         return whole.at[:, held].set(x).at[:, free].set(state)
 
@@ -82,7 +86,7 @@ def resistive(
 
     def output(params: Tree, x: Array, state: Array) -> Array:
         volts = voltages(x, state)[:, read]
-        return volts if measured is None else measured(volts)
+        return volts if measured is None else _of_shape("measured", measured(volts), volts.shape)
 
     def solved(params: Tree, x: Array, current: Array, fixed: np.ndarray, at: Array) -> Array:
         """`[B, N]` voltages with the nodes `fixed` held `at` theirs, and a `current` into every node."""
@@ -96,6 +100,7 @@ def resistive(
         return whole.at[:, fixed].set(at.astype(settled.dtype)).at[:, unknown].set(settled)
 
     def rest(params: Tree, x: Array) -> Array:
+        x = _of_shape("x", x, (*jnp.shape(x)[:1], len(held)))
         none = jnp.zeros((len(x), count), jnp.result_type(x, float))
         return solved(params, x, none, held, x)[:, free]
 
@@ -118,6 +123,21 @@ def _laplacian(conductance: Array, pairs: np.ndarray, count: int) -> Array:
     G = jnp.zeros((count, count), conductance.dtype)
     G = G.at[i, j].add(-conductance).at[j, i].add(-conductance)
     return G.at[i, i].add(conductance).at[j, j].add(conductance)
+
+
+def _require_functions(**given: Any) -> None:
+    for name, function in given.items():
+        if function is not None and not callable(function):
+            raise ValueError(
+                f"`{name}` must be a function of one array, or None: got {type(function).__name__}; for a "
+                "ResistiveDevice write a lambda that calls its `program` or `read`."
+            )
+
+
+def _of_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    if jnp.shape(value) != shape:
+        raise ValueError(f"`{name}` must have the shape {shape}: got {tree.describe(value)}.")
+    return value
 
 
 def _checked_edges(edges: Any) -> np.ndarray:

@@ -20,15 +20,16 @@ with w and m lognormal, of mean 1: a conductance stays positive. A voltage V is 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from jax import Array
 from jax.typing import DTypeLike
 
-from toolkit.settings import Count, NonNegative, Number, Positive, settings
+from toolkit import tree
+from toolkit.settings import Natural, NonNegative, Number, Positive, require, settings
 
 
 @settings("resistive_device")
@@ -47,7 +48,7 @@ class ResistiveDevice:
       write_noise: relative standard deviation, drawn at each write.
       mismatch: relative standard deviation from resistor to resistor, fixed when the chip is made.
       read_noise: standard deviation in volts, drawn at each reading.
-      adc_bits: a reading is one of `2^adc_bits` voltages; None: all, and no bounds.
+      adc_bits: a reading is one of `2^adc_bits` voltages, from 1 to 32 bits; None: all, and no bounds.
       adc_range: the largest voltage that the converter tells from larger ones, in volts.
 
     Raises:
@@ -62,7 +63,7 @@ class ResistiveDevice:
     write_noise: NonNegative = 0.0
     mismatch: NonNegative = 0.0
     read_noise: NonNegative = 0.0
-    adc_bits: Count | None = None
+    adc_bits: Annotated[int, Interval(ge=1, le=32)] | None = None
     adc_range: Positive = 1.0
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class ResistiveDevice:
 
     def init(self, key: Array, num_edges: int, dtype: DTypeLike = float) -> Array:
         """The mismatch of a chip: what each of its resistors has for each siemens that it should, `[E]`."""
+        require("num_edges", num_edges, Natural)
         return _lognormal(key, self.mismatch, (num_edges,), dtype)
 
     def program(self, factors: Array, conductance: Array, key: Array) -> Array:
@@ -83,12 +85,13 @@ class ResistiveDevice:
           key: of this write.
 
         Raises:
-          ValueError: the two have different shapes.
+          ValueError: the two have different shapes; `conductance` is no array of real numbers.
 
         Returns: `[E]`, in siemens, positive. Mismatch and noise may carry it beyond `g_min` and `g_max`.
 
         Differentiation: the derivative by `conductance` is 1, that by all else 0.
         """
+        conductance = _real("conductance", conductance)
         if factors.shape != conductance.shape:
             raise ValueError(
                 f"`factors` must have the shape of `conductance`, {conductance.shape}: got "
@@ -102,13 +105,23 @@ class ResistiveDevice:
     def read(self, voltage: Array, key: Array) -> Array:
         """What the instruments say of a voltage, of any shape, in volts; `key` is of this reading.
 
+        Raises:
+          ValueError: `voltage` is no array of real numbers.
+
         Differentiation: the derivative by `voltage` is 1, that by all else 0.
         """
+        voltage = _real("voltage", voltage)
         noise = jax.random.normal(key, voltage.shape, voltage.dtype)
         read = voltage + self.read_noise * noise
         if self.adc_bits is not None:
             read = _rounded(read, -self.adc_range, self.adc_range, 2**self.adc_bits - 1)
         return _in_place_of(voltage, read)
+
+
+def _real(name: str, value: Any) -> Array:
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be an array of real numbers: got {tree.describe(value)}.")
+    return jnp.asarray(value)
 
 
 def _rounded(values: Array, low: Number, high: Number, steps: int | None) -> Array:
