@@ -71,6 +71,7 @@ def call(rule: Any, model: Any = MODEL, loss: Any = half_squares, batch: Any = B
         (lambda: C.ForwardForward(3, inference="head"), "`inference` must be one of 'goodness', 'readout'"),
         (lambda: C.NodePerturbation(sigma=0), "`sigma` must be a positive number: got 0"),
         (lambda: call(C.Backprop(), loss=lambda o, t: jnp.sum((o - t) ** 2)), r"`loss` must return one real number an example, of shape \(5,\): got float64\[\]"),
+        (lambda: C.Backprop()(E.hopfield(MODEL), half_squares), r"`model` must have an `apply\(params, x\)` for Backprop: got EnergyModel; an energy is"),
         (lambda: call(C.EquilibriumPropagation(), loss=lambda o, t: (o - t) ** 2), r"`loss` must return one real number an example, of shape \(5,\)"),
         (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), CLIPPED), '`scheme` "holomorphic" needs activations, maps and a loss that are complex-analytic'),
         (lambda: call(C.EquilibriumPropagation(scheme="holomorphic"), network(jax.nn.relu)), 'they take max in relu of complex numbers; use scheme="centered"'),

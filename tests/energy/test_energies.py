@@ -226,3 +226,28 @@ def test_resistors_refuse_other_shapes(
         energy = E.resistive(EDGES, [0, 1], [4], **device)
         params = {"conductance": jnp.ones(conductances)}
         energy.output(params, x, energy.rest(params, x))
+
+
+def test_resistors_refuse_to_hold_other_outputs() -> None:
+    energy, params = E.resistive(EDGES, [0, 1], [4]), {"conductance": jnp.ones(len(EDGES))}
+    with pytest.raises(
+        ValueError, match=r"`clamp` must have the shape \(2, 1\): got float64\[2,2\]"
+    ):
+        energy.update(params, VOLTS, energy.rest(params, VOLTS), clamp=VOLTS)
+
+
+def test_a_network_of_resistors_in_narrow_numbers() -> None:
+    energy = E.resistive(EDGES, [0, 1], [4])
+    rule = tk.credit.CoupledLearning(free_steps=0, clamped_steps=1)
+    target = jnp.asarray([[0.5], [0.25]])
+    narrow = lambda leaf: jnp.asarray(leaf, jnp.bfloat16)
+    params = {"conductance": jnp.asarray([1.0, 2.0, 0.5, 1.5, 1.0, 0.25, 0.75])}
+    wide, _, _ = rule(energy, half_squares)[1](params, (), (VOLTS, target), KEY)
+    batch = (narrow(VOLTS), narrow(target))
+    got, _, info = rule(energy, half_squares)[1](jax.tree.map(narrow, params), (), batch, KEY)
+    assert got["conductance"].dtype == jnp.bfloat16 and info.status == 0
+    np.testing.assert_allclose(
+        got["conductance"].astype(float),
+        wide["conductance"],
+        atol=0.03 * float(jnp.max(abs(wide["conductance"]))),
+    )  # two digits

@@ -19,6 +19,9 @@ class Backprop:
 
     Works for every model with an `apply`, layered or not.
 
+    Raises:
+      ValueError: a model without, such as an energy.
+
     State: `()`.
 
     Cost: one forward and one reverse pass.
@@ -26,6 +29,11 @@ class Backprop:
 
     def __call__(self, model: Any, loss: Loss) -> Learner:
         """`(init, gradients)` of a model under a loss."""
+        if not hasattr(model, "apply"):
+            raise ValueError(
+                f"`model` must have an `apply(params, x)` for Backprop: got {type(model).__name__}; an "
+                "energy is trained by EquilibriumPropagation."
+            )
 
         def mean(params: Tree, batch: Batch) -> Array:
             x, target = batch

@@ -91,7 +91,8 @@ def resistive(
     def solved(params: Tree, x: Array, current: Array, fixed: np.ndarray, at: Array) -> Array:
         """`[B, N]` voltages with the nodes `fixed` held `at` theirs, and a `current` into every node."""
         unknown = np.setdiff1d(np.arange(count), fixed)
-        G = _laplacian(conductances(params), pairs, count)
+        # LAPACK factorises in float32 at least.
+        G = _laplacian(tree.widened(conductances(params)), pairs, count)
         pushed = current[:, unknown] - at @ G[np.ix_(unknown, fixed)].T
         # Positive definite: each free node is joined to a held one by a path of positive conductances.
         factor = jax.scipy.linalg.cho_factor(G[np.ix_(unknown, unknown)])
@@ -111,6 +112,7 @@ def resistive(
         current = jnp.zeros((len(x), count), out.dtype).at[:, read].set(-slope(cost, out))
         if clamp is None:
             return solved(params, x, current, held, x)[:, free].astype(state.dtype)
+        clamp = _of_shape("clamp", clamp, out.shape)
         fixed, at = np.concatenate([held, read]), jnp.concatenate([x, clamp], axis=1)
         return solved(params, x, current, fixed, at)[:, free].astype(state.dtype)
 
