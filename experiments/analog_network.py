@@ -59,6 +59,7 @@ class Config(run.Settings):
     chips: PositiveInt = 5
     levels: Annotated[tuple[Levels, ...], Field(min_length=1)] = (2, 4, 16, 64)
     mismatches: Annotated[tuple[Spread, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 1.0)
+    # Its levels and its mismatch are those of the two lists.
     device: tk.energy.ResistiveDevice = tk.energy.ResistiveDevice(
         g_min=0.01, write_noise=0.02, read_noise=1e-3, adc_bits=8, adc_range=0.5
     )
@@ -145,16 +146,16 @@ def everywhere(tree: Any, mismatches: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * mismatches), tree)
 
 
-def device_of(config: Config, levels: int, mismatch: float = 0.0) -> tk.energy.ResistiveDevice:
-    """The technology of a row of chips."""
-    return dataclasses.replace(config.device, levels=levels, mismatch=mismatch)
+def device_of(config: Config, levels: int) -> tk.energy.ResistiveDevice:
+    """The technology of the chips of so many levels."""
+    return dataclasses.replace(config.device, levels=levels)
 
 
 def factors_of(config: Config, mismatch: float, chip_key: Array) -> Array:
     """The mismatch of a chip, `[E]`."""
     made_key, _ = jax.random.split(chip_key)
     edges, _, _ = circuit.wiring(config.hidden)
-    return device_of(config, config.levels[0], mismatch).init(made_key, len(edges))
+    return dataclasses.replace(config.device, mismatch=mismatch).init(made_key, len(edges))
 
 
 def start_of(config: Config, chip_key: Array) -> Any:

@@ -116,7 +116,7 @@ def build(config: Config) -> run.Program:
         return conclude(config, data, state)
 
     def differentiated(state: State) -> dict[str, run.Loss]:
-        batch = learners.fixed_batch(config, data)
+        batch = some(config, data)
         value = lambda params: implicit(config, params, batch).value
         return {"hyper": run.Loss(value, (state.params,))}
 
@@ -147,6 +147,11 @@ def implicit(config: Config, params: Any, batch: learners.Batch) -> tk.Hypergrad
     return tk.hypergradient(outer, solve)(energy.rest(params, x), params)
 
 
+def some(config: Config, data: learners.Data) -> learners.Batch:
+    """A batch that is always the same."""
+    return jax.tree.map(lambda leaf: leaf[: config.batch_size], data.training)
+
+
 def accuracy(config: Config, params: Any, data: Any) -> jax.Array:
     """The part of the digits whose largest output is the right one."""
     output = config.rule.predict(network(config))(params, data.images)
@@ -163,7 +168,7 @@ def agreement(gradient: Any, exact: Any) -> tuple[jax.Array, jax.Array]:
 
 def conclude(config: Config, data: learners.Data, state: State) -> run.Final:
     """Accuracy, and what every scheme makes of one batch of the trained network, at what price."""
-    batch, key = learners.fixed_batch(config, data), jax.random.key(config.seed)
+    batch, key = some(config, data), jax.random.key(config.seed)
     rules = {scheme: dataclasses.replace(config.rule, scheme=scheme) for scheme in SCHEMES}
     model = network(config)
     compared = tk.credit.compare(model, learners.half_squares, state.params, batch, rules, key)

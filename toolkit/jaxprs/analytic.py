@@ -40,7 +40,7 @@ def unanalytic(computation: Any) -> list[str]:
     """
     first: dict[str, str] = {}
     for name, place in _found(computation, ""):
-        first.setdefault(name, f"{name} in {place}" if place else name)
+        first.setdefault(name, name if place in ("", name) else f"{name} in {place}")
     return list(first.values())
 
 
