@@ -52,6 +52,23 @@ def mixed(activation: Callable = jnp.tanh, pooled: bool = True) -> Any:
     )
 
 
+class ResidualBlock(linen.Module):
+    """`h + tanh(LayerNorm(h) W)`, one map."""
+
+    @linen.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        normal = linen.LayerNorm(param_dtype=jnp.float64)(h)
+        return h + jnp.tanh(linen.Dense(h.shape[-1], param_dtype=jnp.float64)(normal))
+
+
+def residual(activation: Callable = jnp.tanh) -> Any:
+    """Two residual blocks with normalisation between a plain pair and a linear last layer."""
+    blocks = [(ResidualBlock(), activation), (ResidualBlock(), activation)]
+    return tk.credit.layered(
+        [(dense(4), activation), *blocks, (dense(CLASSES), tk.credit.identity)]
+    )
+
+
 def targets(count: int) -> jax.Array:
     """One-hot, `[count, 3]`."""
     return jax.nn.one_hot(jnp.arange(count) % CLASSES, CLASSES)

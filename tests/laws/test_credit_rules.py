@@ -26,9 +26,11 @@ from tests.networks import (
     half_squares,
     mixed,
     network,
+    residual,
     targets,
 )
 from tests.traces import counted as traced
+from toolkit.credit.alignment import beside
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
@@ -100,6 +102,7 @@ def _setting(model: Any, x: jax.Array) -> Setting:
 
 DENSE = _setting(network(), X)
 MIXED = _setting(mixed(), IMAGES)
+RESIDUAL = _setting(residual(), X)
 
 
 @functools.cache
@@ -155,6 +158,62 @@ def test_on_convolution_pooling_linen_nnx_and_pairs(name: str) -> None:
     assert not int(info.status) & tk.Issue.NOT_FINITE
     if row.exact:
         assert_close(got, true_gradient(MIXED, half_squares))
+
+
+# The rule that needs as many sweeps as there are layers: four here, three in DENSE.
+LONGER = {
+    "equilibrium propagation, lifted": C.EquilibriumPropagation(E.lifted, 1e-5, "centered", 0, 4)
+}
+
+
+@pytest.mark.slow
+@rules
+def test_on_residual_blocks(name: str) -> None:
+    rule = LONGER.get(name, RULES[name].rule)
+    if name == "equilibrium propagation, holomorphic":
+        with pytest.raises(
+            ValueError, match="complex"
+        ):  # the variance in LayerNorm is not analytic
+            gradient(rule, RESIDUAL, cross_entropy)
+        return
+    got, _, info = gradient(rule, RESIDUAL, cross_entropy)
+    assert jax.tree.structure(got) == jax.tree.structure(RESIDUAL.params)
+    assert not int(info.status) & tk.Issue.NOT_FINITE
+    if name == "predictive coding, lagrangian":  # activities and multipliers circle, and it says so
+        assert int(info.status) & tk.Issue.INNER_NOT_CONVERGED
+    elif RULES[name].exact:
+        assert_close(got, true_gradient(RESIDUAL, cross_entropy))
+
+
+@pytest.mark.slow
+def test_small_steps_do_not_pass_for_a_settled_network() -> None:
+    rule = C.PredictiveCoding("augmented_lagrangian", steps=2000, step_size=0.01)
+    _, _, info = gradient(rule, RESIDUAL, cross_entropy)
+    assert int(info.status) & tk.Issue.INNER_NOT_CONVERGED
+
+
+NARROW = Setting(
+    network(), *jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (DENSE.params, DENSE.batch))
+)
+# Nudges of 1e-5 drown in bfloat16's three digits: rules that divide by them take larger ones here.
+WIDE_NUDGES = {
+    "dual propagation": C.DualPropagation(),
+    "predictive coding, nudged": C.PredictiveCoding(beta=0.5),
+    "equilibrium propagation, lifted": C.EquilibriumPropagation(E.lifted, 0.5, "centered", 0, 3),
+}
+
+
+@pytest.mark.slow
+@rules
+def test_in_bfloat16_each_points_where_it_does_in_float64(name: str) -> None:
+    rule = WIDE_NUDGES.get(name, RULES[name].rule)
+    if name == "equilibrium propagation, holomorphic":
+        pytest.skip("there are no complex numbers of 16 bits; its gradient is of complex64")
+    got, _, info = gradient(rule, NARROW)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
+    assert not int(info.status) & tk.Issue.NOT_FINITE
+    if RULES[name].exact:
+        assert float(jnp.min(beside(got, true_gradient(DENSE, half_squares)).cosine)) > 0.9
 
 
 @rules

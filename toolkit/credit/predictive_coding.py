@@ -226,7 +226,10 @@ def _lagrangian(rule: PredictiveCoding, network: Network, up: Forward, judged: J
     steps = _steps(rule)
     end, _ = jax.lax.scan(step, start, length=steps)
     further, _ = step(end, None)
-    residual = passes.relative(passes.minus(further, end), passes.minus(end, start))
+    # Over the step size: activities and multipliers can circle each other for ever, and by small steps each
+    # sweep changes little, so that they would count as settled.
+    change = passes.minus(further, end)
+    residual = passes.relative(change, passes.minus(end, start)) / rule.step_size
     return _at(network, *end, residual, steps)
 
 
