@@ -1,0 +1,109 @@
+"""Do the learning rules hold in a convolutional network?
+
+    toolkit run configs/convolutional_rules.yaml
+    toolkit run configs/convolutional_rules.yaml data=fashion_mnist train_size=10000    where its files are present
+
+Each rule trains a small convnet on images; a step of the run is an epoch of every rule. Pooling is the
+mean, a map of its own below the activation, and signals come back through it as they are.
+
+Exact rules do not care what a map is. Direct feedback arrives at every pixel of a convolution from a random
+direction of its own, which no shared kernel can line up with: the last layer learns, the kernels stay nearly
+as they were drawn. Feedback alignment comes down through kernels, and finds its way.
+
+Source: each rule's own; convolutions under feedback alignment: Moskovitz, Litwin-Kumar & Abbott 2018; under
+direct feedback: Refinetti et al. 2021, section 5.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+import toolkit as tk
+from experiments import learners
+from experiments.learners import Data, Network, State, Trainer
+from toolkit import run
+
+
+class Contender(learners.Contender):
+    """A rule, its optimizer, and how the network under it is completed."""
+
+    optimizer: tk.optimizers.Optimizer = tk.optimizers.Adam(learning_rate=5e-3)
+    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    loss: Literal["cross_entropy", "half_squares"] = "cross_entropy"
+
+
+class Config(learners.Training):
+    """What this experiment can be asked; a step is an epoch of every rule."""
+
+    draws: Annotated[int, Field(ge=2)] = 3
+    data: Literal["digits", "fashion_mnist", "cifar10"] = "digits"
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32)
+    rules: Annotated[dict[str, Contender], Field(min_length=1)]
+
+
+def build(config: Config) -> run.Program:
+    """The functions that the runner drives."""
+    data = load(config)
+    trainers, networks = {}, {}
+    for name, one in config.rules.items():
+        shape = (one.activation, one.loss)
+        own = networks.setdefault(shape, network(config, one, data))
+        trainers[name] = learners.trainer(own, one)
+
+    def finish(state: State) -> run.Final:
+        return conclude(config, trainers, state)
+
+    return learners.program(config, trainers, {"images": data}, finish)
+
+
+def load(config: Config) -> Data:
+    """The images, `[B, height, width, channels]`."""
+    if config.data == "digits":
+        return learners.digits(config, (8, 8, 1))
+    return learners.images(config, getattr(tk.data, config.data))
+
+
+def network(config: Config, contender: Contender, data: Data) -> Network:
+    """The network that a contender asks for."""
+    activation = learners.ACTIVATIONS[contender.activation]
+    layers = tk.models.conv_layers(config.channels, learners.NUM_CLASSES, activation)
+    return learners.network(layers, learners.LOSSES[contender.loss], data)
+
+
+def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
+    """Accuracy and alignment of every rule at the end."""
+    rows = learners.measured(config, trainers, state)
+    accuracy = {name: row.accuracy for name, row in rows.items()}
+    table = tuple((name, learners.said(row)) for name, row in rows.items())
+    return run.Final({"accuracy": accuracy}, learners.metrics_of(rows), table)
+
+
+def figures(
+    config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[run.Figure, ...]:
+    """Accuracy, and how the first kernels come to point the right way."""
+    draw, names = run.pictures, list(config.rules)
+    accuracy = {name: 100 * params["accuracy"][name] for name in names}
+    return (
+        draw.heat_map(
+            "Alignment of the first convolution",
+            "Cosine of the rule's gradient with the true one of its own prediction, mean over draws.",
+            [draw.column(rows, f"cosine_first/{name}") for name in names],
+            names,
+            [f"{row['step']:g}" for row in rows],
+            limits=(-1.0, 1.0),
+            cmap="RdBu",
+            wide=True,
+            xlabel="epoch",
+        ),
+        draw.bars(
+            "Held-out accuracy",
+            "Mean over draws; the line reaches from the worst to the best of them.",
+            {name: values.mean() for name, values in accuracy.items()},
+            intervals={name: (values.min(), values.max()) for name, values in accuracy.items()},
+            label="accuracy, %",
+            xlim=(min(80.0, min(values.min() for values in accuracy.values()) - 1), 100.0),
+        ),
+    )
