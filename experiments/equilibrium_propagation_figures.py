@@ -53,6 +53,12 @@ def figures(
             xlabel="epoch",
             ylabel="norm over implicit norm",
         ),
+        draw.bars(
+            "What a batch costs",
+            "A gradient, compiled; this machine.",
+            {name: metrics[f"milliseconds_{name}"] for name in SCHEMES},
+            label="milliseconds a batch",
+        ),
         draw.curves(
             "How large may a nudge be?",
             "The trained network, one batch. On the right the bias of the scheme, on the left float32's "
@@ -64,11 +70,5 @@ def figures(
             yscale="log",
             ylim=(None, 1),
             wide=True,
-        ),
-        draw.bars(
-            "What a batch costs",
-            "A gradient, compiled; this machine.",
-            {name: metrics[f"milliseconds_{name}"] for name in SCHEMES},
-            label="milliseconds a batch",
         ),
     )
