@@ -23,9 +23,15 @@ def typed() -> dict[str, Any]:
 
 
 def test_the_network_learns(typed: dict[str, Any]) -> None:
-    assert float(typed["info"].status) == 0 and len(BLOCKS) == 6
+    assert float(typed["info"].status) == 0 and len(BLOCKS) == 7
     state, x, target = typed["state"], *typed["batch"]
     assert float(typed["loss"](typed["model"].apply(state.params, x), target).mean()) < 0.1
+
+
+def test_alignment_is_measured_for_every_seed(typed: dict[str, Any]) -> None:
+    cosine = typed["aligned"].cosine
+    assert cosine.shape == (3, 3)
+    assert abs(cosine[:, -1] - 1).max() < 1e-5 and abs(cosine[:, 0]).max() < 0.95
 
 
 def test_rules_and_devices_of_ones_own_can_be_compared(typed: dict[str, Any]) -> None:
