@@ -65,9 +65,38 @@ for adjoint in (Implicit(CG(30, 1e-13)), Unroll()):
     many = jax.jit(lambda t, x, z: gradient(t, x, z, adjoint))(theta, xs, zs)
     np.testing.assert_allclose(many, one, rtol=1e-9)
 """
+BOUNDED_LOOPS = """
+def looped(x, w, policy):
+    body = lambda c: (jnp.sin(c[0]) * w + 0.1 * c[0] ** 2, c[1] + 1)
+    return tk.while_loop(lambda c: (c[0] > 0.2) & (c[1] < 5), body, (x, 0), 5, policy)[0]
+
+def scanned(x, w, policy):
+    body = lambda c: (jnp.sin(c[0]) * w + 0.1 * c[0] ** 2, c[1] + 1)
+    step = lambda c, _: (jax.lax.cond(c[0] > 0.2, body, lambda c: c, c), None)
+    return jax.lax.scan(step, (x, 0), None, 5)[0][0]
+
+def total(run, w, policy):
+    # The devices make different numbers of steps.
+    one = lambda x, w: run(x[0], jax.lax.pcast(w, "d", to="varying"), policy)[None]
+    mapped = jax.shard_map(one, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+    return jnp.sum(mapped(jnp.array([0.1, 0.4, 0.8, 1.2]), w) ** 2)
+
+for policy in (tk.control.store(), tk.control.checkpoint(2), tk.control.forward()):
+    both = [jax.jit(jax.grad(lambda w: total(run, w, policy)))(0.8) for run in (looped, scanned)]
+    np.testing.assert_allclose(*both, rtol=1e-9, err_msg=str(policy))
+for mode in (jax.jacfwd, jax.grad):
+    both = [jax.jit(mode(jax.grad(lambda w: total(run, w, tk.control.store()))))(0.8) for run in (looped, scanned)]
+    np.testing.assert_allclose(*both, rtol=1e-9, err_msg=str(mode))
+"""
+PARTS = {
+    "each_its_own": EACH_ITS_OWN,
+    "unchecked_and_pmap": UNCHECKED_AND_PMAP,
+    "sharded_data": SHARDED_DATA,
+    "bounded_loops": BOUNDED_LOOPS,
+}
 
 
-@pytest.mark.parametrize("part", [EACH_ITS_OWN, UNCHECKED_AND_PMAP, SHARDED_DATA], ids=range(3))
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_on_four_devices(part: str) -> None:
     command = [sys.executable, "-c", PROGRAM + part]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

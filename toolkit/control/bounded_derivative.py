@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
 from toolkit.control.bounded import (
@@ -88,7 +87,7 @@ def _storing(plan: Plan) -> Callable[[Tree, Tree, Array], tuple[Counted, Tree]]:
 
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         made, last_dot = _with_tangent(plan, primals, tangents)
-        return made, (last_dot, jax.tree.map(_no_tangent, made[1]))
+        return made, (last_dot, jax.tree.map(zero_tangent, made[1]))
 
     stored.defjvp(rule, symbolic_zeros=True)
     return stored
@@ -102,18 +101,14 @@ def _with_tangent(
     # A second derivative finds this rule here again. Without it, it would have to run the `while_loop` of the
     # forward pass backwards.
     last, buffer = _storing(plan._replace(loop=plan.loop.rules_used_up()))(*primals)
-    last_dot = jax.tree.map(_no_tangent, last)
+    last_dot = jax.tree.map(zero_tangent, last)
     moves = jax.tree.map(lambda dot: not is_zero_tangent(dot), tangents[:2])
     if any(jax.tree.leaves(moves)):
         dots, _ = tree.select(tangents[:2], moves)
         moved = _tangent(plan, moves, (closed, init, last.steps), buffer, dots)
-        whole = jax.tree.map(_no_tangent, tree.split(last.carry).arrays)
+        whole = jax.tree.map(zero_tangent, tree.split(last.carry).arrays)
         last_dot = last_dot._replace(carry=tree.merge(moved, whole))
     return (last, buffer), last_dot
-
-
-def _no_tangent(leaf: Array) -> Any:
-    return SymbolicZero(jax.typeof(leaf)) if tree.is_inexact(leaf) else zero_tangent(leaf)
 
 
 def _tangent(plan: Plan, moves: Tree, point: Point, buffer: Tree, dots: Tree) -> Tree:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
@@ -41,6 +40,9 @@ def instantiate_zeros(cotangent: Tree, like: Tree) -> Tree:
     return jax.tree.map(one, cotangent, like, is_leaf=lambda bar: isinstance(bar, SymbolicZero))
 
 
-def zero_tangent(like: Array) -> Any:
-    """The tangent of an integer array: JAX asks for zeros of the type `float0`."""
-    return np.zeros(like.shape, jax.dtypes.float0)
+def zero_tangent(like: Array) -> SymbolicZero:
+    """The tangent of what has none, as a rule with `symbolic_zeros=True` may return it.
+
+    In `jax.shard_map` an integer and its tangent, zeros of the type `float0`, vary over the same device axes.
+    """
+    return SymbolicZero(jax.typeof(like).to_tangent_aval())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,9 +81,15 @@ def _push(
 
 def where_active(active: Array, operands: Tree) -> Tree:
     """`operands` unchanged; their tangents, and the cotangents that come to them, are 0 where not `active`."""
-    return jax.tree.map(
-        lambda leaf: _masked(active, leaf) if tree.is_inexact(leaf) else leaf, operands
-    )
+    axes = varying_axes(active)
+
+    def one(leaf: Any) -> Any:
+        # In `jax.shard_map` the tangent of what all devices share is shared as well, and has no mask of its own
+        # on each device.
+        shared = axes - varying_axes(leaf)
+        return leaf if shared or not tree.is_inexact(leaf) else _masked(active, leaf)
+
+    return jax.tree.map(one, operands)
 
 
 @jax.custom_jvp
