@@ -9,8 +9,10 @@ and each number of values that the camera tells apart, the device being otherwis
 
 The threshold must exceed 1/classes. An untrained softmax has an error of about 0.1 at every wrong class of
 ten: a threshold of 0.1 or less fires at most of them, every hidden unit is pushed one way, and tanh
-saturates. (The run warns of these thresholds on purpose.) On standardized pixels, `pixels=standardized`, the
-first outputs already differ from image to image, and the same thresholds do no harm.
+saturates. Then 17 % of the digits are read, where a threshold of 0.15 reads 95.5 %. (The run warns of these
+thresholds on purpose.) Noise as large as the signal costs half a percent, and a camera of two values
+nothing. An odd number of few values, one of which is 0, is worse. On standardized pixels,
+`pixels=standardized`, the first outputs already differ from image to image, and low thresholds do no harm.
 
 Source: Launay et al. 2020, Hardware Beyond Backpropagation: a Photonic Co-Processor for Direct Feedback
 Alignment.

@@ -8,6 +8,7 @@ import pytest
 
 from tests.run.conftest import CONFIG, EXPERIMENT
 from tests.run.small_experiments import ON_DATA, lay_out
+from toolkit.run.report import page
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -72,6 +73,14 @@ def test_the_page_tells_the_run(run):
     ):  # fmt: skip
         assert words in text
     assert text.count("<svg") == 3  # one figure of two, two curves
+
+
+def test_of_hundreds_of_results_the_first_are_shown():
+    parts = [f"<p>{k}</p>" for k in range(30)]
+    shown, _, folded = page._section_of("Results", "tiles", parts, 24).partition("<details>")
+    assert "<p>23</p>" in shown and "<p>24</p>" not in shown
+    assert "6 more" in folded and "<p>24</p>" in folded and "<p>29</p>" in folded
+    assert "<details>" not in page._section_of("Results", "tiles", parts[:24], 24)
 
 
 def test_the_card_tells_the_run(run):

@@ -19,6 +19,7 @@ from toolkit.run.report.groups import Group, plain_names
 from toolkit.run.report.story import Story
 
 TEMPLATE = Path(__file__).with_name("page.html")
+SHOWN = 24  # results, and figures of a section; an experiment may log hundreds, which would bury the rest of the page
 
 
 def page(story: Story, figures: Sequence[Figure]) -> tuple[str, list[str]]:
@@ -89,7 +90,15 @@ def _results(story: Story) -> str:
     claimed = {verdict.name: verdict for verdict in story.verdicts}
     names = list(dict.fromkeys([*claimed, *plain_names(story.metrics, story)]))
     tiles = [_tile(name, story.durable.metrics.get(name), claimed.get(name)) for name in names]
-    return section("Results", f'<div class="tiles">{"".join(tiles)}</div>') if tiles else ""
+    return _section_of("Results", "tiles", tiles, max(SHOWN, len(claimed))) if tiles else ""
+
+
+def _section_of(title: str, kind: str, parts: Sequence[str], shown: int = SHOWN) -> str:
+    """A section of the first `shown` parts; the others are folded away behind their number."""
+    grid = lambda some: f'<div class="{kind}">{"".join(some)}</div>'
+    rest = parts[shown:]
+    more = f"<details><summary>{len(rest)} more</summary>{grid(rest)}</details>" if rest else ""
+    return section(title, grid(parts[:shown]) + more)
 
 
 def _tile(name: str, value: float | None, verdict: Verdict | None) -> str:
@@ -121,9 +130,7 @@ def drawings(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, l
         parts.append(
             f'<figure class="{"wide" if figure.wide else "narrow"}">{label}{drawing}</figure>'
         )
-    return (
-        section(title, f'<div class="figures">{"".join(parts)}</div>') if parts else ""
-    ), warnings
+    return (_section_of(title, "figures", parts) if parts else ""), warnings
 
 
 def _gradients(story: Story) -> str:

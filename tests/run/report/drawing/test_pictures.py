@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,13 +150,13 @@ def test_matplotlib_waits_until_something_is_drawn() -> None:
 
 
 def test_a_heat_map_shows_each_number_in_its_cell() -> None:
-    values = [[1.0, np.nan], [-0.5, 0.25]]
+    values = [[1.0, np.nan], [-0.5, -0.001]]
     figure = P.heat_map("T", "C.", values, ["a", "b"], ["x", "y"], limits=(-1, 1), xlabel="layer")
     axes, _ = _canvas(figure).axes
     np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), values)
     assert axes.images[0].get_clim() == (-1, 1)
     written = {text.get_position(): text.get_text() for text in axes.texts}
-    assert written == {(0, 0): "1.00", (0, 1): "-0.50", (1, 1): "0.25"}
+    assert written == {(0, 0): "1.00", (0, 1): "-0.50", (1, 1): "0.00"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_xlabel() == "layer"
     # Dark cells have white numbers, bright ones black.
@@ -163,3 +164,15 @@ def test_a_heat_map_shows_each_number_in_its_cell() -> None:
     assert (colors["1.00"], colors["-0.50"]) == ("black", "white")
     bare, _ = _canvas(P.heat_map("T", "C.", values, ["a", "b"], ["x", "y"], written=None)).axes
     assert not bare.texts
+
+
+def test_many_rows_get_room_for_their_names() -> None:
+    names = [f"a rule with a long name {k}" for k in range(30)]
+    for figure in (
+        P.heat_map("T", "C.", np.eye(30), names, names, written=None),
+        P.bars("T", "C.", dict.fromkeys(names, 1.0)),
+    ):
+        canvas = _canvas(figure)
+        labels = [text.get_window_extent() for text in canvas.axes[0].get_yticklabels()]
+        centers = sorted((box.y0, box.y1) for box in labels)
+        assert all(below[1] <= above[0] + 1 for below, above in pairwise(centers))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 SMALL = 7  # points; the size of the numbers in the cells
+ROW_INCHES = 0.22  # in which a name can be read
+FRAME_INCHES = 1.0  # around the rows, for the axis below them
 
 
 def heat_map(
@@ -42,6 +44,7 @@ def heat_map(
     """
 
     def draw(figure: Canvas) -> None:
+        make_room(figure, len(rows))
         area = figure.subplots()
         table = np.asarray(values, float)
         low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
@@ -56,6 +59,7 @@ def heat_map(
                 red, green, blue, _ = drawn.cmap(drawn.norm(number))
                 bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
                 text = format(number, written or "")
+                text = text.removeprefix("-") if float(text) == 0 else text  # no -0.0
                 area.text(
                     *(column, row, text),
                     ha="center",
@@ -67,3 +71,8 @@ def heat_map(
         figure.colorbar(drawn, ax=area, label=scale)
 
     return Figure(title, caption, draw, wide)
+
+
+def make_room(figure: Canvas, rows: int) -> None:
+    """Makes a figure high enough that the names of its rows do not cover each other."""
+    figure.set_figheight(max(figure.get_figheight(), ROW_INCHES * rows + FRAME_INCHES))

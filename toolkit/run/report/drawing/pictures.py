@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from toolkit.run.experiment.interface import Figure
-from toolkit.run.report.drawing.heat_map import heat_map
+from toolkit.run.report.drawing.heat_map import heat_map, make_room
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,6 +190,7 @@ def bars(
     """
 
     def draw(figure: Canvas) -> None:
+        make_room(figure, len(values))
         area = figure.subplots()
         area.barh(list(values), list(values.values()))
         for name, (low, high) in intervals.items():
