@@ -6,9 +6,14 @@
 Each rule trains a small convnet on images; a step of the run is an epoch of every rule. Pooling is the
 mean, a map of its own below the activation, and signals come back through it as they are.
 
-Exact rules do not care what a map is. Direct feedback arrives at every pixel of a convolution from a random
-direction of its own, which no shared kernel can line up with: the last layer learns, the kernels stay nearly
-as they were drawn. Feedback alignment comes down through kernels, and finds its way.
+Exact rules do not care what a map is: 96.8 % with cosine 1. Direct feedback arrives at every pixel of a
+convolution from a random direction of its own, which no shared kernel can line up with. The first kernels
+keep a cosine of about 0, and the layers above learn to read them (95.4 %). Feedback alignment comes down
+through kernels, and finds its way (0.21 in the first, 0.57 in the last convolution, 94.2 %).
+
+Equilibrium propagation reaches 88.6 % after 10 epochs: its gradient has cosine 0.99 with the true one of its
+own prediction, but a network that settles computes another function than the forward pass, and this one
+is trained by half the squared error at the step size of the others.
 
 Source: each rule's own; convolutions under feedback alignment: Moskovitz, Litwin-Kumar & Abbott 2018; under
 direct feedback: Refinetti et al. 2021, section 5.

@@ -143,7 +143,10 @@ def test_a_fault_of_ours_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_broken_assertion_of_ours_stays_whole() -> None:
-    unbounded = prepared.PreparedWhile(None, None, (), None, max_steps=None)
+    nothing: Any = None
+    unbounded = prepared.PreparedWhile(
+        nothing, nothing, (), nothing, None, rules=nothing, effects=frozenset()
+    )
     with pytest.raises(AssertionError) as caught:
         readable.readable(lambda: unbounded.bound)()
     assert prepared.__file__ in frames(caught.value)
