@@ -7,6 +7,7 @@ import os
 import textwrap
 import traceback
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
