@@ -14,6 +14,7 @@ from toolkit import kinds
 from toolkit.commands import cli
 from toolkit.run import Settings
 from toolkit.run.experiment import load
+from toolkit.run.experiment.json_schema import schema_of
 
 C = tk.credit
 
@@ -93,3 +94,16 @@ def test_a_run_records_a_rule_as_a_config_writes_it() -> None:
     recorded = load.resolve(config)
     assert recorded["rules"]["signs"]["rule"] == {**rules["signs"]["rule"], "optimizer": None}
     assert load.validate(Config, recorded, {}) == config
+
+
+def test_a_default_that_holds_a_function_is_shown_as_a_config_writes_it() -> None:
+    class Config(Settings):
+        rule: C.EquilibriumPropagation = C.EquilibriumPropagation(tk.energy.lifted, free_steps=0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = schema_of(Config)["properties"]["rule"]["default"]
+    assert (shown["kind"], shown["energy"]) == ("equilibrium_propagation", "lifted")
+    assert Config.model_validate({"experiment": "own", "steps": 1, "rule": shown}) == Config(
+        experiment="own", steps=1
+    )

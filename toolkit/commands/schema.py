@@ -17,10 +17,10 @@ def add(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Prints a JSON schema: of a config's experiment, or of the common fields and every kind."""
-    from toolkit.run.experiment import load
+    from toolkit.run.experiment import json_schema, load
 
     whole = arguments.config is None
-    schema = _common() if whole else load.model_of(arguments.config).model_json_schema()
+    schema = _common() if whole else json_schema.schema_of(load.model_of(arguments.config))
     print(json.dumps(schema, indent=2))
     return Exit.DONE
 

@@ -16,6 +16,7 @@ from toolkit.run.experiment import experiments, overrides, plain_yaml
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.complaints import translate
 from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, nearest, printable, shown
+from toolkit.run.experiment.json_schema import schema_of
 
 ORDER = (
     "experiment",
@@ -151,7 +152,7 @@ def _source(
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     try:
-        return model.model_json_schema()
+        return schema_of(model)
     except Exception:  # a field whose type has no schema costs the suggestions, not the message
         return {}
 
