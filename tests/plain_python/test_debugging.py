@@ -13,6 +13,7 @@ import pdb
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,21 @@ def test_source_edited_since_the_import_is_refused(tmp_path: Path) -> None:
     linecache.checkcache()
     with pytest.raises(tk.control.ControlFlowError, match=r"(?i)edited|changed|stale|source"):
         tk.control_flow(scope["f"])
+
+
+@pytest.mark.parametrize("imported", ["ignore", "error"])
+def test_a_constant_of_which_python_warns_is_no_edit(tmp_path: Path, imported: str) -> None:
+    source = "def f(x):\n    for i in range(2):\n        x = x + ~True\n    return x\n"
+    with warnings.catch_warnings():
+        # As an error the warning keeps Python from computing the constant, and the code is another.
+        warnings.simplefilter(imported, DeprecationWarning)
+        scope = module(tmp_path / "warned.py", source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was told at the import is not told again
+        f = tk.control_flow(scope["f"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_allclose(f(X), X - 4)
 
 
 def test_lines_moved_since_the_import_are_refused_or_right(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import dis
 import inspect
 import linecache
 import types
-from typing import Any
+import warnings
+from typing import Any, Literal
 
 from toolkit.plain_python.refusals import ControlFlowError, UserLine
 from toolkit.plain_python.reserved import FLOW, PREFIX
@@ -27,6 +28,8 @@ from toolkit.plain_python.rewriting import names
 
 _FACTORY, _FUNCTION = PREFIX + "factory", PREFIX + "function"
 _FUTURES = __future__.annotations.compiler_flag
+
+Warned = Literal["ignore", "error"]  # what becomes of Python's warnings
 
 
 def syntax_tree(function: types.FunctionType) -> ast.FunctionDef:
@@ -119,12 +122,20 @@ def _same_code(function: types.FunctionType, definition: ast.FunctionDef) -> boo
     plain = ast.parse("pass")
     bare = _bare(definition)
     plain.body = [_factory(function, bare, [])]
+    here = _fingerprint(function.__code__)
+    # Python computes constants such as `~True` while it compiles, unless a warning of that is an error where the
+    # module is imported. So the same source has two codes.
+    return any(_fingerprint_of(function, plain, warned) == here for warned in ("ignore", "error"))
+
+
+def _fingerprint_of(
+    function: types.FunctionType, module: ast.Module, warned: Warned
+) -> list[tuple[str, Any]] | None:
+    """That of the function in a module, None where the module does not compile."""
     try:
-        code = _find(_compiled(function, plain))
+        return _fingerprint(_find(_compiled(function, module, warned)))
     except SyntaxError:
-        return False
-    here = function.__code__
-    return _fingerprint(code) == _fingerprint(here)
+        return None
 
 
 def _fingerprint(code: types.CodeType) -> list[tuple[str, Any]]:
@@ -192,11 +203,17 @@ def _factory(
     return factory
 
 
-def _compiled(function: types.FunctionType, module: ast.Module) -> types.CodeType:
+def _compiled(
+    function: types.FunctionType, module: ast.Module, warned: Warned = "ignore"
+) -> types.CodeType:
+    """The code of a module; what Python warns of was told when the user's module was imported."""
     # With `from __future__ import annotations`, annotations are not evaluated. Whether that holds is up
     # to the user's module; `dont_inherit` keeps this module's own import out.
     flags = function.__code__.co_flags & _FUTURES
-    return compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
+    file = function.__code__.co_filename
+    with warnings.catch_warnings():
+        warnings.simplefilter(warned)
+        return compile(module, file, "exec", flags=flags, dont_inherit=True)
 
 
 def _find(code: types.CodeType) -> types.CodeType:
