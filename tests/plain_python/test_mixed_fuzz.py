@@ -115,8 +115,10 @@ def leaf_difference(e: Any, g: Any) -> str:
         return "" if type(e) is type(g) and e == g else f"expected {e!r}, got {g!r}"
     typed = hasattr(e, "dtype") and not getattr(e, "weak_type", False)
     e, g = np.asarray(e), np.asarray(g)
-    # A Python float that a branch joins with a float32 is one, and so is a bfloat16 beside it.
-    joined = g.dtype == np.float32 and e.dtype.itemsize < 4 and e.dtype.kind not in "biu"
+    # A Python float that a branch joins with a float32 (with 64 bits: a float64) is one, and so is what is
+    # narrower beside it.
+    wider = g.dtype in (np.float32, np.float64) and e.dtype.itemsize < g.dtype.itemsize
+    joined = wider and e.dtype.kind not in "biu"
     if typed and e.dtype.itemsize <= 4 and e.dtype != g.dtype and not joined:
         return f"expected {e.dtype}, got {g.dtype}"
     large = e.dtype.kind in "iu" and np.any(np.abs(e.astype(float)) >= 2**31)

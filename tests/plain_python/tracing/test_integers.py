@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import toolkit as tk
@@ -75,13 +76,26 @@ def triangles(n):
     return k
 
 
+def odd_powers(n):
+    b = c = 1000
+    for _ in range(6):
+        for _ in range(n, -2, -1):
+            k = 0
+            while k < 6:
+                k += 1
+                b = b ** (b & 1)
+                b *= 3 ^ c
+        c = b - 10
+    return b
+
+
 FITS = [
     (factorial, 12), (fibonacci, 45), (nested_products, 2), (congruential, 2000),
     (triangles, 4000), (sum_of_squares, 1000), (down_and_up, 5000), (shifted, 30), (powers, 40),
 ]  # fmt: skip
 WRAPS = [
     (factorial, 13), (fibonacci, 48), (nested_products, 6), (sum_of_squares, 3000), (shifted, 31),
-    (powers, 3000),
+    (powers, 3000), (odd_powers, 4),
 ]  # fmt: skip
 
 
@@ -107,6 +121,17 @@ def test_what_is_too_long_to_be_followed_one_by_one_is_bounded() -> None:
     assert int(tk.control_flow(triangles)(40_000)) == triangles(40_000)
     with pytest.raises(tk.control.ControlFlowError, match="grows to"):
         tk.control_flow(triangles)(100_000)
+
+
+def test_a_power_of_pythons_integers_is_one() -> None:
+    """JAX makes an array's integer of it, which may wrap."""
+
+    @tk.control_flow
+    def power(k, n):
+        return k**n, 2**n, pow(k, n), np.int32(2) ** n, jnp.int32(2) ** n
+
+    made = jax.eval_shape(power, 3, 4)
+    assert [one.weak_type for one in made] == [True, True, True, False, False]
 
 
 def test_arrays_are_jax_integers_from_the_start() -> None:

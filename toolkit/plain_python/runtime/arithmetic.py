@@ -180,4 +180,7 @@ def python_power(base: Any, exponent: Any) -> Any:
     function. Else JAX writes it out as repeated squaring, and a square that no result uses would
     look like an overflow.
     """
-    return base**exponent
+    made = base**exponent
+    # JAX forgets here that both are weakly typed. The power would count as an array's integer, which may wrap, and
+    # so would all that is made of it.
+    return converted(made, made.dtype, base.weak_type and exponent.weak_type)
