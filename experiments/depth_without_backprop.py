@@ -9,8 +9,8 @@ derivative of the loss at the rule's own prediction.
 A signal that is exact at each layer stays exact at any depth, and dual propagation and nudged predictive
 coding train 16 layers as backprop does. One that comes down through fixed feedback turns at each layer: after
 16 of them the first layer hears noise (cosine 0.07), and 92 % become 70. One that jumps straight to each
-layer loses less. Rules that relax need as many sweeps as there are layers before the first layer hears of
-the target at all: with four sweeps the first of eight does not learn (cosine 0).
+layer loses less. Rules that relax hear of the target late: a sweep over every other layer in turn carries it
+two layers down, so that four sweeps reach eight layers, and the first of nine does not learn (cosine 0).
 
 Source: each rule's own; the question: Bartunov et al. 2018, Assessing the Scalability of
 Biologically-Motivated Deep Learning Algorithms and Architectures.
