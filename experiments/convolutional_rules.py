@@ -27,7 +27,7 @@ from pydantic import Field, PositiveInt
 
 import toolkit as tk
 from experiments import learners
-from experiments.learners import Data, Network, State, Trainer
+from experiments.learners import Data, Network, State
 from toolkit import run
 
 
@@ -58,7 +58,7 @@ def build(config: Config) -> run.Program:
         trainers[name] = learners.trainer(own, one)
 
     def finish(state: State) -> run.Final:
-        return conclude(config, trainers, state)
+        return learners.conclude(config, trainers, state)
 
     return learners.program(config, trainers, {"images": data}, finish)
 
@@ -77,20 +77,11 @@ def network(config: Config, contender: Contender, data: Data) -> Network:
     return learners.network(layers, learners.LOSSES[contender.loss], data)
 
 
-def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
-    """Accuracy and alignment of every rule at the end."""
-    rows = learners.measured(config, trainers, state)
-    accuracy = {name: row.accuracy for name, row in rows.items()}
-    table = tuple((name, learners.said(row)) for name, row in rows.items())
-    return run.Final({"accuracy": accuracy}, learners.metrics_of(rows), table)
-
-
 def figures(
     config: Config, params: dict[str, Any], metrics: dict[str, float], rows: list[dict[str, Any]]
 ) -> tuple[run.Figure, ...]:
     """Accuracy, and how the first kernels come to point the right way."""
     draw, names = run.pictures, list(config.rules)
-    accuracy = {name: 100 * params["accuracy"][name] for name in names}
     return (
         draw.heat_map(
             "Alignment of the first convolution",
@@ -103,12 +94,5 @@ def figures(
             wide=True,
             xlabel="epoch",
         ),
-        draw.bars(
-            "Held-out accuracy",
-            "Mean over draws; the line reaches from the worst to the best of them.",
-            {name: values.mean() for name, values in accuracy.items()},
-            intervals={name: (values.min(), values.max()) for name, values in accuracy.items()},
-            label="accuracy, %",
-            xlim=(min(80.0, min(values.min() for values in accuracy.values()) - 1), 100.0),
-        ),
+        learners.accuracy_bars(names, params),
     )

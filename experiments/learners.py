@@ -256,3 +256,24 @@ def said(row: Measured) -> str:
     """A line of the table."""
     percent = f"{100 * row.accuracy.mean():.1f} ± {100 * row.accuracy.std():.1f} %"
     return f"{percent}; cosine {' '.join(f'{cosine:.2f}' for cosine in row.cosines)}"
+
+
+def conclude(config: Training, trainers: Mapping[str, Trainer], state: State) -> run.Final:
+    """Accuracy and alignment of every network at the end."""
+    rows = measured(config, trainers, state)
+    accuracy = {name: row.accuracy for name, row in rows.items()}
+    table = tuple((name, said(row)) for name, row in rows.items())
+    return run.Final({"accuracy": accuracy}, metrics_of(rows), table)
+
+
+def accuracy_bars(names: list[str], params: dict[str, Any]) -> run.Figure:
+    """Held-out accuracy at the end, of what `conclude` leaves in `params`."""
+    accuracy = {name: 100 * params["accuracy"][name] for name in names}
+    return run.pictures.bars(
+        "Held-out accuracy at the end",
+        "Mean over draws; the line reaches from the worst to the best of them.",
+        {name: values.mean() for name, values in accuracy.items()},
+        intervals={name: (values.min(), values.max()) for name, values in accuracy.items()},
+        label="accuracy, %",
+        xlim=(min(80.0, min(values.min() for values in accuracy.values()) - 1), 100.0),
+    )

@@ -29,7 +29,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 import toolkit as tk
 from experiments import learners
-from experiments.learners import Contender, State, Trainer
+from experiments.learners import Contender, State
 from toolkit import run
 from toolkit.credit import PhotonicProjection
 
@@ -60,7 +60,7 @@ def build(config: Config) -> run.Program:
     trainers = {name: learners.trainer(network, one) for name, one in contenders.items()}
 
     def finish(state: State) -> run.Final:
-        return conclude(config, trainers, state)
+        return learners.conclude(config, trainers, state)
 
     return learners.program(config, trainers, {"images": data}, finish)
 
@@ -81,14 +81,6 @@ def rules(config: Config) -> dict[str, Any]:
 def variations(config: Config) -> dict[str, tuple[float, ...]]:
     """What is varied, and its values."""
     return {"threshold": config.thresholds, "levels": config.many_levels, "noise": config.noises}
-
-
-def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
-    """Accuracy and alignment with every device."""
-    rows = learners.measured(config, trainers, state)
-    accuracy = {name: row.accuracy for name, row in rows.items()}
-    table = tuple((name, learners.said(row)) for name, row in rows.items())
-    return run.Final({"accuracy": accuracy}, learners.metrics_of(rows), table)
 
 
 def figures(

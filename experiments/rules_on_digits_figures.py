@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import learners
 from experiments.rules_on_digits import Config
 from toolkit import run
 
@@ -36,7 +37,7 @@ def figures(
             limits=(80.0, 100.0),
             percent=True,
         ),
-        _accuracies(names, params),
+        learners.accuracy_bars(names, params),
         _costs(names, params),
     )
 
@@ -62,18 +63,6 @@ def _over_training(
         wide=True,
         xlabel="epoch",
         **look,
-    )
-
-
-def _accuracies(names: list[str], params: dict[str, Any]) -> run.Figure:
-    accuracy = {name: 100 * params["accuracy"][name] for name in names}
-    return draw.bars(
-        "Held-out accuracy at the end",
-        "Mean over draws; the line reaches from the worst to the best of them.",
-        {name: values.mean() for name, values in accuracy.items()},
-        intervals={name: (values.min(), values.max()) for name, values in accuracy.items()},
-        label="accuracy, %",
-        xlim=(min(80.0, min(values.min() for values in accuracy.values()) - 1), 100.0),
     )
 
 

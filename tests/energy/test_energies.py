@@ -246,8 +246,8 @@ def test_a_network_of_resistors_in_narrow_numbers() -> None:
     batch = (narrow(VOLTS), narrow(target))
     got, _, info = rule(energy, half_squares)[1](jax.tree.map(narrow, params), (), batch, KEY)
     assert got["conductance"].dtype == jnp.bfloat16 and info.status == 0
+    # bfloat16 has eps 0.8 %, and a gradient is the difference of two squared voltage drops, each rounded.
+    largest = float(jnp.max(abs(wide["conductance"])))
     np.testing.assert_allclose(
-        got["conductance"].astype(float),
-        wide["conductance"],
-        atol=0.03 * float(jnp.max(abs(wide["conductance"]))),
-    )  # two digits
+        got["conductance"].astype(float), wide["conductance"], atol=0.03 * largest
+    )
