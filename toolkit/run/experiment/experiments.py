@@ -20,6 +20,9 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, shown
 
 FOLDER = "experiments"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+# Of the text of an exception, what is shown: a missing data set names its files, their checksums, and the place to
+# get them, which is the part that helps and comes last.
+MESSAGE = 900
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}  # by file: its text, and what that defines
 
 
@@ -173,7 +176,7 @@ def _refuse_another(folder: str | None, path: Path, what: str) -> None:
 
 def _reason(error: BaseException) -> str:
     try:
-        return str(error).strip().partition("\n")[0][:300]
+        return str(error).strip().partition("\n")[0][:MESSAGE]
     except Exception:  # an exception may have a `__str__` that fails itself
         return "(without a text)"
 
