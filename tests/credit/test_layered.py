@@ -96,7 +96,11 @@ SHARED = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
         ([(linen.Dense, jnp.tanh)], r"`layers\[0\]\[0\]` must be a pair .*: got Dense"),
         (
             [(SHARED, jnp.tanh), (SHARED, C.identity)],
-            r"`layers\[1\]\[0\]` must be a module of its own: got the Linear of layers\[0\]\[0\]",
+            r"`layers\[1\]\[0\]` must be a module of its own: got a Linear with weights of layers\[0\]\[0\]",
+        ),
+        (
+            [(SHARED, jnp.tanh), (nnx.Sequential(SHARED), C.identity)],
+            r"`layers\[1\]\[0\]` must be a module of its own: got a Sequential with weights of layers\[0\]\[0\]",
         ),
         (
             [(partial(nnx.BatchNorm, 6), jnp.tanh)],
@@ -107,6 +111,19 @@ SHARED = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
 def test_layers_are_refused(layers: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         C.layered(layers)
+
+
+def test_weights_is_a_function() -> None:
+    with pytest.raises(ValueError, match="`weights` must be a function of a layer's parameters"):
+        C.layered([(dense(2), C.identity)], weights=3)
+
+
+def test_an_activation_that_pools_is_refused_where_it_shows() -> None:
+    """Signals from above have the shape of `h`, and would be spread over the larger `a`."""
+    model = C.layered([(dense(4), lambda a: a.mean(1, keepdims=True)), (dense(2), C.identity)])
+    message = r"the activation <lambda> must be elementwise: got shape \(5, 1\) from \(5, 4\)"
+    with pytest.raises(ValueError, match=message):
+        model.init(KEY, X)
 
 
 def test_a_linen_module_with_state_is_refused_where_it_shows() -> None:

@@ -139,17 +139,43 @@ def test_warnings() -> None:
         UserWarning, match="`steps` 2 of PredictiveCoding is below the number of layers, 3"
     ):
         C.PredictiveCoding(steps=2)(MODEL, half_squares)
-    device = C.DirectFeedbackAlignment(C.PhotonicProjection(threshold=0.3))
-    with pytest.warns(
-        UserWarning, match="`threshold` 0.3 of PhotonicProjection is at most 1/classes = 0.333"
-    ):
-        device(MODEL, half_squares)[0](KEY, PARAMS, BATCH)
+    for threshold in (0.3, jnp.asarray(0.3)):
+        device = C.DirectFeedbackAlignment(C.PhotonicProjection(threshold=threshold))
+        with pytest.warns(
+            UserWarning, match="`threshold` 0.3 of PhotonicProjection is at most 1/classes = 0.333"
+        ):
+            device(MODEL, half_squares)[0](KEY, PARAMS, BATCH)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         C.PredictiveCoding(steps=3)(MODEL, half_squares)
         C.DirectFeedbackAlignment(C.PhotonicProjection(0.34))(MODEL, half_squares)[0](
             KEY, PARAMS, BATCH
         )
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in layered_rules() if not isinstance(rule, C.ForwardForward)],
+    ids=lambda rule: type(rule).__name__,
+)  # fmt: skip
+def test_one_layer_has_no_way_down_and_the_gradient_of_backprop(rule: Any) -> None:
+    one = C.layered([(dense(CLASSES), C.identity)])
+    wanted, _, _ = call(C.Backprop(), one)
+    got, _, info = call(rule, one)
+    assert int(info.status) == 0
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        if isinstance(rule, C.NodePerturbation):  # noise, right in the mean
+            assert a.shape == b.shape and bool(jnp.all(jnp.isfinite(a)))
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_forward_forward_reads_images_of_integers_as_it_learned_to() -> None:
+    bytes_ = jnp.asarray(np.arange(5 * 6).reshape(5, 6) * 8, jnp.uint8)
+    rule = C.ForwardForward(CLASSES, inference="readout")
+    _, gradients = rule(MODEL, half_squares)
+    _, _, info = gradients(PARAMS, (), (bytes_, BATCH[1]), KEY)
+    predicted = rule.predict(MODEL)(PARAMS, bytes_)
+    np.testing.assert_allclose(info.loss, jnp.mean(half_squares(predicted, BATCH[1])), rtol=1e-9)
 
 
 def test_a_relaxation_that_is_not_converged_says_so() -> None:

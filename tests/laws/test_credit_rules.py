@@ -211,6 +211,7 @@ def test_in_bfloat16_each_points_where_it_does_in_float64(name: str) -> None:
         pytest.skip("there are no complex numbers of 16 bits; its gradient is of complex64")
     got, _, info = gradient(rule, NARROW)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
+    assert info.loss.dtype == jnp.float32
     assert not int(info.status) & tk.Issue.NOT_FINITE
     if RULES[name].exact:
         assert float(jnp.min(beside(got, true_gradient(DENSE, half_squares)).cosine)) > 0.9

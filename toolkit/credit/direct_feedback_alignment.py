@@ -83,6 +83,8 @@ class DirectFeedbackAlignment:
         self, medium: Any, error: Array, key: Array, hidden: tuple[Array, ...]
     ) -> list[Array]:
         """What arrives at each hidden layer."""
+        if not hidden:
+            return []
         sizes = [int(np.prod(a.shape[1:])) for a in hidden]
         projected = self.device.project(medium, passes.flat(error), key)
         if projected.shape != (len(error), sum(sizes)):

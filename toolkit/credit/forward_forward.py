@@ -111,7 +111,8 @@ class ForwardForward:
             return jax.lax.map(of, labels).T
 
         def by_readout(params: Tree, x: Array) -> Array:
-            alike = jnp.full((len(x), self.num_classes), 1 / self.num_classes, x.dtype)
+            dtype = jnp.result_type(x, float)  # a share of a label is 0 in the integers of an image
+            alike = jnp.full((len(x), self.num_classes), 1 / self.num_classes, dtype)
             return _read(model, params, self.embed(x, alike))
 
         return by_goodness if self.inference == "goodness" else by_readout

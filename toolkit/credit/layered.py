@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen, nnx
 from jax import Array
 
@@ -51,7 +52,13 @@ class Layer:
             if one.init is not None:
                 params = one.init(key, a)
             a = one.apply(params if one.init is None else self._seen(params), a)
-        return params, self.activation(a)
+        output = self.activation(a)
+        if jnp.shape(output) != jnp.shape(a):
+            raise ValueError(
+                f"the activation {_named(self.activation)} must be elementwise: got shape "
+                f"{jnp.shape(output)} from {jnp.shape(a)}; pooling and reshaping stand before it, as maps."
+            )
+        return params, output
 
     def steps(self, params: Tree) -> list[Callable[[Array], Array]]:
         """Each map as a function of its input alone, the first map first."""
@@ -134,11 +141,17 @@ def layered(
 
     Raises:
       ValueError: there is no layer, or a layer has no map or no activation, or two maps with
-        parameters; one nnx module stands in two places; a module keeps more than parameters (flax's
-        BatchNorm; LayerNorm does without). Linen modules show that in `init`.
+        parameters; weights of an nnx module stand in two places; `weights` is no function; a module keeps
+        more than parameters (flax's BatchNorm; LayerNorm does without). Linen modules show that in
+        `init`, and an activation that it is not elementwise, by another shape.
     """
     if not isinstance(layers, Sequence) or isinstance(layers, str) or len(layers) == 0:
         raise ValueError(f"`layers` must be a list of at least one layer {_FORM}: got {layers!r}.")
+    if weights is not None and not callable(weights):
+        raise ValueError(
+            "`weights` must be a function of a layer's parameters, or None: got "
+            f"{type(weights).__name__}."
+        )
     _refuse_shared(layers)
     return Layered(tuple(_layer(k, one, weights) for k, one in enumerate(layers)))
 
@@ -199,13 +212,21 @@ def _named(one: Any) -> str:
 
 
 def _refuse_shared(layers: Sequence[Any]) -> None:
-    """Refuse an nnx module in two places: its weights would be two entries, trained apart."""
+    """Refuse nnx weights in two places: they would be two entries, trained apart."""
     seen: dict[int, str] = {}
     for k, parts in enumerate(layers):
         for place, one in enumerate(parts if isinstance(parts, Sequence) else ()):
             here = f"layers[{k}][{place}]"
-            if isinstance(one, nnx.Module) and seen.setdefault(id(one), here) != here:
-                raise ValueError(
-                    f"`{here}` must be a module of its own: got the {type(one).__name__} of "
-                    f"{seen[id(one)]}, whose weights two layers cannot share; make another."
-                )
+            for weight in _variables(one):
+                if seen.setdefault(id(weight), here) != here:
+                    raise ValueError(
+                        f"`{here}` must be a module of its own: got a {type(one).__name__} with weights of "
+                        f"{seen[id(weight)]}, which two maps cannot share; make another."
+                    )
+
+
+def _variables(one: Any) -> list[nnx.Variable]:
+    """The arrays of an nnx module and of all modules in it; of anything else none."""
+    if not isinstance(one, nnx.Module):
+        return []
+    return [value for _, value in nnx.iter_graph(one) if isinstance(value, nnx.Variable)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax import Array
 
-from toolkit import estimator
+from toolkit import estimator, tree
 from toolkit.credit import passes
 from toolkit.credit.passes import Batch, Info, Learner, Loss
 from toolkit.settings import Count, Positive, settings
@@ -55,7 +55,7 @@ class NodePerturbation:
                 h = x
                 for k, (layer, own) in enumerate(zip(layers, params, strict=True)):
                     h = layer.activation(perturb(f"a_{k + 1}", layer.pre(own, h)))
-                return passes.example_losses(loss, h, target)
+                return tree.widened(passes.example_losses(loss, h, target))
 
             value, gradient = rule(losses)(params, key)
             return gradient, state, passes.said(value, gradient)

@@ -78,9 +78,10 @@ class PhotonicProjection:
 
     def init(self, key: Array, num_errors: int, num_units: int, dtype: Any) -> Array:
         """`M`, `[num_errors, num_units]`. Warns where `threshold` is at most `1 / num_errors`."""
-        if isinstance(self.threshold, int | float) and self.threshold <= 1 / num_errors:
+        known = not isinstance(self.threshold, jax.core.Tracer)
+        if known and float(self.threshold) <= 1 / num_errors:
             warnings.warn(
-                f"`threshold` {self.threshold} of PhotonicProjection is at most 1/classes = "
+                f"`threshold` {float(self.threshold):.3g} of PhotonicProjection is at most 1/classes = "
                 f"{1 / num_errors:.3g}: an untrained softmax then fires at every wrong class, and the "
                 "hidden units saturate; take a larger one, such as 0.2 for 10 classes.",
                 UserWarning,
