@@ -164,7 +164,7 @@ def _tangent(plan: Plan, moves: Tree, point: Point, buffer: Tree, dots: Tree) ->
 
 
 def _one_step(loop: PreparedWhile) -> Go:
-    # Only segments that the loop entered are run again, so the one step is made without asking.
+    # Only segments that the loop entered are run again, so the condition held and is not evaluated.
     return lambda closed, carry, limit: Counted(loop.step(closed, carry), limit)
 
 

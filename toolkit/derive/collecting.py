@@ -111,7 +111,8 @@ def _opened(equation: Any, depth: int, operands: list[Any]) -> Found:
         return _OPENED[name](equation, depth, operands)
     if (program := called(equation)) is not None:
         return _run(program, depth, operands)
-    # Nobody knows how the marks inside are to be read: then something may be wrong.
+    # An operation that cannot be taken apart here: what the marks inside say stays unknown. The cautious answer
+    # is that a solve in it may have stopped short.
     return evaluate_equation(equation, operands), jnp.asarray(int(Issue.INNER_NOT_CONVERGED))
 
 
@@ -142,7 +143,8 @@ def _while(equation: Any, depth: int, operands: list[Any]) -> Found:
         new, more = _run(loop.body, depth, [*of_body, *state])
         return new, found | more | condition(state)[1]
 
-    # What the condition solves belongs to the loop, too: its last evaluation ends it.
+    # The condition may hold solves, too. It is evaluated once more than the body, which ends the loop: that
+    # evaluation is looked at below.
     state, found = jax.lax.while_loop(
         lambda carry: condition(carry[0])[0][0], body, (start, _nothing(operands))
     )

@@ -46,8 +46,8 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         u = instantiate_zeros(u, y)
         is_wanted = formed = tree.present(wanted)
         if problem.backward_only:
-            # A function with a backward pass alone refuses a tangent. Where the gradient in y is formed, this
-            # backward pass has run and the function is gone before the tangent comes.
+            # A function with a backward pass alone refuses a tangent. Forming the gradient in y runs this
+            # backward pass, and leaves nothing of the function for the tangent to meet.
             formed = (tree.present(y), *is_wanted[1:])
 
         # Only gradients that are wanted are formed: of constants (data) they may be large.

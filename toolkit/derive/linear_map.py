@@ -166,7 +166,8 @@ def _run(*operands: Any, forward: Direction, sizes: Sizes, **_: Any) -> list[Any
 def _jvp(primals: Leaves, tangents: Leaves, **params: Any) -> tuple[list[Any], list[Any]]:
     made = _map_p.bind(*primals, **params)
     point, kept, vector = _parted(params["sizes"], primals)
-    # What is kept moves as the point does, which the programs without it take into account.
+    # What is kept was computed from the point, and needs no tangent of its own here: the derivative runs the
+    # program that computes it again from the point, and so differentiates it too.
     point_dot, _, vector_dot = _parted(params["sizes"], tangents)
     moves = [not isinstance(dot, ad.Zero) for dot in (*point_dot, *vector_dot)]
     if not any(moves[: len(point)]):
@@ -224,7 +225,7 @@ def _transpose(cotangents: Leaves, *operands: Any, **params: Any) -> list[Any]:
 
 
 def _batch(axis: Any, operands: Leaves, axes: Leaves, **params: Any) -> tuple[Leaves, Leaves]:
-    # Without a name of the user's JAX has an object of its own for it.
+    # An axis that the user has not named has an object of JAX's in place of a name.
     name = None if type(axis.name) is object else axis.name
     if name is None and all(at is None for at in axes):
         made = _map_p.bind(*operands, **params)

@@ -55,7 +55,7 @@ class System:
     symmetric: bool = field(metadata={"static": True})
     factors: Factors | None = None
     transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
-    # Whether `A'` is all there is: `matvec` is refused.
+    # Whether products can be formed with `A'` alone: a call of `matvec` is refused.
     one_way: bool = field(default=False, metadata={"static": True})
     # Whether a loop in `matvec` keeps JAX from transposing it.
     forward_only: bool = field(default=False, metadata={"static": True})

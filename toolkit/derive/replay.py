@@ -195,8 +195,9 @@ def _with_pullback_of(body: Body, replayed: Body, own_rule: str) -> Body:
         values, is_wanted = values_and_wanted(primals)
         wanted, constant = tree.select(values, is_wanted)
         if own_rule:
-            # A first derivative has used up the rule inside: what it computed is differentiated next, not the
-            # rule a second time. `jax.vjp` runs the step in that way.
+            # In plain reverse mode a function with a rule of its own is run by the forward part of its rule, and
+            # a second derivative differentiates that part. Run without `jax.vjp` the function would be
+            # differentiated by its rule instead, which may give another second derivative.
             run = lambda wanted: tree.split(body_again(*tree.merge(wanted, constant)))[:2]
             (moving, whole), _ = jax.vjp(run, wanted)
             return tree.merge(moving, whole), (wanted, constant)

@@ -37,7 +37,8 @@ def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Lin
       backward_only: a function inside that has a backward pass alone, in words; "" without any.
     """
     value, product = jax.linearize(fun, at)
-    # The function inside may be gone: a gradient has run its backward pass already.
+    # Where `fun` is a gradient, linearising it has run the backward pass of the function inside, and the linear
+    # program that is left may not contain that function any more.
     program = jax.make_jaxpr(product)(at) if backward_only else None
     if program is None or not has_no_forward_mode(program):
         return Linearised(value, product)
@@ -122,7 +123,7 @@ def name_missing_mode(rule: str, problem: InnerProblem, y0: Tree, theta: Tree, x
     moving = [i for i, leaf in enumerate(leaves) if tree.is_inexact(leaf)]
 
     def refusal(position: int) -> str:
-        # Where theta moves y moves with it.
+        # A derivative along theta moves y too, as y depends on theta.
         along = [i for i in moving if i < in_y or i == position]
 
         def evaluate(*some: jax.Array) -> Tree:

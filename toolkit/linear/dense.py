@@ -76,8 +76,8 @@ def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
     scale = _largest(matrix)
     rounding = _ROUNDING * n * eps * scale
     symmetric = _largest(matrix - matrix.conj().T) <= rounding
-    # Only a definite matrix has a Cholesky factor, or its negative has, and then the diagonal has one sign.
-    # Elsewhere an attempt would fail, and LU be a second factorisation.
+    # Cholesky factorises a positive definite matrix, and the negative of a negative definite one. Both have a
+    # diagonal of one sign. With another diagonal it would fail, and LU would be a second factorisation.
     diagonal = jnp.real(jnp.diagonal(matrix))
     sign = jnp.where(jnp.all(diagonal < 0), -1, 1).astype(matrix.dtype)
     promising = symmetric & (jnp.all(diagonal > 0) | jnp.all(diagonal < 0))

@@ -53,8 +53,9 @@ class Newton:
             # x is this step's input: with per-step inputs the system is that of this step's function.
             residual, system = linearise(problem, state.y, theta, x=x)
             if problem.own_rule or problem.backward_only:
-                # Linearised, a function has used up its derivative rule: a derivative of that value would be
-                # one of what the rule computes. Where none is taken this second evaluation is dead code.
+                # The value that `linearise` returns comes from the rules of the functions inside, and its
+                # derivative would be that of the rules' code. This second evaluation still has the rules.
+                # Where no derivative is taken XLA removes it.
                 plain = problem.residual(state.y, problem.evaluate(state.y, theta, x))
                 residual = tree.graft(residual, tree.as_real(plain))
             return Evaluation((residual, explicit(system, residual)), residual)
