@@ -164,7 +164,7 @@ def _cost(nudge: str, loss: Loss, target: Any, error: Array) -> Cost:
     return lambda output: jnp.sum(error * output, axis=axes)
 
 
-class Nudged(NamedTuple):
+class NudgedState(NamedTuple):
     """A state that settled under a nudge, or all `K` of them along a leading axis."""
 
     state: Tree
@@ -180,7 +180,7 @@ def _nudged(
     cost: Cost,
     free: Tree,
     b: Array,
-) -> Nudged:
+) -> NudgedState:
     """Where the network settles under a nudge of strength `b`, from the free state."""
 
     def pulled(output: Array) -> Array:
@@ -189,7 +189,7 @@ def _nudged(
     state = settle(energy, params, x, free, rule.nudged_steps, cost=pulled)
     further = energy.update(params, x, state, cost=pulled)
     left, moved = passes.minus(further, state), passes.minus(state, free)
-    return Nudged(state, tree.norm(left), tree.norm(moved))
+    return NudgedState(state, tree.norm(left), tree.norm(moved))
 
 
 def _require_analytic(energy: EnergyModel, params: Tree, x: Array, cost: Cost, state: Tree) -> None:
@@ -239,7 +239,9 @@ def _slope(
     return jax.grad(weighed)(params)
 
 
-def _residual(energy: EnergyModel, params: Tree, x: Array, free: Tree, nudged: Nudged) -> Array:
+def _residual(
+    energy: EnergyModel, params: Tree, x: Array, free: Tree, nudged: NudgedState
+) -> Array:
     """What one more free or nudged sweep would change, over how far the nudges moved the state."""
     left = tree.norm(passes.minus(energy.update(params, x, free), free))
     worst, moved = jnp.maximum(left, jnp.max(nudged.left)), jnp.min(nudged.moved)

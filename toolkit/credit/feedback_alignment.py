@@ -19,7 +19,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.layered import Layer, Layered
-from toolkit.credit.passes import Batch, Forward, Info, Learner, Loss
+from toolkit.credit.passes import Batch, ForwardPass, Info, Learner, Loss
 from toolkit.estimator.sampling import gaussian_like
 from toolkit.optimizers import Optimizer, built
 from toolkit.settings import settings
@@ -138,7 +138,9 @@ def _draw(key: Array, scale: Tree, params: Tree) -> Tree:
     return jax.tree.map(lambda s, e: s * e, scale, gaussian_like(key, params))
 
 
-def _down(model: Layered, params: Tree, feedback: Tree, up: Forward, error: Array) -> list[Array]:
+def _down(
+    model: Layered, params: Tree, feedback: Tree, up: ForwardPass, error: Array
+) -> list[Array]:
     """`delta_k` of every layer, the last first made from the error."""
     deltas, signal = [], error
     for k in reversed(range(len(model.layers))):

@@ -56,7 +56,7 @@ class LearningRule(Protocol):
     def __call__(self, model: Any, loss: Loss) -> Any: ...
 
 
-class Forward(NamedTuple):
+class ForwardPass(NamedTuple):
     """A forward pass through `L` layers."""
 
     inputs: tuple[Array, ...]  # h_0 .. h_(L-1)
@@ -72,17 +72,17 @@ class Judged(NamedTuple):
     error: Array  # like the output: the derivative of each example's own loss by it
 
 
-def forward(model: Layered, params: Sequence[Tree], x: Array) -> Forward:
+def forward(model: Layered, params: Sequence[Tree], x: Array) -> ForwardPass:
     """All that the network computes on its way up."""
     inputs, pre, h = [], [], x
     for layer, own in zip(model.layers, params, strict=True):
         inputs.append(h)
         pre.append(layer.pre(own, h))
         h = layer.activation(pre[-1])
-    return Forward(tuple(inputs), tuple(pre), h)
+    return ForwardPass(tuple(inputs), tuple(pre), h)
 
 
-def shapes(model: Layered, params: Sequence[Tree], x: Array) -> Forward:
+def shapes(model: Layered, params: Sequence[Tree], x: Array) -> ForwardPass:
     """A forward pass in shapes and dtypes; nothing is computed."""
     return jax.eval_shape(lambda params, x: forward(model, params, x), params, x)
 

@@ -30,7 +30,7 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.equilibrium_propagation import EquilibriumPropagation
 from toolkit.credit.layered import Layered
-from toolkit.credit.passes import Batch, Forward, Info, Judged, Learner, Loss
+from toolkit.credit.passes import Batch, ForwardPass, Info, Judged, Learner, Loss
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
@@ -162,7 +162,7 @@ def _signals(network: Network, pre: Any, errors: Any) -> list[Array]:
     ]
 
 
-def _wave(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged) -> Settled:
+def _wave(rule: PredictiveCoding, network: Network, up: ForwardPass, judged: Judged) -> Settled:
     # One step of inference at step size 1 moves h_k by J' e_(k+1). Layer k learns in the step in which its
     # error first differs from 0, when everything below still is as the forward pass left it.
     errors = [-judged.error]
@@ -173,7 +173,7 @@ def _wave(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged)
     return Settled(up.inputs, _signals(network, up.pre, errors[::-1]))
 
 
-def _fixed(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged) -> Settled:
+def _fixed(rule: PredictiveCoding, network: Network, up: ForwardPass, judged: Judged) -> Settled:
     # At rest e_k = J_(k+1)' e_(k+1), with the derivatives of the forward pass: solved from the top down.
     errors = [-judged.error]
     for k in reversed(range(1, len(up.inputs))):
@@ -181,7 +181,7 @@ def _fixed(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged
     return Settled(up.inputs, _signals(network, up.pre, errors[::-1]))
 
 
-def _clamped(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged) -> Settled:
+def _clamped(rule: PredictiveCoding, network: Network, up: ForwardPass, judged: Judged) -> Settled:
     target = up.output - judged.error
 
     def energy(hidden: tuple[Array, ...]) -> Array:
@@ -191,7 +191,7 @@ def _clamped(rule: PredictiveCoding, network: Network, up: Forward, judged: Judg
     return _at(network, (*hidden, target), None, residual, _steps(rule))
 
 
-def _errors(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged) -> Settled:
+def _errors(rule: PredictiveCoding, network: Network, up: ForwardPass, judged: Judged) -> Settled:
     def activities(errors: tuple[Array, ...]) -> tuple[Array, ...]:
         h, reached = network.x, []
         for k, error in enumerate(errors):
@@ -207,7 +207,9 @@ def _errors(rule: PredictiveCoding, network: Network, up: Forward, judged: Judge
     return _at(network, activities(errors), None, residual, _steps(rule))
 
 
-def _lagrangian(rule: PredictiveCoding, network: Network, up: Forward, judged: Judged) -> Settled:
+def _lagrangian(
+    rule: PredictiveCoding, network: Network, up: ForwardPass, judged: Judged
+) -> Settled:
     def energy(reached: Any, multipliers: Any) -> Array:
         errors = _errors_at(network, reached)
         held = zip(multipliers, errors, strict=True)

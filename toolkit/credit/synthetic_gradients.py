@@ -16,7 +16,7 @@ from jax import Array
 
 from toolkit.credit import passes, readouts
 from toolkit.credit.layered import Layered
-from toolkit.credit.passes import Batch, Forward, Info, Learner, Loss
+from toolkit.credit.passes import Batch, ForwardPass, Info, Learner, Loss
 from toolkit.optimizers import Adam, Optimizer, built
 from toolkit.settings import settings
 from toolkit.types import Tree
@@ -106,7 +106,7 @@ class SyntheticGradients:
         return model.apply
 
 
-def _deltas(model: Layered, up: Forward, guesses: list[Array], error: Array) -> list[Array]:
+def _deltas(model: Layered, up: ForwardPass, guesses: list[Array], error: Array) -> list[Array]:
     """The signals at all `a_k`: guessed, but true at the top."""
     signals = [guess.reshape(h.shape) for guess, h in zip(guesses, up.inputs[1:], strict=True)] + [
         error
@@ -114,7 +114,7 @@ def _deltas(model: Layered, up: Forward, guesses: list[Array], error: Array) -> 
     return list(map(passes.through_activation, model.layers, up.pre, signals))
 
 
-def _from_above(model: Layered, params: Tree, up: Forward, deltas: list[Array]) -> list[Array]:
+def _from_above(model: Layered, params: Tree, up: ForwardPass, deltas: list[Array]) -> list[Array]:
     """What the layer above says that each hidden layer's gradient is."""
     return [
         passes.through_maps(model.layers[k], params[k], up.inputs[k], deltas[k])

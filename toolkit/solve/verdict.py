@@ -18,7 +18,7 @@ from toolkit.solve.call import SolveCall, last
 from toolkit.types import Adjoint, Issue, SolveInfo, Status, Tree
 
 
-class Verdict(NamedTuple):
+class Ending(NamedTuple):
     """How a solve ended, and the solves inside its function; arrays without gradient."""
 
     info: SolveInfo
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
         return (0 if self.inside is None else self.inside) | own | failed
 
 
-def verdict(call: SolveCall, y: Tree, steps: Array) -> Verdict:
+def verdict(call: SolveCall, y: Tree, steps: Array) -> Ending:
     """Judge `y` by the residual there, recomputed, and by the solves that this takes; no derivative.
 
     Cost: one evaluation, and one more beside `y` without a tolerance; none if `info` is unused in
@@ -57,7 +57,7 @@ def verdict(call: SolveCall, y: Tree, steps: Array) -> Verdict:
         converged &= inside == 0
     ended = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)
-    return Verdict(SolveInfo(status, steps, reached), inside)
+    return Ending(SolveInfo(status, steps, reached), inside)
 
 
 def _small(

@@ -18,7 +18,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.adjoint.reversible import integer_grid, momentum
-from toolkit.adjoint.reversible.momentum import Plan
+from toolkit.adjoint.reversible.momentum import MomentumPlan
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.adjoint.reversible.recorded import ObjectiveArguments, Recorded, record
 from toolkit.jaxprs.varying_axes import vary, varying_axes
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
     x: Any  # (the step's number, the user's input)
     step_size: Array
-    plan: Plan
+    plan: MomentumPlan
     push: Array  # units of the velocity in a unit of gradient
     move: Array  # units of y in a unit of the velocity
     valid: Array  # bool: the momentum is in [0, 1]
@@ -55,7 +55,7 @@ class ReversibleMethod(NamedTuple):
 
     problem: InnerProblem
     descent: Descent
-    known: Plan | None  # where the momenta are known before tracing
+    known: MomentumPlan | None  # where the momenta are known before tracing
     rows: int  # of memory, for the bytes that velocities spill
     most: int  # bytes that a velocity may spill at one step
 

@@ -29,7 +29,7 @@ SPILLS = 2  # bytes that a velocity spills at one step, at most
 SMALLEST = 2.0 ** (-8 * SPILLS)  # smaller momenta, 0 too, would spill more: this replaces them
 
 
-class Plan(NamedTuple):
+class MomentumPlan(NamedTuple):
     """What is done to every number at each step; it depends on the momenta alone."""
 
     momentum: Array  # [T] floating, the one in use
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     row: Array  # [T] int32, rows in use before the step
 
 
-def make_plan(momenta: Array) -> Plan:
+def make_plan(momenta: Array) -> MomentumPlan:
     """The plan for `momenta: [T]` in [0, 1]."""
     momenta = jnp.clip(momenta, SMALLEST, 1)
 
@@ -55,17 +55,17 @@ def make_plan(momenta: Array) -> Plan:
 
     _, (earlier, scale, spills) = jax.lax.scan(advance, jnp.ones_like(momenta, shape=()), momenta)
     row = jnp.cumsum(spills, dtype=jnp.int32) - spills
-    return Plan(momenta, earlier, scale, spills, row)
+    return MomentumPlan(momenta, earlier, scale, spills, row)
 
 
-def known_plan(momenta: np.ndarray) -> Plan:
+def known_plan(momenta: np.ndarray) -> MomentumPlan:
     """The plan, as numpy arrays, for momenta that are known before tracing."""
     # Under `jax.transfer_guard` the user's arrays stay where they are. These numbers are ours.
     with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
         return jax.tree.map(np.asarray, make_plan(jnp.asarray(momenta)))
 
 
-def rows_used(plan: Plan) -> Array:
+def rows_used(plan: MomentumPlan) -> Array:
     """Rows that the whole run takes; `[]` int32."""
     return jnp.sum(plan.spills, dtype=jnp.int32)
 
@@ -75,7 +75,9 @@ def no_rows(count: int, like: Array) -> Array:
     return jnp.zeros_like(like, jnp.uint8, shape=(count, *like.shape))
 
 
-def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, Array | None]:
+def spill(
+    w: Array, rows: Array | None, step: MomentumPlan, most: int
+) -> tuple[Array, Array | None]:
     """Drop the bytes that a step discards.
 
     Args:
@@ -97,7 +99,7 @@ def spill(w: Array, rows: Array | None, step: Plan, most: int) -> tuple[Array, A
     return integer_grid.drop_bytes(w, spills), rows
 
 
-def fetch(w: Array, rows: Array, step: Plan, most: int) -> Array:
+def fetch(w: Array, rows: Array, step: MomentumPlan, most: int) -> Array:
     """Undo `spill`, to the bit."""
     # `spill` wrote the lowest byte first, so the last one written is appended first.
     for i in reversed(range(most)):

@@ -19,7 +19,7 @@ from toolkit.adjoint.reversible.exact_descent import (
     GridState,
     ReversibleMethod,
 )
-from toolkit.adjoint.reversible.momentum import Plan
+from toolkit.adjoint.reversible.momentum import MomentumPlan
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
 from toolkit.jaxprs.varying_axes import vary, varying_axes
@@ -127,7 +127,7 @@ class Reversible:
         """One a step."""
         return steps
 
-    def rows(self, plan: Plan | None, num_steps: int) -> int:
+    def rows(self, plan: MomentumPlan | None, num_steps: int) -> int:
         """Rows of memory for the discarded bits, one byte a parameter each."""
         if plan is not None:
             return int(np.sum(plan.spills))

@@ -36,7 +36,7 @@ _OPAQUE = frozenset(("jax", "jaxlib", "toolkit", "numpy", "logging", "threading"
 _MOST_PARTS = 20_000
 
 
-class Found(NamedTuple):
+class Changeable(NamedTuple):
     """Something that can change in place, and by which variable it was found."""
 
     name: str
@@ -51,7 +51,7 @@ class Namespace:
     names: frozenset[str]
 
 
-class Source(NamedTuple):
+class Visible(NamedTuple):
     """A value that the code can see, and the name that it has there."""
 
     name: str
@@ -59,7 +59,7 @@ class Source(NamedTuple):
     names: frozenset[str] = frozenset()  # for a module: the attributes that the code names
 
 
-def reachable(sources: Iterable[Source]) -> Iterator[Found]:
+def reachable(sources: Iterable[Visible]) -> Iterator[Changeable]:
     """What can change in place and can be got at from these values; what is near comes first."""
     met: set[Any] = set()
     waiting = deque(sources)
@@ -73,12 +73,12 @@ def reachable(sources: Iterable[Source]) -> Iterator[Found]:
                 key = (id(value.space), one)
                 if one in value.space and key not in met:
                     met.add(key)
-                    yield Found(one, holders.of_variable(value.space, one))
-                    waiting.append(Source(one, value.space[one], value.names))
+                    yield Changeable(one, holders.of_variable(value.space, one))
+                    waiting.append(Visible(one, value.space[one], value.names))
             continue
         if isinstance(value, types.ModuleType):
             if _is_users(value.__name__, value):
-                waiting.append(Source(name, Namespace(vars(value), names)))
+                waiting.append(Visible(name, Namespace(vars(value), names)))
             continue
         if id(value) in met:
             continue
@@ -91,9 +91,9 @@ def reachable(sources: Iterable[Source]) -> Iterator[Found]:
             # The variable of a function has an id of its own: two functions may share it.
             if holder.owner is value or id(holder.owner) not in met:
                 met.add(id(holder.owner))
-                yield Found(name, holder)
+                yield Changeable(name, holder)
         waiting.extend(
-            child if isinstance(child, Source) else Source(name, child) for child in children
+            child if isinstance(child, Visible) else Visible(name, child) for child in children
         )
 
 
@@ -191,7 +191,7 @@ def _of_function(function: types.FunctionType) -> tuple[list[Holder], Iterable[A
             continue  # a variable that the rewriting has made
         if not is_installed(file):
             found.append(holders.of_cell(cell, name, f"`{function.__name__}`"))
-        children.append(Source(name, _contents(cell), names_in(code)))
+        children.append(Visible(name, _contents(cell), names_in(code)))
     found.append(holders.of_dict(function.__dict__))
     children += function.__dict__.values()
     if not is_installed(file):
@@ -222,7 +222,7 @@ def holds_tracer(value: Any, own: Collection[int] = ()) -> bool:
         else:
             _, children = _look(value)
             waiting.extend(
-                child.value if isinstance(child, Source) else child for child in children
+                child.value if isinstance(child, Visible) else child for child in children
             )
     return False
 

@@ -17,7 +17,7 @@ import jax
 
 from toolkit.plain_python import mode
 from toolkit.plain_python.carried.holders import PLAIN, Holder, global_randomness
-from toolkit.plain_python.carried.reachable import Found, Namespace, Source, reachable
+from toolkit.plain_python.carried.reachable import Changeable, Namespace, Visible, reachable
 from toolkit.plain_python.refusals import ControlFlowError, refuse
 
 # Limits that keep a trace fast: what lies beyond them is not remembered, and a change of it is not found.
@@ -61,18 +61,18 @@ class Surroundings(NamedTuple):
             remembered.append(Remembered(name, holder, before))
         return remembered
 
-    def _found(self) -> Iterator[Found]:
-        yield from (Found("", holder) for holder in global_randomness())
+    def _found(self) -> Iterator[Changeable]:
+        yield from (Changeable("", holder) for holder in global_randomness())
         names, sources = frozenset(self.named), []
         for name, read in zip(self.names, self.reads, strict=True):
             try:
-                sources.append(Source(name, read(), names))
+                sources.append(Visible(name, read(), names))
             except NameError:
                 continue
         # A function that the code calls may assign a variable that the block does not write.
-        sources += [Source(name, read) for name, read in zip(self.names, self.reads, strict=True)]
+        sources += [Visible(name, read) for name, read in zip(self.names, self.reads, strict=True)]
         if self.home is not None:
-            sources.append(Source("", Namespace(self.home.__globals__, names)))
+            sources.append(Visible("", Namespace(self.home.__globals__, names)))
         yield from reachable(sources)
 
 

@@ -12,32 +12,30 @@ _SAME = ("convert_element_type", "reshape", "squeeze", "copy")  # what changes a
 _EXCHANGED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le", "eq": "eq", "ne": "ne"}
 
 
-class Comparison(NamedTuple):
+class Relation(NamedTuple):
     """`left < right` and the like, of two values in a jaxpr."""
 
     operator: str  # lt, le, gt, ge, eq or ne
     left: Any
     right: Any
 
-    def exchanged(self) -> Comparison:
+    def exchanged(self) -> Relation:
         """The same, said of `right`: `right > left`."""
-        return Comparison(_EXCHANGED[self.operator], self.right, self.left)
+        return Relation(_EXCHANGED[self.operator], self.right, self.left)
 
 
-def comparisons(jaxpr: Any, atom: Any, holds: bool = True) -> list[Comparison]:
+def comparisons(jaxpr: Any, atom: Any, holds: bool = True) -> list[Relation]:
     """The comparisons that are true where `atom` is `holds`."""
     made = {id(variable): equation for equation in jaxpr.eqns for variable in equation.outvars}
 
-    def found(atom: Any, holds: bool) -> list[Comparison]:
+    def found(atom: Any, holds: bool) -> list[Relation]:
         equation = made.get(id(atom))
         if equation is None:
             return []
         name, operands = equation.primitive.name, equation.invars
         if name in _OPPOSITE:
             return [
-                Comparison(
-                    name if holds else _OPPOSITE[name], *(_source(made, o) for o in operands)
-                )
+                Relation(name if holds else _OPPOSITE[name], *(_source(made, o) for o in operands))
             ]
         if name in _SAME:
             return found(operands[0], holds)
@@ -60,7 +58,7 @@ def _source(made: dict[int, Any], atom: Any) -> Any:
 
 
 def narrowed(
-    said: list[Comparison], read: Callable[[Any], Known], variables: list[Any]
+    said: list[Relation], read: Callable[[Any], Known], variables: list[Any]
 ) -> list[Known] | None:
     """The intervals of `variables` where these comparisons are true; None if they never are."""
     values = [read(variable) for variable in variables]
