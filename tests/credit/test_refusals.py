@@ -169,6 +169,30 @@ def test_one_layer_has_no_way_down_and_the_gradient_of_backprop(rule: Any) -> No
             np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
+def test_a_guess_that_does_not_see_the_target_admits_any() -> None:
+    weighted = lambda output, target: target["weight"] * half_squares(output, target["wanted"])
+    batch = (X, {"weight": jnp.arange(1.0, 6.0), "wanted": BATCH[1]})
+    got, _, _ = call(C.SyntheticGradients(conditional=False), loss=weighted, batch=batch)
+    assert jax.tree.structure(got) == jax.tree.structure(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [C.ForwardForward(CLASSES), C.SyntheticGradients()],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_a_class_that_there_is_not_gives_nan(rule: Any) -> None:
+    """Its row of zeros would be learned from without a word."""
+    loss = lambda output, target: jnp.sum(output**2, axis=1)
+    got, _, info = call(rule, loss=loss, batch=(X, jnp.array([0, 1, 2, 3, 0])))
+    assert int(info.status) == tk.Issue.NOT_FINITE
+    assert any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(got))
+    with pytest.raises(
+        ValueError, match=r"`target` must be classes \[B\], or numbers \[B, ...\]: got"
+    ):
+        call(rule, loss=loss, batch=(X, {"label": BATCH[1]}))
+
+
 def test_forward_forward_reads_images_of_integers_as_it_learned_to() -> None:
     bytes_ = jnp.asarray(np.arange(5 * 6).reshape(5, 6) * 8, jnp.uint8)
     rule = C.ForwardForward(CLASSES, inference="readout")

@@ -37,8 +37,9 @@ class CoupledLearning:
       free_steps, clamped_steps: sweeps.
 
     Raises:
-      ValueError: the last activation of the model is not `identity`; the target has not the shape of
-        the output; `beta` is not positive.
+      ValueError: the last activation of the model is not `identity` (an energy of potentials, such as
+        Hopfield's, could not hold the output at a target then); the target has not the shape of the
+        output; `beta` is not positive.
 
     State: `()`. `info.residual` as for `EquilibriumPropagation`.
 

@@ -54,7 +54,8 @@ class DifferenceTargetPropagation:
 
     Cost: two forward passes, and two products with each inverse and their gradients.
 
-    Source: Lee, Zhang, Fischer & Bengio 2015, equations 15 and 16.
+    Source: Lee, Zhang, Fischer & Bengio 2015, equations 15 and 16. Unlike (Lee et al., algorithm 1): the first
+    target is that of the output, and the last hidden layer hears of it through an inverse, like all others.
     """
 
     step_size: Positive = 0.1

@@ -64,6 +64,8 @@ class FeedbackAlignment:
 
     Source: Lillicrap et al. 2016 (random); Liao, Leibo & Poggio 2016 (`sign`, `batch_sign`);
     Moskovitz, Litwin-Kumar & Abbott 2018 (`fixed_sign`); Kolen & Pollack 1994, Akrout et al. 2019.
+    Unlike (Liao et al.): signs are multiplied by a root mean square, so that a signal keeps its size on the
+    way through many layers.
     """
 
     kind: Kind = "random"

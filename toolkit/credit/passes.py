@@ -148,15 +148,23 @@ def squared(h: Array) -> Array:
 
 
 def one_hot(target: Any, classes: int, dtype: Any) -> Array:
-    """A target as numbers: classes `[B]`, integers from 0, become one-hot; numbers stay as they are."""
+    """A target as numbers: classes `[B]`, integers from 0, become one-hot; numbers stay as they are.
+
+    A class outside of `0 .. classes - 1` becomes NaN: a row of zeros would train on without a word.
+    """
+    if not tree.is_numeric(target) or (_of_integers(target) and jnp.ndim(target) != 1):
+        raise ValueError(
+            f"`target` must be classes [B], or numbers [B, ...]: got {tree.describe(target)}."
+        )
     target = jnp.asarray(target)
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        if target.ndim != 1:
-            raise ValueError(
-                f"`target` must be classes [B], or numbers [B, ...]: got {tree.describe(target)}."
-            )
-        return jax.nn.one_hot(target, classes, dtype=dtype)
-    return target.astype(dtype)
+    if not _of_integers(target):
+        return target.astype(dtype)
+    known = (target >= 0) & (target < classes)
+    return jnp.where(known[:, None], jax.nn.one_hot(target, classes, dtype=dtype), jnp.nan)
+
+
+def _of_integers(target: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(target), jnp.integer))
 
 
 def minus(a: Tree, b: Tree) -> Tree:

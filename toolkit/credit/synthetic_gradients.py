@@ -62,7 +62,7 @@ class SyntheticGradients:
             del key
             x, target = batch
             units, dtype = readouts.widths(model, params, x)
-            seen = self._seen(target, units[-1], dtype).shape[1]
+            seen = self._seen(len(x), target, units[-1], dtype).shape[1]
             synthesisers = tuple(
                 readouts.zeros(readouts.Linear(count + seen, count, dtype)) for count in units[:-1]
             )
@@ -76,7 +76,7 @@ class SyntheticGradients:
             up = passes.forward(model, params, x)
             judged = passes.judge(loss, up.output, target)
             classes = passes.flat(up.output).shape[1]
-            features = self._seen(target, classes, up.output.dtype)
+            features = self._seen(len(x), target, classes, up.output.dtype)
             seen = [jnp.concatenate([passes.flat(h), features], axis=1) for h in up.inputs[1:]]
             guesses = [
                 readouts.applied(one, h) for one, h in zip(state.synthesisers, seen, strict=True)
@@ -95,10 +95,10 @@ class SyntheticGradients:
 
         return Learner(init, gradients)
 
-    def _seen(self, target: Any, classes: int, dtype: Any) -> Array:
-        """What a synthesiser sees of the target, `[B, C]`."""
+    def _seen(self, examples: int, target: Any, classes: int, dtype: Any) -> Array:
+        """What a synthesiser sees of the target, `[B, C]`; of a target that it does not see, of any form, 0."""
         if not self.conditional:
-            return jnp.zeros((len(target), 0), dtype)
+            return jnp.zeros((examples, 0), dtype)
         return passes.flat(passes.one_hot(target, classes, dtype))
 
     def predict(self, model: Any) -> Any:

@@ -50,7 +50,9 @@ def hopfield(model: Any, dynamics: Dynamics = "asynchronous", readout: bool = Fa
       ValueError: `model` has no layers; another word; from `update`, a `clamp` where the last activation is
         not the identity, or where the last layer is a readout.
 
-    Source: Hopfield 1984; Scellier & Bengio 2017, equation 1, with layers; Laborieux et al. 2021 (readout).
+    Source: Hopfield 1984; Laborieux et al. 2021 (readout). Unlike (Scellier & Bengio 2017, equation 1): the
+    quadratic term `u^2 / 2` is Hopfield's `u s - R(u)`, whose derivative by `s` is `u`. So the network rests
+    where a sweep changes nothing, for units that saturate too, and no differential equation is integrated.
     """
     layers = _layers(model, dynamics)
     settling = layers[:-1] if readout else layers
