@@ -1,5 +1,6 @@
 """What CONTRIBUTING.md tells a newcomer to write works: each addition is one new file and at most two touched ones."""
 
+import ast
 import os
 import re
 import shutil
@@ -100,3 +101,10 @@ def test_the_experiment_runs(copy):
     done = python(copy, "-m", "toolkit", "run", "configs/ridge_penalty.yaml", "--out", "runs/one")
     assert (done.returncode, done.stderr) == (0, "")
     assert (copy / "runs/one/report.html").is_file()
+
+
+def test_each_room_says_first_which_question_it_answers():
+    rooms = sorted((ROOT / "toolkit").glob("*/**/__init__.py"))
+    first = {room: ast.get_docstring(ast.parse(room.read_text())).splitlines()[0] for room in rooms}
+    assert len(first) > 30
+    assert [str(room) for room, line in first.items() if "?" not in line] == []

@@ -1,4 +1,4 @@
-"""Derivative rules of a solve: the same value, another derivative."""
+"""How is the derivative of a solve made? Rules: the same value, another derivative."""
 
 from toolkit.adjoint.forward import Forward
 from toolkit.adjoint.implicit import Implicit

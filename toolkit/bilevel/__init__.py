@@ -1,4 +1,4 @@
-"""Bilevel optimizers as pure pairs `(init, step)`.
+"""How do two levels descend together? Bilevel optimizers as pure pairs `(init, step)`.
 
 problem = tk.bilevel.Problem(inner, outer, inner_data, outer_data)
 init, step = tk.bilevel.SOBA(inner_step_size=0.1, outer_step_size=0.1, batch_size=64)(problem)

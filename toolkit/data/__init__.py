@@ -1,4 +1,4 @@
-"""Deterministic data: the same key, the same arrays."""
+"""Which examples does a run see? Deterministic data: the same key, the same arrays."""
 
 from toolkit.data.breast_cancer import BREAST_CANCER_FEATURES, breast_cancer
 from toolkit.data.corruption import corrupt_labels

@@ -1,4 +1,4 @@
-"""What a computation does that its result does not show: each question about it has a room of its own."""
+"""What does a computation do that its result does not show? Each question about it has a room of its own."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Derivative rules of a loss: `estimator(loss) -> (theta, key) -> (value, gradient)`.
+"""Which way does a loss fall, told by evaluations? Rules `estimator(loss) -> (theta, key) -> (value, gradient)`.
 
 A loss that is a long unroll can be differentiated a window at a time; those rules are stateful:
 `estimator(system) -> (init, step)`.

@@ -1,4 +1,4 @@
-"""Linear solvers: callables `(matvec, b, x0=None) -> (x, LinearInfo)` on trees.
+"""Which x solves `A x = b`? Linear solvers: callables `(matvec, b, x0=None) -> (x, LinearInfo)` on trees.
 
 Each solver class holds the settings of one method, and all their instances are called alike.
 `Diagonal` is no solver, but a preconditioner only.

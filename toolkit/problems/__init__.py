@@ -1,4 +1,4 @@
-"""Problems with a known evaluation: tasks to draw, and what is known of their answers."""
+"""How good is an answer? Problems with a known evaluation: tasks to draw, and what is known of their answers."""
 
 from toolkit.problems import cleaning, few_shot, quadratic, regularisation
 from toolkit.problems.instance import Instance

@@ -1,4 +1,4 @@
-"""Run an experiment so that it can be stopped, resumed, trusted and read.
+"""How is an experiment run so that it can be stopped, resumed, trusted and read?
 
 The public names are loaded on first use (PEP 562): declaring a `Config` costs pydantic and nothing else, and
 only driving a program imports jax.

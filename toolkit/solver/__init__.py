@@ -1,4 +1,4 @@
-"""Solvers: settings that bind to a problem and show their steps."""
+"""Which steps lead to a solution? Solvers: settings that bind to a problem and show their steps."""
 
 from toolkit.roles import Solver
 from toolkit.solver.anderson import Anderson
