@@ -21,6 +21,20 @@ BATCH = (X, targets(5))
 DATA = (jax.random.normal(jax.random.key(3), (11, 6)), targets(11))
 
 
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "message"),
+    [
+        ("dual", optax.sgd(0.1), "`rule` must be one of tk.credit, such as .*: got 'dual'"),
+        (C.Backprop, optax.sgd(0.1), "`rule` must be one of tk.credit, such as .*: got <class"),
+        (C.Backprop(), "adam", "`optimizer` must be an optax transformation, .*: got 'adam'"),
+        (C.Backprop(), 0.1, "`optimizer` must be an optax transformation, .*: got 0.1"),
+    ],
+)
+def test_what_trains_is_a_rule_and_an_optimizer(rule: Any, optimizer: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        C.train(MODEL, cross_entropy, rule, optimizer)
+
+
 @pytest.fixture(scope="module", name="started")
 def _started() -> Any:
     init, step = C.train(MODEL, cross_entropy, C.NodePerturbation(), optax.sgd(0.1))

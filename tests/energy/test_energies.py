@@ -140,6 +140,14 @@ def test_energies_refuse() -> None:
         readout.update(PARAMS, X, readout.rest(PARAMS, X), clamp=TARGET)
 
 
+def test_an_energy_by_descent_is_made_of_functions_and_a_step() -> None:
+    nothing = lambda *arguments: ()
+    with pytest.raises(ValueError, match="`output` must be a function: got 'logits'"):
+        E.descending(nothing, nothing, nothing, "logits", 0.1)
+    with pytest.raises(ValueError, match=r"`step_size` must be .*: got -0\.1"):
+        E.descending(nothing, nothing, nothing, nothing, -0.1)
+
+
 def test_an_energy_by_descent_has_no_output_to_hold() -> None:
     energy = E.descending(
         lambda key, x: (),
@@ -198,6 +206,7 @@ def test_gradients_pass_through_what_the_device_makes_of_conductances() -> None:
         (([[0, 1, 2]], [0], [1]), "`edges` must be pairs of two different node numbers"),
         (([[0, 0]], [0], [1]), "`edges` must be pairs of two different node numbers"),
         (([[0, 1]], [0], [2]), "`outputs` must be different nodes of 0 to 1"),
+        (([[0, 1], [1, 2]], [0], [1.5]), r"`outputs` must be different nodes .* got \[1.5\]"),
         (([[0, 1]], [], [1]), "`inputs` must be different nodes of 0 to 1, at least one: got"),
         (([[0, 1], [1, 2]], [0, 1], [1]), r"`outputs` must be free nodes: got \[1\] of `inputs`"),
         (([[0, 1], [2, 3]], [0], [1]), r"must join every node to an input.* no path for \[2, 3\]"),

@@ -13,6 +13,8 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.passes import Batch, LearningRule, Loss
 from toolkit.errors.readable import readable
+from toolkit.roles import Rule
+from toolkit.settings import require
 from toolkit.types import Tree
 
 
@@ -40,10 +42,12 @@ def alignment(
       model, loss, rule: as for `tk.credit.train`.
 
     Raises:
+      TypeError: `rule` is none, such as a class in place of an instance.
       ValueError: from the rule, for a model or a loss that it cannot train.
 
     Cost: a gradient of the rule, and one of reverse mode.
     """
+    require("rule", rule, Rule)
     _, gradients = rule(model, loss)
     exact = exact_gradient(model, loss, rule)
 

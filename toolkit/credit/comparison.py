@@ -17,6 +17,8 @@ from toolkit.credit.alignment import beside, by_layer, exact_gradient
 from toolkit.credit.backprop import Backprop
 from toolkit.credit.passes import Batch, LearningRule, Loss
 from toolkit.errors.readable import readable, reason_of
+from toolkit.roles import Rule
+from toolkit.settings import require
 from toolkit.types import Issue, Tree
 
 REPEATS = 5  # timed calls of each rule, in turns with backprop's; the median counts
@@ -114,6 +116,7 @@ def compare(
     found: list[tuple[LayerRow, ...]] = []
     for name, rule in rules.items():
         try:
+            require(f"rules[{name!r}]", rule, Rule)
             found.append(_rows_of(name, rule, model, loss, params, batch, key, baseline))
         except Exception as error:  # whatever a rule refuses belongs in its row
             found.append((_failed(name, reason_of(error)),))

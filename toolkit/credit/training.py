@@ -12,7 +12,9 @@ from jax import Array
 
 from toolkit.credit.passes import Batch, Info, LearningRule, Loss
 from toolkit.errors.readable import readable
-from toolkit.optimizers import built
+from toolkit.optimizers import Optimizer, built
+from toolkit.roles import Rule
+from toolkit.settings import require
 from toolkit.types import Tree
 
 
@@ -42,8 +44,11 @@ def train(
       optimizer: an optax transformation, or one of `tk.optimizers`.
 
     Raises:
+      TypeError: `rule` or `optimizer` is none, such as a class in place of an instance.
       ValueError: from the rule, for a model or a loss that it cannot train.
     """
+    require("rule", rule, Rule)
+    require("optimizer", optimizer, Optimizer)
     rule_init, gradients = rule(model, loss)
     optimizer = built(optimizer)
 

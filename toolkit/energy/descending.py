@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.energy.energy_model import Cost, EnergyModel
+from toolkit.settings import Positive, require
 from toolkit.types import Tree
 
 
@@ -30,8 +31,13 @@ def descending(
       step_size: below 2 over the largest curvature of an example's energy; a number or an array `[]`.
 
     Raises:
-      ValueError: from `update`, a `clamp`: where the output is made of the state there is nothing to hold.
+      ValueError: one of the four is no function, `step_size` not positive; from `update`, a `clamp`: where
+        the output is made of the state there is nothing to hold.
     """
+    for name, function in {"init": init, "rest": rest, "energy": energy, "output": output}.items():
+        if not callable(function):
+            raise ValueError(f"`{name}` must be a function: got {function!r}.")
+    require("step_size", step_size, Positive)
 
     def update(
         params: Tree, x: Array, state: Tree, cost: Cost | None = None, clamp: Array | None = None

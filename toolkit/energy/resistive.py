@@ -173,8 +173,10 @@ def _checked_nodes(
 
 
 def _nodes(name: str, given: Sequence[int], count: int) -> np.ndarray:
-    nodes = np.asarray(given, int).reshape(-1)
-    if not len(nodes) or len(set(nodes)) < len(nodes) or not set(nodes) <= set(range(count)):
+    nodes = np.asarray(given).reshape(-1)
+    # Converted to integers, node 1.5 would be node 1.
+    are_numbers = nodes.dtype.kind in "iu" and len(set(nodes)) == len(nodes) > 0
+    if not are_numbers or not set(nodes) <= set(range(count)):
         raise ValueError(
             f"`{name}` must be different nodes of 0 to {count - 1}, at least one: got {nodes.tolist()}."
         )
