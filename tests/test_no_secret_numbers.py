@@ -77,6 +77,7 @@ ALLOWED = {
     ("credit/predictive_coding.py", "_nudged"): "frames between the warning and the user's line",
     ("energy/resistive.py", "_checked_edges"): WORDS,
     ("credit/comparison.py", "REPEATS"): "turns of a clock: the median of as many calls",
+    ("bilevel/parts/iteration.py", "_SHOWN"): "lines of a table that is printed",
     ("credit/predictive_coding.py", "DESCENT_STEPS"): "what `steps=None` stands for",
     ("energy/integral.py", "POINTS"): ANSWER,
     ("energy/networks.py", "probe"): "where an activation is asked whether it is the identity",

@@ -39,6 +39,7 @@ def lazy(
         return value
 
     def directory() -> list[str]:
-        return sorted({*vars(sys.modules[room]), *home, *rooms})
+        # What is public, and nothing else: this is what a notebook offers after `tk.` and a press of Tab.
+        return sorted(sys.modules[room].__all__)
 
     return getattribute, directory

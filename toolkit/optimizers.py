@@ -18,6 +18,10 @@ from toolkit.settings import Fraction, NonNegative, Number, Positive, settings
 __all__ = ["Adam", "AdamW", "Optimizer", "PowerDecay", "RMSProp", "Schedule", "Sgd", "built"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 @settings("sgd")
 class Sgd:
     """Gradient descent, with momentum where it is set: `optax.sgd`."""

@@ -12,6 +12,12 @@ from optax import projections
 
 from toolkit.types import Tree
 
+__all__ = ["box", "l1_ball", "l2_ball", "linf_ball", "non_negative", "simplex"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 def non_negative(y: Tree, theta: None = None) -> Tree:
     """`max(y, 0)`; theta is not used."""

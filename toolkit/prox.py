@@ -20,6 +20,12 @@ from toolkit import tree
 from toolkit.array_arguments import spread
 from toolkit.types import Tree
 
+__all__ = ["affine", "box", "elastic_net", "group_lasso", "lasso"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
     """Soft thresholding: `g(u) = sum l1 |u|`.

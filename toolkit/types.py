@@ -41,6 +41,12 @@ class Status(IntEnum):
     STEP_LIMIT = 1
     NOT_FINITE = 2
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
+
 
 class Issue(IntFlag):
     """What may be wrong with a hypergradient; bits combine, 0 is fine."""
@@ -50,6 +56,12 @@ class Issue(IntFlag):
     NOT_FINITE = 4
     NEGATIVE_CURVATURE = 8
     NOT_REVERSED = 16
+
+    def __str__(self) -> str:
+        return self.name or (str(int(self)) if self else "none")
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
 
 
 class SolveInfo(NamedTuple):

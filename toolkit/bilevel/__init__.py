@@ -66,3 +66,7 @@ __all__ = [
     "nested_hypergradient",
     "power_decay",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

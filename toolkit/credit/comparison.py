@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import time
 import warnings
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from toolkit import tables
 from toolkit.credit.alignment import beside, by_layer, exact_gradient
 from toolkit.credit.backprop import Backprop
 from toolkit.credit.passes import Batch, LearningRule, Loss
@@ -57,24 +57,11 @@ class RuleComparison(NamedTuple):
         """One dict a rule and layer, keys as in `LayerRow`."""
         return [row._asdict() for row in self.rows]
 
-    def __str__(self) -> str:
-        lines = [_HEAD, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        ends = (0, len(_HEAD) - 1)
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in ends else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+    def __repr__(self) -> str:
+        return tables.text(_HEAD, [_cells(row) for row in self.rows])
 
     def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(row(_cells(one), "td") for one in self.rows)
-        return f"<table><thead>{row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+        return tables.page(_HEAD, [_cells(row) for row in self.rows])
 
 
 @readable

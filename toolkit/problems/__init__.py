@@ -4,3 +4,7 @@ from toolkit.problems import cleaning, few_shot, quadratic, regularisation
 from toolkit.problems.instance import Instance
 
 __all__ = ["Instance", "cleaning", "few_shot", "quadratic", "regularisation"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

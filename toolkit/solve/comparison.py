@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,19 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from toolkit import tree
+from toolkit import tables, tree
 from toolkit.errors.readable import readable, reason_of
+from toolkit.solve.comparison_figure import Bars, drawn
 from toolkit.solve.hypergradient import Outer, hypergradient, outer_value, require_inexact
 from toolkit.solve.maps import SolutionMap, argmin
 from toolkit.types import Adjoint, Issue, Solution, Tree
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 REPEATS = 5  # timed calls; the median counts
+
+_HEAD = ("rule", "value", "rel. error", "cosine", "ms", "temp KiB", "grads", "HVPs", "")
 
 
 class Compared(NamedTuple):
@@ -42,7 +48,7 @@ class Compared(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Rules side by side; prints as a table. The first rule is the one compared with."""
+    """Rules side by side; prints as a table, and is one in a notebook. The first rule is the one compared with."""
 
     compared: tuple[Compared, ...]
 
@@ -50,17 +56,18 @@ class Comparison(NamedTuple):
         """One dict a rule, keys as in `Compared`."""
         return [row._asdict() for row in self.compared]
 
-    def __str__(self) -> str:
-        head = ("rule", "value", "rel. error", "cosine", "ms", "temp KiB", "grads", "HVPs", "")
-        lines = [head, *map(_printed, self.compared)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in (0, len(head) - 1) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+    def __repr__(self) -> str:
+        return tables.text(_HEAD, [_printed(row) for row in self.compared])
+
+    def _repr_html_(self) -> str:
+        return tables.page(_HEAD, [_printed(row) for row in self.compared])
+
+    def plot(self) -> Figure:
+        """Error, time and memory of each rule as bars: a matplotlib figure, which a notebook shows.
+
+        To a file: `comparison.plot().savefig("rules.png")`.
+        """
+        return drawn({row.rule: _bars(row) for row in self.compared})
 
 
 @readable
@@ -157,6 +164,12 @@ def _agreement(flat: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     relative_error = gap / expected if expected else (0.0 if gap == 0 else math.inf)
     cosine = float(flat @ reference) / (size * expected) if size and expected else math.nan
     return relative_error, cosine
+
+
+def _bars(row: Compared) -> Bars:
+    if row.gradient is None:
+        return Bars(math.nan, math.nan, math.nan, row.reason)
+    return Bars(row.relative_error, 1e3 * row.seconds, row.temp_bytes / 1024, "")
 
 
 def _printed(row: Compared) -> tuple[str, ...]:

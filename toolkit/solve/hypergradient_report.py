@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from toolkit import tree
+from toolkit import tables, tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.derive import marks
 from toolkit.solve.accuracy import ErrorEstimate
@@ -15,9 +16,11 @@ from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
 from toolkit.types import Issue, LinearInfo, Solution, Status, Tree
 
+_HEAD = ("hypergradient", "")
+
 
 class HypergradientReport(NamedTuple):
-    """How a hypergradient was made and how good it is; arrays `[]`, no derivative."""
+    """How a hypergradient was made and how good it is; arrays `[]`, no derivative. Prints as a table."""
 
     inner_residual: Array  # 2-norm of the optimality condition at the solution
     linear_residual: Array  # ||A v - b|| / ||b||, recomputed; 0 where no linear system was solved
@@ -26,6 +29,31 @@ class HypergradientReport(NamedTuple):
     gradient_evals: Array  # int32; inner gradients (or maps): one a step, one for the residual
     hvp_evals: Array  # int32; products with second derivatives (or Jacobians) of the inner function
     status: Array  # int32, a `tk.Issue` bit mask; 0 is fine
+
+    def __repr__(self) -> str:
+        return tables.text(_HEAD, self._printed())
+
+    def _repr_html_(self) -> str:
+        return tables.page(_HEAD, self._printed())
+
+    def _printed(self) -> list[tuple[str, str]]:
+        """Names and values, the status in words, which come first."""
+        others = [
+            (name.replace("_", " "), tables.cell(part)) for name, part in self._asdict().items()
+        ]
+        return [("status", _in_words(self.status)), *others[:-1]]
+
+
+def _in_words(status: Any) -> str:
+    """The names of the issues; under `jax.vmap` also in how many of the problems each was found."""
+    if not tables.is_known(status):
+        return tables.cell(status)
+    masks = np.asarray(status)
+    if not masks.shape:
+        return str(Issue(int(masks)))
+    counts = {bit.name: np.count_nonzero(masks & bit) for bit in Issue}
+    found = [f"{name} in {count} of {masks.size}" for name, count in counts.items() if count]
+    return ", ".join(found) or str(Issue(0))
 
 
 def report_of(

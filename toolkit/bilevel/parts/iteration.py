@@ -11,18 +11,48 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from toolkit import tree
+from toolkit import tables, tree
 from toolkit.bilevel.parts.problem import Info
 from toolkit.settings import Count, require
 from toolkit.types import Tree
 
+_SHOWN = 5  # records at each end that are printed
+
 
 class Record(NamedTuple):
-    """What is kept of a path; `R` records, numpy arrays."""
+    """What is kept of a path; `R` records, numpy arrays. Prints as a table of the first and the last ones."""
 
     step: np.ndarray  # [R] steps made
     info: Info  # [R] each; the counts are sums from the start, in int64
     observed: Tree  # [R, ...] what `observe` gives
+
+    def __repr__(self) -> str:
+        return tables.text(*self._printed())
+
+    def _repr_html_(self) -> str:
+        return tables.page(*self._printed())
+
+    def _printed(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Names of columns, and rows: a record each. Of a record of another form, its parts."""
+        parts = {"step": self.step, **self.info._asdict()}
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.observed)[0]:
+            parts["observed" + jax.tree_util.keystr(path)] = leaf
+        count = len(self.step) if np.ndim(self.step) == 1 else -1
+        if any(
+            not tables.is_known(part) or np.shape(part)[:1] != (count,) for part in parts.values()
+        ):
+            return ("record", ""), [(name, tables.cell(part)) for name, part in parts.items()]
+        rows = [tuple(tables.cell(part[i]) for part in parts.values()) for i in _shown(count)]
+        if count > len(rows):
+            rows.insert(_SHOWN, ("...",) * len(parts))
+        return tuple(parts), rows
+
+
+def _shown(count: int) -> list[int]:
+    """Which records are printed."""
+    if count <= 2 * _SHOWN:
+        return list(range(count))
+    return [*range(_SHOWN), *range(count - _SHOWN, count)]
 
 
 class _Stretch(NamedTuple):

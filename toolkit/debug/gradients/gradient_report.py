@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from toolkit import tree
+from toolkit import tables, tree
 from toolkit.array_arguments import require_scalar
 from toolkit.errors.readable import readable
 from toolkit.promotion import standard_promotion
@@ -23,7 +23,7 @@ _HEAD = ("path", "norm", "largest", "zero", "non-finite", "update/param")
 
 @dataclass(frozen=True, eq=False)
 class GradientReport:
-    """The `L` floating and complex leaves of a gradient; outside `jit` it prints as a table.
+    """The `L` floating and complex leaves of a gradient; outside `jit` it prints as a table, and is one in a notebook.
 
     Numbers are float32, or float64 where a leaf is.
     """
@@ -43,21 +43,23 @@ class GradientReport:
             for i, path in enumerate(self.paths)
         ]
 
-    def __str__(self) -> str:
-        count = f"GradientReport of {len(self.paths)} leaves"
-        if isinstance(self.norm, jax.core.Tracer):
-            return f"{count}, not computed yet: print it outside jit"
+    def __repr__(self) -> str:
+        if self._untold():
+            return f"GradientReport of {len(self.paths)} leaves, {self._untold()}"
+        return tables.text(_HEAD, [_printed(row) for row in self.to_rows()])
+
+    def _repr_html_(self) -> str:
+        if self._untold():
+            return tables.page([str(self)], [])
+        return tables.page(_HEAD, [_printed(row) for row in self.to_rows()])
+
+    def _untold(self) -> str:
+        """Why there is no table of leaves; empty where there is one."""
+        if not tables.is_known(self.norm):
+            return "not computed yet: print it outside jit"
         if self.norm.ndim != 1:
-            return f"{count}, stacked {self.norm.shape[:-1]}: print one of them"
-        lines = [_HEAD, *map(_printed, self.to_rows())]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        )
+            return f"stacked {self.norm.shape[:-1]}: print one of them"
+        return ""
 
 
 jax.tree_util.register_dataclass(GradientReport, data_fields=_ARRAYS, meta_fields=("paths",))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from toolkit import tables
 from toolkit.debug.nonfinite.origins import Birth, Operand
 from toolkit.debug.source_lines import NOWHERE, SourceLine
 
@@ -39,6 +41,7 @@ _PHASES = {
     "derivative": ", in the derivative",
     "backward": ", in the backward pass",
 }
+_IN_SENTENCES = ("try:", "note:")  # long enough to be wrapped
 _LISTED = 3  # masked places that are printed
 
 
@@ -59,7 +62,7 @@ class Masked(NamedTuple):
 
 @dataclass(frozen=True)
 class NonFiniteReport:
-    """The first equation that made a non-finite value which reaches an output."""
+    """The first equation that made a non-finite value which reaches an output; a table in a notebook."""
 
     file: str | None  # of the user's line; None where JAX knows none
     line: int | None
@@ -75,31 +78,44 @@ class NonFiniteReport:
     inside: str = ""  # the line of an installed package below the user's
     note: str = ""  # how the answer was found, where that was not by replaying
 
-    def __str__(self) -> str:
-        place = SourceLine(self.file, self.line)
-        at = (
-            f" in {self.operation}"
-            if self.operation == "input"
-            else f" in {self.operation} at {place}"
-        )
-        first = "non-finite input" if self.operation == "input" else f"first non-finite value{at}"
-        lines = [f"{first}{_printed(self.iterations)}{_PHASES[self.phase]}"]
+    def __repr__(self) -> str:
+        lines = [self._first()]
         if self.source:
             lines.append(f"    {self.source}")
-        if self.inside:
-            lines.append(f"  within {self.inside}")
-        lines += [f"  operand {i}: {operand}" for i, operand in enumerate(self.operands[:3])]
-        if self.depends_on:
-            lines.append(f"  depends on {_listed(self.depends_on)}")
-        if self.outputs:
-            lines.append(f"  reaches {_listed(self.outputs)}")
-        if self.suggestion:
-            lines += _wrapped(f"try: {self.suggestion}")
-        if self.masked:
-            lines.append(f"  without effect: {_listed(tuple(map(str, self.masked)), _LISTED)}")
-        if self.note:
-            lines += _wrapped(f"note: {self.note}")
+        for name, told in self._details():
+            line = f"{name} {told}"
+            lines += _wrapped(line) if name in _IN_SENTENCES else [f"  {line}"]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        source = [("line", self.source)] if self.source else []
+        details = [(name.rstrip(":"), told) for name, told in self._details()]
+        return tables.page([self._first()], [*source, *details])
+
+    def _first(self) -> str:
+        """What was not finite, where, and when."""
+        first = "non-finite input"
+        if self.operation != "input":
+            place = SourceLine(self.file, self.line)
+            first = f"first non-finite value in {self.operation} at {place}"
+        return f"{first}{_printed(self.iterations)}{_PHASES[self.phase]}"
+
+    def _details(self) -> Iterator[tuple[str, str]]:
+        """All else that is known, by its name."""
+        if self.inside:
+            yield "within", self.inside
+        for i, operand in enumerate(self.operands[:3]):
+            yield f"operand {i}:", str(operand)
+        if self.depends_on:
+            yield "depends on", _listed(self.depends_on)
+        if self.outputs:
+            yield "reaches", _listed(self.outputs)
+        if self.suggestion:
+            yield "try:", self.suggestion
+        if self.masked:
+            yield "without effect:", _listed(tuple(map(str, self.masked)), _LISTED)
+        if self.note:
+            yield "note:", self.note
 
 
 def in_words(operation: str) -> str:

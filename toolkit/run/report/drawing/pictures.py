@@ -33,6 +33,11 @@ __all__ = [
     "points",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 REFERENCE = "0.5"  # matplotlib's name of the middle grey, seen on white and on black
 
