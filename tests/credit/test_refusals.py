@@ -209,6 +209,37 @@ def test_a_relaxation_that_is_not_converged_says_so() -> None:
     assert int(info.sweeps) == 2 + 2 * 1
 
 
+NARROW = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (PARAMS, BATCH))
+
+
+@pytest.mark.parametrize("beta", [1e-7, 1e-14])
+@pytest.mark.parametrize(
+    "make",
+    [
+        C.DualPropagation,
+        partial(C.DualPropagation, 0.0),
+        partial(C.DualPropagation, 1.0, sweeps=2, damping=0.1),
+        partial(C.EquilibriumPropagation, E.lifted, free_steps=0, nudged_steps=3),
+        partial(C.PredictiveCoding, "nudged"),
+        partial(C.CoupledLearning, E.lifted, free_steps=0, clamped_steps=3),
+    ],
+)
+def test_a_nudge_that_drowns_in_rounding_says_so(make: Any, beta: float) -> None:
+    """Beyond a few units in the last place nothing changes any more, and what is left is no gradient."""
+    params, batch = NARROW
+    _, gradients = make(beta=beta)(MODEL, half_squares)
+    _, _, info = jax.jit(gradients)(params, (), batch, KEY)
+    assert int(info.status) == tk.Issue.INNER_NOT_CONVERGED and info.residual > 1e-2
+
+
+def test_where_nothing_pulls_the_network_is_settled() -> None:
+    flat = lambda output, target: 0 * jnp.sum(output, axis=1)
+    for rule in (C.DualPropagation(), C.PredictiveCoding()):
+        got, _, info = call(rule, loss=flat)
+        assert int(info.status) == 0 and info.residual == 0
+        assert all(bool(jnp.all(leaf == 0)) for leaf in jax.tree.leaves(got))
+
+
 def test_numbers_may_be_traced() -> None:
     def made(beta: jax.Array, alpha: jax.Array) -> Any:
         return (

@@ -109,7 +109,9 @@ def _contrast(energy: EnergyModel, loss: Loss, beta: Any, steps: tuple[int, int]
             tree.norm(passes.minus(further, held)),
             tree.norm(passes.minus(energy.update(params, x, free), free)),
         )
-        residual = passes.relative(left, passes.minus(held, free))
+        moved = tree.norm(passes.minus(held, free))
+        residual = passes.relative(left, moved)
+        residual = passes.with_rounding(residual, free, moved, jnp.asarray(target) - output)
         return gradient, state, passes.said(judged.mean, gradient, residual, sum(steps))
 
     return gradients

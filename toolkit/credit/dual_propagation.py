@@ -55,7 +55,8 @@ class DualPropagation:
     Raises:
       ValueError: `alpha` outside [0, 1], `beta` not positive; a model without layers.
 
-    State: `()`. `info.residual`: what the way up of one more sweep would change in the states.
+    State: `()`. `info.residual`: what the way up of one more sweep would change in the states, or what
+    rounding leaves of a nudge that is too small for their type.
 
     Cost: backprop's products, and one more forward pass above the first layer for the residual; each
     further sweep a forward pass and two ways down.
@@ -90,7 +91,7 @@ class DualPropagation:
             duals, _ = jax.lax.scan(sweep, duals, length=self.sweeps - 1)
             raised, _ = _up(self, model, params, x, duals)
             gradient = _gradient(self, model, params, x, duals)
-            residual = _residual(model, free, duals, raised, nudge)
+            residual = _residual(self, model, free, duals, raised, nudge)
             return gradient, state, passes.said(judged.mean, gradient, residual, self.sweeps)
 
         return Learner(passes.no_state, gradients)
@@ -115,9 +116,11 @@ def _visit(rule: DualPropagation, a: Array, signal: Array, old: Duals) -> Duals:
 
 
 def _damped(rule: DualPropagation, new: Array, old: Array) -> Array:
-    if isinstance(rule.damping, int | float) and rule.damping == 0:
-        return new
-    return (new + rule.damping * old) / (1 + rule.damping)
+    return (new + rule.damping * old) / (1 + rule.damping) if _is_damped(rule) else new
+
+
+def _is_damped(rule: DualPropagation) -> bool:
+    return not isinstance(rule.damping, int | float) or rule.damping != 0
 
 
 def _down(
@@ -163,20 +166,27 @@ def _gradient(
 
 
 def _residual(
+    rule: DualPropagation,
     model: Layered,
     free: tuple[Duals, ...],
     here: tuple[Duals, ...],
     later: tuple[Duals, ...],
     nudge: Array,
 ) -> Array:
-    """What the last sweep up changed in the states, over how far they are from the free ones."""
+    """What the last sweep up changed in the states, or rounding, over how far they are from the free ones."""
 
     def states(duals: tuple[Duals, ...]) -> list[tuple[Array, Array]]:
         pairs = zip(model.layers, duals, strict=True)
         return [(layer.activation(d.plus), layer.activation(d.minus)) for layer, d in pairs]
 
     start, now, then = map(states, (free, here, later))
-    return passes.relative(passes.minus(then, now), passes.minus(now, start), tree.unit(nudge))
+    unit, moved = tree.unit(nudge), passes.minus(now, start)
+    # Without damping the first layer has settled: its input and its signal are those of the sweep down.
+    settled = 0 if _is_damped(rule) else 1
+    residual = passes.relative(passes.minus(then[settled:], now[settled:]), moved, unit)
+    # Units that are saturated or dead move by nothing, rightly, however strong the pull.
+    pull = passes.through_activation(model.layers[-1], free[-1].plus, nudge)
+    return passes.with_rounding(residual, start, unit * passes.norm_in(moved, unit), pull)
 
 
 def _gap(activation: Activation, duals: Duals) -> Array:

@@ -80,7 +80,8 @@ class EquilibriumPropagation:
       ValueError: `beta` not positive, an unknown word; `holomorphic` on a model or loss that has no
         complex derivative (relu, max-pooling, what clips or compares); an energy of layers on a model without.
 
-    State: `()`. `info.residual` is the larger of what one more free and one more nudged sweep would change.
+    State: `()`. `info.residual` is the largest of what one more free and one more nudged sweep would change,
+    and of what rounding leaves of the nudge.
 
     Cost: `free_steps + K nudged_steps + K + 1` sweeps for K nudges, a sweep about a forward and a reverse
     pass; memory of K states, however many sweeps.
@@ -115,7 +116,7 @@ class EquilibriumPropagation:
             relax = partial(_nudged, self, energy, params, x, cost, start)
             nudged = jax.vmap(relax)(self.beta * nudges.at)
             gradient = _slope(self, energy, params, x, cost, nudges, nudged.state, free)
-            residual = _residual(energy, params, x, free, nudged)
+            residual = _residual(energy, params, x, free, nudged, judged.error)
             sweeps = self.free_steps + len(nudges.at) * self.nudged_steps
             return gradient, state, passes.said(judged.mean, gradient, residual, sweeps)
 
@@ -240,13 +241,14 @@ def _slope(
 
 
 def _residual(
-    energy: EnergyModel, params: Tree, x: Array, free: Tree, nudged: NudgedState
+    energy: EnergyModel, params: Tree, x: Array, free: Tree, nudged: NudgedState, error: Array
 ) -> Array:
-    """What one more free or nudged sweep would change, over how far the nudges moved the state."""
+    """What one more free or nudged sweep would change, or rounding, over how far the nudges moved the state."""
     left = tree.norm(passes.minus(energy.update(params, x, free), free))
     worst, moved = jnp.maximum(left, jnp.max(nudged.left)), jnp.min(nudged.moved)
     # Where nothing pulls nothing moves, and the free state tells by itself whether it is settled.
-    return jnp.where(worst == 0, 0, worst / jnp.where(moved == 0, 1, moved))
+    residual = jnp.where(worst == 0, 0, worst / jnp.where(moved == 0, 1, moved))
+    return passes.with_rounding(residual, free, moved, error)
 
 
 def _complex(state: Tree) -> Tree:

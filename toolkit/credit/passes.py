@@ -179,15 +179,31 @@ def relative(change: Tree, moved: Tree, unit: Array | None = None) -> Array:
       unit: a number about as large as the entries, where one is known: they are divided by it before they
         are squared. Without it their largest entry is sought, which is one more pass over them.
     """
-    norm = tree.norm if unit is None else partial(_norm, unit=unit)
+    norm = tree.norm if unit is None else partial(norm_in, unit=unit)
     change, moved = norm(change), norm(moved)
     return jnp.where(change == 0, 0, change / jnp.where(moved == 0, 1, moved))
 
 
-def _norm(of: Tree, unit: Array) -> Array:
+def norm_in(of: Tree, unit: Array | float) -> Array:
     """The 2-norm in units of `unit`."""
-    leaves = tree.widened(jax.tree.leaves(of))
+    leaves = tree.widened([jnp.abs(leaf) for leaf in jax.tree.leaves(of)])
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf / unit)) for leaf in leaves))
+
+
+def with_rounding(residual: Array, state: Tree, moved: Array, pull: Array) -> Array:
+    """The residual of a network that was nudged, and at least what rounding leaves of the nudge.
+
+    A nudge may be so small that it moves the state by some units in the last place, or not at all. The
+    difference of two states is then rounding, though further sweeps change nothing.
+
+    Args:
+      state: from which it was nudged.
+      moved: `[]`, the norm of the way from there.
+      pull: what pulled, zero where nothing did.
+    """
+    rounded = tree.eps(state) * norm_in(state, 1.0) / jnp.where(moved == 0, 1, moved)
+    lost = jnp.where(moved == 0, 1, jnp.minimum(rounded, 1))
+    return jnp.maximum(residual, jnp.where(jnp.any(pull != 0), lost, 0))
 
 
 def said(loss: Array, gradients: Tree, residual: Any = 0.0, sweeps: int = 0) -> Info:
