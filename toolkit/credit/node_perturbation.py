@@ -27,7 +27,8 @@ class NodePerturbation:
     `num_samples`.
 
     Args:
-      sigma: standard deviation of the noise, in units of `a_k`, positive.
+      sigma: standard deviation of the noise, in units of `a_k`, positive. Below the square root of the
+        dtype's epsilon (3e-4 in float32) what the loss changes by is rounding.
       num_samples: noisy passes.
 
     Raises:

@@ -67,7 +67,8 @@ class NodePerturbation:
     that of the examples, and no example may see another's nodes (no batch normalization).
 
     Args:
-      sigma: `> 0`, in units of the nodes; a number, or an array `[]`.
+      sigma: `> 0`, in units of the nodes; a number, or an array `[]`. Below the square root of the
+        dtype's epsilon what the loss changes by is rounding.
       num_samples: `n >= 1`, noisy evaluations.
       batch: samples at once, a divisor of `num_samples`; None is all of them. The noise does not
         depend on it, the last bits may.
