@@ -52,6 +52,23 @@ def test_curves_show_their_lines_and_references() -> None:
     assert _legend(canvas) == ["loss", "best"]
 
 
+def test_a_short_logarithmic_axis_has_numbers_that_can_be_read() -> None:
+    """matplotlib writes `2 x 10^0`, `3 x 10^0`, `4 x 10^0` there, one over the other."""
+    line = P.Curve([2, 3, 4, 8, 64], [1, 2, 3, 4, 5])
+    (axes,) = _canvas(P.curves("T", "", {"a": line}, xscale="log")).axes
+    written = [text.get_text() for text in axes.get_xticklabels()]
+    assert [one for one in written if one in ("2", "5", "10", "20", "50")] == written[1:6]
+    assert not any(text.get_text() for text in axes.get_xticklabels(minor=True))
+
+
+def test_reference_lines_are_told_apart() -> None:
+    line = P.Curve(STEPS, STEPS)
+    figure = P.curves("T", "", {"a": line}, across={"b": 1.0, "c": 2.0}, down={"d": 1, "e": 2})
+    (axes,) = _canvas(figure).axes
+    styles = [one.get_linestyle() for one in axes.lines]
+    assert styles == ["-", "--", "-.", ":", "-."]
+
+
 def test_over_seeds_a_band_lies_around_the_mean() -> None:
     curve = P.over_seeds(STEPS, SEEDS, color="C2")
     (axes,) = _canvas(P.curves("T", "", {"loss": curve})).axes

@@ -89,7 +89,7 @@ def curves(
     Args:
       title, caption, wide: of the figure.
       lines: a label that begins with `_` stands in no legend.
-      across: grey dashed reference lines by label, each at a height.
+      across: grey reference lines by label, each at a height; the first dashed, the next dash-dotted.
       down: grey reference lines by label, each at a place along x; the first dotted, the next dash-dotted.
       legend: matplotlib's words for the legend; `outside=True` puts it to the right of the axes, `None`
         draws none.
@@ -273,12 +273,17 @@ def _finish(
     legend: Mapping[str, Any] | None,
     axes: Mapping[str, Any],
 ) -> None:
+    # Not at the top: matplotlib is imported only when something is drawn.
+    from toolkit.run.report.drawing import log_axis
+
     look: Any = {"color": REFERENCE, "linewidth": 1}
-    for label, place in across.items():
-        area.axhline(place, linestyle="--", label=label, **look)
+    for (label, place), style in zip(across.items(), cycle(("--", "-.")), strict=False):
+        area.axhline(place, linestyle=style, label=label, **look)
     for (label, place), style in zip(down.items(), cycle((":", "-.")), strict=False):
         area.axvline(place, linestyle=style, label=label, **look)
     area.set(**axes)
+    log_axis.readable(area.xaxis)
+    log_axis.readable(area.yaxis)
     if area.get_yscale() == "linear":
         # Values close to 1 would be written as 2e-5 beside the ticks and +1 above them.
         area.ticklabel_format(axis="y", useOffset=False)
