@@ -102,7 +102,8 @@ def programs(folder: Path, steps: int, clock: Clock) -> tuple[Clock, Clock]:
 
     prepared = prepare.prepare(load.load(Path("bench.yaml"), []))
     compiled = compile_program(prepared.traced, prepared.loaded.experiment)
-    step = prepared.traced.program.step
+    program = prepared.traced.program
+    step = lambda state: program.step(state, program.data)
     scan = jax.jit(
         lambda state: jax.lax.scan(lambda state, _: step(state), state, length=steps),
         donate_argnums=0,

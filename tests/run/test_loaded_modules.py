@@ -29,7 +29,7 @@ MAY_LOAD = {
     "toolkit.run": ".",
     "toolkit.run.experiment": "*",
     "toolkit.run.store": "arrays birth checkpoints directory environment files final intact metrics process",
-    "toolkit.run.program": "budget compiled finite gradient_rows seeds_on_cores steps",
+    "toolkit.run.program": "budget compiled data finite gradient_rows seeds_on_cores steps",
     "toolkit.run.drive": "chunks finish places prepare progress_bar run_loop runs signals",
 }
 AT_THE_END = {

@@ -4,6 +4,8 @@ problem = tk.bilevel.Problem(inner, outer, inner_data, outer_data)
 init, step = tk.bilevel.SOBA(inner_step_size=0.1, outer_step_size=0.1, batch_size=64)(problem)
 state = init(key, y0, theta0)
 state, info = jax.jit(step)(state)
+
+Both functions take `data=(inner_data, outer_data)` in place of the problem's, as arguments of the compiled program.
 """
 
 from toolkit.bilevel.levels.level import Level

@@ -124,8 +124,8 @@ def _functions(prepared: PreparedRun) -> Iterator[tuple[str, Callable[..., Any],
     from toolkit.run.program.losses import declared
 
     program, template = prepared.traced.program, prepared.traced.template
-    yield "init", program.init, (jax.eval_shape(jax.random.key, prepared.traced.seed),)
-    yield "step", program.step, (template,)
+    yield "init", program.init, (jax.eval_shape(jax.random.key, prepared.traced.seed), program.data)
+    yield "step", program.step, (template, program.data)
     for name, loss in declared(prepared.traced, prepared.loaded.experiment).items():
         yield f"losses: {name}", loss.fn, loss.arguments
 

@@ -147,7 +147,8 @@ def _finished(prepared: PreparedRun, state: Any, place: RunDirectory) -> None:
 
     source = prepared.loaded.experiment
     with reported(source, "finish failed"):
-        result = prepared.traced.program.finish(state)
+        program = prepared.traced.program
+        result = program.finish(state, program.data)
     files.write_folder(place.path / directory.FINAL, final.files(result, 0.0, source, source))
     from toolkit.run.report import story
     from toolkit.run.report.drawing import plots

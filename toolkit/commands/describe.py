@@ -70,10 +70,11 @@ def _description(prepared: PreparedRun) -> Description:
     from toolkit.run.program.losses import declared  # jax, from here on
 
     traced, source = prepared.traced, prepared.loaded.experiment
+    program = traced.program
     losses = declared(traced, source)
     costs = [
-        _cost("init", traced.program.init, (_seed(),), source),
-        _cost("step", traced.program.step, (traced.template,), source),
+        _cost("init", program.init, (_seed(), program.data), source),
+        _cost("step", program.step, (traced.template, program.data), source),
         *(_cost(f"loss {n}", one.fn, one.arguments, source) for n, one in losses.items()),
     ]
     return Description(source, _state(traced, losses, source), tuple(costs), bool(losses))
@@ -96,7 +97,7 @@ def _state(traced: TracedProgram, losses: dict[str, Loss], source: Path) -> tupl
         numbers = loss.argnums if isinstance(loss.argnums, tuple) else (loss.argnums,)
         for leaf in jax.tree.leaves([loss.arguments[number] for number in numbers]):
             learned.setdefault(id(leaf), []).append(name)
-    places = made_at(jax.make_jaxpr(traced.program.init)(_seed()))
+    places = made_at(jax.make_jaxpr(traced.program.init)(_seed(), traced.program.data))
     return tuple(
         Part(
             path,

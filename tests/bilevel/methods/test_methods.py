@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import toolkit as tk
+from tests import held_arrays
 from tests.bilevel.methods import quadratic as q
 from toolkit.bilevel import (
     AID,
@@ -181,6 +182,35 @@ def test_costs_are_documented_and_seeds_are_lanes(name: str) -> None:
             assert list(counted) == list(np.broadcast_to(documented, 3))
 
 
+@every
+def test_data_are_arguments_of_the_compiled_step(name: str) -> None:
+    method = METHODS[name].make(batch_size=2)
+    wide = {key: np.repeat(array, 50, axis=0) for key, array in q.INNER.items()}
+    data = wide, q.OUTER
+    with_own, without = (
+        method(tk.bilevel.Problem(q.inner, q.outer, *own)) for own in (data, (None, None))
+    )
+    start = jax.random.key(0), q.Y0, q.X0
+    like = jax.eval_shape(with_own.init, *start)
+    assert jax.eval_shape(without.init, *start, data) == like
+    own, given = jax.make_jaxpr(with_own.step)(like), jax.make_jaxpr(without.step)(like, data)
+    assert held_arrays.largest(own) > 1000 > 200 > held_arrays.largest(given)
+    assert held_arrays.largest(jax.make_jaxpr(without.init)(*start, data)) < 200
+
+
+@few
+def test_given_data_are_those_of_a_problem_made_on_them(name: str) -> None:
+    method, start = METHODS[name].make(batch_size=2), (jax.random.key(0), q.Y0, q.X0)
+    others = jax.tree.map(lambda leaf: leaf[::-1] * 1.1, (q.INNER, q.OUTER))
+    init, step = method(tk.bilevel.Problem(q.inner, q.outer, *others))
+    expected, _ = tk.bilevel.iterate(step, init(*start), 3)
+    init, step = method(q.problem())
+    state, _ = tk.bilevel.iterate(step, init(*start, others), 3, data=others)
+    np.testing.assert_allclose(state.theta, expected.theta, rtol=1e-12)
+    other, _ = tk.bilevel.iterate(step, init(*start), 3)
+    assert np.all(other.theta != state.theta)
+
+
 @few
 def test_optax_in_place_of_step_sizes_and_schedules_of_the_step(name: str) -> None:
     rates = optax.polynomial_schedule(0.2, 0.1, 1, 4)
@@ -268,6 +298,27 @@ def test_bad_settings_and_data_are_refused() -> None:
         tk.bilevel.Problem(q.inner, q.outer, {"a": jnp.ones(3), "b": jnp.ones(4)}, q.OUTER)
     with pytest.raises(TypeError, match=r"`outer` must be callable"):
         tk.bilevel.Problem(q.inner, 3.0)
+
+
+def test_bad_data_are_refused() -> None:
+    init, step = SABA(0.1, 0.1, batch_size=1)(q.problem())
+    start = jax.random.key(0), q.Y0, q.X0
+    state, pair = init(*start), r"`data` must be the pair \(inner_data, outer_data\): got"
+    for data in (q.INNER, 3, (q.INNER,), [q.INNER, q.OUTER, None]):
+        for call in (lambda d: init(*start, d), lambda d: step(state, d)):
+            with pytest.raises(ValueError, match=pair):
+                call(data)
+        with pytest.raises(ValueError, match=pair):
+            tk.bilevel.iterate(step, state, 1, data=data)
+    # Columns of one data set in place of two data sets.
+    with pytest.raises(ValueError, match=r"`data` must be .* the structure of the problem's: got"):
+        step(state, (q.INNER["A"], q.INNER["C"]))
+    with pytest.raises(ValueError, match=r"`inner_data` must have leaves that share"):
+        step(state, (q.INNER | {"a": q.INNER["a"][:2]}, q.OUTER))
+    # SABA remembers every block: on other blocks its memory would be read in the wrong rows.
+    fewer = {name: array[:2] for name, array in q.INNER.items()}
+    with pytest.raises(ValueError, match="`data` must be those that `init` had: the state has 3"):
+        step(state, (fewer, q.OUTER))
 
 
 @few

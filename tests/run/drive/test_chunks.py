@@ -13,6 +13,7 @@ from toolkit.run.drive import chunks
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.interface import Final, Program
 from toolkit.run.program import compiled
+from toolkit.run.program.data import driven
 from toolkit.run.program.seeds_on_cores import compile_program
 
 SOURCE = Path("experiments/x.py")
@@ -101,7 +102,7 @@ def descent(conv=False, scanned=False):
 
 
 def made(program):
-    return compile_program(compiled.trace(program, 0, SOURCE), SOURCE)
+    return compile_program(compiled.trace(driven(program, SOURCE), 0, SOURCE), SOURCE)
 
 
 def after(program, cuts):

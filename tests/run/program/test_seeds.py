@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 from tests.run.conftest import ROOT, outcome, rows, spawn
 from tests.run.small_experiments import SEEDED, lay_out
 from toolkit.run.experiment.errors import RunError
-from toolkit.run.experiment.interface import Program
 from toolkit.run.program import compiled, seeds, seeds_on_cores
+from toolkit.run.program.data import DrivenProgram
+from toolkit.run.program.seeds_on_cores import SeedData, joined
 from toolkit.run.sweep import grid
 
 
@@ -26,9 +27,10 @@ def written(work, text):
     (work / "experiments/toy.py").write_text(text)
 
 
+NOTHING = SeedData([], [], [])
 SAYS = {
     "by key": "each by the program of a single run: equal to single runs to the bit",
-    "by data": "each with data of its own: equal to single runs within rounding, not to the bit",
+    "by data": "each with arrays of its own that it closes over: equal to single runs within rounding, not to the bit",
     "at once": "by vmap: equal to single runs within rounding, not to the bit",
 }
 
@@ -143,7 +145,7 @@ def _constructs(data):
 @pytest.mark.parametrize("name", _constructs(np.ones(4)))
 def test_data_that_a_program_closes_over_is_each_seeds_own(name):
     functions = [
-        lambda w, data=jax.random.normal(jax.random.key(seed), (4,)): (
+        lambda w, _, data=jax.random.normal(jax.random.key(seed), (4,)): (
             _constructs(data)[name](w),
             {},
         )
@@ -152,13 +154,15 @@ def test_data_that_a_program_closes_over_is_each_seeds_own(name):
     w = jnp.arange(1.0, 5.0)
     if name.startswith("refused"):
         with pytest.raises(RunError, match="step depends on the seed"):
-            seeds._shared(functions, w, "step")
+            seeds._shared(functions, w, [()] * 3, "step")
         return
-    shared = seeds._shared(functions, w, "step")
-    expected = jnp.stack([function(w)[0] for function in functions])
-    found, _ = seeds._vmapped(shared, 3)(jnp.stack([w] * 3))
+    shared = seeds._shared(functions, w, [()] * 3, "step")
+    expected = jnp.stack([function(w, ())[0] for function in functions])
+    each = [SeedData([], own, []) for own in shared.own]
+    whose = SeedData([], [True] * len(shared.own[0]), [])
+    found, _ = seeds._vmapped(shared, 3, whose)(joined(each, whose), jnp.stack([w] * 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    alone = [jax.jit(shared.call)([own[i] for own in shared.own], w)[0] for i in range(3)]
+    alone = [jax.jit(shared.call)(own, w)[0] for own in each]
     np.testing.assert_allclose(jnp.stack(alone), expected, rtol=1e-5)
     assert len(np.unique(np.asarray(found)[:, 0])) == 3
 
@@ -167,14 +171,15 @@ def test_seeds_that_differ_in_a_key_alone_run_the_function_itself():
     """The claim about bits is about the program: not one rebuilt with the constants as arguments."""
     called = []
 
-    def function(w):
+    def function(w, _):
         called.append(w)
         return w * jnp.arange(4.0), {}
 
-    shared = seeds._shared([function, lambda w: (w * jnp.arange(4.0), {})], jnp.ones(4), "step")
-    assert shared.own == []
+    functions = [function, lambda w, _: (w * jnp.arange(4.0), {})]
+    shared = seeds._shared(functions, jnp.ones(4), [(), ()], "step")
+    assert shared.own == [[], []]
     called.clear()
-    shared.call([], jnp.ones(4))
+    shared.call(NOTHING, jnp.ones(4))
     assert len(called) == 1
 
 
@@ -215,20 +220,21 @@ def build(config):
 
 def test_an_exception_in_a_thread_is_the_runs(monkeypatch):
     numbers = (0, 1, 2)
-    shared = seeds._shared([lambda w: (w + 1, {"w": jnp.sum(w)})] * 3, jnp.ones(2), "step")
-    start = seeds._shared([lambda key: jnp.ones(2)] * 3, jax.random.key(0), "init")
-    each = seeds.Each(numbers, start, shared)
+    step = lambda w, _: (w + 1, {"w": jnp.sum(w)})
+    shared = seeds._shared([step] * 3, jnp.ones(2), [()] * 3, "step")
+    start = seeds._shared([lambda *_: jnp.ones(2)] * 3, jax.random.key(0), [()] * 3, "init")
+    each = seeds.Each(numbers, start, shared, NOTHING)
 
-    def broken(traced, source, whole=seeds_on_cores.compile_one):
+    def broken(traced, source, whole=seeds_on_cores.compile_for_data):
         one = whole(traced, source)
 
-        def advance(given, rows, every):
+        def advance(given, rows, every, data):
             raise RuntimeError("out of memory")
 
         return one._replace(advance=advance)
 
-    program = Program(each.init, each, lambda states: None)
-    monkeypatch.setattr(seeds_on_cores, "compile_one", broken)
+    program = DrivenProgram(each.init, each, lambda *_: None, None, [NOTHING] * 3)
+    monkeypatch.setattr(seeds_on_cores, "compile_for_data", broken)
     made = seeds_on_cores.compile_program(compiled.trace(program, 0, Path("x.py")), Path("x.py"))
     with pytest.raises(RuntimeError, match="out of memory"):
         made.advance(made.init(), np.int32(1), np.int32(1))
@@ -252,14 +258,17 @@ def test_a_killed_run_of_seeds_goes_on_to_the_bit(work):
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from toolkit.run.program import seeds
+from toolkit.run.program.seeds_on_cores import SeedData, joined
 assert jax.device_count() == 2 and not seeds.on_cores()
 for count in (1, 3, 4):
-    functions = [lambda w, d=jnp.arange(4.0) + s: ({"w": w["w"] * d, "key": w["key"]}, {"m": jnp.sum(w["w"] + d)}) for s in range(count)]
-    shared = seeds._shared(functions, {"w": jnp.ones(4), "key": jax.random.key(0)}, "step")
+    functions = [lambda w, _, d=jnp.arange(4.0) + s: ({"w": w["w"] * d, "key": w["key"]}, {"m": jnp.sum(w["w"] + d)}) for s in range(count)]
+    shared = seeds._shared(functions, {"w": jnp.ones(4), "key": jax.random.key(0)}, [()] * count, "step")
+    own = SeedData([], [True] * len(shared.own[0]), [])
+    each = [SeedData([], arrays, []) for arrays in shared.own]
     given = {"w": jnp.arange(4.0 * count).reshape(count, 4), "key": jax.random.split(jax.random.key(1), count)}
-    found, metrics = jax.jit(seeds._vmapped(shared, count))(given)
+    found, metrics = jax.jit(seeds._vmapped(shared, count, own))(joined(each, own), given)
     for i, function in enumerate(functions):
-        expected, m = function({"w": given["w"][i], "key": given["key"][i]})
+        expected, m = function({"w": given["w"][i], "key": given["key"][i]}, ())
         np.testing.assert_array_equal(found["w"][i], expected["w"])
         np.testing.assert_array_equal(metrics["m"][i], m["m"])
     assert (found["key"] == given["key"]).all()

@@ -56,6 +56,9 @@ def nested(*levels: Level) -> Callable[..., NestedSolution]:
     but moves the levels above, to where the approximate gradient is zero. The rules of those levels
     differentiate that approximate gradient, by the rules below.
 
+    Data have no argument of their own: a top variable that functions take, `solve(x=x, rows=rows)`,
+    and arrays that functions close over inside the jitted function, are arguments of its program.
+
     Args:
       levels: from the upper to the lower. What their functions take besides are the top variables.
 

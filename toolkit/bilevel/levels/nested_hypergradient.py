@@ -50,6 +50,9 @@ def nested_hypergradient(
       outer: returns a real scalar; called by keywords, as `Level.fun`.
       levels: as in `nested`.
 
+    Every top variable is differentiated, floating data too, for which that costs time and memory: rather
+    make levels and `outer` inside the jitted function, and let them close over the data, its arguments.
+
     Not watched: the linear systems inside a level's products with its second derivative. They have the
     same matrix as the system of the level below, which is watched, and other right-hand sides. Not
     watched either are what `nested` names, and the linear systems of a level with `edges`.

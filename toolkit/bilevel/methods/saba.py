@@ -94,6 +94,8 @@ class SABA(TwoOptimizers):
             )
 
         def step(s: LinearState) -> tuple[LinearState, Info]:
+            _require_table("inner", s.memory.inner, inner_weights)
+            _require_table("outer", s.memory.outer, outer_weights)
             inner_key, outer_key = split_key(s, 2)
             i = jax.random.randint(inner_key, (), 0, len(inner_weights))
             j = jax.random.randint(outer_key, (), 0, len(outer_weights))
@@ -117,6 +119,16 @@ def _table(term: Callable[[Array], Tree], weights: Array, full: bool) -> SagaTab
         rows = jax.tree.map(zeros, shapes)
     mean = lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
     return SagaTable(rows, jax.tree.map(mean, rows))
+
+
+def _require_table(name: str, table: SagaTable, weights: Array) -> None:
+    """Refuse a state made on data of another size: a row that is not there would be read as the last one."""
+    (rows,) = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(table.rows)}
+    if rows != len(weights):
+        raise ValueError(
+            f"`data` must be those that `init` had: the state has {rows} blocks of {name} data, these are "
+            f"{len(weights)}."
+        )
 
 
 def _averaged(table: SagaTable, new: Any, i: Array, weights: Array) -> tuple[Any, SagaTable]:

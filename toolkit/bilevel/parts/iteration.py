@@ -67,10 +67,11 @@ class _Stretch(NamedTuple):
 
 
 def iterate(
-    step: Callable[[Any], tuple[Any, Info]],
+    step: Callable[..., tuple[Any, Info]],
     state: Any,
     num_steps: int,
     *,
+    data: Any = None,
     every: int = 1,
     observe: Callable[[Any], Tree] | None = None,
 ) -> tuple[Any, Record]:
@@ -82,6 +83,8 @@ def iterate(
     Args:
       step: of an `Algorithm`; compiled once for all calls with this very function.
       num_steps: a multiple of `every`.
+      data: `(inner_data, outer_data)` in place of the problem's, as `init` had them; arguments of the
+        compiled program, where the problem's are constants in it.
       every: steps between records, which are made outside compiled code.
       observe: `state -> arrays`, called in compiled code at each record.
 
@@ -98,7 +101,7 @@ def iterate(
     rows: list[tuple[Any, ...]] = []
     totals = np.zeros(2, np.int64)
     for _ in range(num_steps // every):
-        part, info, observed = _advance(step, observe, state, every)
+        part, info, observed = _advance(step, observe, state, every, data)
         state = part.state
         if part.failed >= 0:
             raise FloatingPointError(_not_finite(step, part))
@@ -113,9 +116,11 @@ def iterate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
-def _advance(step: Any, observe: Any, state: Any, every: int) -> tuple[_Stretch, Info, Tree]:
+def _advance(
+    step: Any, observe: Any, state: Any, every: int, data: Any
+) -> tuple[_Stretch, Info, Tree]:
     def one(part: _Stretch, _: None) -> tuple[_Stretch, Info]:
-        new, info = step(part.state)
+        new, info = step(part.state) if data is None else step(part.state, data)
         bad = {name: ~tree.all_finite(part) for name, part in _variables(new).items()}
         # A scan cannot end early. After the first failure the steps go on, but what is noted of it stays:
         # later steps would name every variable, as NaN spreads.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,9 @@ class Problem:
       inner, outer: `(y, theta, batch) -> real scalar`, the mean loss over the batch; the problem is
         that of the mean over all examples. The stated rates need `inner` strongly convex in y.
       inner_data, outer_data: trees whose leaves share a leading example axis; None where the loss
-        needs no data (the batch is then None).
+        needs no data (the batch is then None). A jitted step holds them as constants. Pass them to
+        `init`, `step` and `iterate` as `data` to make them arguments of the compiled program, as
+        sharded data and data over several processes must be.
 
     Raises:
       TypeError: a loss is not callable, or does not take three arguments.
@@ -53,6 +55,28 @@ class Problem:
                 )
 
 
+def with_data(problem: Problem, data: Any) -> Problem:
+    """The problem on other data, of the same structure where it has data of its own.
+
+    Raises:
+      ValueError: `data` is no pair, or of another structure.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(
+            f"`data` must be the pair (inner_data, outer_data): got {tree.describe(data)}."
+        )
+    for part, name in zip(data, ("inner_data", "outer_data"), strict=True):
+        own = getattr(problem, name)
+        # A loss that unpacks its batch might also accept data of another structure, as the columns (x, y) of
+        # one data set in place of a pair of data sets, and compute something else.
+        if own is not None and jax.tree.structure(part) != jax.tree.structure(own):
+            raise ValueError(
+                f"`data` must be (inner_data, outer_data), each with the structure of the problem's: "
+                f"got {tree.describe(part)} for `{name}`, expected {tree.describe(own)}."
+            )
+    return replace(problem, inner_data=data[0], outer_data=data[1])
+
+
 def _require_three_arguments(name: str, loss: BatchLoss) -> None:
     try:
         signature = inspect.signature(loss)
@@ -77,6 +101,10 @@ class Info(NamedTuple):
 class Algorithm(NamedTuple):
     """A method on a problem: `init, step = SOBA(0.1, 0.1)(problem)`.
 
+    Both take `data`, the pair (inner_data, outer_data), in place of the problem's. Give both the same.
+    Under `jit` data that are given are arguments of the compiled program, those of the problem are
+    constants in it.
+
     y0 and theta0 are trees of any shapes whose floating leaves move, in their own types; other leaves
     are carried. `init` raises TypeError or ValueError for a start without floating leaves or with
     complex ones, for a key that is none, and for losses that are no real scalar. Both functions are
@@ -84,8 +112,8 @@ class Algorithm(NamedTuple):
     and returns them; `iterate` looks for them and raises.
     """
 
-    init: Callable[[Array, Tree, Tree], Any]  # (key, y0, theta0) -> state
-    step: Callable[[Any], tuple[Any, Info]]  # state -> (state, info), pure
+    init: Callable[..., Any]  # (key, y0, theta0, data=None) -> state
+    step: Callable[..., tuple[Any, Info]]  # (state, data=None) -> (state, info), pure
 
 
 def info(inner_loss: Array, outer_loss: Array, direction: Tree, gradients: Any, hvps: Any) -> Info:

@@ -14,7 +14,7 @@ from toolkit import tree
 from toolkit.array_arguments import require_key
 from toolkit.bilevel.parts.movers import Mover, at, mover
 from toolkit.bilevel.parts.oracles import rules_of_inner, zeros_like
-from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
+from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, with_data
 from toolkit.errors.readable import readable, returned_by
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
@@ -99,7 +99,7 @@ def algorithm(
     """`(init, step)` of a method, from its step on a state; the steps are counted here.
 
     Args:
-      settings: those of the method.
+      settings: the method itself; called again on the problem with other data where `data` are given.
       problem: the problem; its losses are checked when a state is made.
       moves: how the variables move; the state starts with the states of their optimizers.
       step: `state -> (state, info)`, without counting.
@@ -110,8 +110,13 @@ def algorithm(
         method that only pulls back through its gradient, and needs no symmetry.
     """
 
+    def on(data: Any) -> Algorithm:
+        return settings(with_data(problem, data))
+
     @readable
-    def init(key: Array, y0: Tree, theta0: Tree) -> Any:
+    def init(key: Array, y0: Tree, theta0: Tree, data: Any = None) -> Any:
+        if data is not None:
+            return on(data).init(key, y0, theta0)
         require_key("key", key)
         _require_real("y0", y0)
         _require_real("theta0", theta0)
@@ -133,14 +138,16 @@ def algorithm(
         # In `shard_map` a type says along which axes a value differs between devices. A step makes the whole
         # state differ along the axes of its data, and a loop refuses a state that changes its type: the
         # state is marked so from the start.
-        data = problem.inner_data, problem.outer_data
-        state = vary(state, varying_axes((key, y0, theta0, data)))
+        examples = problem.inner_data, problem.outer_data
+        state = vary(state, varying_axes((key, y0, theta0, examples)))
         # A step may be compiled to overwrite its state (`donate_argnums=0`). Were a leaf the caller's own
         # array, or one array two leaves, that would destroy what is still needed: each leaf is a copy.
         return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
     @readable
-    def counted(s: Any) -> tuple[Any, Info]:
+    def counted(s: Any, data: Any = None) -> tuple[Any, Info]:
+        if data is not None:
+            return on(data).step(s)
         new, said = step(s)
         return new._replace(step=s.step + 1), said
 

@@ -72,7 +72,8 @@ def _final(
     source, folder = prepared.loaded.experiment, place.path / directory.FINAL
     began = time.perf_counter()
     with experiments.reported(source, "finish failed"):
-        result = prepared.traced.program.finish(at.state)
+        program = prepared.traced.program
+        result = program.finish(at.state, program.data)
     # A process that was killed after it wrote `final/` left it whole. It is kept, so that the seconds in it
     # stay the same.
     if os.path.lexists(folder):

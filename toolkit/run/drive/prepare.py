@@ -17,6 +17,7 @@ from toolkit.run.store import directory, environment
 if TYPE_CHECKING:
     from toolkit.run.drive.run_loop import RunPosition
     from toolkit.run.program.compiled import CompiledProgram, TracedProgram
+    from toolkit.run.program.data import DrivenProgram
     from toolkit.run.program.finite import StateWatch
 
 
@@ -47,14 +48,14 @@ def prepare(loaded: load.Loaded, written: dict[str, Any] | None = None) -> Prepa
     source, gradients = loaded.experiment, settings.diagnostics.gradients_every > 0
     traced = trace(program, settings.seed, source, gradients)
     with experiments.reported(source, "data failed"):
-        data = {f"data/{name}": fingerprint(tree) for name, tree in program.data.items()}
+        data = {f"data/{name}": fingerprint(tree) for name, tree in program.recorded.items()}
     record = environment.record(source) | data
     digest = config_hash(loaded.resolved if written is None else written)
     return PreparedRun(loaded, settings, traced, record, loaded.began, digest)
 
 
-def build(loaded: load.Loaded) -> tuple[Settings, Any]:
-    """The typed config, and the program that the experiment makes of it, which is not checked yet."""
+def build(loaded: load.Loaded) -> tuple[Settings, DrivenProgram]:
+    """The typed config, and the program that the experiment makes of it, which is not traced yet."""
     source = loaded.experiment
     settings = loaded.settings
     make = getattr(loaded.module, "build", None)
@@ -67,16 +68,19 @@ def build(loaded: load.Loaded) -> tuple[Settings, Any]:
             "def build(config) -> toolkit.run.Program",
         )
     with experiments.reported(source, "build failed"):
-        program = _made(make, settings)
-    return settings, paced(program) if getattr(program, "takes_fraction", False) else program
+        program = _made(make, settings, source)
+    return settings, paced(program) if program.takes_fraction else program
 
 
-def _made(make: Callable[[Any], Any], settings: Settings) -> Any:
+def _made(make: Callable[[Any], Any], settings: Settings, source: Path) -> DrivenProgram:
+    from toolkit.run.program.data import driven
+
+    one = lambda config: driven(make(config), source)
     if settings.seeds == 1:
-        return make(settings)
+        return one(settings)
     from toolkit.run.program.seeds import together
 
-    return together(make, settings)
+    return together(one, settings)
 
 
 def start_position(

@@ -211,7 +211,8 @@ def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPositi
     pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
     began = time.perf_counter()
     with experiments.reported(prepared.loaded.experiment, "finish failed"):
-        prepared.traced.program.finish(start.state)
+        program = prepared.traced.program
+        program.finish(start.state, program.data)
     now = time.perf_counter()
     # Kept for the end: drawing, twice what `finish` took just now, and half of what the start took. A machine
     # that is slow to start is slow to end as well, and Python itself started before our clock did.

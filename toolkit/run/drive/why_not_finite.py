@@ -20,11 +20,11 @@ from toolkit.run.drive.prepare import PreparedRun, prepare, start_position, watc
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.durations import seconds
 from toolkit.run.experiment.errors import Exit, RunError, fail, printable
-from toolkit.run.experiment.interface import Program
 from toolkit.run.experiment.output import say, warn
 from toolkit.run.program import finite
 from toolkit.run.program.budget import Pace, with_fraction_of
 from toolkit.run.program.compiled import CompiledProgram
+from toolkit.run.program.data import DrivenProgram
 from toolkit.run.program.seeds_on_cores import compile_program
 from toolkit.run.store import directory, environment
 from toolkit.run.store.arrays import named_leaves
@@ -98,9 +98,10 @@ def _explained(
             # A bad metric is no part of the state: it is only known from the row in which the run found it.
             if step == found.step:
                 bad |= found.leaves.keys()
+            program = prepared.traced.program
             if (
                 bad
-                and (report := explain_step(_only(prepared.traced.program, bad), kept)) is not None
+                and (report := explain_step(_only(program, bad), kept, program.data)) is not None
             ):
                 return f"step {step}, {report}"
     return (
@@ -109,10 +110,10 @@ def _explained(
     )
 
 
-def _only(program: Program, names: Collection[str]) -> Any:
-    def step(state: Any) -> dict[str, Any]:
+def _only(program: DrivenProgram, names: Collection[str]) -> Any:
+    def step(state: Any, data: Any) -> dict[str, Any]:
         """The named ones among the leaves and the metrics that a step makes."""
-        state, values = program.step(state)
+        state, values = program.step(state, data)
         leaves = {finite.title(name): leaf for name, leaf in named_leaves(state).items()}
         return {name: leaf for name, leaf in {**leaves, **values}.items() if name in names}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from toolkit.run.experiment.interface import Program
     from toolkit.run.program.compiled import CompiledProgram
+    from toolkit.run.program.data import DrivenProgram
 
 DRAWING = 5.0  # seconds kept for the report, and for what came before the first clock
 STARTING = 30.0  # the most that is kept besides, after a slow start
@@ -66,24 +66,22 @@ class Paced(NamedTuple):
     fraction: Any  # float32 []
 
 
-def paced(program: Program) -> Program:
+def paced(program: DrivenProgram) -> DrivenProgram:
     """The program with the fraction in its state, where the runner sets it, and among its metrics."""
     import jax.numpy as jnp
 
-    inner: Callable[..., Any] = program.step
-
-    def step(now: Paced) -> tuple[Paced, dict[str, Any]]:
-        state, metrics = inner(now.state, now.fraction)
+    def step(now: Paced, data: Any) -> tuple[Paced, dict[str, Any]]:
+        state, metrics = program.step(now.state, now.fraction, data)
         if FRACTION in metrics:
             raise ValueError(f"the metric {FRACTION!r} is the runner's")
         return Paced(state, now.fraction), {**metrics, FRACTION: now.fraction}
 
     losses = program.losses
     return program._replace(
-        init=lambda key: Paced(program.init(key), jnp.float32(0)),
+        init=lambda key, data: Paced(program.init(key, data), jnp.float32(0)),
         step=step,
-        finish=lambda now: program.finish(now.state),
-        losses=None if losses is None else lambda now: losses(now.state),
+        finish=lambda now, data: program.finish(now.state, data),
+        losses=None if losses is None else lambda now, data: losses(now.state, data),
         takes_fraction=False,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from toolkit.jaxprs.read import evaluate
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.experiments import reported
-from toolkit.run.experiment.interface import Gradients, Program
-from toolkit.run.program.steps import ROWS, Made, Reports, looped, single, slow_in_loops
+from toolkit.run.experiment.interface import Gradients
+from toolkit.run.program.data import DrivenProgram
+from toolkit.run.program.steps import ROWS, Made, Reports, Step, looped, single, slow_in_loops
 from toolkit.run.store.arrays import named_leaves
 from toolkit.run.store.metrics import NESTED, RESERVED, is_reserved
 
@@ -21,41 +23,41 @@ from toolkit.run.store.metrics import NESTED, RESERVED, is_reserved
 class TracedProgram(NamedTuple):
     """A program whose shapes are known and consistent; nothing has run or been compiled."""
 
-    program: Program
+    program: DrivenProgram
     seed: int
     gradients: bool  # whether they are reported
     template: Any  # the state's shapes and types
     metrics: dict[str, Any]  # the shapes of the scalars
-    step: Callable[[Any], Any]  # the program's, as it was traced
+    step: Callable[[Any, Any], Any]  # the program's, as it was traced: (state, data)
     loops: bool  # whether many steps are one program
 
 
 class CompiledProgram(NamedTuple):
-    """Executables, and the state's template with the devices that it lives on.
+    """Executables, handed the data, and the state's template with the devices that it lives on.
 
     `advance` and `reporting` reuse the memory of the state that they are given (it is donated). After a call
     only the state that they returned may be used.
     """
 
-    init: Callable[[], Any]
-    advance: Callable[[Any, Any, Any], Made]  # (state, rows, every: int32): `rows * every` steps
-    reporting: Callable[[Any, Any, Any], Made] | None  # (state, 1, 1)
+    init: Callable[..., Any]
+    advance: Callable[..., Made]  # (state, rows, every: int32): `rows * every` steps
+    reporting: Callable[..., Made] | None  # (state, 1, 1)
     template: Any
     most: int | None = None  # steps in a call of `advance`
     rows: int = ROWS  # in a call of `advance`
 
 
-def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> TracedProgram:
+def trace(
+    program: DrivenProgram, seed: int, source: Path, gradients: bool = False
+) -> TracedProgram:
     """Checks what the experiment built. Raises: RunError (exit 2) that names the function and the leaf."""
-    if not isinstance(program, Program):
-        raise fail(
-            Exit.CONFIG, source, "build: wrong type", type(program).__name__, "toolkit.run.Program"
-        )
     with reported(source, "init failed"):
-        template = jax.eval_shape(program.init, jax.random.key(seed))
+        template = jax.eval_shape(program.init, jax.random.key(seed), program.data)
         template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
     with reported(source, "step failed"):
-        jaxpr, (state, metrics) = jax.make_jaxpr(program.step, return_shape=True)(template)
+        jaxpr, (state, metrics) = jax.make_jaxpr(program.step, return_shape=True)(
+            template, program.data
+        )
     _check_state(template, state, source)
     _check_metrics(metrics, source)
     scalars, found = _parted(metrics)
@@ -73,21 +75,32 @@ def trace(program: Any, seed: int, source: Path, gradients: bool = False) -> Tra
     tree = jax.tree.structure((state, metrics))
 
     # The traced program is compiled, instead of tracing `program.step` again: what runs is what was checked.
-    def step(state: Any) -> Any:
-        return jax.tree.unflatten(tree, evaluate(jaxpr, *jax.tree.leaves(state)))
+    def step(state: Any, data: Any) -> Any:
+        return jax.tree.unflatten(tree, evaluate(jaxpr, *jax.tree.leaves((state, data))))
 
     loops = not slow_in_loops(jaxpr.jaxpr)
     return TracedProgram(program, seed, gradients, template, scalars, step, loops)
 
 
 def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
-    """Compiles `init`, and the steps for a state on the devices where `init` puts it.
+    """The executables, handed the data of the program."""
+    compiled, data = compile_for_data(traced, source), traced.program.data
+    return compiled._replace(
+        init=partial(compiled.init, jax.random.key(traced.seed), data),
+        advance=partial(compiled.advance, data=data),
+        reporting=compiled.reporting and partial(compiled.reporting, data=data),
+    )
 
-    A resumed run does the same, so that it steps by the same executable.
+
+def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
+    """As `compile_one`, but `init` takes a key and data, and `advance` and `reporting` take `data=`.
+
+    Compiles `init`, and the steps for a state on the devices where `init` puts it. A resumed run does the
+    same, so that it steps by the same executable.
     """
-    key = jax.random.key(traced.seed)
+    data = traced.program.data
     with reported(source, "init failed"):
-        init = jax.jit(traced.program.init).lower(key).compile()
+        init = jax.jit(traced.program.init).lower(jax.random.key(traced.seed), data).compile()
     # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed
     # run would need another executable, which may round differently.
     template = jax.tree.map(
@@ -97,28 +110,32 @@ def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
     )
     count = jax.ShapeDtypeStruct((), np.int32)
 
-    def quiet(state: Any) -> Any:
-        state, metrics = traced.step(state)
+    def quiet(data: Any, state: Any) -> Any:
+        state, metrics = traced.step(state, data)
         return state, _parted(metrics)[0], {}
 
-    def reporting(state: Any) -> Any:
-        state, metrics = traced.step(state)
+    def reporting(data: Any, state: Any) -> Any:
+        state, metrics = traced.step(state, data)
         scalars, found = _parted(metrics)
         return state, scalars, _reports(found)
 
-    def compiled(function: Callable[..., Any]) -> Any:
-        shardings = Made(init.output_shardings, None, None, None)  # type: ignore[arg-type]
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
-        return jitted.lower(template, count, count).compile()
+    def compiled(calls: Callable[[Step], Callable[..., Made]], step: Callable[..., Any]) -> Any:
+        def advance(state: Any, rows: Any, every: Any, data: Any) -> Made:
+            return calls(partial(step, data))(state, rows, every)
 
+        shardings = Made(init.output_shardings, None, None, None)  # type: ignore[arg-type]
+        jitted = jax.jit(advance, donate_argnums=0, out_shardings=shardings)
+        return jitted.lower(template, count, count, data=data).compile()
+
+    loop = partial(looped, metrics=traced.metrics)
     with reported(source, "step failed"):
         # The steps that report gradients are a program of their own. With a `cond` in a single program, XLA
         # would have to keep the gradients and the old state in every step, which can cost more than a short
         # step itself.
         return CompiledProgram(
-            lambda: init(key),
-            compiled(looped(quiet, traced.metrics) if traced.loops else single(quiet)),
-            compiled(single(reporting)) if traced.gradients else None,
+            init,
+            compiled(loop if traced.loops else single, quiet),
+            compiled(single, reporting) if traced.gradients else None,
             template,
             *((None, ROWS) if traced.loops else (1, 1)),  # `most`, `rows`: without a loop, one step
         )

@@ -16,10 +16,11 @@ def declared(traced: TracedProgram, source: Path) -> dict[str, Loss]:
 
     Raises: RunError (exit 2) that names the loss.
     """
-    if traced.program.losses is None:
+    program = traced.program
+    if program.losses is None:
         return {}
     with reported(source, "losses failed"):
-        losses = traced.program.losses(traced.template)
+        losses = program.losses(traced.template, program.data)
     if not isinstance(losses, dict):
         got, expected = type(losses).__name__, "a dict of toolkit.run.Loss"
         raise fail(Exit.CONFIG, source, "losses: wrong type", got, expected)

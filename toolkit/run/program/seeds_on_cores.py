@@ -8,7 +8,7 @@ timing changes a bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toolkit.debug.nonfinite.checks import can_fail
-from toolkit.run.experiment.interface import Program
-from toolkit.run.program.compiled import CompiledProgram, TracedProgram, compile_one, trace
+from toolkit import tree
+from toolkit.run.program.compiled import (
+    CompiledProgram,
+    TracedProgram,
+    compile_for_data,
+    compile_one,
+    trace,
+)
+from toolkit.run.program.data import DrivenProgram
 from toolkit.run.program.steps import Made
 
 
-class Shared(NamedTuple):
-    """A function that all seeds have in common, up to arrays that are each seed's own."""
+class SeedData(NamedTuple):
+    """What a seed's program is handed besides its state. Seeds have some of these arrays in common.
 
-    call: Callable[[Any, Any], Any]  # of a seed's own arrays, and the argument
-    own: list[Any]  # the arrays of every seed, stacked; none where seeds differ in their key alone
+    With several seeds in one tree, an array of each seed's own has a leading seed axis.
+    """
+
+    init: list[Any]  # arrays that `init` closes over, of each seed's own
+    step: list[Any]  # likewise `step`
+    data: list[Any]  # the leaves of the program's data
+
+
+class Shared(NamedTuple):
+    """A function that all seeds have in common, up to the arrays that it is handed."""
+
+    call: Callable[[SeedData, Any], Any]  # of a seed's arrays, and the argument
+    own: list[list[Any]]  # for each seed the arrays of its own that the function closes over
     placed: bool  # whether it spreads its own work over devices
+
+
+def joined(each: Sequence[SeedData], own: SeedData) -> SeedData:
+    """The arrays of all seeds in one tree: stacked those of each seed's `own`, the others once."""
+    stack = lambda one, *leaves: jnp.stack(leaves) if one else leaves[0]
+    return jax.tree.map(stack, own, *each)
 
 
 @dataclass(frozen=True)
@@ -43,29 +66,25 @@ class Each:
     seeds: tuple[int, ...]
     start: Shared  # `init`, of a key
     advance: Shared  # `step`, of a state
+    own: SeedData  # bools: which arrays are each seed's own
 
-    def __call__(self, states: Any) -> tuple[Any, dict[str, Any]]:
-        states, metrics = _mapped(self.advance, states)
+    def __call__(self, states: Any, data: Sequence[SeedData]) -> tuple[Any, dict[str, Any]]:
+        states, metrics = self._mapped(self.advance, states, data)
         return states, by_seed(self.seeds, lambda i: {k: v[i] for k, v in metrics.items()})
 
-    def init(self, _: jax.Array) -> Any:
+    def init(self, _: jax.Array, data: Sequence[SeedData]) -> Any:
         """The stacked states; the key is not used, each seed has its own."""
-        return _mapped(self.start, keys(self.seeds))
+        return self._mapped(self.start, keys(self.seeds), data)
 
     @property
     def alike(self) -> bool:
-        """Whether the seeds differ in their key alone: then the program is that of their single runs."""
-        return not self.start.own and not self.advance.own
+        """Whether the seeds' functions are the same: then the program is that of their single runs."""
+        return not any(self.start.own) and not any(self.advance.own)
 
-
-class _Owned(NamedTuple):
-    """The state of one seed and its own arrays, which a step returns unchanged.
-
-    A step donates its argument: arrays that it did not return would be lost after the first call.
-    """
-
-    own: Any
-    state: Any
+    def _mapped(self, shared: Shared, arguments: Any, data: Sequence[SeedData]) -> Any:
+        own, common = tree.select(joined(data, self.own), self.own)
+        call = lambda given: shared.call(tree.merge(given[0], common), given[1])
+        return jax.lax.map(call, (own, arguments))
 
 
 def keys(seeds: tuple[int, ...]) -> jax.Array:
@@ -92,53 +111,43 @@ def compile_program(traced: TracedProgram, source: Path) -> CompiledProgram:
 def compile_each(traced: TracedProgram, source: Path) -> CompiledProgram:
     """The program of a single seed, called for each on the cores; for a program whose step is an `Each`."""
     each: Any = traced.program.step
-    init, like = _init(each)
-    single = Program(lambda _: _zeros(like), _single(each.advance), traced.program.finish)
-    one = compile_one(trace(single, traced.seed, source), source)
-    count = range(len(each.seeds))
+    data, count = traced.program.data, range(len(each.seeds))
+    single = DrivenProgram(
+        lambda key, own: each.start.call(own, key),
+        lambda state, own: each.advance.call(own, state),
+        traced.program.finish,
+        None,
+        data[0],
+    )
+    one = compile_for_data(trace(single, traced.seed, source), source)
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
-    join = stack.lower([one.template.state for _ in count]).compile()
+    join = stack.lower([one.template for _ in count]).compile()
     template = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         traced.template,
         join.output_shardings,
     )
     split = jax.jit(lambda states: [_at(states, i) for i in count]).lower(template).compile()
-    call = _on_cores(len(each.seeds))
-    # A part begins with the seed's own arrays, which never change. The runner watches the leaves of the state
-    # alone, so what the program found in the first `own_leaves` that can be NaN is left out below.
-    own_leaves = sum(map(can_fail, each.advance.own))
+    call, given = _on_cores(len(each.seeds)), keys(each.seeds)
     # The stacked states that were made last, and their parts. The next call is nearly always given just
     # these, and then nothing has to be split again.
     known: list[Any] = [None, []]
 
     def start() -> Any:
-        return join([init(i) for i in count])
+        return join([one.init(given[i], data[i]) for i in count])
 
     def advance(states: Any, rows: Any, every: Any) -> Made:
-        if known[0] is states:
-            parts = known[1]
-        else:
-            own = [_at(each.advance.own, i) for i in count]
-            parts = [_Owned(*pair) for pair in zip(own, split(states), strict=True)]
+        parts = known[1] if known[0] is states else split(states)
         # The calls reuse the memory of the parts (they are donated), so `known` must not keep these.
         known[:] = None, []
-        made = call(lambda i: one.advance(parts[i], rows, every))
+        made = call(lambda i: one.advance(parts[i], rows, every, data=data[i]))
         parts = [of.state for of in made]
-        known[:] = join([part.state for part in parts]), parts
+        known[:] = join(parts), parts
         values = by_seed(each.seeds, lambda i: made[i].values)
-        found = np.any([np.asarray(of.found)[:, own_leaves:] for of in made], axis=0)
+        found = np.any([np.asarray(of.found) for of in made], axis=0)
         return Made(known[0], values, found, {})
 
     return one._replace(init=start, advance=advance, template=template)
-
-
-def _init(each: Each) -> tuple[Callable[[int], Any], _Owned]:
-    """The executable that starts the i-th seed, and the shapes of what a step is given."""
-    given, own = keys(each.seeds), [_at(each.start.own, i) for i in range(len(each.seeds))]
-    init = jax.jit(each.start.call).lower(own[0], given[0]).compile()
-    like = jax.eval_shape(each.start.call, own[0], given[0])
-    return lambda i: init(own[i], given[i]), _Owned(_at(each.advance.own, 0), like)
 
 
 def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
@@ -165,26 +174,6 @@ def _on_cores(count: int) -> Callable[[Callable[[int], Any]], list[Any]]:
         return results
 
     return map_
-
-
-def _single(advance: Shared) -> Callable[[_Owned], Any]:
-    def step(given: _Owned) -> tuple[_Owned, dict[str, Any]]:
-        state, metrics = advance.call(given.own, given.state)
-        return _Owned(given.own, state), metrics
-
-    return step
-
-
-def _mapped(shared: Shared, arguments: Any) -> Any:
-    return jax.lax.map(lambda given: shared.call(*given), (shared.own, arguments))
-
-
-def _zeros(tree: Any) -> Any:
-    """Zeros in place of the state that `init` makes, where only its shapes and its device matter.
-
-    The real `init` is compiled in `_init`, and should not be compiled twice.
-    """
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def _at(tree: Any, index: int) -> Any:

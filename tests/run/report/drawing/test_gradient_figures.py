@@ -88,17 +88,19 @@ def test_off_it_is_not_computed(reporting):
 
     from toolkit.run.experiment import experiments, load
     from toolkit.run.program.compiled import trace
+    from toolkit.run.program.data import driven
     from toolkit.run.program.seeds_on_cores import compile_program
 
     loaded = load.load(Path("toy.yaml"))
     program = experiments.load(loaded.experiment).build(loaded.settings)
+    program = driven(program, loaded.experiment)
     off, on = (
         compile_program(trace(program, 0, loaded.experiment, gradients), loaded.experiment)
         for gradients in (False, True)
     )
     assert off.reporting is None
     assert on.reporting is not None
-    assert on.advance.as_text() == off.advance.as_text()
+    assert on.advance.func.as_text() == off.advance.func.as_text()
     one = np.int32(1)
     made, expected = on.reporting(on.init(), one, one), off.advance(off.init(), one, one)
     assert [*made.reports] == ["w"]
