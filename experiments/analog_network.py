@@ -37,9 +37,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 import toolkit as tk
 from experiments import analog_network_chips as circuit
+from experiments.analog_network_chips import Batch, Data
 from toolkit import run
 
-Batch = tuple[Array, Array]  # voltages [B, 129], labels [B]
 Levels = Annotated[int, Field(ge=2)]
 Spread = Annotated[float, Field(ge=0)]
 
@@ -87,23 +87,23 @@ class Perfect(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    training, held_out = load(config)
 
-    def init(key: Array) -> State:
+    def init(key: Array, data: dict[str, Any]) -> State:
         chip_keys = jax.random.split(key, config.chips)
-        starts = jax.vmap(partial(start_of, config))(chip_keys)
+        starts = jax.vmap(partial(start_of, config, data["wires"]))(chip_keys)
         rows = [jax.vmap(partial(factors_of, config, m))(chip_keys) for m in config.mismatches]
         count = len(config.levels)
         in_place = everywhere(starts, len(rows))
         return State(jnp.stack(rows), (in_place,) * count, (starts,) * count, jnp.asarray(0))
 
-    def step(state: State) -> tuple[State, dict[str, Array]]:
+    def step(state: State, data: dict[str, Any]) -> tuple[State, dict[str, Array]]:
+        known = Data(**data)
         keys = keys_at(config, state.epoch)
         in_place, perfect, metrics = [], [], {}
         for levels, chips, ideal in zip(config.levels, state.in_place, state.perfect, strict=True):
-            learn = partial(learn_in_place, config, levels, training)
+            learn = partial(learn_in_place, config, levels, known)
             chips, losses = over_chips(learn)(chips, state.factors, keys)
-            compute = jax.vmap(partial(learn_by_backprop, config, levels, training))
+            compute = jax.vmap(partial(learn_by_backprop, config, levels, known))
             ideal, ideal_losses = compute(ideal, keys)
             in_place.append(chips)
             perfect.append(ideal)
@@ -111,23 +111,24 @@ def build(config: Config) -> run.Program:
             metrics[f"loss_perfect_{levels}"] = jnp.mean(ideal_losses)
         return State(state.factors, tuple(in_place), tuple(perfect), state.epoch + 1), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, training, held_out, state)
+    def finish(state: State, data: dict[str, Any]) -> run.Final:
+        return conclude(config, Data(**data), state)
 
-    def differentiated(_: State) -> dict[str, run.Loss]:
-        start = start_of(config, jax.random.key(0)).params["conductance"]
-        return {"perfect": run.Loss(partial(mean_loss, config, training), (start,))}
+    def differentiated(_: State, data: dict[str, Any]) -> dict[str, run.Loss]:
+        wires, training = data["wires"], data["training"]
+        start = start_of(config, wires, jax.random.key(0)).params["conductance"]
+        return {"perfect": run.Loss(partial(mean_loss, config, wires, training), (start,))}
 
-    data = {"training": training, "held_out": held_out}
-    return run.Program(init, step, finish, differentiated, data=data)
+    return run.Program(init, step, finish, differentiated, data=load(config)._asdict())
 
 
-def load(config: Config) -> tuple[Batch, Batch]:
-    """(training, held-out) digits, as (voltages, labels)."""
+def load(config: Config) -> Data:
+    """The digits as (voltages, labels), and how the circuit is wired."""
     split_key, _ = jax.random.split(jax.random.key(config.seed))
     parts = tk.data.split(split_key, tk.data.digits(), config.train_size)
     training, held_out = ((circuit.volts(part.images), part.labels) for part in parts)
-    return training, held_out
+    edges, _, _ = circuit.wiring(config.hidden)
+    return Data(training, held_out, jnp.asarray(edges))
 
 
 def keys_at(config: Config, epoch: Array) -> Array:
@@ -158,14 +159,13 @@ def factors_of(config: Config, mismatch: float, chip_key: Array) -> Array:
     return dataclasses.replace(config.device, mismatch=mismatch).init(made_key, len(edges))
 
 
-def start_of(config: Config, chip_key: Array) -> Any:
+def start_of(config: Config, wires: Array, chip_key: Array) -> Any:
     """Before the first step: conductances in the lower third of the range."""
     _, told_key = jax.random.split(chip_key)
-    edges, _, _ = circuit.wiring(config.hidden)
     low, high = config.device.g_min, config.device.g_max
     top = low + (high - low) / 3
-    told = jax.random.uniform(told_key, (len(edges),), minval=low, maxval=top)
-    init, _ = trained(config, circuit.network(config.hidden), config.rule)
+    told = jax.random.uniform(told_key, (len(wires),), minval=low, maxval=top)
+    init, _ = trained(config, circuit.network(wires), config.rule)
     return init(chip_key, {"conductance": told}, ())
 
 
@@ -175,31 +175,31 @@ def trained(config: Config, model: Any, rule: Any) -> Any:
 
 
 def learn_in_place(
-    config: Config, levels: int, data: Batch, state: Any, factors: Array, key: Array
+    config: Config, levels: int, data: Data, state: Any, factors: Array, key: Array
 ) -> tuple[Any, Array]:
     """(the state after an epoch, the mean loss), from the voltages on the chip itself."""
 
     def step(state: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
-        there = circuit.chip(config.hidden, device_of(config, levels), factors, key)
+        there = circuit.chip(data.wires, device_of(config, levels), factors, key)
         _, step = trained(config, there, config.rule)
         return within_range(config, *step(state, batch, key))
 
-    state, info = tk.credit.epoch(step, state, data, config.batch_size, key)
+    state, info = tk.credit.epoch(step, state, data.training, config.batch_size, key)
     return state, jnp.mean(info.loss)
 
 
 def learn_by_backprop(
-    config: Config, levels: int, data: Batch, state: Any, key: Array
+    config: Config, levels: int, data: Data, state: Any, key: Array
 ) -> tuple[Any, Array]:
     """(the state after an epoch, the mean loss), through the circuit without noise and mismatch."""
-    perfect, device = circuit.network(config.hidden), device_of(config, levels)
+    perfect, device = circuit.network(data.wires), device_of(config, levels)
 
     def apply(params: Any, x: Array) -> Array:
         return circuit.output_of(perfect, circuit.rounded(device, params["conductance"]), x)
 
     _, step = trained(config, Perfect(apply), tk.credit.Backprop())
     learn = lambda *at: within_range(config, *step(*at))
-    state, info = tk.credit.epoch(learn, state, data, config.batch_size, key)
+    state, info = tk.credit.epoch(learn, state, data.training, config.batch_size, key)
     return state, jnp.mean(info.loss)
 
 
@@ -209,21 +209,21 @@ def within_range(config: Config, state: Any, info: Any) -> tuple[Any, Any]:
     return state._replace(params=jax.tree.map(hold, state.params)), info
 
 
-def mean_loss(config: Config, batch: Batch, conductance: Array) -> Array:
+def mean_loss(config: Config, wires: Array, batch: Batch, conductance: Array) -> Array:
     """Of resistors of known conductances."""
     x, labels = batch
-    output = circuit.output_of(circuit.network(config.hidden), conductance, x)
+    output = circuit.output_of(circuit.network(wires), conductance, x)
     return jnp.mean(circuit.loss(config.gain, output, labels))
 
 
-def conclude(config: Config, training: Batch, held_out: Batch, state: State) -> run.Final:
+def conclude(config: Config, data: Data, state: State) -> run.Final:
     """Accuracy on every chip both ways, and the cosines of both gradients with that of the chip."""
     keys = keys_at(config, state.epoch)
-    batch = jax.tree.map(lambda leaf: leaf[: config.batch_size], training)
+    batch = jax.tree.map(lambda leaf: leaf[: config.batch_size], data.training)
     columns: dict[str, list[Array]] = {name: [] for name in NAMES}
     for levels, chips, perfect in zip(config.levels, state.in_place, state.perfect, strict=True):
-        judge = jax.jit(over_chips(partial(accuracy, config, levels, held_out)))
-        agree = jax.jit(over_chips(partial(cosines, config, levels, batch)))
+        judge = jax.jit(over_chips(partial(accuracy, config, levels, data)))
+        agree = jax.jit(over_chips(partial(cosines, config, levels, data.wires, batch)))
         deployed = everywhere(perfect.params, len(config.mismatches))
         measured = (
             judge(chips.params, state.factors, keys),
@@ -240,25 +240,25 @@ NAMES = ("in_place", "deployed", "cosine_in_place", "cosine_backprop")  # [level
 
 
 def accuracy(
-    config: Config, levels: int, data: Batch, params: Any, factors: Array, key: Array
+    config: Config, levels: int, data: Data, params: Any, factors: Array, key: Array
 ) -> Array:
     """The part of the digits that a chip reads right, after one more write."""
-    there = circuit.chip(config.hidden, device_of(config, levels), factors, key)
-    x, labels = data
+    there = circuit.chip(data.wires, device_of(config, levels), factors, key)
+    x, labels = data.held_out
     output = circuit.output_of(there, params["conductance"], x)
     return jnp.mean(jnp.argmax(circuit.logits(config.gain, output), axis=1) == labels)
 
 
 def cosines(
-    config: Config, levels: int, batch: Batch, params: Any, factors: Array, key: Array
+    config: Config, levels: int, wires: Array, batch: Batch, params: Any, factors: Array, key: Array
 ) -> tuple[Array, Array]:
     """(in place, backprop through the perfect circuit), with the derivative of the circuit that is there."""
-    told, mean = params["conductance"], partial(mean_loss, config, batch)
+    told, mean = params["conductance"], partial(mean_loss, config, wires, batch)
     device = device_of(config, levels)
     program = partial(device.program, factors, key=key)
     exact = jax.grad(mean)(program(told))
     backprop = jax.grad(lambda told: mean(circuit.rounded(device, told)))(told)
-    there = circuit.network(config.hidden, realised=program)  # with perfect instruments
+    there = circuit.network(wires, realised=program)  # with perfect instruments
     _, gradients = config.rule(there, partial(circuit.loss, config.gain))
     in_place = gradients(params, (), batch, key)[0]["conductance"]
     cosine = lambda a: a @ exact / (jnp.linalg.norm(a) * jnp.linalg.norm(exact))

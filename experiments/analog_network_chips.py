@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,15 @@ import toolkit as tk
 
 NUM_INPUTS = 129
 NUM_CLASSES = 10
+Batch = tuple[Array, Array]  # voltages [B, 129], labels [B]
+
+
+class Data(NamedTuple):
+    """Two parts of the digits, and the edges of the circuit."""
+
+    training: Batch
+    held_out: Batch
+    wires: Array
 
 
 def volts(images: Array) -> Array:
@@ -33,18 +42,23 @@ def wiring(hidden: int) -> tuple[np.ndarray, range, range]:
     return np.array([*product(inputs, between), *product(between, outputs)]), inputs, outputs
 
 
-def network(hidden: int, **device: Any) -> tk.energy.EnergyModel:
-    """The resistors; `device` is `realised` and `measured`, without which they are perfect."""
-    return tk.energy.resistive(*wiring(hidden), **device)
+def network(wires: Array, **device: Any) -> tk.energy.EnergyModel:
+    """The resistors; `device` is `realised` and `measured`, without which they are perfect.
+
+    Args:
+      wires: the edges, as an argument of the program.
+    """
+    hidden = len(wires) // (NUM_INPUTS + 2 * NUM_CLASSES)
+    return tk.energy.resistive(*wiring(hidden), wires=wires, **device)
 
 
 def chip(
-    hidden: int, device: tk.energy.ResistiveDevice, factors: Array, key: Array
+    wires: Array, device: tk.energy.ResistiveDevice, factors: Array, key: Array
 ) -> tk.energy.EnergyModel:
     """The resistors of a chip after a write, with its instruments."""
     write_key, read_key = jax.random.split(key)
     return network(
-        hidden,
+        wires,
         realised=partial(device.program, factors, key=write_key),
         measured=partial(device.read, key=read_key),
     )

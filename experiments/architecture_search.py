@@ -117,22 +117,24 @@ class Rules(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = load(config)
 
-    def over_draws(of: Callable[..., Any], rule: str, *stacked: Any) -> Any:
-        return jax.vmap(lambda draw, *one: of(config, draw, rule, *one))(data, *stacked)
+    def over_draws(of: Callable[..., Any], rule: str, digits: Data, *stacked: Any) -> Any:
+        return jax.vmap(lambda draw, *one: of(config, draw, rule, *one))(digits, *stacked)
 
-    def init(_: jax.Array) -> dict[str, Search]:
+    def init(_: jax.Array, data: dict[str, Data]) -> dict[str, Search]:
         first = lambda config, draw, rule: rule_of(config, draw, rule).init()
-        return {rule: over_draws(first, rule) for rule in config.rules}
+        return {rule: over_draws(first, rule, data["digits"]) for rule in config.rules}
 
-    def step(state: dict[str, Search]) -> tuple[dict[str, Search], dict[str, jax.Array]]:
-        moved = {rule: over_draws(advance, rule, search) for rule, search in state.items()}
+    def step(
+        state: dict[str, Search], data: dict[str, Data]
+    ) -> tuple[dict[str, Search], dict[str, jax.Array]]:
+        digits = data["digits"]
+        moved = {rule: over_draws(advance, rule, digits, search) for rule, search in state.items()}
         before = [(old.y, old.theta) for _, old in moved.values()]
         y, theta = jax.tree.map(lambda *leaves: jnp.stack(leaves), *before)
         # [R, S] hypergradients: all rules go through one program, which is compiled once.
         exact = jax.vmap(lambda draw, y, theta: exactly(config, draw)(y, theta))
-        known = jax.vmap(exact, in_axes=(None, 0, 0))(data, y, theta)
+        known = jax.vmap(exact, in_axes=(None, 0, 0))(digits, y, theta)
         metrics = {}
         for i, (rule, (after, old)) in enumerate(moved.items()):
             hg = jax.tree.map(lambda leaf, i=i: leaf[i], known)
@@ -143,19 +145,21 @@ def build(config: Config) -> run.Program:
                 f"issues_{rule}": jnp.bitwise_or.reduce(hg.report.status),
             }
             if rule != "exact":
-                trained = over_draws(from_trained, rule, old, hg.solution.value)
+                trained = over_draws(from_trained, rule, digits, old, hg.solution.value)
                 for name, direction in (("cosine", after.direction), ("cosine_trained", trained)):
                     metrics[f"{name}_{rule}"] = jnp.mean(jax.vmap(cosine)(direction, hg.gradient))
         return {rule: after for rule, (after, _) in moved.items()}, metrics
 
-    def finish(state: dict[str, Search]) -> run.Final:
-        return conclude(config, data, {rule: search.theta for rule, search in state.items()})
+    def finish(state: dict[str, Search], data: dict[str, Data]) -> run.Final:
+        return conclude(
+            config, data["digits"], {rule: search.theta for rule, search in state.items()}
+        )
 
-    def differentiated(_: dict[str, Search]) -> dict[str, run.Loss]:
-        outer, solve = levels(config, jax.tree.map(lambda leaf: leaf[0], data))
+    def differentiated(_: dict[str, Search], data: dict[str, Data]) -> dict[str, run.Loss]:
+        outer, solve = levels(config, jax.tree.map(lambda leaf: leaf[0], data["digits"]))
         return run.losses_of(solve, outer, start(), jnp.zeros((EDGES, len(OPERATIONS))))
 
-    return run.Program(init, step, finish, differentiated, data={"digits": data})
+    return run.Program(init, step, finish, differentiated, data={"digits": load(config)})
 
 
 def load(config: Config) -> Data:

@@ -92,58 +92,65 @@ class Racer(NamedTuple):
     calls: jax.Array  # [] int32, gradients and products so far
 
 
-class Course(NamedTuple):
-    """A problem, and the methods that run on it."""
+class Ground(NamedTuple):
+    """The arrays of a problem."""
 
-    instance: tk.problems.Instance
+    examples: tuple[Any, Any]  # inner and outer data
+    start: tuple[Any, Any]  # y, theta
+    known: Any  # what the measure looks into
+
+
+class Course(NamedTuple):
+    """The functions of a problem, and the methods that run on it."""
+
+    losses: tuple[Callable, Callable]  # inner and outer
     algorithms: dict[str, tk.bilevel.Algorithm]
-    measure: Callable[[Any, Any], jax.Array]  # (y, theta) -> [] what is drawn
+    measure: Callable[[Any, Ground], jax.Array]  # (a method's state, ground) -> [] what is drawn
 
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    races = courses(config)
+    races, grounds = courses(config)
 
-    def init(key: jax.Array) -> dict[str, Any]:
+    def init(key: jax.Array, data: dict[str, Ground]) -> dict[str, Any]:
         racers: dict[str, Any] = {"step": jnp.asarray(0, jnp.int32)}
         for name, course in races.items():
-            start = (key, course.instance.y0, course.instance.theta0)
+            start = (key, *data[name].start, data[name].examples)
             racers[name] = {
                 label: Racer(algorithm.init(*start), jnp.asarray(0, jnp.int32))
                 for label, algorithm in course.algorithms.items()
             }
         return racers
 
-    def step(racers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    def step(
+        racers: dict[str, Any], data: dict[str, Ground]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         new, metrics = {"step": racers["step"] + 1}, {}
         for name, course in races.items():
+            calls, ground = config.calls * new["step"], data[name]
             new[name] = {
-                label: spend(algorithm.step, racers[name][label], config.calls * new["step"])
+                label: spend(algorithm.step, racers[name][label], calls, ground)
                 for label, algorithm in course.algorithms.items()
             }
             for label, racer in new[name].items():
-                metrics[f"{name}_{label}"] = course.measure(racer.state.y, racer.state.theta)
+                metrics[f"{name}_{label}"] = course.measure(racer.state, ground)
         return new, metrics
 
-    def finish(racers: dict[str, Any]) -> run.Final:
-        return conclude(config, races, racers)
+    def finish(racers: dict[str, Any], data: dict[str, Ground]) -> run.Final:
+        return conclude(config, races, data, racers)
 
-    def differentiated(_: dict[str, Any]) -> dict[str, run.Loss]:
+    def differentiated(_: dict[str, Any], data: dict[str, Ground]) -> dict[str, run.Loss]:
         losses = {}
-        for name, (instance, _, _) in races.items():
-            at, data = (instance.y0, instance.theta0), (instance.inner_data, instance.outer_data)
-            losses[f"{name}_inner"] = run.Loss(instance.inner, (*at, data[0]), argnums=(0, 1))
-            losses[f"{name}_outer"] = run.Loss(instance.outer, (*at, data[1]))
+        for name, course in races.items():
+            (inner, outer), (at, examples) = course.losses, (data[name].start, data[name].examples)
+            losses[f"{name}_inner"] = run.Loss(inner, (*at, examples[0]), argnums=(0, 1))
+            losses[f"{name}_outer"] = run.Loss(outer, (*at, examples[1]))
         return losses
 
-    data = {
-        name: (course.instance.inner_data, course.instance.outer_data)
-        for name, course in races.items()
-    }
-    return run.Program(init, step, finish, differentiated, data=data)
+    return run.Program(init, step, finish, differentiated, data=grounds)
 
 
-def courses(config: Config) -> dict[str, Course]:
+def courses(config: Config) -> tuple[dict[str, Course], dict[str, Ground]]:
     """The two problems of a config, seeded."""
     quadratic_key, split_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
     quadratic = tk.problems.quadratic.quadratic(quadratic_key, **config.quadratic.model_dump())
@@ -152,35 +159,44 @@ def courses(config: Config) -> dict[str, Course]:
     cleaning = tk.problems.cleaning.cleaning(
         noise_key, *parts, corrupted=config.cleaning.corrupted, num_classes=10
     )
-    return {
+    races = {
         "quadratic": _course(quadratic, config.on_quadratic, "suboptimality"),
         "cleaning": _course(cleaning, config.on_cleaning, "value"),
     }
+    return races, {"quadratic": _ground(quadratic), "cleaning": _ground(cleaning)}
 
 
 def _course(instance: tk.problems.Instance, methods: Mapping[str, Any], name: str) -> Course:
-    problem = tk.bilevel.Problem(*instance.losses_and_data)
+    problem = tk.bilevel.Problem(instance.inner, instance.outer)
     algorithms = {label: method(problem) for label, method in methods.items()}
-    return Course(instance, algorithms, lambda y, theta: instance.measure(y, theta)[name])
+    measure = lambda state, ground: instance.measure(state.y, state.theta, ground.known)[name]
+    return Course((instance.inner, instance.outer), algorithms, measure)
 
 
-def spend(step: Callable[[Any], Any], racer: Racer, calls: int) -> Racer:
+def _ground(instance: tk.problems.Instance) -> Ground:
+    examples = instance.inner_data, instance.outer_data
+    return Ground(examples, (instance.y0, instance.theta0), instance.known)
+
+
+def spend(step: Callable[..., Any], racer: Racer, calls: Any, ground: Ground) -> Racer:
     """Steps of a method until it has made `calls` calls in all, or a few more: a step is never cut."""
 
     def one(racer: Racer) -> Racer:
-        state, info = step(racer.state)
+        state, info = step(racer.state, ground.examples)
         return Racer(state, racer.calls + info.gradient_evals + info.hvp_evals)
 
     return jax.lax.while_loop(lambda racer: racer.calls < calls, one, racer)
 
 
-def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -> run.Final:
+def conclude(
+    config: Config, races: dict[str, Course], grounds: dict[str, Ground], racers: dict[str, Any]
+) -> run.Final:
     """Who is where, and what a call of each costs."""
     params, metrics, table = {}, {}, []
     for name, course in races.items():
-        seconds = seconds_per_call(course, racers[name], config.calls)
+        seconds = seconds_per_call(course, grounds[name], racers[name], config.calls)
         for label, racer in racers[name].items():
-            reached = float(course.measure(racer.state.y, racer.state.theta))
+            reached = float(course.measure(racer.state, grounds[name]))
             metrics[f"{name}_{label}"] = reached
             params[f"seconds_per_call_{name}_{label}"] = jnp.asarray(seconds[label])
             params[f"theta_{name}_{label}"] = racer.state.theta
@@ -190,16 +206,20 @@ def conclude(config: Config, races: dict[str, Course], racers: dict[str, Any]) -
     return run.Final(params, metrics, tuple(table))
 
 
-def seconds_per_call(course: Course, racers: dict[str, Racer], calls: int) -> dict[str, float]:
+def seconds_per_call(
+    course: Course, ground: Ground, racers: dict[str, Racer], calls: int
+) -> dict[str, float]:
     """The least of some rounds in which the methods take turns."""
     compiled, taken = {}, {label: [] for label in racers}
     for label, algorithm in course.algorithms.items():
-        one = lambda racer, step=algorithm.step: spend(step, racer._replace(calls=0), calls)
-        compiled[label] = jax.jit(one).lower(racers[label]).compile()
+        one = lambda racer, ground, step=algorithm.step: spend(
+            step, racer._replace(calls=0), calls, ground
+        )
+        compiled[label] = jax.jit(one).lower(racers[label], ground).compile()
     for _ in range(REPEATS):
         for label, go in compiled.items():
             began = time.perf_counter()
-            spent = jax.block_until_ready(go(racers[label])).calls
+            spent = jax.block_until_ready(go(racers[label], ground)).calls
             taken[label].append((time.perf_counter() - began) / int(spent))
     return {label: min(each) for label, each in taken.items()}
 

@@ -50,17 +50,16 @@ class Config(learners.Training):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = load(config)
     trainers, networks = {}, {}
     for name, one in config.rules.items():
         shape = (one.activation, one.loss)
-        own = networks.setdefault(shape, network(config, one, data))
+        own = networks.setdefault(shape, network(config, one))
         trainers[name] = learners.trainer(own, one)
 
-    def finish(state: State) -> run.Final:
-        return learners.conclude(config, trainers, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return learners.conclude(config, trainers, state, data)
 
-    return learners.program(config, trainers, {"images": data}, finish)
+    return learners.program(config, trainers, {"images": load(config)}, finish)
 
 
 def load(config: Config) -> Data:
@@ -70,11 +69,11 @@ def load(config: Config) -> Data:
     return learners.images(config, getattr(tk.data, config.data))
 
 
-def network(config: Config, contender: Contender, data: Data) -> Network:
+def network(config: Config, contender: Contender) -> Network:
     """The network that a contender asks for."""
     activation = learners.ACTIVATIONS[contender.activation]
     layers = tk.models.conv_layers(config.channels, learners.NUM_CLASSES, activation)
-    return learners.network(layers, learners.LOSSES[contender.loss], data)
+    return learners.network(layers, learners.LOSSES[contender.loss], "images")
 
 
 def figures(

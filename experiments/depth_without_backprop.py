@@ -40,18 +40,17 @@ class Config(learners.Training):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = learners.digits(config)
-    networks = {depth: network(config, depth, data) for depth in config.depths}
+    networks = {depth: network(config, depth) for depth in config.depths}
     trainers = {
         label(rule, depth): learners.trainer(networks[depth], contender)
         for rule, contender in config.rules.items()
         for depth in config.depths
     }
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, trainers, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, trainers, state, data)
 
-    return learners.program(config, trainers, {"images": data}, finish)
+    return learners.program(config, trainers, {"images": learners.digits(config)}, finish)
 
 
 def label(rule: str, depth: int) -> str:
@@ -59,15 +58,17 @@ def label(rule: str, depth: int) -> str:
     return f"{rule}_{depth}"
 
 
-def network(config: Config, depth: int, data: Data) -> Network:
+def network(config: Config, depth: int) -> Network:
     """`depth` hidden layers."""
     layers = tk.models.dense_layers((*[config.width] * depth, learners.NUM_CLASSES))
-    return learners.network(layers, learners.LOSSES["cross_entropy"], data)
+    return learners.network(layers, learners.LOSSES["cross_entropy"], "images")
 
 
-def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
+def conclude(
+    config: Config, trainers: dict[str, Trainer], state: State, data: dict[str, Data]
+) -> run.Final:
     """Accuracy and alignment of every layer at the end."""
-    rows = learners.measured(config, trainers, state)
+    rows = learners.measured(config, trainers, state, data)
 
     def line(rule: str) -> str:
         own = [rows[label(rule, depth)] for depth in config.depths]

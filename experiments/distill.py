@@ -26,6 +26,7 @@ Source: Maclaurin, Duvenaud & Adams 2015; random starts: Wang et al. 2018.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -77,21 +78,19 @@ class State(NamedTuple):
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
     keys, optimizer = keys_of(config), config.optimizer.build()
-    train, test = load(config)
     solve = training(config, config.adjoint)
 
-    def outer(y: Any, _: Any) -> jax.Array:
-        return jnp.mean(jax.vmap(lambda one: loss(config, one, train))(y))
-
-    hypergradient = tk.hypergradient(outer, solve)
+    def outer_of(train: Labelled) -> Callable[[Any, Any], jax.Array]:
+        return lambda y, _: jnp.mean(jax.vmap(lambda one: loss(config, one, train))(y))
 
     def init(_: jax.Array) -> State:
         images = jax.random.uniform(keys.images, (NUM_CLASSES, 64))
         return State(images, optimizer.init(images), jnp.asarray(0))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, data: dict[str, Labelled]) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(keys.starts, state.step if config.new_starts else 0)
         starts = random_starts(config, key, config.starts)
+        hypergradient = tk.hypergradient(outer_of(data["train"]), solve)
         hg = hypergradient(starts, Labelled(state.images, CLASSES))
         gradient = hg.gradient.images
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.images)
@@ -99,20 +98,22 @@ def build(config: Config) -> run.Program:
         y = hg.solution.value
         metrics = {
             "outer_loss": hg.value,
-            "accuracy": jnp.mean(jax.vmap(lambda one: accuracy(config, one, test))(y)),
+            "accuracy": jnp.mean(jax.vmap(lambda one: accuracy(config, one, data["test"]))(y)),
             "gradient_norm": optax.tree.norm(gradient),
             "inner_residual": hg.report.inner_residual,
             "issues": hg.report.status,
         }
         return State(images, optimizer_state, state.step + 1), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, train, test, state)
+    def finish(state: State, data: dict[str, Labelled]) -> run.Final:
+        return conclude(config, data["train"], data["test"], state)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State, data: dict[str, Labelled]) -> dict[str, run.Loss]:
         starts = random_starts(config, keys.starts, config.starts)
+        outer = outer_of(data["train"])
         return run.losses_of(solve, outer, starts, Labelled(state.images, CLASSES))
 
+    train, test = load(config)
     return run.Program(init, step, finish, differentiated, data={"train": train, "test": test})
 
 

@@ -80,12 +80,11 @@ class Update(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = learners.digits(config)
     model, optimizer = network(config), config.optimizer.build()
     _, gradients = config.rule(model, learners.half_squares)
 
-    def init(key: jax.Array) -> State:
-        params = model.init(key, data.training[0][:1])
+    def init(key: jax.Array, data: dict[str, Any]) -> State:
+        params = model.init(key, data["training"][0][:1])
         return State(params, optimizer.init(params), jnp.asarray(0), jnp.ones(len(LAYERS)))
 
     def update(state: State, batch: learners.Batch, key: jax.Array) -> tuple[State, Update]:
@@ -97,13 +96,13 @@ def build(config: Config) -> run.Program:
         known = Update(info.loss, info.residual, info.status, cosines, ratios)
         return state._replace(params=params, optimizer=moments), known
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, data: dict[str, Any]) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.epoch)
-        state, known = tk.credit.epoch(update, state, data.training, config.batch_size, key)
+        state, known = tk.credit.epoch(update, state, data["training"], config.batch_size, key)
         lowest = jnp.min(known.cosines, axis=0)
         metrics = {
             "loss": jnp.mean(known.loss),
-            "accuracy": accuracy(config, state.params, data.held_out),
+            "accuracy": accuracy(config, state.params, data["held_out"]),
             "residual": jnp.max(known.residual),
             "issues": jnp.max(known.status),
             **{f"cosine_{n}": c for n, c in zip(LAYERS, lowest, strict=True)},
@@ -112,15 +111,15 @@ def build(config: Config) -> run.Program:
         worst = jnp.minimum(state.worst_cosine, lowest)
         return state._replace(epoch=state.epoch + 1, worst_cosine=worst), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state)
+    def finish(state: State, data: dict[str, Any]) -> run.Final:
+        return conclude(config, learners.Data(**data), state)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        batch = some(config, data)
+    def differentiated(state: State, data: dict[str, Any]) -> dict[str, run.Loss]:
+        batch = some(config, learners.Data(**data))
         value = lambda params: implicit(config, params, batch).value
         return {"hyper": run.Loss(value, (state.params,))}
 
-    return run.Program(init, step, finish, differentiated, data=data._asdict())
+    return run.Program(init, step, finish, differentiated, data=learners.digits(config)._asdict())
 
 
 def network(config: Config) -> Any:

@@ -77,49 +77,40 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = load(config)
     optimizer = config.optimizer.build()
-
-    def inner(y: Any, theta: jax.Array) -> jax.Array:
-        return weighted_loss(config, y, jax.nn.sigmoid(theta), data.train)
-
-    def outer(y: Any, theta: jax.Array) -> jax.Array:
-        return jnp.mean(losses(config, y, data.validation))
-
-    solve = tk.argmin(inner, config.solver, adjoint=config.adjoint)
-    hypergradient = tk.hypergradient(outer, solve)
 
     def init(key: jax.Array) -> State:
         _, _, model_key = jax.random.split(key, 3)
         theta = jnp.zeros(config.train_size)
         return State(network(config).init(model_key), theta, optimizer.init(theta))
 
-    def step(state: State) -> tuple[State, dict[str, Any]]:
-        hg = hypergradient(state.y, state.theta)
+    def step(state: State, data: dict[str, Data]) -> tuple[State, dict[str, Any]]:
+        solve, outer = levels(config, data["digits"])
+        hg = tk.hypergradient(outer, solve)(state.y, state.theta)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         theta = optax.apply_updates(state.theta, updates)
-        weights = jax.nn.sigmoid(theta)
+        weights, corrupted = jax.nn.sigmoid(theta), data["digits"].corrupted
         metrics = {
             "outer_loss": hg.value,
-            "inner_loss": inner(hg.solution.value, state.theta),
+            "inner_loss": solve.fun(hg.solution.value, state.theta),
             "gradient_norm": optax.tree.norm(hg.gradient),
             "inner_residual": hg.report.inner_residual,
             "linear_residual": hg.report.linear_residual,
             "linear_steps": hg.report.linear_steps,
             "issues": hg.report.status,
-            "weight_clean": jnp.mean(weights, where=~data.corrupted),
-            "weight_corrupted": jnp.mean(weights, where=data.corrupted),
+            "weight_clean": jnp.mean(weights, where=~corrupted),
+            "weight_corrupted": jnp.mean(weights, where=corrupted),
             "theta": run.Gradients(hg.gradient, state.theta, updates),
         }
         return State(hg.solution.value, theta, optimizer_state), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state.theta)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, data["digits"], state.theta)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        return run.losses_of(solve, outer, state.y, state.theta)
+    def differentiated(state: State, data: dict[str, Data]) -> dict[str, run.Loss]:
+        return run.losses_of(*levels(config, data["digits"]), state.y, state.theta)
 
-    return run.Program(init, step, finish, differentiated, data={"digits": data})
+    return run.Program(init, step, finish, differentiated, data={"digits": load(config)})
 
 
 def load(config: Config) -> Data:
@@ -142,6 +133,18 @@ def losses(config: Config, y: Any, data: Labelled) -> jax.Array:
     """[B] cross-entropies."""
     logits = network(config).apply(y, data.images)
     return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+
+
+def levels(config: Config, data: Data) -> tuple[tk.SolutionMap, Any]:
+    """Training as a function of (start, theta), and the loss on the validation part."""
+
+    def inner(y: Any, theta: jax.Array) -> jax.Array:
+        return weighted_loss(config, y, jax.nn.sigmoid(theta), data.train)
+
+    def outer(y: Any, _: jax.Array) -> jax.Array:
+        return jnp.mean(losses(config, y, data.validation))
+
+    return tk.argmin(inner, config.solver, adjoint=config.adjoint), outer
 
 
 def weighted_loss(config: Config, y: Any, weights: jax.Array, data: Labelled) -> jax.Array:

@@ -71,26 +71,25 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data, optimizer = load(config), config.optimizer.build()
+    optimizer = config.optimizer.build()
 
-    def outer(y: Any, _: Any) -> jax.Array:
-        return loss(config, y, data.validation)
-
-    solve = training(config, data, config.adjoint)
-    hypergradient = tk.hypergradient(outer, solve)
+    def levels(data: Data) -> tuple[tk.SolutionMap, Any]:
+        outer = lambda y, _: loss(config, y, data.validation)
+        return training(config, data, config.adjoint), outer
 
     def init(_: jax.Array) -> State:
         theta = constant(config, config.step_size)
         return State(theta, optimizer.init(theta))
 
-    def step(state: State) -> tuple[State, dict[str, Any]]:
-        hg = hypergradient(initial_parameters(config), state.theta)
+    def step(state: State, data: dict[str, Data]) -> tuple[State, dict[str, Any]]:
+        solve, outer = levels(data["digits"])
+        hg = tk.hypergradient(outer, solve)(initial_parameters(config), state.theta)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         theta = optax.apply_updates(state.theta, updates)
         rates, momenta = schedules(state.theta)
         metrics = {
             "outer_loss": hg.value,
-            "inner_loss": loss(config, hg.solution.value, data.train),
+            "inner_loss": loss(config, hg.solution.value, data["digits"].train),
             "gradient_norm": optax.tree.norm(hg.gradient),
             "issues": hg.report.status,
             "mean_rate": jnp.mean(rates),
@@ -99,14 +98,15 @@ def build(config: Config) -> run.Program:
         }
         return State(theta, optimizer_state), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state.theta)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, data["digits"], state.theta)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State, data: dict[str, Data]) -> dict[str, run.Loss]:
         y = initial_parameters(config)
+        solve, outer = levels(data["digits"])
 
         def inner(y: Any) -> jax.Array:
-            return loss(config, y, data.train)
+            return loss(config, y, data["digits"].train)
 
         def hyper(y: Any, theta: dict[str, jax.Array]) -> jax.Array:
             return outer(solve(y, theta).value, theta)
@@ -114,7 +114,7 @@ def build(config: Config) -> run.Program:
         at = (y, state.theta)
         return {"inner": run.Loss(inner, (y,)), "hyper": run.Loss(hyper, at, argnums=1)}
 
-    return run.Program(init, step, finish, differentiated, data={"digits": data})
+    return run.Program(init, step, finish, differentiated, data={"digits": load(config)})
 
 
 def load(config: Config) -> Data:

@@ -69,7 +69,7 @@ class Network(NamedTuple):
 
     model: Any
     loss: Callable  # (output, target) -> [B]
-    data: Data
+    data: str  # the name of the data that it learns from
 
 
 class Trainer(NamedTuple):
@@ -77,7 +77,7 @@ class Trainer(NamedTuple):
 
     network: Network
     rule: Any
-    init: Callable  # (key, params) -> TrainState
+    init: Callable  # (key, params, batch) -> TrainState
     step: Callable  # (state, batch, key) -> (state, info)
     predict: Callable  # (params, x) -> output
     alignment: Callable  # (params, rule_state, batch, key) -> Alignment
@@ -122,8 +122,8 @@ def images(config: Training, load: Callable[[str], Labelled]) -> Data:
     return Data((training.images, jax.nn.one_hot(training.labels, NUM_CLASSES)), held_out)
 
 
-def network(layers: list[Any], loss: Callable, data: Data) -> Network:
-    """A network of layers."""
+def network(layers: list[Any], loss: Callable, data: str) -> Network:
+    """A network of layers, and the name of its data."""
     return Network(tk.credit.layered(layers), loss, data)
 
 
@@ -131,54 +131,56 @@ def trainer(network: Network, contender: Contender) -> Trainer:
     """A network, to be trained by a rule."""
     model, loss, rule = network.model, network.loss, contender.rule
     init, step = tk.credit.train(model, loss, rule, contender.optimizer)
-    example = example_of(network)
     measure = tk.credit.alignment(model, loss, rule)
-    begin = lambda key, params: init(key, params, example)
-    return Trainer(network, rule, begin, step, rule.predict(model), measure)
+    return Trainer(network, rule, init, step, rule.predict(model), measure)
 
 
-def example_of(network: Network) -> Batch:
-    """A batch of one."""
-    images, targets = network.data.training
-    return images[:1], targets[:1]
+def first(data: Data, count: int) -> Batch:
+    """The first training images."""
+    images, targets = data.training
+    return images[:count], targets[:count]
 
 
 def program(
     config: Training,
     trainers: Mapping[str, Trainer],
-    data: Mapping[str, Data],  # by name, as the run records it
-    finish: Callable[[State], run.Final],
+    data: Mapping[str, Data],
+    finish: Callable[[State, Any], run.Final],
 ) -> run.Program:
     """Trains every network; each epoch logs its loss, held-out accuracy, and alignment before the epoch."""
 
-    def init(key: jax.Array) -> State:
+    def init(key: jax.Array, data: Mapping[str, Data]) -> State:
         keys = jax.random.split(key, (2, config.draws))
         # Drawn once for all rules of a network: a rule is then compared at equal starts, and compiling one
         # draw for each rule would take longer than training.
         networks = {id(one.network): one.network for one in trainers.values()}
-        drawn = {name: start(one, keys[0]) for name, one in networks.items()}
+        example = {name: first(own, 1) for name, own in data.items()}
+        drawn = {name: start(one, keys[0], example[one.data]) for name, one in networks.items()}
         started = {
-            name: jax.vmap(one.init)(keys[1], drawn[id(one.network)])
+            name: jax.vmap(one.init, (0, 0, None))(
+                keys[1], drawn[id(one.network)], example[one.network.data]
+            )
             for name, one in trainers.items()
         }
         return State(started, jnp.asarray(0))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, data: Mapping[str, Data]) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.epoch)
         keys = jax.random.split(key, config.draws)
         after, metrics = {}, {}
         for name, one in trainers.items():
-            before = state.learners[name]
-            found = jnp.mean(cosines(config, one, before, keys), axis=0)
-            after[name], losses = epoch(config, one, before, keys)
+            before, own = state.learners[name], data[one.network.data]
+            found = jnp.mean(cosines(config, one, before, own, keys), axis=0)
+            after[name], losses = epoch(config, one, before, own, keys)
             metrics[f"loss/{name}"] = jnp.mean(losses)
-            metrics[f"accuracy/{name}"] = jnp.mean(accuracies(one, after[name]))
+            metrics[f"accuracy/{name}"] = jnp.mean(accuracies(one, after[name], own))
             metrics |= {f"cosine_first/{name}": found[0], f"cosine_last/{name}": found[-1]}
         return State(after, state.epoch + 1), metrics
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State, data: Mapping[str, Data]) -> dict[str, run.Loss]:
         def loss(name: str) -> run.Loss:
-            lost = lambda params: mean_loss(config, trainers[name], params)
+            batch = first(data[trainers[name].network.data], config.batch_size)
+            lost = lambda params: mean_loss(trainers[name], params, batch)
             return run.Loss(lost, (state.learners[name].params,))
 
         return {name: loss(name) for name in trainers}
@@ -186,57 +188,54 @@ def program(
     return run.Program(init, step, finish, differentiated, data=data)
 
 
-def start(network: Network, keys: jax.Array) -> Any:
+def start(network: Network, keys: jax.Array, example: Batch) -> Any:
     """The first weights of each draw."""
-    images, _ = example_of(network)
+    images, _ = example
     return jax.vmap(lambda key: network.model.init(key, images))(keys)
 
 
-def fixed_batch(config: Training, one: Trainer) -> Batch:
-    """The images on which alignment is measured, at every epoch the same."""
-    images, targets = one.network.data.training
-    return images[: config.batch_size], targets[: config.batch_size]
-
-
-def epoch(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> Any:
+def epoch(config: Training, one: Trainer, learner: Any, data: Data, keys: jax.Array) -> Any:
     """(the learner after a pass over the training images, losses `[draws, batches]`)."""
-    training, size = one.network.data.training, config.batch_size
-    passing = lambda own, key: tk.credit.epoch(one.step, own, training, size, key)
+    size = config.batch_size
+    passing = lambda own, key: tk.credit.epoch(one.step, own, data.training, size, key)
     learner, info = jax.vmap(passing)(learner, keys)
     return learner, info.loss
 
 
-def cosines(config: Training, one: Trainer, learner: Any, keys: jax.Array) -> jax.Array:
+def cosines(config: Training, one: Trainer, learner: Any, data: Data, keys: jax.Array) -> jax.Array:
     """Cosines of the hidden layers with the true gradient, `[draws, hidden layers]`."""
-    batch = fixed_batch(config, one)
+    batch = first(data, config.batch_size)  # at every epoch the same
     measure = lambda own, key: one.alignment(own.params, own.rule, batch, key)
     found = jax.vmap(measure)(learner, keys)
     # A rule that has no signal yet, as a synthesiser before it learned anything, has no direction: 0, not NaN.
     return jnp.where(found.norm_ratio == 0, 0, found.cosine)[:, :-1]
 
 
-def accuracies(one: Trainer, learner: Any) -> jax.Array:
+def accuracies(one: Trainer, learner: Any, data: Data) -> jax.Array:
     """The part of the held-out images whose largest output is the right one, `[draws]`."""
-    images, labels = one.network.data.held_out
+    images, labels = data.held_out
     choose = lambda params: jnp.argmax(one.predict(params, images), axis=1)
     return jnp.mean(jax.vmap(choose)(learner.params) == labels, axis=1)
 
 
-def mean_loss(config: Training, one: Trainer, params: Any) -> jax.Array:
+def mean_loss(one: Trainer, params: Any, batch: Batch) -> jax.Array:
     """The loss of all draws at the rule's own prediction."""
-    x, target = fixed_batch(config, one)
+    x, target = batch
     return jnp.mean(jax.vmap(lambda own: one.network.loss(one.predict(own, x), target))(params))
 
 
 def measured(
-    config: Training, trainers: Mapping[str, Trainer], state: State
+    config: Training, trainers: Mapping[str, Trainer], state: State, data: Mapping[str, Data]
 ) -> dict[str, Measured]:
     """Every network at the end of its training."""
     keys = jax.random.split(jax.random.key(config.seed), config.draws)
 
     def of(one: Trainer, learner: Any) -> Measured:
-        found = jax.jit(lambda own: (accuracies(one, own), cosines(config, one, own, keys)))
-        accuracy, aligned = jax.device_get(found(learner))
+        @jax.jit
+        def found(learner: Any, own: Data) -> tuple[jax.Array, jax.Array]:
+            return accuracies(one, learner, own), cosines(config, one, learner, own, keys)
+
+        accuracy, aligned = jax.device_get(found(learner, data[one.network.data]))
         return Measured(accuracy, aligned.mean(axis=0))
 
     return {name: of(one, state.learners[name]) for name, one in trainers.items()}
@@ -258,9 +257,11 @@ def said(row: Measured) -> str:
     return f"{percent}; cosine {' '.join(f'{cosine:.2f}' for cosine in row.cosines)}"
 
 
-def conclude(config: Training, trainers: Mapping[str, Trainer], state: State) -> run.Final:
+def conclude(
+    config: Training, trainers: Mapping[str, Trainer], state: State, data: Mapping[str, Data]
+) -> run.Final:
     """Accuracy and alignment of every network at the end."""
-    rows = measured(config, trainers, state)
+    rows = measured(config, trainers, state, data)
     accuracy = {name: row.accuracy for name, row in rows.items()}
     table = tuple((name, said(row)) for name, row in rows.items())
     return run.Final({"accuracy": accuracy}, metrics_of(rows), table)

@@ -166,19 +166,20 @@ def build(config: Config) -> run.Program:
         learner = Learner(theta, optimizer.init(theta))
         return State(dict.fromkeys(config.methods, learner), jnp.asarray(0))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, data: dict[str, Any]) -> tuple[State, dict[str, jax.Array]]:
         # Every method learns from the same tasks, so that differences between them are not luck.
-        tasks = drawn(family.training, jax.random.fold_in(keys.tasks, state.step), config.tasks)
+        key = jax.random.fold_in(keys.tasks, state.step)
+        tasks = drawn(family.training, key, config.tasks, data)
         learned = {name: learn(name, one, tasks) for name, one in state.learners.items()}
         learners = {name: learner for name, (learner, _) in learned.items()}
         metrics = {key: value for _, row in learned.values() for key, value in row.items()}
         return State(learners, state.step + 1), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, family, state)
+    def finish(state: State, data: dict[str, Any]) -> run.Final:
+        return conclude(config, family, data, state)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        task, losses = family.training(keys.tasks), {}
+    def differentiated(state: State, data: dict[str, Any]) -> dict[str, run.Loss]:
+        task, losses = family.training(keys.tasks, data), {}
         for name, method in config.methods.items():
             solve, outer = levels(family.loss, method, task)
             theta = state.learners[name].theta
@@ -188,7 +189,7 @@ def build(config: Config) -> run.Program:
             losses |= {f"{name}_{which}": loss for which, loss in found.items()}
         return losses
 
-    return run.Program(init, step, finish, differentiated)
+    return run.Program(init, step, finish, differentiated, data=family.data)
 
 
 def keys_of(config: Config) -> Keys:
@@ -269,9 +270,9 @@ def judge(config: Config, family: Family, method: Method, theta: Theta, task: Ta
     return Judged(scores, own, predictions)
 
 
-def conclude(config: Config, family: Family, state: State) -> run.Final:
+def conclude(config: Config, family: Family, data: dict[str, Any], state: State) -> run.Final:
     """Adapt every start to the same held-out tasks; compare."""
-    tasks = drawn(family.held_out, keys_of(config).judged_tasks, config.judged_tasks)
+    tasks = drawn(family.held_out, keys_of(config).judged_tasks, config.judged_tasks, data)
     methods = {**config.methods, UNTRAINED: next(iter(config.methods.values()))}
     starts = {name: state.learners[name].theta for name in config.methods}
     starts[UNTRAINED] = random_start(config, family)

@@ -73,12 +73,16 @@ Theta = tuple[Layer, ...]
 Fit = Callable[[jax.Array, jax.Array], jax.Array]  # (predictions, targets) -> []
 
 
+Draw = Callable[[jax.Array, dict[str, jax.Array]], Task]  # (key, data) -> task
+
+
 class Family(NamedTuple):
     """Tasks to draw and how to judge them."""
 
     sizes: tuple[int, int]  # of what a network takes and gives
-    training: Callable[[jax.Array], Task]
-    held_out: Callable[[jax.Array], Task]
+    data: dict[str, jax.Array]  # what tasks are drawn from
+    training: Draw
+    held_out: Draw
     loss: Fit
     measure: str
     score: Fit
@@ -106,33 +110,40 @@ def family_of(problem: Sinusoid | Digits) -> Family:
     return Family((64, problem.ways), *_digits(problem), cross_entropy, "accuracy", accuracy)
 
 
-def _waves(problem: Sinusoid) -> list[Callable[[jax.Array], Task]]:
-    def drawing(queries: int) -> Callable[[jax.Array], Task]:
-        def draw(key: jax.Array) -> Task:
+def _waves(problem: Sinusoid) -> tuple[dict[str, jax.Array], Draw, Draw]:
+    def drawing(queries: int) -> Draw:
+        def draw(key: jax.Array, _: dict[str, jax.Array]) -> Task:
             wave_key, point_key = jax.random.split(key)
             wave = few_shot.random_wave(wave_key)
             return few_shot.wave_task(point_key, wave, problem.shots, queries)
 
         return draw
 
-    return [drawing(problem.queries), drawing(problem.judged_queries)]
+    return {}, drawing(problem.queries), drawing(problem.judged_queries)
 
 
-def _digits(problem: Digits) -> list[Callable[[jax.Array], Task]]:
-    data = tk.data.digits()
-
-    def drawing(classes: list[int], queries: int) -> Callable[[jax.Array], Task]:
-        images = few_shot.by_class(data, classes)
-        return lambda key: few_shot.class_task(key, images, problem.ways, problem.shots, queries)
-
+def _digits(problem: Digits) -> tuple[dict[str, jax.Array], Draw, Draw]:
     held_out = sorted(set(problem.held_out))
-    others = [digit for digit in range(10) if digit not in held_out]
-    return [drawing(others, problem.queries), drawing(held_out, problem.judged_queries)]
+    classes = {
+        "training": [digit for digit in range(10) if digit not in held_out],
+        "held_out": held_out,
+    }
+
+    def drawing(part: str, queries: int) -> Draw:
+        ways, shots = problem.ways, problem.shots
+        return lambda key, data: few_shot.class_task(key, data[part], ways, shots, queries)
+
+    digits = tk.data.digits()
+    return (
+        {part: few_shot.by_class(digits, own) for part, own in classes.items()},
+        drawing("training", problem.queries),
+        drawing("held_out", problem.judged_queries),
+    )
 
 
-def drawn(draw: Callable[[jax.Array], Task], key: jax.Array, count: int) -> Task:
+def drawn(draw: Draw, key: jax.Array, count: int, data: dict[str, jax.Array]) -> Task:
     """`count` tasks, stacked."""
-    return jax.vmap(draw)(jax.random.split(key, count))
+    return jax.vmap(draw, (0, None))(jax.random.split(key, count), data)
 
 
 def known_score(problem: Sinusoid | Digits, tasks: Task) -> float:

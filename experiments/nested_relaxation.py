@@ -93,7 +93,6 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    training, held_out = load(config)
 
     def init(key: jax.Array) -> State:
         _, hidden_key, readout_key = jax.random.split(key, 3)
@@ -104,27 +103,28 @@ def build(config: Config) -> run.Program:
         theta = Theta(weights, jnp.zeros((layers, units)), readout, jnp.zeros(NUM_CLASSES))
         return State(theta, config.optimizer.build().init(theta), jnp.asarray(0))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        state, costs, sweeps = epoch(config, training, state)
+    def step(state: State, data: dict[str, Labelled]) -> tuple[State, dict[str, jax.Array]]:
+        state, costs, sweeps = epoch(config, data["training"], state)
         return state, {
             "cost": jnp.mean(costs),
-            "accuracy": accuracy(config, state.theta, held_out),
+            "accuracy": accuracy(config, state.theta, data["held_out"]),
             "sweeps": jnp.mean(sweeps),
             "longest": jnp.max(sweeps),
         }
 
-    def finish(state: State) -> run.Final:
-        metrics, seconds = race(config, training, init(jax.random.key(config.seed)))
-        metrics["accuracy"] = float(accuracy(config, state.theta, held_out))
+    def finish(state: State, data: dict[str, Labelled]) -> run.Final:
+        metrics, seconds = race(config, data["training"], init(jax.random.key(config.seed)))
+        metrics["accuracy"] = float(accuracy(config, state.theta, data["held_out"]))
         table = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in metrics.items())
         return run.Final({**state.theta._asdict(), **seconds}, metrics, table)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        images, labels = (leaf[: config.batch_size] for leaf in training)
+    def differentiated(state: State, data: dict[str, Labelled]) -> dict[str, run.Loss]:
+        images, labels = (leaf[: config.batch_size] for leaf in data["training"])
         states = rest(config, images)
         cost = run.Loss(lambda output: cost_of(output, config.gain, labels), (states.output,))
         return {"coupling": run.Loss(coupling, (state.theta, images, states)), "cost": cost}
 
+    training, held_out = load(config)
     data = {"training": training, "held_out": held_out}
     return run.Program(init, step, finish, differentiated, data=data)
 
@@ -276,7 +276,7 @@ def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, fl
     metrics, compiled, states = {}, {}, dict.fromkeys(WRITTEN, start)
     for name, written in [*WRITTEN.items()] * 2:  # twice: the first trace pays for what both share
         began = time.perf_counter()
-        compiled[name] = jax.jit(partial(written, config, training)).lower(start).compile()
+        compiled[name] = jax.jit(partial(written, config)).lower(training, start).compile()
         metrics[f"seconds_to_compile_{name}"] = time.perf_counter() - began
     seconds = np.full((config.timed_epochs, len(WRITTEN)), np.inf)
     for number in range(config.timed_epochs):
@@ -285,7 +285,7 @@ def race(config: Config, training: Labelled, start: State) -> tuple[dict[str, fl
             # Each goes first as often as last, so that a slower moment of the machine hits both.
             for column, name in list(enumerate(WRITTEN))[:: 1 if attempt % 2 else -1]:
                 began = time.perf_counter()
-                after[name], *_ = jax.block_until_ready(compiled[name](states[name]))
+                after[name], *_ = jax.block_until_ready(compiled[name](training, states[name]))
                 seconds[number, column] = min(seconds[number, column], time.perf_counter() - began)
         states = after
     pairs = zip(*(state.theta for state in states.values()), strict=True)

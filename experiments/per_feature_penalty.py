@@ -90,23 +90,23 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data, optimizer = load(config), config.optimizer.build()
+    optimizer = config.optimizer.build()
 
-    def outer(u: dict[str, jax.Array], theta: jax.Array) -> jax.Array:
-        return loss(weights_of(u, theta), data.validation)
+    def levels(data: Data) -> tuple[tk.SolutionMap, Any]:
+        outer = lambda u, theta: loss(weights_of(u, theta), data.validation)
+        return training(config, data.train, config.adjoint), outer
 
-    solve = training(config, data.train, config.adjoint)
-    hypergradient = tk.hypergradient(outer, solve)
-
-    def init(_: jax.Array) -> State:
-        u = start(config, data)
+    def init(_: jax.Array, data: dict[str, Data]) -> State:
+        u = start(config, data[config.dataset])
         shape = {"shared": (1, 1), "feature": (len(u["w"]), 1), "weight": u["w"].shape}
         theta = jnp.full(shape[config.penalties], np.log(config.penalty), jnp.float32)
         none, inf = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
         return State(u, theta, optimizer.init(theta), theta, inf, none, none, none)
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        hg = hypergradient(state.u, state.theta)
+    def step(state: State, data: dict[str, Data]) -> tuple[State, dict[str, jax.Array]]:
+        parts = data[config.dataset]
+        solve, outer = levels(parts)
+        hg = tk.hypergradient(outer, solve)(state.u, state.theta)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         theta = optax.projections.projection_box(
             optax.apply_updates(state.theta, updates),
@@ -114,14 +114,14 @@ def build(config: Config) -> run.Program:
             jnp.log(config.highest_penalty),
         )
         weights = weights_of(hg.solution.value, state.theta)
-        stopping = loss(weights, data.stopping)
+        stopping = loss(weights, parts.stopping)
         better = stopping < state.best_loss
         metrics = {
             "validation_loss": hg.value,
-            "training_loss": loss(weights, data.train),
+            "training_loss": loss(weights, parts.train),
             "stopping_loss": stopping,
-            "test_loss": loss(weights, data.test),
-            "test_accuracy": accuracy(weights, data.test),
+            "test_loss": loss(weights, parts.test),
+            "test_accuracy": accuracy(weights, parts.test),
             "gradient_norm": optax.tree.norm(hg.gradient),
             "inner_residual": hg.report.inner_residual,
             "linear_residual": hg.report.linear_residual,
@@ -140,13 +140,13 @@ def build(config: Config) -> run.Program:
         )
         return following, metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, data[config.dataset], state)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
-        return run.losses_of(solve, outer, state.u, state.theta)
+    def differentiated(state: State, data: dict[str, Data]) -> dict[str, run.Loss]:
+        return run.losses_of(*levels(data[config.dataset]), state.u, state.theta)
 
-    return run.Program(init, step, finish, differentiated, data={config.dataset: data})
+    return run.Program(init, step, finish, differentiated, data={config.dataset: load(config)})
 
 
 def load(config: Config) -> Data:

@@ -29,7 +29,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 import toolkit as tk
 from experiments import learners
-from experiments.learners import Contender, State
+from experiments.learners import Contender, Data, State
 from toolkit import run
 from toolkit.credit import PhotonicProjection
 
@@ -50,19 +50,19 @@ class Config(learners.Training):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data = learners.digits(config, standardized=config.pixels == "standardized")
     layers = tk.models.dense_layers((*config.hidden, learners.NUM_CLASSES))
-    network = learners.network(layers, learners.LOSSES["cross_entropy"], data)
+    network = learners.network(layers, learners.LOSSES["cross_entropy"], "images")
     contenders = {
         name: Contender(rule=rule, optimizer=config.optimizer)
         for name, rule in rules(config).items()
     }
     trainers = {name: learners.trainer(network, one) for name, one in contenders.items()}
 
-    def finish(state: State) -> run.Final:
-        return learners.conclude(config, trainers, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return learners.conclude(config, trainers, state, data)
 
-    return learners.program(config, trainers, {"images": data}, finish)
+    images = learners.digits(config, standardized=config.pixels == "standardized")
+    return learners.program(config, trainers, {"images": images}, finish)
 
 
 def rules(config: Config) -> dict[str, Any]:

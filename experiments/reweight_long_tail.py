@@ -115,7 +115,7 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    data, optimizer, adjoint = load(config), config.optimizer.build(), config.adjoint
+    optimizer, adjoint = config.optimizer.build(), config.adjoint
 
     def levels(of: Data) -> tuple[Any, tk.SolutionMap]:
         outer = lambda y, _: jnp.mean(losses(y, of.validation))
@@ -124,25 +124,26 @@ def build(config: Config) -> run.Program:
     def hypergradient(y: dict[str, jax.Array], theta: jax.Array, of: Data) -> tk.Hypergradient:
         return tk.hypergradient(*levels(of))(y, theta)
 
-    def init(_: jax.Array) -> State:
+    def init(_: jax.Array, data: dict[str, Data]) -> State:
         size = {
             "class": NUM_CLASSES,
-            "example": data.train.labels.shape[1],
+            "example": data["digits"].train.labels.shape[1],
             "loss": 2 * len(TURNS),
         }[config.weights]
         theta = jnp.zeros((config.draws, size))
         y = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.draws), start())
         return State(y, theta, optimizer.init(theta), jnp.asarray(0, jnp.int32))
 
-    def step(state: State) -> tuple[State, dict[str, jax.Array]]:
-        hg = jax.vmap(hypergradient)(state.y, state.theta, data)
+    def step(state: State, data: dict[str, Data]) -> tuple[State, dict[str, jax.Array]]:
+        digits = data["digits"]
+        hg = jax.vmap(hypergradient)(state.y, state.theta, digits)
         updates, optimizer_state = optimizer.update(hg.gradient, state.optimizer, state.theta)
         y = hg.solution.value
-        found = jax.vmap(recalls_by_frequency)(y, data)
+        found = jax.vmap(recalls_by_frequency)(y, digits)
         issues = jnp.bitwise_or.reduce(hg.report.status)
         metrics = {
             "validation_loss": jnp.mean(hg.value),
-            "test_loss": jnp.mean(jax.vmap(losses)(y, data.test)),
+            "test_loss": jnp.mean(jax.vmap(losses)(y, digits.test)),
             "test_accuracy": jnp.mean(found),
             "test_accuracy_head": jnp.mean(found[:, :END]),
             "test_accuracy_tail": jnp.mean(found[:, -END:]),
@@ -155,15 +156,15 @@ def build(config: Config) -> run.Program:
         theta = optax.apply_updates(state.theta, updates)
         return State(y, theta, optimizer_state, state.issues | issues), metrics
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, data, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, data["digits"], state)
 
-    def differentiated(state: State) -> dict[str, run.Loss]:
+    def differentiated(state: State, data: dict[str, Data]) -> dict[str, run.Loss]:
         first = lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked)
-        outer, solve = levels(first(data))
+        outer, solve = levels(first(data["digits"]))
         return run.losses_of(solve, outer, *jax.eval_shape(first, (state.y, state.theta)))
 
-    return run.Program(init, step, finish, differentiated, data={"digits": data})
+    return run.Program(init, step, finish, differentiated, data={"digits": load(config)})
 
 
 def load(config: Config) -> Data:

@@ -44,31 +44,36 @@ class Config(learners.Training):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    kinds = sorted({one.pixels for one in config.rules.values()})
-    data = {kind: learners.digits(config, standardized=kind == "standardized") for kind in kinds}
     trainers, networks = {}, {}
     for name, one in config.rules.items():
         shape = (one.hidden, one.activation, one.loss, one.pixels)
-        own = networks.setdefault(shape, network(one, data[one.pixels]))
+        own = networks.setdefault(shape, network(one))
         trainers[name] = learners.trainer(own, one)
 
-    def finish(state: State) -> run.Final:
-        return conclude(config, trainers, state)
+    def finish(state: State, data: dict[str, Data]) -> run.Final:
+        return conclude(config, trainers, state, data)
 
+    kinds = sorted({one.pixels for one in config.rules.values()})
+    data = {kind: learners.digits(config, standardized=kind == "standardized") for kind in kinds}
     return learners.program(config, trainers, data, finish)
 
 
-def network(contender: Contender, data: Data) -> Network:
+def network(contender: Contender) -> Network:
     """The network that a contender asks for."""
     units = (*contender.hidden, learners.NUM_CLASSES)
     layers = tk.models.dense_layers(units, learners.ACTIVATIONS[contender.activation])
-    return learners.network(layers, learners.LOSSES[contender.loss], data)
+    return learners.network(layers, learners.LOSSES[contender.loss], contender.pixels)
 
 
-def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.Final:
+def conclude(
+    config: Config, trainers: dict[str, Trainer], state: State, data: dict[str, Data]
+) -> run.Final:
     """Accuracy of every rule, its alignment at the end, and what a gradient costs over backprop's."""
-    rows = learners.measured(config, trainers, state)
-    costs = {name: cost(config, one, state.learners[name]) for name, one in trainers.items()}
+    rows = learners.measured(config, trainers, state, data)
+    costs = {
+        name: cost(config, one, state.learners[name], data[one.network.data])
+        for name, one in trainers.items()
+    }
 
     def line(name: str) -> str:
         time, size = (costs[name][column] for column in ("seconds_ratio", "temp_bytes_ratio"))
@@ -85,10 +90,10 @@ def conclude(config: Config, trainers: dict[str, Trainer], state: State) -> run.
     return run.Final({"accuracy": accuracy, "seconds_ratio": seconds}, metrics, table)
 
 
-def cost(config: Config, one: Trainer, learner: Any) -> dict[str, Any]:
+def cost(config: Config, one: Trainer, learner: Any, data: Data) -> dict[str, Any]:
     """What a gradient of one batch costs over backprop's, and its status."""
     params = jax.tree.map(lambda leaf: leaf[0], learner.params)
-    batch, key = learners.fixed_batch(config, one), jax.random.key(config.seed)
+    batch, key = learners.first(data, config.batch_size), jax.random.key(config.seed)
     model, loss, _ = one.network
     compared = tk.credit.compare(model, loss, params, batch, {"rule": one.rule}, key)
     return compared.to_rows()[0]

@@ -15,6 +15,7 @@ import pytest
 
 import toolkit as tk
 from experiments import architecture_search_cells as cells
+from tests.experiments.fed import fed
 from tests.traces import counted
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
@@ -176,7 +177,7 @@ def test_a_search_descends_and_knows_its_angles() -> None:
         # Compiled in a third of the time that LBFGS takes.
         descent = "solver={kind: gradient_descent, step_size: 0.1, num_steps: 300, momentum: 0.9}"
         module, settings = _loaded("rules=[exact, first_order]", "updates=3", descent)
-        program = module.build(settings)
+        program = fed(module.build(settings))
         counting, traces = counted(program.step)
         step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from tests.experiments.fed import fed
 from toolkit import kinds
 from toolkit.run.experiment import experiments, load
 
@@ -45,7 +46,7 @@ def test_every_rule_is_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_rule_keeps_its_line_and_its_reason(loaded: tuple[Any, Any]) -> None:
     module, settings = loaded
     with jax.enable_x64(False):
-        final = module.build(settings).finish(None)
+        final = fed(module.build(settings)).finish(None)
     assert final.metrics["relative_error/unroll"] == 0
     assert final.metrics["relative_error/stopped"] == 1
     assert "relative_error/forward" not in final.metrics

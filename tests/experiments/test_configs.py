@@ -10,7 +10,10 @@ import jax
 import pytest
 import yaml
 
+from tests import held_arrays
+from toolkit.run.drive.prepare import build
 from toolkit.run.experiment import experiments, load, plain_yaml, sources
+from toolkit.run.program.data import driven
 from toolkit.run.program.losses import dead_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -86,9 +89,33 @@ def test_every_input_of_a_configs_losses_can_learn(
     module = experiments.load(loaded.experiment)
     settings = load.validate(experiments.config_class(module), loaded.resolved, {(): str(path)})
     with jax.enable_x64(False):  # as the runner has it
-        program = module.build(settings)
-        template = jax.eval_shape(program.init, jax.random.key(settings.seed))
+        program = driven(module.build(settings), loaded.experiment)
+        template = jax.eval_shape(program.init, jax.random.key(settings.seed), program.data)
         traced = SimpleNamespace(program=program, template=template)
         found = dead_inputs(traced, loaded.experiment)
     assert found, "no losses declared"
     assert {name: [str(one) for one in dead] for name, dead in found.items() if dead} == {}
+
+
+FEWER = {"depth_without_backprop": ["depths=[2]"]}  # depth makes no other kind of program
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_s_program_holds_its_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`init` and `step` are handed their arrays; what they hold is 1,024 bytes at most."""
+    monkeypatch.chdir(ROOT)
+    with jax.enable_x64(False):
+        _, program = build(load.load(path.relative_to(ROOT), FEWER.get(path.stem, [])))
+        key, data = jax.random.key(0), program.data
+        init, template = jax.make_jaxpr(program.init, return_shape=True)(key, data)
+        step = jax.make_jaxpr(program.step)(template, data)
+        assert held_arrays.largest(init) <= held_arrays.LARGEST
+        assert held_arrays.largest(step) <= held_arrays.LARGEST
+        if path.stem in ("analog_network", "tiny"):
+            lower = lambda fn, *given: jax.jit(fn).lower(*given).as_text()
+            closed = lambda state: program.step(state, data)
+            assert held_arrays.largest_constant(lower(program.init, key, data)) <= 1024
+            assert held_arrays.largest_constant(lower(program.step, template, data)) <= 1024
+            # Both ways of looking find what is there.
+            assert held_arrays.largest_constant(lower(closed, template)) > 1e5
+            assert held_arrays.largest(jax.make_jaxpr(closed)(template)) > 1e5

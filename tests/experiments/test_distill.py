@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.experiments.fed import fed
 from toolkit.data import Labelled
 from toolkit.run.experiment import experiments, load
 
@@ -38,7 +39,7 @@ def test_images_descend_the_loss_on_real_digits(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(ROOT)
     with jax.enable_x64(False):
         module, settings = _loaded("optimizer.learning_rate=0.1")
-        program = module.build(settings)
+        program = fed(module.build(settings))
         step, state = jax.jit(program.step), program.init(jax.random.key(0))
         rows = []
         for _ in range(20):
@@ -56,7 +57,7 @@ def test_exact_reversal_gives_the_gradient_of_unrolling(monkeypatch: pytest.Monk
     with jax.enable_x64(False):
         for kind in ("unroll", "reversible"):
             module, settings = _loaded(f"adjoint.kind={kind}")
-            program = module.build(settings)
+            program = fed(module.build(settings))
             _, metrics = jax.jit(program.step)(program.init(jax.random.key(0)))
             norms[kind] = float(metrics["gradient_norm"])
             assert int(metrics["issues"]) == 0
@@ -72,7 +73,7 @@ def test_starts_are_drawn_anew_or_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             module, settings = _loaded(
                 f"new_starts={word}", "adjoint.kind=stopped", "solver.num_steps=1"
             )
-            program = module.build(settings)
+            program = fed(module.build(settings))
             state, step = program.init(jax.random.key(0)), jax.jit(program.step)
             first = step(state)[1]["outer_loss"]
             second = step(state._replace(step=state.step + 1))[1]["outer_loss"]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.experiments.fed import fed
 from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def test_one_word_changes_the_derivative_and_not_the_value(monkeypatch: pytest.M
             loaded = load.load(Path("configs/tiny.yaml"), words)
             module = experiments.load(loaded.experiment)
             settings = load.validate(module.Config, loaded.resolved, {})
-            program = module.build(settings)
+            program = fed(module.build(settings))
             state = jax.jit(program.init)(jax.random.key(0))
             _, metrics = jax.jit(program.step)(state)
             values[kind] = np.asarray(metrics["outer_loss"]).tobytes()

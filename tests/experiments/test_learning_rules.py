@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments import learners
+from tests.experiments.fed import fed
 from toolkit import kinds
 from toolkit.data import Labelled
 from toolkit.run.experiment import experiments, load
@@ -29,7 +30,7 @@ def _run(name: str, rules: tuple[str, ...], epochs: int, *words: str) -> Any:
         few = {rule: settings.rules[rule] for rule in rules}
         settings = settings.model_copy(update={"rules": few})
     with jax.enable_x64(False):
-        program = module.build(settings)
+        program = fed(module.build(settings))
         step, state, rows = jax.jit(program.step), program.init(jax.random.key(0)), []
         for k in range(epochs):
             state, metrics = step(state)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 import toolkit as tk
 from experiments import maml_tasks
+from tests.experiments.fed import fed
 from tests.traces import counted
 from toolkit.problems import few_shot
 from toolkit.run.experiment import experiments, load
@@ -201,7 +202,7 @@ def test_methods_learn_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
             "optimizer.learning_rate=0.01",
             "judged_tasks=50",
         )
-        program = module.build(settings)
+        program = fed(module.build(settings))
         counting, traces = counted(program.step)
         step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []

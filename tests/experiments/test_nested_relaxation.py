@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.experiments.fed import fed
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
 
@@ -33,7 +34,7 @@ def _network(*words: str) -> tuple[Any, Any, Any, Any, Any]:
     """(module, config, weights, images `[5, 64]`, labels), in float64."""
     module, settings = _loaded(*words)
     widen = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
-    theta = widen(module.build(settings).init(jax.random.key(0)).theta)
+    theta = widen(fed(module.build(settings)).init(jax.random.key(0)).theta)
     biases = 0.3 * jax.random.normal(jax.random.key(1), theta.biases.shape)
     training, _ = module.load(settings)
     return (
@@ -114,9 +115,9 @@ def test_plain_loops_train_to_the_bits_of_the_twin(
     with jax.enable_x64(False):
         module, settings = _loaded(f"layers={layers}")
         training, _ = module.load(settings)
-        state = module.build(settings).init(jax.random.key(0))
+        state = fed(module.build(settings)).init(jax.random.key(0))
         trained = [
-            jax.jit(partial(written, settings, training))(state)
+            jax.jit(partial(written, settings))(training, state)
             for written in module.WRITTEN.values()
         ]
     jax.tree.map(np.testing.assert_array_equal, *trained)

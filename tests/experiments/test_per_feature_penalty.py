@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
+from tests.experiments.fed import fed
 from tests.traces import counted
 from toolkit.run.experiment import experiments, load
 
@@ -39,7 +40,7 @@ def test_penalties_descend_the_validation_loss(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(ROOT)
     with jax.enable_x64(False):
         module, settings = _loaded()
-        program = module.build(settings)
+        program = fed(module.build(settings))
         counting, traces = counted(program.step)
         step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []

@@ -15,6 +15,7 @@ import pytest
 
 import toolkit as tk
 from experiments import reweight_long_tail_digits as digits
+from tests.experiments.fed import fed
 from tests.traces import counted
 from toolkit.run.experiment import experiments, load
 from toolkit.run.experiment.errors import RunError
@@ -127,7 +128,7 @@ def test_hypergradient_is_that_of_differences(kind: str) -> None:
 def test_weights_descend_the_validation_loss(kind: str) -> None:
     with jax.enable_x64(False):
         module, settings = _loaded(f"weights={kind}", "head_size=60", "imbalance=30")
-        program = module.build(settings)
+        program = fed(module.build(settings))
         counting, traces = counted(program.step)
         step, state = jax.jit(counting), program.init(jax.random.key(0))
         rows = []

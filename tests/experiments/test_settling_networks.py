@@ -13,6 +13,7 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
+from tests.experiments.fed import fed
 from toolkit.run.experiment import experiments, load
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def _epochs(name: str, count: int, *words: str) -> Any:
     loaded = load.load(Path(f"configs/{name}.yaml"), list(words))
     module = experiments.load(loaded.experiment)
     settings = load.validate(module.Config, loaded.resolved, {})
-    program = module.build(settings)
+    program = fed(module.build(settings))
     step, state, rows = jax.jit(program.step), program.init(jax.random.key(0)), []
     for k in range(count):
         state, metrics = step(state)

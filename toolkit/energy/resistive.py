@@ -34,6 +34,7 @@ def resistive(
     outputs: Sequence[int],
     realised: Callable[[Array], Array] | None = None,
     measured: Callable[[Array], Array] | None = None,
+    wires: Array | None = None,
 ) -> EnergyModel:
     """A network of resistors, its state the voltages of the free nodes, solved exactly.
 
@@ -49,11 +50,14 @@ def resistive(
         pass through it by its own derivative.
       measured: `voltages at the outputs [B, outputs] -> what is read there`; None: the same. For both see
         `tk.energy.ResistiveDevice`.
+      wires: the edges once more, `[E, 2]`: an argument of the compiled program, which without them holds
+        the edges as constants. Give them for networks of many resistors.
 
     Raises:
       ValueError: edges are no pairs of distinct nodes; an input or output names no node, twice the same,
         or one that is both; a free node that no path joins to an input, whose voltage nothing decides; x,
-        conductances, or what `realised` or `measured` returns, of another shape.
+        conductances, `wires`, or what `realised` or `measured` returns, of another shape; `wires` that are
+        not the edges.
 
     Cost: a sweep factorises a matrix of the free nodes, once for all examples.
 
@@ -64,6 +68,9 @@ def resistive(
     held, read = _checked_nodes(pairs, count, inputs, outputs)
     _require_functions(realised=realised, measured=measured)
     free = np.setdiff1d(np.arange(count), held)
+    ends = pairs if wires is None else _of_shape("wires", wires, pairs.shape)
+    if not isinstance(ends, jax.core.Tracer) and np.any(np.asarray(ends) != pairs):
+        raise ValueError("`wires` must be the edges themselves, in the same order: got other ones.")
 
     def init(key: Array, x: Array) -> Tree:
         dtype = jnp.result_type(x, float)
@@ -81,7 +88,7 @@ def resistive(
 
     def energy(params: Tree, x: Array, state: Array) -> Array:
         V = voltages(x, state)
-        drops = V[:, pairs[:, 0]] - V[:, pairs[:, 1]]
+        drops = V[:, ends[:, 0]] - V[:, ends[:, 1]]
         return drops**2 @ conductances(params) / 2
 
     def output(params: Tree, x: Array, state: Array) -> Array:
@@ -92,7 +99,7 @@ def resistive(
         """`[B, N]` voltages with the nodes `fixed` held `at` theirs, and a `current` into every node."""
         unknown = np.setdiff1d(np.arange(count), fixed)
         # LAPACK factorises in float32 at least.
-        G = _laplacian(tree.widened(conductances(params)), pairs, count)
+        G = _laplacian(tree.widened(conductances(params)), ends, count)
         pushed = current[:, unknown] - at @ G[np.ix_(unknown, fixed)].T
         # Positive definite: each free node is joined to a held one by a path of positive conductances.
         factor = jax.scipy.linalg.cho_factor(G[np.ix_(unknown, unknown)])
@@ -119,9 +126,9 @@ def resistive(
     return EnergyModel(init, rest, energy, output, update)
 
 
-def _laplacian(conductance: Array, pairs: np.ndarray, count: int) -> Array:
-    """`G`, `[N, N]`: `G V` are the currents that leave the nodes through the edges."""
-    i, j = pairs.T
+def _laplacian(conductance: Array, ends: Any, count: int) -> Array:
+    """`G`, `[N, N]`: `G V` are the currents that leave the nodes through the edges with these ends."""
+    i, j = ends.T
     G = jnp.zeros((count, count), conductance.dtype)
     G = G.at[i, j].add(-conductance).at[j, i].add(-conductance)
     return G.at[i, i].add(conductance).at[j, j].add(conductance)

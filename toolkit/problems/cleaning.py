@@ -57,7 +57,12 @@ def cleaning(
     labels = jnp.where(flipped, drawn, train.labels)
     data = Indexed(jnp.asarray(train.images), labels, jnp.arange(count))
 
-    def measure(y: Array, x: Array) -> dict[str, Array]:
+    known = data, validation, test
+
+    def measure(
+        y: Array, x: Array, known: tuple[Indexed, Labelled, Labelled] = known
+    ) -> dict[str, Array]:
+        data, validation, test = known
         # F is a function of x alone, so y is only where the solve for y*(x) starts.
         solve = argmin(lambda y, x: inner(y, x, data), LBFGS(1000, 1e-5))
         return {
@@ -67,7 +72,7 @@ def cleaning(
         }
 
     y0, x0 = jnp.zeros((features, num_classes)), jnp.full(count, -2.0)
-    return Instance(inner, outer, data, validation, y0, x0, measure)
+    return Instance(inner, outer, data, validation, y0, x0, measure, known)
 
 
 def inner(y: Array, x: Array, batch: Indexed) -> Array:

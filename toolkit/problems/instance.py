@@ -26,7 +26,8 @@ class Instance:
     outer_data: Tree
     y0: Tree
     theta0: Tree
-    measure: Callable[[Tree, Tree], dict[str, Array]]  # (y, theta) -> arrays []
+    measure: Callable[..., dict[str, Array]]  # (y, theta, known=known) -> arrays []
+    known: Tree  # what `measure` looks into; give it where it shall be an argument of a compiled program
 
     @property
     def losses_and_data(self) -> tuple[BatchLoss, BatchLoss, Tree, Tree]:

@@ -116,13 +116,15 @@ def solve(g: Quadratic, f: Quadratic) -> KnownSolution:
 
 
 def _instance(g: Terms, f: Terms, mean_g: Quadratic, mean_f: Quadratic) -> Instance:
-    response, constant = (jnp.asarray(part) for part in _response(mean_g))
-    hessian, best = jnp.asarray(_outer_hessian(mean_g, mean_f)), solve(mean_g, mean_f)
+    response, constant = _response(mean_g)
+    parts = response, constant, _outer_hessian(mean_g, mean_f), solve(mean_g, mean_f).x
+    known = tuple(jnp.asarray(part) for part in parts)
 
-    def measure(y: Array, x: Array) -> dict[str, Array]:
+    def measure(y: Array, x: Array, known: tuple[Array, ...] = known) -> dict[str, Array]:
+        response, constant, hessian, best = known
         # F(x) - min F = (x - x*)' Hess F (x - x*) / 2. The difference of the two values would lose all its
         # digits near the minimum, where they agree.
-        gap = x - best.x
+        gap = x - best
         slope = hessian @ gap
         return {
             "suboptimality": gap @ slope / 2,
@@ -131,7 +133,7 @@ def _instance(g: Terms, f: Terms, mean_g: Quadratic, mean_f: Quadratic) -> Insta
         }
 
     y0, x0 = jnp.zeros(g.h.shape[1]), jnp.full(g.k.shape[1], -2.0)
-    return Instance(loss, loss, g, f, y0, x0, measure)
+    return Instance(loss, loss, g, f, y0, x0, measure, known)
 
 
 def _draw(

@@ -54,9 +54,8 @@ def logistic(key: Array, train: Labelled, validation: Labelled) -> Instance:
     y0 = jax.random.normal(y_key, (features,))
     # A uniform number can be 0, whose logarithm is -inf.
     x0 = jnp.log(jax.random.uniform(x_key, (features,), minval=1e-6))
-    return Instance(
-        inner, outer, train, validation, y0, x0, _exact(inner, outer, train, validation)
-    )
+    known = train, validation
+    return Instance(inner, outer, *known, y0, x0, _exact(inner, outer, known), known)
 
 
 def softmax(train: Labelled, validation: Labelled, num_classes: int) -> Instance:
@@ -79,21 +78,18 @@ def softmax(train: Labelled, validation: Labelled, num_classes: int) -> Instance
         return outer(y, x, batch) + jnp.exp(x) @ jnp.sum(y**2, 0) / 2
 
     y0, x0 = jnp.zeros((train.images.shape[1], num_classes)), jnp.full(num_classes, -2.0)
-    return Instance(
-        inner, outer, train, validation, y0, x0, _exact(inner, outer, train, validation)
-    )
+    known = train, validation
+    return Instance(inner, outer, *known, y0, x0, _exact(inner, outer, known), known)
 
 
 def _exact(
-    inner: Callable[..., Array],
-    outer: Callable[..., Array],
-    train: Labelled,
-    validation: Labelled,
-) -> Callable[[Array, Array], dict[str, Array]]:
+    inner: Callable[..., Array], outer: Callable[..., Array], known: tuple[Labelled, Labelled]
+) -> Callable[..., dict[str, Array]]:
     """The measures, from a solve whose tolerance lies below the differences that are compared."""
 
     @jax.jit
-    def measure(y: Array, x: Array) -> dict[str, Array]:
+    def exact(y: Array, x: Array, known: tuple[Labelled, Labelled]) -> dict[str, Array]:
+        train, validation = known
         solver = LBFGS(5000, 1e-9 if y.dtype == jnp.float64 else 1e-5)
         solve = argmin(lambda y, x: inner(y, x, train), solver)
         hg = hypergradient(lambda y, x: outer(y, x, validation), solve)(y, x)
@@ -103,4 +99,4 @@ def _exact(
             "inner_distance": jnp.sum((y - hg.solution.value) ** 2),
         }
 
-    return measure
+    return lambda y, x, known=known: exact(y, x, known)

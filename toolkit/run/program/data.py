@@ -45,7 +45,7 @@ def driven(program: Any, source: Path) -> DrivenProgram:
         raise fail(
             Exit.CONFIG, source, "build: wrong type", type(program).__name__, "toolkit.run.Program"
         )
-    data = program.data
+    data, given = program.data, program.data is not Program._field_defaults["data"]
     if not isinstance(data, Mapping):
         expected = "a dict of trees of arrays by name"
         raise fail(Exit.CONFIG, source, "data: wrong type", type(data).__name__, expected)
@@ -57,7 +57,7 @@ def driven(program: Any, source: Path) -> DrivenProgram:
         "losses": state,
     }
     takes = {
-        name: _takes_data(name, getattr(program, name), before, bool(data), source)
+        name: _takes_data(name, getattr(program, name), before, given, source)
         for name, before in others.items()
     }
     functions: dict[str, Any] = {
