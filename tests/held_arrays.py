@@ -44,7 +44,11 @@ def largest_constant(text: str) -> int:
 def _bytes(kind: str) -> int:
     shape, dtype = re.fullmatch(r"((?:\d+x)*)(.*)", kind).groups()  # type: ignore[union-attr]
     bits = re.sub(r"\D", "", dtype) or "8"
-    return prod(map(int, shape.split("x")[:-1])) * max(int(bits) // 8, 1) * (2 if "complex" in dtype else 1)
+    return (
+        prod(map(int, shape.split("x")[:-1]))
+        * max(int(bits) // 8, 1)
+        * (2 if "complex" in dtype else 1)
+    )
 
 
 def _array(value: Any) -> np.ndarray:

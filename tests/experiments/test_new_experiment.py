@@ -49,27 +49,25 @@ class State(NamedTuple):
 
 def build(config: Config) -> run.Program:
     """The functions that the runner drives."""
-    key = jax.random.key(config.seed)
-    train, held_out = tk.data.split(key, tk.data.digits(), config.train_size)
     network = tk.models.mlp((64, config.hidden, 10), jnp.tanh)
 
     def loss(y, data):
         logits = network.apply(y, data.images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels))
 
-    def inner(y, theta):
-        return loss(y, train) + jnp.exp(theta) / 2 * optax.tree.norm(y, squared=True)
+    def levels(data):
+        def inner(y, theta):
+            return loss(y, data["train"]) + jnp.exp(theta) / 2 * optax.tree.norm(y, squared=True)
 
-    def outer(y, theta):
-        return loss(y, held_out)
-
-    solve = tk.argmin(inner, tk.solver.GradientDescent(0.1, 20), adjoint=tk.adjoint.Unroll())
+        descent = tk.solver.GradientDescent(0.1, 20)
+        solve = tk.argmin(inner, descent, adjoint=tk.adjoint.Unroll())
+        return lambda y, theta: loss(y, data["held_out"]), solve
 
     def init(key):
         return State(network.init(key), jnp.asarray(-2.0))
 
-    def step(state):
-        hg = tk.hypergradient(outer, solve)(state.y, state.theta)
+    def step(state, data):
+        hg = tk.hypergradient(*levels(data))(state.y, state.theta)
         theta = state.theta - config.rate * hg.gradient
         return State(hg.solution.value, theta), {"held_out_loss": hg.value}
 
@@ -77,7 +75,9 @@ def build(config: Config) -> run.Program:
         ratio = float(jnp.exp(state.theta + 2))
         return run.Final({"theta": state.theta}, {"penalty_ratio": ratio})
 
-    return run.Program(init, step, finish, data={"train": train})
+    key = jax.random.key(config.seed)
+    train, held_out = tk.data.split(key, tk.data.digits(), config.train_size)
+    return run.Program(init, step, finish, data={"train": train, "held_out": held_out})
 
 
 def figures(config, params, metrics, rows):

@@ -63,6 +63,11 @@ class Program(NamedTuple):
     """The functions that the runner drives: `init`, then `step` as often as the config says, then `finish`.
 
     `init` and `step` are compiled apart, never fused: a fused program rounds differently from a resumed one.
+
+    A function with a parameter `data` is called with `data=`, the arrays of `data` by name where the run has
+    placed them: `init(key, data)`, `step(state, data)`, `finish(state, data)`, `losses(state, data)`. In what
+    is compiled they are arguments. Arrays that a function closes over are constants there: they are compiled
+    with it, and each of several devices holds all of them.
     """
 
     init: Callable[[Array], State]  # key -> state
@@ -77,8 +82,8 @@ class Program(NamedTuple):
     # in each row. Without a budget a run stays reproducible. With one it is not: its fractions depend on how
     # fast the machine was.
     takes_fraction: bool = False
-    # Trees of arrays by name: the data it learns from. Their shapes and hashes stand in run.json, and a run
-    # is resumed only if they are the same.
+    # Trees of arrays by name: the data it learns from, handed to the functions that take `data`. Their shapes
+    # and hashes stand in run.json, and a run is resumed only if they are the same.
     data: Mapping[str, Any] = MappingProxyType({})
 
 
