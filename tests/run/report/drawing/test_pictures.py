@@ -69,6 +69,13 @@ def test_reference_lines_are_told_apart() -> None:
     assert styles == ["-", "--", "-.", ":", "-."]
 
 
+def test_steps_are_whole_numbers() -> None:
+    rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    (figure,) = plots.curves({"run": rows})
+    (axes,) = _canvas(figure).axes
+    assert all(float(text.get_text()).is_integer() for text in axes.get_xticklabels())
+
+
 def test_over_seeds_a_band_lies_around_the_mean() -> None:
     curve = P.over_seeds(STEPS, SEEDS, color="C2")
     (axes,) = _canvas(P.curves("T", "", {"loss": curve})).axes
