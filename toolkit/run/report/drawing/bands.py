@@ -109,7 +109,7 @@ def _drawing(name: str, groups: Sequence[Group]) -> Callable[[Canvas], None]:
         if seen and min(seen) > 0 and max(seen) > 50 * min(seen):
             axes.set_yscale("log")
         axes.set_xlabel("step")
-        axes.xaxis.get_major_locator().set_params(integer=True)  # a short run has no step 1.2
+        axes.locator_params(axis="x", integer=True)  # a short run has no step 1.2
         axes.margins(x=0.02)
 
     return draw

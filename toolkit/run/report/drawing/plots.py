@@ -99,7 +99,7 @@ def _curve(name: str, runs: Mapping[str, Rows]) -> Callable[[Canvas], None]:
         if seen and min(seen) > 0 and max(seen) > 50 * min(seen):
             axes.set_yscale("log")
         axes.set_xlabel("step")
-        axes.xaxis.get_major_locator().set_params(integer=True)  # a short run has no step 1.2
+        axes.locator_params(axis="x", integer=True)  # a short run has no step 1.2
         axes.margins(x=0.02)
         if len(runs) > 1:
             axes.legend()
