@@ -81,10 +81,9 @@ def placed(data: Any, where: Any = None) -> Any:
 
     Raises: ValueError: a number does not fit into the type that JAX gives it.
     """
-    arrays = jax.device_put(data, where)
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
         _require_fits(jax.tree_util.keystr(path), leaf)
-    return arrays
+    return jax.device_put(data, where)
 
 
 def _takes_data(
