@@ -58,3 +58,40 @@ def test_seeds_and_data_spread_over_devices() -> None:
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "done", done.stderr
+
+
+# Of data that the problem holds each device has all; of given ones its share, and the devices add up.
+GIVEN = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import toolkit as tk
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+x = np.random.default_rng(0).normal(size=(4096, 8)).astype("float32")
+spread = jax.device_put(x, NamedSharding(mesh, P("d")))
+inner = lambda y, t, batch: jnp.mean((batch @ y - 1) ** 2) + jnp.exp(t) * jnp.sum(y**2)
+outer = lambda y, t, batch: jnp.mean((batch @ y - 1) ** 2)
+start = jax.random.key(0), jnp.zeros(8), jnp.zeros(())
+
+def after(problem, *data):
+    init, step = tk.bilevel.SOBA(0.1, 0.1)(problem)
+    state = jax.jit(init)(*start, *data)
+    state, _ = tk.bilevel.iterate(step, state, 3, data=data[0] if data else None)
+    return state.theta, jax.jit(step).lower(state, *data).compile().as_text()
+
+expected, _ = after(tk.bilevel.Problem(inner, outer, x, x))
+_, held = after(tk.bilevel.Problem(inner, outer, spread, spread))
+theta, text = after(tk.bilevel.Problem(inner, outer), (spread, spread))
+np.testing.assert_allclose(theta, expected, rtol=1e-4)
+assert "f32[4096,8]" in held and "all-reduce(" not in held
+assert "f32[2048,8]" in text and "f32[4096,8]" not in text and "all-reduce(" in text
+print("done")
+"""
+
+
+def test_given_data_are_shared_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "done", done.stderr

@@ -1,8 +1,13 @@
 """The data of a program: handed to the functions that take them, as arguments of what is compiled."""
 
+import dataclasses
 import functools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +15,12 @@ import numpy as np
 import pytest
 
 from tests import held_arrays
-from tests.run.conftest import outcome, rows
+from tests.run.conftest import ROOT, outcome, rows
 from tests.run.drive.test_runs import Killed, killed_at
 from tests.run.small_experiments import lay_out
 from toolkit.run.experiment.errors import RunError
 from toolkit.run.experiment.interface import Final, Program
-from toolkit.run.program import compiled, seeds, seeds_on_cores
+from toolkit.run.program import budget, compiled, seeds, seeds_on_cores
 from toolkit.run.program.data import driven
 from toolkit.run.store import metrics
 
@@ -225,6 +230,53 @@ def test_seeds_with_data_of_other_shapes_are_refused():
         seeds.together(build, Settings())
 
 
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tests.run.program.test_data import SOURCE, Settings, made, own
+from toolkit.run.experiment.interface import Program
+from toolkit.run.program import compiled, seeds, seeds_on_cores
+from toolkit.run.program.data import driven
+
+# Seeds over two devices: what they have in common is whole on each, their own data lie with their seed.
+for count in (2, 3):
+    Settings.seeds = count
+    program = seeds.together(lambda c: driven(own(seed=c.seed), SOURCE), Settings())
+    shapes = {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(program.data)}
+    assert shapes == {(500, 3), (1, 500) if count == 2 else (3, 500)}, shapes
+    together = seeds_on_cores.compile_program(compiled.trace(program, 3, SOURCE), SOURCE)
+    states = together.advance(together.init(), np.int32(1), np.int32(2)).state
+    for i in range(count):
+        alone = driven(own(seed=3 + i), SOURCE)
+        state = alone.init(jax.random.key(3 + i), alone.data)
+        for _ in range(2):
+            state, _ = alone.step(state, alone.data)
+        np.testing.assert_allclose(states[i], state, rtol=1e-5)
+
+# Data that the experiment has spread: the step adds up over the devices, wherever `init` has its numbers from.
+mesh = jax.make_mesh((2,), ("d",), (AxisType.Auto,))
+x = np.random.default_rng(0).normal(size=(4096, 64)).astype("float32")
+spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+step = lambda w, data: (w - data["x"].T @ (data["x"] @ w) / 4096, {"norm": jnp.linalg.norm(w)})
+for init in (lambda key: jnp.ones(64), lambda key, data: jnp.ones(64) + 0 * data["x"][0]):
+    program = made(Program(init, step, None, data={"x": spread}))
+    text = program.advance.func.as_text()
+    assert "f32[2048,64]" in text and "f32[4096,64]" not in text and "all-reduce(" in text
+    plain = made(Program(init, step, None, data={"x": x}))
+    found, expected = (p.advance(p.init(), np.int32(1), np.int32(3)) for p in (program, plain))
+    np.testing.assert_allclose(found.state, expected.state, rtol=1e-4, atol=1e-6)
+print("same")
+"""
+
+
+def test_data_over_two_devices():
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags["PYTHONPATH"] = str(ROOT)
+    words = [sys.executable, "-c", DEVICES]
+    done = subprocess.run(words, env=flags, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "same\n", done.stderr
+
+
 # -------------------------------------------------------------------- what is compiled
 
 
@@ -338,6 +390,114 @@ class Called:
 def test_functions_of_every_kind_are_asked(step):
     one = driven(Program(lambda key: 0, step, None, data={"x": np.ones(3)}), SOURCE)
     assert one.step(1, one.data)[1]["x"] == 3
+
+
+# ------------------------------------------------------------------------------ batches
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class InOrder:
+    """Successive rows."""
+
+    rows: Any
+
+    def batch(self, step):
+        return jax.lax.dynamic_slice_in_dim(self.rows, step * 4 % len(self.rows), 4)
+
+
+class OnHost:
+    def batch(self, step):
+        return np.ones(4)
+
+
+BATCHED = '''"""Descent on rows that come in order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toolkit import run
+
+
+class Config(run.Settings):
+    pass
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class InOrder:
+    rows: Any
+
+    def batch(self, step):
+        return jax.lax.dynamic_slice_in_dim(self.rows, step * 4 % len(self.rows), 4)
+
+
+def build(config):
+    def step(state, batch, data):
+        state = state - data["rate"] * (state - batch.mean())
+        return state, {"loss": jnp.mean((batch - state) ** 2)}
+
+    rows = jax.random.normal(jax.random.key(config.seed), (100,))
+    finish = lambda state: run.Final({"w": state}, {"w": state})
+    return run.Program(lambda key: jax.random.normal(key), step, finish, data={"rate": 0.1}, batches=InOrder(rows))
+'''
+
+
+def test_batches_are_arguments_and_follow_the_steps():
+    x = np.arange(400.0, dtype="float32")
+    step = lambda state, batch, data: (state + batch.sum() * data["scale"], {"first": batch[0]})
+    program = Program(
+        lambda key: jnp.float32(0), step, None, data={"scale": 2.0}, batches=InOrder(x)
+    )
+    whole = driven(program, SOURCE)
+    assert sorted(whole.recorded) == ["batches", "scale"]
+    state = jax.eval_shape(whole.init, jax.random.key(0), whole.data)
+    assert held_arrays.largest(jax.make_jaxpr(whole.step)(state, whole.data)) < 100
+    program = made(program)
+    done = program.advance(program.init(), np.int32(3), np.int32(2))
+    np.testing.assert_array_equal(done.values["first"][:3], [4, 12, 20])
+    assert float(done.state.state) == 2 * np.arange(24).sum() and int(done.state.made) == 6
+
+
+@pytest.mark.parametrize("word", ["steps=20", "seeds=2"])
+def test_a_killed_run_of_batches_continues_to_the_same_bits(toolkit, work, monkeypatch, word):
+    lay_out(work, "fitted", BATCHED)
+    test_a_killed_run_continues_to_the_same_bits(toolkit, None, monkeypatch, word)
+    recorded = json.loads(Path("whole/run.json").read_text())["environment"]
+    assert any(name.startswith("data/batches") for name in recorded)
+
+
+@pytest.mark.parametrize(
+    ("step", "batches", "said"),
+    [
+        (
+            lambda state, data: (state, {}),
+            InOrder(jnp.ones(8)),
+            "step: `data` in the place of `batch`, got step(state, data), expected step(state, batch, data)",
+        ),
+        (lambda state, batch: (state, {}), OnHost(), "batches: wrong type, got OnHost"),
+        (lambda state, batch: (state, {}), np.ones(3), "batches: wrong type, got ndarray"),
+    ],
+)
+def test_what_gives_no_batches_is_refused(step, batches, said):
+    with pytest.raises(RunError) as caught:
+        driven(Program(lambda key: 0, step, None, batches=batches), SOURCE)
+    assert said in str(caught.value) and caught.value.code == 2
+
+
+def test_a_step_may_take_a_batch_a_fraction_and_the_data():
+    def step(state, batch, fraction, data):
+        return state + fraction, {"sum": batch.sum() + data["x"]}
+
+    program = Program(
+        lambda key: jnp.float32(0), step, None, None, True, {"x": 1}, InOrder(jnp.ones(8))
+    )
+    whole = budget.paced(driven(program, SOURCE))
+    state, found = whole.step(whole.init(None, whole.data), whole.data)
+    assert found["sum"] == 5 and state.state.made == 1
 
 
 KEY, STATE = (lambda key: 0), (lambda state: (state, {}))

@@ -85,6 +85,10 @@ class Program(NamedTuple):
     # Trees of arrays by name: the data it learns from, handed to the functions that take `data`. Their shapes
     # and hashes stand in run.json, and a run is resumed only if they are the same.
     data: Mapping[str, Any] = MappingProxyType({})
+    # A pytree of arrays with `batch(i)`, which gives the batch of step i, counted from 0, of a traced i.
+    # With it `step(state, batch)`, or `step(state, batch, fraction)`. The arrays are arguments of what is
+    # compiled and hashed like data; of the batches only the number of steps is saved.
+    batches: Any = None
 
 
 class Figure(NamedTuple):

@@ -100,7 +100,10 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
     """
     data = traced.program.data
     with reported(source, "init failed"):
-        init = jax.jit(traced.program.init).lower(jax.random.key(traced.seed), data).compile()
+        # An `init` that looks at no data also has to put the state on the devices of the data. Without
+        # `keep_unused` jax would drop arguments that are not read, and their devices with them.
+        init = jax.jit(traced.program.init, keep_unused=True)
+        init = init.lower(jax.random.key(traced.seed), data).compile()
     # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed
     # run would need another executable, which may round differently.
     template = jax.tree.map(

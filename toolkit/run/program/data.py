@@ -20,6 +20,7 @@ from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Program
 
 DATA = "data"  # the parameter
+BATCHES = "batches"  # among the data that are recorded
 
 
 class DrivenProgram(NamedTuple):
@@ -49,10 +50,12 @@ def driven(program: Any, source: Path) -> DrivenProgram:
     if not isinstance(data, Mapping):
         expected = "a dict of trees of arrays by name"
         raise fail(Exit.CONFIG, source, "data: wrong type", type(data).__name__, expected)
+    _require_batches(program, source)
+    more = {"batch": program.batches is not None, "fraction": program.takes_fraction}
     state = ("state",)
     others = {
         "init": ("key",),
-        "step": (*state, "fraction") if program.takes_fraction else state,
+        "step": (*state, *(name for name, there in more.items() if there)),
         "finish": state,
         "losses": state,
     }
@@ -67,8 +70,39 @@ def driven(program: Any, source: Path) -> DrivenProgram:
         arrays = placed(dict(data)) if any(takes.values()) else ()
     if program.losses is None:
         functions["losses"] = None
-    return DrivenProgram(
+    whole = DrivenProgram(
         **functions, data=arrays, recorded=data, takes_fraction=program.takes_fraction
+    )
+    if program.batches is None:
+        return whole
+    with reported(source, "batches failed"):
+        return _batched(whole, program.batches)
+
+
+class Batched(NamedTuple):
+    """The state of a program whose step takes a batch."""
+
+    state: Any
+    made: Any  # int32 [], steps made
+
+
+def _batched(program: DrivenProgram, batches: Any) -> DrivenProgram:
+    """The program with the number of its steps in its state, by which each step picks its batch."""
+    losses = program.losses
+
+    def step(now: Batched, *others: Any) -> tuple[Batched, dict[str, Any]]:
+        *before, (data, batches) = others
+        batch = batches.batch(now.made)
+        state, metrics = program.step(now.state, batch, *before, data)
+        return Batched(state, now.made + 1), metrics
+
+    return program._replace(
+        init=lambda key, given: Batched(program.init(key, given[0]), np.int32(0)),
+        step=step,
+        finish=lambda now, given: program.finish(now.state, given[0]),
+        losses=None if losses is None else lambda now, given: losses(now.state, given[0]),
+        data=(program.data, placed(batches)),
+        recorded={**program.recorded, BATCHES: batches},
     )
 
 
@@ -84,6 +118,20 @@ def placed(data: Any, where: Any = None) -> Any:
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
         _require_fits(jax.tree_util.keystr(path), leaf)
     return jax.device_put(data, where)
+
+
+def _require_batches(program: Program, source: Path) -> None:
+    """Raises: RunError (exit 2) for what gives no batches, or cannot be an argument of a program."""
+    batches = program.batches
+    if batches is None:
+        return
+    got, expected = type(batches).__name__, "a pytree of arrays with a method `batch(step)`"
+    # What JAX does not know as a pytree is a leaf of its own.
+    if not callable(getattr(batches, "batch", None)) or jax.tree_util.all_leaves([batches]):
+        raise fail(Exit.CONFIG, source, "batches: wrong type", got, expected)
+    if BATCHES in program.data:
+        what = f"data: the name `{BATCHES}` is that of `{BATCHES}=`"
+        raise fail(Exit.CONFIG, source, what, BATCHES, "another name")
 
 
 def _takes_data(
