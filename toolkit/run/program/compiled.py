@@ -102,8 +102,8 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
     with reported(source, "init failed"):
         # An `init` that looks at no data also has to put the state on the devices of the data. Without
         # `keep_unused` jax would drop arguments that are not read, and their devices with them.
-        init = jax.jit(traced.program.init, keep_unused=True)
-        init = init.lower(jax.random.key(traced.seed), data).compile()
+        jitted = jax.jit(traced.program.init, keep_unused=True)
+        init = jitted.lower(jax.random.key(traced.seed), data).compile()
     # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed
     # run would need another executable, which may round differently.
     template = jax.tree.map(
