@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from toolkit import kinds, roles
+from toolkit.vocabulary import kinds, roles
 
 ROOT = Path(__file__).parents[1] / "toolkit"
 ROOMS = (

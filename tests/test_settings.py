@@ -15,9 +15,7 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import toolkit as tk
-from toolkit import kinds, roles
 from toolkit.bilevel.parts.method_settings import TwoOptimizers
-from toolkit.kinds import Given
 from toolkit.settings import (
     Count,
     Fraction,
@@ -30,6 +28,8 @@ from toolkit.settings import (
     require,
     settings,
 )
+from toolkit.vocabulary import kinds, roles
+from toolkit.vocabulary.kinds import Given
 
 ALL = [
     pytest.param(cls, id=cls.__name__)

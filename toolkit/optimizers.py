@@ -12,8 +12,8 @@ from typing import Any
 import optax
 from jax import Array
 
-from toolkit.roles import Optimizer, Schedule
 from toolkit.settings import Fraction, NonNegative, Number, Positive, settings
+from toolkit.vocabulary.roles import Optimizer, Schedule
 
 __all__ = ["Adam", "AdamW", "Optimizer", "PowerDecay", "RMSProp", "Schedule", "Sgd", "built"]
 

@@ -9,7 +9,7 @@
     # linear_solver: {kind: neumann, num_terms: 20}      in a config gives Neumann(num_terms=20)
 
 The annotations are the checks. Python checks them when an instance is made; a config is validated by
-pydantic from the same annotations (`toolkit/kinds.py`), so the two cannot drift apart.
+pydantic from the same annotations (`toolkit/vocabulary/kinds.py`), so the two cannot drift apart.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 from jax import Array
 
-from toolkit import kinds, tree
+from toolkit import tree
 from toolkit.errors.readable import readable
+from toolkit.vocabulary import kinds
 
 # A real array of shape [] may stand for a number. Its value is not checked, since it may be traced.
 Number = float | Array

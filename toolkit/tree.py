@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from toolkit.containers import packed, unpacked
-from toolkit.promotion import standard_promotion, wide_type
+from toolkit.leaves.containers import packed, unpacked
+from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
 
 
 class Parts(NamedTuple):
     """A tree in three: same structure each, `None` where a leaf belongs to another part.
 
-    A tree of a class that takes no `None` is split as its `Leaves` (`toolkit/containers.py`).
+    A tree of a class that takes no `None` is split as its `Leaves` (`toolkit/leaves/containers.py`).
     """
 
     inexact: Tree  # floating and complex leaves, as arrays: differentiated

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from tests.run.conftest import ROOT
-from toolkit import roles
 from toolkit.commands import cli, doctor
 from toolkit.commands import list as list_command
 from toolkit.jaxprs import loops
 from toolkit.jaxprs.internals.known import INTERNALS
+from toolkit.vocabulary import roles
 
 
 def test_list_names_kinds_with_fields_and_experiments(toolkit):

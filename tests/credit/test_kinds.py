@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import toolkit as tk
-from toolkit import kinds
 from toolkit.commands import cli
 from toolkit.run import Settings
 from toolkit.run.experiment import load
 from toolkit.run.experiment.json_schema import schema_of
+from toolkit.vocabulary import kinds
 
 C = tk.credit
 

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.experiments.fed import fed
-from toolkit import kinds
 from toolkit.run.experiment import experiments, load
+from toolkit.vocabulary import kinds
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/compare_rules.yaml"

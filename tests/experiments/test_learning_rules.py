@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from experiments import learners
 from tests.experiments.fed import fed
-from toolkit import kinds
 from toolkit.data import Labelled
 from toolkit.run.experiment import experiments, load
+from toolkit.vocabulary import kinds
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("train_size=200", "draws=2")

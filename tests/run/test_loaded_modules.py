@@ -11,6 +11,8 @@ from tests.run.conftest import ROOT
 # Room -> what a run may load of it: "*" is all of it, "." the room's own `__init__` only.
 MAY_LOAD = {
     "toolkit": "*",
+    "toolkit.leaves": "*",
+    "toolkit.vocabulary": "*",
     "toolkit.commands": "arguments cli run",
     # A config may name any rule, so its rooms are loaded whole.
     "toolkit.adjoint": "*",
@@ -35,7 +37,7 @@ MAY_LOAD = {
 AT_THE_END = {
     "toolkit.run.program": "means",
     "toolkit.run.report": "card claims draw groups page story",
-    "toolkit.run.report.drawing": "bands gradient_figures heat_map pictures plots",
+    "toolkit.run.report.drawing": "bands gradient_figures heat_map log_axis pictures plots",
 }
 
 RUN = """

@@ -9,7 +9,7 @@ from toolkit.adjoint.stopped import Stopped
 from toolkit.adjoint.truncated import Truncated
 from toolkit.adjoint.unroll import Unroll
 from toolkit.adjoint.zeros import ZeroDerivativeWarning
-from toolkit.roles import Adjoint
+from toolkit.vocabulary.roles import Adjoint
 
 __all__ = [
     "Adjoint",

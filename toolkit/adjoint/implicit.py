@@ -25,9 +25,9 @@ from toolkit.derive.refusal import (
 )
 from toolkit.derive.symbolic_zeros import is_zero_tangent, values_and_wanted
 from toolkit.derive.two_modes import linearised_in_part, rules_used_up
-from toolkit.roles import LinearSolver
 from toolkit.settings import NonNegative, settings
 from toolkit.types import InnerProblem, LinearInfo, Primal, Tree
+from toolkit.vocabulary.roles import LinearSolver
 
 
 class Pullback(NamedTuple):

@@ -17,7 +17,7 @@ from toolkit.adjoint.requirements import require_one_objective
 from toolkit.derive.marks import mark
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
-from toolkit.promotion import standard_promotion
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.settings import Positive, settings
 from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
 

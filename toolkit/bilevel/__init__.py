@@ -31,7 +31,7 @@ from toolkit.bilevel.methods.vrbo import VRBO
 from toolkit.bilevel.parts.iteration import Record, iterate
 from toolkit.bilevel.parts.method_settings import power_decay
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem
-from toolkit.roles import BilevelMethod
+from toolkit.vocabulary.roles import BilevelMethod
 
 __all__ = [
     "AID",

@@ -20,7 +20,7 @@ def run(arguments: Namespace) -> int:
 
     Raises: RunError (exit 2) for a family that does not exist.
     """
-    from toolkit import roles
+    from toolkit.vocabulary import roles
 
     wanted, known = arguments.family, [*roles.FAMILIES, "experiments"]
     if wanted is not None and wanted not in known:
@@ -49,7 +49,7 @@ def _kinds(classes: dict[str, type]) -> list[str]:
 
 
 def _kind(kind: str, cls: Any) -> str:
-    from toolkit import kinds
+    from toolkit.vocabulary import kinds
 
     named = [(kinds.name_in_config(cls, f.name), f) for f, _ in kinds.writable_fields(cls)]
     fields = [_field(name, field) for name, field in named if name != "kind"]

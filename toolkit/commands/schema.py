@@ -28,8 +28,8 @@ def run(arguments: Namespace) -> int:
 def _common() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    from toolkit import roles
     from toolkit.run.experiment.common import Settings
+    from toolkit.vocabulary import roles
 
     common = Settings.model_json_schema()
     definitions: dict[str, Any] = common.setdefault("$defs", {})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from toolkit.containers import packed
 from toolkit.control.policies.policy import Policy, require_policy
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import prepare
 from toolkit.control.progress import printer
 from toolkit.errors.readable import readable
+from toolkit.leaves.containers import packed
 from toolkit.types import Tree
 
 

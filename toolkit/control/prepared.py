@@ -16,13 +16,13 @@ import numpy as np
 from jax import Array
 
 from toolkit import tree
-from toolkit.containers import packed, unpacked
 from toolkit.derive.replay import Ticker
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.hidden import converted
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.jaxprs.own_rules import Rules
 from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.leaves.containers import packed, unpacked
 from toolkit.types import Tree
 
 

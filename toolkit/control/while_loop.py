@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from toolkit.containers import packed
 from toolkit.control.policies.policy import Policy, require_policy
 from toolkit.control.policies.store import store
 from toolkit.control.prepared import prepare_while
 from toolkit.errors.readable import readable
+from toolkit.leaves.containers import packed
 from toolkit.types import Tree
 
 

@@ -28,7 +28,7 @@ from toolkit.credit.projections import GaussianProjection, PhotonicProjection
 from toolkit.credit.synthetic_gradients import SyntheticGradients
 from toolkit.credit.training import TrainState, epoch, train
 from toolkit.models.layers import identity
-from toolkit.roles import Rule
+from toolkit.vocabulary.roles import Rule
 
 __all__ = [
     "Alignment",

@@ -13,9 +13,9 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.passes import Batch, LearningRule, Loss
 from toolkit.errors.readable import readable
-from toolkit.roles import Rule
 from toolkit.settings import require
 from toolkit.types import Tree
+from toolkit.vocabulary.roles import Rule
 
 
 class Alignment(NamedTuple):

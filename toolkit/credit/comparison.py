@@ -17,9 +17,9 @@ from toolkit.credit.alignment import beside, by_layer, exact_gradient
 from toolkit.credit.backprop import Backprop
 from toolkit.credit.passes import Batch, LearningRule, Loss
 from toolkit.errors.readable import readable, reason_of
-from toolkit.roles import Rule
 from toolkit.settings import require
 from toolkit.types import Issue, Tree
+from toolkit.vocabulary.roles import Rule
 
 REPEATS = 5  # timed calls of each rule, in turns with backprop's; the median counts
 SCALES = (0.1, 10.0)  # of a norm ratio beyond which the scale of the feedback is named

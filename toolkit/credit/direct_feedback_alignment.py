@@ -17,9 +17,9 @@ from jax import Array
 from toolkit.credit import passes
 from toolkit.credit.passes import Batch, Info, Learner, Loss
 from toolkit.credit.projections import GaussianProjection, Projection
-from toolkit.kinds import Given
 from toolkit.settings import settings
 from toolkit.types import Tree
+from toolkit.vocabulary.kinds import Given
 
 Device = Annotated[
     Projection,

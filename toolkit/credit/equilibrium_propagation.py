@@ -30,9 +30,9 @@ from toolkit.credit import passes
 from toolkit.credit.passes import Batch, Info, Learner, Loss
 from toolkit.energy.energy_model import Cost, EnergyModel, settle
 from toolkit.jaxprs.analytic import unanalytic
-from toolkit.kinds import Given
 from toolkit.settings import Natural, Positive, settings
 from toolkit.types import Tree
+from toolkit.vocabulary.kinds import Given
 
 EnergyMaker = Annotated[
     Any,

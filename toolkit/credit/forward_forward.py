@@ -22,9 +22,9 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.layered import Layered
 from toolkit.credit.passes import Batch, Info, Learner, Loss
-from toolkit.kinds import Given
 from toolkit.settings import Positive, settings
 from toolkit.types import Tree
+from toolkit.vocabulary.kinds import Given
 
 Embed = Annotated[
     Any, Given("a callable embed(x, label [B, C]) -> x", fits=lambda value: callable(value))

@@ -13,9 +13,9 @@ from jax import Array
 from toolkit.credit.passes import Batch, Info, LearningRule, Loss
 from toolkit.errors.readable import readable
 from toolkit.optimizers import Optimizer, built
-from toolkit.roles import Rule
 from toolkit.settings import require
 from toolkit.types import Tree
+from toolkit.vocabulary.roles import Rule
 
 
 class TrainState(NamedTuple):

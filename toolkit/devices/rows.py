@@ -15,7 +15,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from toolkit import tree as trees
 from toolkit.devices.meshes import put, require_mesh, sharding
 from toolkit.errors.readable import readable
-from toolkit.promotion import standard_promotion, wide_type
+from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
 
 

@@ -13,7 +13,7 @@ from toolkit.estimator.persistent_es import PersistentES
 from toolkit.estimator.truncated_backprop import TruncatedBackprop
 from toolkit.estimator.truncated_es import TruncatedES
 from toolkit.estimator.unrolled import Unrolled, WindowedEstimator
-from toolkit.roles import Estimator
+from toolkit.vocabulary.roles import Estimator
 
 __all__ = [
     "Backprop",

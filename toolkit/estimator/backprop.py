@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 from jax import Array
 
-from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, Loss, of_inexact
+from toolkit.leaves.containers import packed
 from toolkit.settings import settings
 from toolkit.types import Tree
 

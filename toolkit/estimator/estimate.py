@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.containers import packed
 from toolkit.errors.readable import call_as, returned_by
+from toolkit.leaves.containers import packed
 from toolkit.types import Tree
 
 Loss = Callable[[Tree], Array]  # theta -> [] real

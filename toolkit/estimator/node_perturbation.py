@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import (
     Estimate,
@@ -21,6 +20,7 @@ from toolkit.estimator.estimate import (
 )
 from toolkit.estimator.sampling import average, gaussian_like, split
 from toolkit.jaxprs.hidden import trace_state
+from toolkit.leaves.containers import packed
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 

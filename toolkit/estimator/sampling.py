@@ -11,7 +11,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.array_arguments import require_key
-from toolkit.promotion import standard_promotion, wide_type
+from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
 
 

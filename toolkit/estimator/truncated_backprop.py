@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.containers import packed
 from toolkit.errors.readable import readable
 from toolkit.estimator.estimate import Estimate, rejoin
 from toolkit.estimator.unrolled import (
@@ -20,6 +19,7 @@ from toolkit.estimator.unrolled import (
     require_windows,
     run_window,
 )
+from toolkit.leaves.containers import packed
 from toolkit.settings import Count, settings
 from toolkit.types import Tree
 

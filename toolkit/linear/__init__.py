@@ -26,8 +26,8 @@ from toolkit.linear.diagonal import Diagonal
 from toolkit.linear.gmres import GMRES
 from toolkit.linear.neumann import Neumann
 from toolkit.linear.nystrom import Nystrom
-from toolkit.roles import LinearSolver, Preconditioner
 from toolkit.types import LinearInfo
+from toolkit.vocabulary.roles import LinearSolver, Preconditioner
 
 __all__ = [
     "CG",

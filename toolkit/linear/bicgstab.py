@@ -24,9 +24,9 @@ from toolkit.linear.judge import (
     multiplied,
     start,
 )
-from toolkit.roles import Preconditioner
 from toolkit.settings import Count, NonNegative, settings
 from toolkit.types import LinearInfo, Matvec, Tree
+from toolkit.vocabulary.roles import Preconditioner
 
 
 class _BiCGStabState(NamedTuple):

@@ -17,6 +17,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.errors.readable import readable
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.linear.judge import (
     approximate_inverse,
     checked,
@@ -27,10 +28,9 @@ from toolkit.linear.judge import (
     real_dot,
     start,
 )
-from toolkit.promotion import standard_promotion
-from toolkit.roles import Preconditioner
 from toolkit.settings import Count, NonNegative, settings
 from toolkit.types import LinearInfo, Matvec, Tree
+from toolkit.vocabulary.roles import Preconditioner
 
 
 class _CGState(NamedTuple):

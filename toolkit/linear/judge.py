@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.promotion import standard_promotion
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.types import LinearInfo, Matvec, Preconditioner, Status, Tree
 
 

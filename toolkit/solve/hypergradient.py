@@ -13,10 +13,10 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
-from toolkit.containers import packed
 from toolkit.derive import marks
 from toolkit.derive.collecting import collect, collect_beside
 from toolkit.errors.readable import call_as, readable, returned_by
+from toolkit.leaves.containers import packed
 from toolkit.solve.accuracy import estimate_error
 from toolkit.solve.hypergradient_report import (
     HypergradientReport,

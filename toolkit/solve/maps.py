@@ -10,9 +10,9 @@ from typing import Any
 from jax import Array
 
 from toolkit.adjoint.implicit import Implicit
-from toolkit.containers import packed
 from toolkit.derive import marks
 from toolkit.errors.readable import readable
+from toolkit.leaves.containers import packed
 from toolkit.solve.call import Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
 from toolkit.solve.verdict import verdict

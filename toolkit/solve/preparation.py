@@ -16,12 +16,12 @@ import numpy as np
 from jax import Array
 
 from toolkit import linear, tree
-from toolkit.containers import packed, unpacked
 from toolkit.derive import marks
 from toolkit.derive.collecting import holds_marks
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.leaves.containers import packed, unpacked
 from toolkit.solve.binding import bind, check_same
 from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.tilting import continue_and_tilt, tilt

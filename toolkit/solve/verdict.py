@@ -13,7 +13,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive import marks
 from toolkit.derive.collecting import collect
-from toolkit.promotion import standard_promotion
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.solve.call import SolveCall, last
 from toolkit.types import Adjoint, Issue, SolveInfo, Status, Tree
 

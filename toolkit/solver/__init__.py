@@ -1,6 +1,5 @@
 """Which steps lead to a solution? Solvers: settings that bind to a problem and show their steps."""
 
-from toolkit.roles import Solver
 from toolkit.solver.anderson import Anderson
 from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
@@ -9,6 +8,7 @@ from toolkit.solver.newton import Newton
 from toolkit.solver.optax import Optax
 from toolkit.solver.projected_gradient import ProjectedGradient
 from toolkit.solver.proximal_gradient import ProximalGradient
+from toolkit.vocabulary.roles import Solver
 
 __all__ = [
     "LBFGS",

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from toolkit import tree
-from toolkit.promotion import standard_promotion, wide_type
+from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.solver.optax import OptaxState, typed_objective
 from toolkit.solver.requirements import require_kind, require_objective

@@ -8,9 +8,9 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.linearised_system import System, explicit, linearise, solve
-from toolkit.roles import LinearSolver
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
+from toolkit.vocabulary.roles import LinearSolver
 
 
 class NewtonState(NamedTuple):

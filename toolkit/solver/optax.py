@@ -10,12 +10,12 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.optimizers import built
-from toolkit.promotion import standard_promotion
-from toolkit.roles import Optimizer
 from toolkit.settings import Natural, Tolerance, settings
 from toolkit.solver.requirements import require_kind, require_objective
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
+from toolkit.vocabulary.roles import Optimizer
 
 
 class OptaxState(NamedTuple):

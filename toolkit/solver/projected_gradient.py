@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from toolkit.kinds import Given
 from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.proximal_gradient import ProximalGradient
 from toolkit.solver.requirements import PerStep, require_schedule
 from toolkit.types import InnerProblem, Method, Tree
+from toolkit.vocabulary.kinds import Given
 
 Projection = Annotated[
     Any,

@@ -10,11 +10,11 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
-from toolkit.kinds import Given
 from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
 from toolkit.solver.schedules import at_step
 from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
+from toolkit.vocabulary.kinds import Given
 
 
 class ProximalState(NamedTuple):

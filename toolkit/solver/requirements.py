@@ -11,8 +11,8 @@ import numpy as np
 
 from toolkit import tree
 from toolkit.array_arguments import broadcasts
-from toolkit.kinds import Given
 from toolkit.types import InnerProblem, Kind, Tree
+from toolkit.vocabulary.kinds import Given
 
 PerStep = Annotated[
     Any,

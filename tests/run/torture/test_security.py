@@ -25,7 +25,7 @@ KEYWORDS = {"shell": True, "allow_pickle": True}
 # Each with the reason why no file or config can reach it.
 ALLOWED = {
     ("toolkit/commands/cli.py", "importlib.import_module"),  # of a command, by a constant table
-    ("toolkit/kinds.py", "import_module"),  # of our own rooms, which the roles name
+    ("toolkit/vocabulary/kinds.py", "import_module"),  # of our own rooms, which the roles name
     ("toolkit/jaxprs/internals/trials_of_records.py", "compile"),  # of a text in the file itself
     ("toolkit/jaxprs/internals/trials_of_records.py", "exec"),  # of the same
     (

@@ -15,8 +15,8 @@ from toolkit.bilevel.levels.hierarchy import starts_of
 from toolkit.bilevel.levels.keywords import Values, call, check_takes
 from toolkit.bilevel.levels.level import Level
 from toolkit.bilevel.levels.nested import NestedSolution, nested, solution_map
-from toolkit.containers import packed, unpacked
 from toolkit.errors.readable import readable
+from toolkit.leaves.containers import packed, unpacked
 from toolkit.solve.hypergradient import hypergradient, real_scalar
 from toolkit.solve.hypergradient_report import HypergradientReport
 from toolkit.types import Tree

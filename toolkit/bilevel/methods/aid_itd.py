@@ -13,14 +13,14 @@ from toolkit.bilevel.parts.movers import StepSize, at
 from toolkit.bilevel.parts.oracles import draw, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.containers import unpacked
+from toolkit.leaves.containers import unpacked
 from toolkit.linear import CG
-from toolkit.roles import Adjoint
 from toolkit.settings import Count, require, settings
 from toolkit.solve.hypergradient import hypergradient
 from toolkit.solve.maps import argmin
 from toolkit.solver import GradientDescent, Optax
 from toolkit.types import LinearSolver, Tree
+from toolkit.vocabulary.roles import Adjoint
 
 
 class StepStart(NamedTuple):

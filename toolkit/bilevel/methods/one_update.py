@@ -12,9 +12,9 @@ from toolkit.bilevel.parts.movers import at, is_zero, moved
 from toolkit.bilevel.parts.oracles import draw, inner_slope, minus, outer_slopes, plus, theta_slope
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.state import State, algorithm, moves_of, split_key
-from toolkit.roles import Schedule
 from toolkit.settings import NonNegative, Positive, settings
 from toolkit.types import Tree
+from toolkit.vocabulary.roles import Schedule
 
 
 @settings("t1t2")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from toolkit.optimizers import PowerDecay
-from toolkit.roles import Optimizer, Schedule
 from toolkit.settings import Count, Positive, Weight
+from toolkit.vocabulary.roles import Optimizer, Schedule
 
 Rate = Positive | Schedule  # a number, an array [], or an optax schedule of the method's step
 Momentum = Weight | Schedule

@@ -11,7 +11,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.promotion import wide_type
+from toolkit.leaves.promotion import wide_type
 from toolkit.types import Tree
 
 

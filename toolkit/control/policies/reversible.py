@@ -19,7 +19,6 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from toolkit import tree
-from toolkit.containers import packed, unpacked
 from toolkit.control import residuals
 from toolkit.control.policies.recovered import (
     default_tolerance,
@@ -44,6 +43,7 @@ from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.leaves.containers import packed, unpacked
 from toolkit.types import Tree
 
 _NO_FORWARD_MODE = (

@@ -14,7 +14,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from toolkit import tables, tree
 from toolkit.array_arguments import require_scalar
 from toolkit.errors.readable import readable
-from toolkit.promotion import standard_promotion
+from toolkit.leaves.promotion import standard_promotion
 from toolkit.types import Tree
 
 _ARRAYS = ("norm", "max_abs", "zero_fraction", "nonfinite", "update_ratio")

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from toolkit import kinds
+from toolkit.vocabulary import kinds
 
 
 class _WithKinds(GenerateJsonSchema):

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from toolkit import kinds
 from toolkit.run.experiment import experiments, overrides, plain_yaml
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.complaints import translate
 from toolkit.run.experiment.errors import Complaint, Exit, RunError, fail, nearest, printable, shown
 from toolkit.run.experiment.json_schema import schema_of
+from toolkit.vocabulary import kinds
 
 ORDER = (
     "experiment",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from toolkit import kinds, types
-from toolkit.kinds import Given
+from toolkit import types
+from toolkit.vocabulary import kinds
+from toolkit.vocabulary.kinds import Given
 
 
 def _is_object(value: Any) -> bool:
