@@ -27,7 +27,7 @@ from toolkit.plain_python.rewriting.nodes import (
     thunk,
 )
 from toolkit.plain_python.rewriting.operators import comparison, operation, unary_operation
-from toolkit.plain_python.rewriting.printing import printed
+from toolkit.plain_python.rewriting.print_calls import printed
 from toolkit.plain_python.rewriting.scope import FunctionScope
 
 _ITERABLES = {"range": "range_", "enumerate": "enumerate_", "zip": "zip_", "reversed": "reversed_"}
