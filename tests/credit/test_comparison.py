@@ -84,7 +84,7 @@ def test_rows(comparison: Any) -> None:
 
 def test_illnesses_are_named(comparison: Any) -> None:
     reasons = {row["rule"]: row["reason"] for row in comparison.to_rows() if row["layer"] == 0}
-    assert "INNER_NOT_CONVERGED" in reasons["short"]
+    assert "INNER_NOT_CONVERGED; the gradient is 0: the rule has no signal here" in reasons["short"]
     assert "`threshold` 0.1 of PhotonicProjection is at most 1/classes" in reasons["photonic"]
     assert "`steps` 1 of PredictiveCoding is below the number of layers, 3" in reasons["few"]
     assert any(

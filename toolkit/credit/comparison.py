@@ -23,6 +23,7 @@ from toolkit.vocabulary.roles import Rule
 
 REPEATS = 5  # timed calls of each rule, in turns with backprop's; the median counts
 SCALES = (0.1, 10.0)  # of a norm ratio beyond which the scale of the feedback is named
+NOTHING = 1e-7  # a ratio below this is rounding: nudges that have not come that far down
 
 _HEAD = (
     *("rule", "layer", "cosine", "norm ratio", "loss"),
@@ -201,7 +202,7 @@ def _scale(norm_ratio: float) -> list[str]:
     low, high = SCALES
     if math.isnan(norm_ratio) or low <= norm_ratio <= high:
         return []
-    if norm_ratio == 0:
+    if norm_ratio < NOTHING:
         return ["the gradient is 0: the rule has no signal here, or none yet"]
     return [f"norm {norm_ratio:.2g} times the gradient's: the scale of the feedback is off"]
 
