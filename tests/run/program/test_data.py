@@ -22,6 +22,7 @@ from toolkit.run.experiment.errors import RunError
 from toolkit.run.experiment.interface import Final, Program
 from toolkit.run.program import budget, compiled, seeds, seeds_on_cores
 from toolkit.run.program.data import driven
+from toolkit.run.report import draw
 from toolkit.run.store import metrics
 
 SOURCE = Path("experiments/own.py")
@@ -91,11 +92,17 @@ def build(config):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the report, most of a small run's time."""
+    monkeypatch.setattr(draw, "write", lambda *_: [])
+
+
+@pytest.fixture
 def fitted(work):
     lay_out(work, "fitted", FITTED)
 
 
-def test_data_that_are_handed_are_data_that_are_closed_over(toolkit, fitted):
+def test_data_that_are_handed_are_data_that_are_closed_over(toolkit, fitted, undrawn):
     assert toolkit("run", "fitted.yaml", "--out", "handed")[0] == 0
     assert toolkit("run", "fitted.yaml", "handed=false", "--out", "closed")[0] == 0
     assert rows("handed")[-1]["loss"] > 0
@@ -108,7 +115,7 @@ def test_data_that_are_handed_are_data_that_are_closed_over(toolkit, fitted):
 
 
 @pytest.mark.parametrize("word", ["steps=20", "takes_fraction=true", "seeds=3"])
-def test_a_killed_run_continues_to_the_same_bits(toolkit, fitted, monkeypatch, word):
+def test_a_killed_run_continues_to_the_same_bits(toolkit, fitted, undrawn, monkeypatch, word):
     assert toolkit("run", "fitted.yaml", word, "--out", "whole")[0] == 0
     with monkeypatch.context() as patch:
         killed_at(patch, metrics, "append", 7)
@@ -118,7 +125,7 @@ def test_a_killed_run_continues_to_the_same_bits(toolkit, fitted, monkeypatch, w
     assert outcome("cut") == outcome("whole")
 
 
-def test_every_command_hands_them_on(toolkit, fitted):
+def test_every_command_hands_them_on(toolkit, fitted, undrawn):
     code, out, err = toolkit("check", "fitted.yaml", "diagnostics.gradients_every=2")
     assert (code, err) == (0, [])
     assert "# inputs without gradient in the losses fit: none" in out
@@ -133,7 +140,7 @@ def test_every_command_hands_them_on(toolkit, fitted):
     assert toolkit("explain", "nan")[0] == 0
 
 
-def test_changed_data_are_another_run(toolkit, fitted, monkeypatch):
+def test_changed_data_are_another_run(toolkit, fitted, undrawn, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(patch, metrics, "append", 7)
         with pytest.raises(Killed):
@@ -148,7 +155,7 @@ def test_changed_data_are_another_run(toolkit, fitted, monkeypatch):
 
 
 @pytest.mark.parametrize("differ", ["by key", "by data"])
-def test_seeds_are_single_runs_to_the_bit(toolkit, fitted, differ):
+def test_seeds_are_single_runs_to_the_bit(toolkit, fitted, undrawn, differ):
     """Also where each has data of its own: they are arguments, and the program is the same."""
     config = ("fitted.yaml", f"differ={differ}")
     code, out, _ = toolkit("run", *config, "seed=4", "seeds=2", "--out", "all")
@@ -347,6 +354,38 @@ def test_leaves_of_every_kind():
     np.testing.assert_allclose(done.values["value"][0], expected, rtol=1e-6)
 
 
+def test_what_a_function_does_to_its_data_is_forgotten():
+    def changing(state, data):
+        data["x"] = data["x"] * 2
+        return state + data.pop("x").sum(), {}
+
+    finish = lambda state, data: changing(state, data)[0]
+    given = {"x": np.ones(2)}
+    whole = driven(Program(lambda key: jnp.zeros(()), changing, finish, data=given), SOURCE)
+    program = seeds_on_cores.compile_program(compiled.trace(whole, 0, SOURCE), SOURCE)
+    state = program.advance(program.init(), np.int32(1), np.int32(2)).state
+    assert state == 8
+    assert [float(whole.finish(state, whole.data)) for _ in range(2)] == [12, 12]
+    np.testing.assert_array_equal(given["x"], [1, 1])
+
+
+@pytest.mark.parametrize("how", ["on cores", "at once"])
+def test_python_numbers_take_the_type_of_what_they_meet(monkeypatch, how):
+    monkeypatch.setattr(seeds, "on_cores", lambda: how == "on cores")
+
+    def build(config):
+        init = lambda key: jnp.ones(2, jnp.bfloat16)
+        step = lambda state, data: (state * data["rate"] + data["one"], {})
+        data = {"rate": config.seed / 4, "one": 1}
+        return driven(Program(init, step, None, data=data), SOURCE)
+
+    program = seeds.together(build, Settings())
+    many = seeds_on_cores.compile_program(compiled.trace(program, 3, SOURCE), SOURCE)
+    state = many.advance(many.init(), np.int32(1), np.int32(1)).state
+    assert state.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(state[:, 0], float), [1.75, 2, 2.25])
+
+
 # ----------------------------------------------------------------------- which functions
 
 
@@ -463,9 +502,11 @@ def test_batches_are_arguments_and_follow_the_steps():
 
 
 @pytest.mark.parametrize("word", ["steps=20", "seeds=2"])
-def test_a_killed_run_of_batches_continues_to_the_same_bits(toolkit, work, monkeypatch, word):
+def test_a_killed_run_of_batches_continues_to_the_same_bits(
+    toolkit, work, undrawn, monkeypatch, word
+):
     lay_out(work, "fitted", BATCHED)
-    test_a_killed_run_continues_to_the_same_bits(toolkit, None, monkeypatch, word)
+    test_a_killed_run_continues_to_the_same_bits(toolkit, None, undrawn, monkeypatch, word)
     recorded = json.loads(Path("whole/run.json").read_text())["environment"]
     assert any(name.startswith("data/batches") for name in recorded)
 

@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +32,8 @@ class DrivenProgram(NamedTuple):
     finish: Callable[[Any, Any], Any]  # (state, data)
     losses: Callable[[Any, Any], Any] | None  # (state, data)
     data: Any = ()  # what they are handed: arrays, where the run has placed them
-    recorded: Mapping[
-        str, Any
-    ] = {}  # by name, as the experiment gave them: run.json has their hashes
+    # The data by name, as the experiment gave them: their hashes stand in run.json.
+    recorded: Mapping[str, Any] = MappingProxyType({})
     takes_fraction: bool = False
 
 
@@ -173,7 +173,11 @@ def _handed(function: Any, takes: bool) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         *before, data = arguments
-        return function(*before, **({DATA: data} if takes else {}))
+        if not takes:
+            return function(*before)
+        # In containers of its own: `finish` may be called twice, and what a function does to a dict or a list
+        # would be done to the data of the next call.
+        return function(*before, **{DATA: jax.tree.map(lambda leaf: leaf, data)})
 
     # `toolkit describe` says where a function is defined.
     return functools.wraps(function, updated=())(call)
