@@ -10,7 +10,7 @@ from tests.run.conftest import CONFIG, EXPERIMENT
 from tests.run.small_experiments import ON_DATA, lay_out
 from toolkit.run.report import page
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 class Tags(HTMLParser):
@@ -148,3 +148,8 @@ def test_the_card_of_a_failed_run_tells_why(toolkit, work):
     assert reason in card
     assert reason in (work / "x/report.html").read_text()
     parsed("x/report.html")
+
+
+def test_a_long_name_is_broken_behind_its_slash():
+    assert "accuracy/<wbr>threshold=0.05<" in page._tile("accuracy/threshold=0.05", 0.5, None)
+    assert "<b" not in page._tile("<b>/x", 0.5, None)

@@ -106,7 +106,9 @@ def _tile(name: str, value: float | None, verdict: Verdict | None) -> str:
     claim = (
         f'<p class="claim"><b>{verdict.word}</b> {escape(verdict.bounds)}</p>' if verdict else ""
     )
-    return f'<div class="tile {tone}"><p class="name">{escape(spaced(name))}</p><p class="value">{tabular(value)}</p>{claim}</div>'
+    # A long name is broken behind its slash rather than in the middle of a number.
+    label = escape(spaced(name)).replace("/", "/<wbr>")
+    return f'<div class="tile {tone}"><p class="name">{label}</p><p class="value">{tabular(value)}</p>{claim}</div>'
 
 
 def drawings(title: str, figures: Sequence[Figure], offset: int) -> tuple[str, list[str]]:
