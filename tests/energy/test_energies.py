@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
+from tests.held_arrays import held
 from tests.networks import CLASSES, X, dense, half_squares, network, targets
 from toolkit.energy.integral import integral
 
@@ -260,3 +261,25 @@ def test_a_network_of_resistors_in_narrow_numbers() -> None:
     np.testing.assert_allclose(
         got["conductance"].astype(float), wide["conductance"], atol=0.03 * largest
     )
+
+
+def test_edges_may_be_an_argument_of_the_program() -> None:
+    """The same voltages and gradients; the program holds no edges."""
+    params = {"conductance": jnp.linspace(0.5, 1.5, len(EDGES))}
+
+    def lost(params: Any, wires: Any) -> Any:
+        energy = E.resistive(EDGES, [0, 1], [4], wires=wires)
+        free = energy.rest(params, VOLTS)
+        return jnp.sum(energy.energy(params, VOLTS, free)) + jnp.sum(
+            energy.output(params, VOLTS, free)
+        )
+
+    loss = jax.value_and_grad(lost)
+    jax.tree.map(np.testing.assert_array_equal, loss(params, EDGES), loss(params, None))
+    shapes = lambda program: {array.shape for array in held(program)}
+    assert EDGES[:, 0].shape in shapes(jax.make_jaxpr(lambda p: loss(p, None))(params))
+    assert EDGES[:, 0].shape not in shapes(jax.make_jaxpr(loss)(params, EDGES))
+    with pytest.raises(ValueError, match="`wires` must be the edges themselves, in the same order"):
+        lost(params, EDGES[::-1])
+    with pytest.raises(ValueError, match=r"`wires` must have the shape \(7, 2\): got int"):
+        lost(params, EDGES[:3])

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import toolkit as tk
+from tests import held_arrays
 from toolkit.problems import cleaning, quadratic, regularisation
 
 
@@ -33,6 +34,12 @@ def test_the_quadratic_is_solved_by_its_closed_form() -> None:
     np.testing.assert_allclose(measured["gradient_norm"], squared, rtol=1e-9)
     distance = np.sum((at_start.solution.value - instance.y0) ** 2)
     np.testing.assert_allclose(measured["inner_distance"], distance, rtol=1e-9)
+    # What it looks into may be an argument of a program, which then holds none of it.
+    point = instance.y0, instance.theta0, instance.known
+    again = jax.jit(instance.measure)(*point)
+    np.testing.assert_allclose(again["suboptimality"], measured["suboptimality"], rtol=1e-12)
+    assert held_arrays.largest(jax.make_jaxpr(instance.measure)(*point)) < 64
+    assert held_arrays.largest(jax.make_jaxpr(instance.measure)(*point[:2])) > 64
 
 
 def test_the_spectrum_of_the_quadratic_is_that_asked_for() -> None:
