@@ -97,7 +97,7 @@ def dual_propagation() -> Any:
             a = h @ own["kernel"] + own["bias"] if k else pre[0]
             for sign in (1, -1):
                 then, now = act(a + sign * half), act(pre[k] + sign * half)
-                change += jnp.sum((then - now) ** 2) if k else 0  # the first layer's is 0
+                change += jnp.sum((then - now) ** 2)
                 moved += jnp.sum((now - act(pre[k])) ** 2)
             h = (act(a + half) + act(a - half)) / 2
         return gradient, value / BATCH, jnp.sqrt(change / moved)
