@@ -137,6 +137,12 @@ def test_what_is_not_computed_prints_too() -> None:
     assert "stacked (3,)" in str(jax.vmap(tk.debug.gradient_report)(jnp.ones((3, 2))))
 
 
+def test_what_was_donated_prints_too() -> None:
+    report = jax.tree.map(jnp.copy, _report())
+    jax.tree.map(lambda leaf: leaf.delete(), report)
+    assert str(report).splitlines()[1].split() == ["status", "int32[]"]
+
+
 def test_cells() -> None:
     told = {
         tables.cell(value): expected
@@ -156,6 +162,7 @@ def test_cells() -> None:
             (jax.random.key(0), "key<fry>[]"),
             (jax.ShapeDtypeStruct((3,), jnp.float32), "float32[3]"),
             ("text", "str"),
+            (np.array(["a", "b"]), "<U1[2]"),
         )
     }
     assert [*told] == [*told.values()]

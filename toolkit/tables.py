@@ -66,10 +66,15 @@ def cell(value: Any) -> str:
 
 
 def is_known(value: Any) -> bool:
-    """Whether `value` is a number, or an array of numbers that has been computed."""
+    """Whether `value` is a number, or an array of numbers that this process has."""
     if isinstance(value, int | float | complex):
         return True
-    there = hasattr(value, "__array__") and not isinstance(value, jax.core.Tracer)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind not in "OSUMm"  # objects, text and dates
+    if not isinstance(value, jax.Array) or isinstance(value, jax.core.Tracer):
+        return False
+    # Printing must not fail where an array was donated to a computation, or lies with other processes in part.
+    there = not value.is_deleted() and (value.is_fully_addressable or value.is_fully_replicated)
     return there and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
 
 

@@ -3,7 +3,8 @@
 The rows are split by `tk.devices.split`, the program is `tk.devices.data_parallel`'s. To make the table of
 docs/devices.md again:
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.devices.scaling
+    export JAX_ENABLE_X64=1 XLA_FLAGS=--xla_force_host_platform_device_count=8
+    python -m tests.devices.scaling
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def of_method(make: Callable[..., Any]) -> tuple[Gradient, Tree]:
     def steps(count: int) -> Callable[[Tree, tk.devices.Rows], Tree]:
         def path(theta: Tree, rows: tk.devices.Rows) -> Tree:
             examples = first(count, {name: rows.tree[name] for name in "xz"})
-            init, step = make(batch_size=8)(tk.bilevel.Problem(inner, outer, examples, examples))
-            state = init(KEY, jnp.zeros(3), theta)
-            state, _ = jax.lax.scan(lambda state, _: step(state), state, length=3)
+            init, step = make(batch_size=8)(tk.bilevel.Problem(inner, outer))
+            state = init(KEY, jnp.zeros(3), theta, (examples, examples))
+            one = lambda state, _: step(state, (examples, examples))
+            state, _ = jax.lax.scan(one, state, length=3)
             return state.y, state.theta
 
         return path
@@ -125,6 +127,7 @@ KINDS = {
 @functools.cache
 def result(kind: str, name: str, devices: int, rows: int) -> np.ndarray:
     """What so many devices compute of so many rows, as one vector."""
+    assert jax.config.jax_enable_x64, "float32 rounds to 1e-7"
     gradient, state = KINDS[kind][name]()
     mesh = tk.devices.mesh(data=devices)
     call = tk.devices.data_parallel(gradient(rows), mesh)
@@ -156,7 +159,6 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
     made = table()
     head, begin, rest = PAGE.read_text().partition(MARKS[0])
     PAGE.write_text(head + begin + made + MARKS[1] + rest.partition(MARKS[1])[2])

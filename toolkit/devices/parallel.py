@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, auto_axes
 from jax.tree_util import keystr
 
 from toolkit import tree as trees
@@ -49,7 +49,11 @@ def data_parallel(fun: Callable[..., Any], mesh: Mesh, axis: str = "data") -> Ca
         raise TypeError(f"`fun` must be callable: got {fun!r}.")
     require_mesh(mesh, axis)
     whole = sharding(mesh)
-    compiled = jax.jit(fun, out_shardings=whole)
+    # On explicit axes JAX asks of many an operation how its result is to be split. On automatic ones the
+    # compiler finds it, so that `fun` can be what it is on one device.
+    explicit = AxisType.Explicit in mesh.axis_types
+    automatic = auto_axes(fun, out_sharding=whole) if explicit else fun
+    compiled = jax.jit(automatic, out_shardings=whole)
 
     @functools.wraps(fun)
     def call(state: Tree, *batch: Tree) -> Any:

@@ -42,3 +42,14 @@ def test_iterate_records_what_a_scan_would_and_compiles_once() -> None:
     assert len(traces) == once  # the same function: one more compilation, for another `observe`
     with pytest.raises(ValueError, match="`every` must divide `num_steps`: got 4 and 6"):
         tk.bilevel.iterate(step, last, 6, every=4)
+
+
+def test_progress_is_told_at_most_twenty_times(capsys: pytest.CaptureFixture[str]) -> None:
+    init, step = SOBA(0.2, 0.2)(tk.bilevel.Problem(q.inner, q.outer, q.INNER, q.OUTER))
+    state = init(jax.random.key(0), q.Y0, q.X0)
+    _, record = tk.bilevel.iterate(step, state, 50, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 20 and lines[0].startswith("SOBA: 3/50, outer loss ")
+    assert lines[-1] == f"SOBA: 50/50, outer loss {record.info.outer_loss[-1]:.4g}"
+    tk.bilevel.iterate(step, state, 50)
+    assert capsys.readouterr().err == ""

@@ -30,6 +30,27 @@ def test_it_returns_what_one_device_would() -> None:
             assert many.sharding.is_fully_replicated and len(many.devices()) == 8
 
 
+def test_explicit_axes_are_no_matter_of_the_function() -> None:
+    """On them JAX refuses the product with a transposed matrix that the inner gradient has."""
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+
+    def gradient(theta, rows):
+        x, z = rows.tree
+        inner = lambda y, t: rows.mean((x @ y - z) ** 2) + jnp.sum(jnp.exp(t) * y**2)
+        solve = tk.argmin(inner, tk.solver.GradientDescent(0.1, 10))
+        outer = lambda y, t: rows.mean((x @ y - 2 * z) ** 2)
+        return tk.hypergradient(outer, solve)(jnp.zeros(3), theta).gradient
+
+    one, many = (
+        tk.devices.data_parallel(gradient, where, axis)(
+            THETA, tk.devices.split((X[:63], Z[:63]), where, axis)
+        )
+        for where, axis in ((MESH, "data"), (mesh, "rows"))
+    )
+    np.testing.assert_allclose(many, one, rtol=1e-12)
+    assert many.sharding.is_fully_replicated
+
+
 def test_how_the_arrays_lie() -> None:
     """The state on every device, rows over the axis, what lies on the mesh as it is."""
     seen: dict = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from toolkit.bilevel.parts.problem import Info
 from toolkit.settings import Count, require
 from toolkit.types import Tree
 
+_LINES = 20  # of progress
 _SHOWN = 5  # records at each end that are printed
 
 
@@ -74,6 +76,7 @@ def iterate(
     data: Any = None,
     every: int = 1,
     observe: Callable[[Any], Tree] | None = None,
+    progress: bool = False,
 ) -> tuple[Any, Record]:
     """`num_steps` steps of a method from `state`, with a record after each `every` of them.
 
@@ -87,6 +90,8 @@ def iterate(
         compiled program, where the problem's are constants in it.
       every: steps between records, which are made outside compiled code.
       observe: `state -> arrays`, called in compiled code at each record.
+      progress: whether to print `SOBA: 300/1000, outer loss 0.123` on stderr, at records, at most twenty
+        times.
 
     Returns: (the last state, `Record`).
 
@@ -110,6 +115,11 @@ def iterate(
         totals += np.asarray([part.gradients, part.hvps])
         counted = info._replace(gradient_evals=totals[0].copy(), hvp_evals=totals[1].copy())
         rows.append((int(state.step), *jax.device_get((counted, observed))))
+        done = len(rows) * every
+        # At a record that is the first beyond another twentieth of the steps.
+        if progress and done * _LINES // num_steps > (done - every) * _LINES // num_steps:
+            loss = f"outer loss {float(info.outer_loss):.4g}"
+            print(f"{_name(step)}: {done}/{num_steps}, {loss}", file=sys.stderr, flush=True)
     steps, infos, observed = zip(*rows, strict=True)
     stacked = lambda rows: jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return state, Record(np.asarray(steps), stacked(infos), stacked(observed))
@@ -146,13 +156,16 @@ def _variables(state: Any) -> dict[str, Tree]:
     return {name: tree.split(getattr(state, name)).inexact for name in names}
 
 
+def _name(step: Any) -> str:
+    return getattr(step, "__name__", "step")
+
+
 def _not_finite(step: Any, part: _Stretch) -> str:
-    method = getattr(step, "__name__", "step")
     names = ", ".join(name for name, bad in part.bad.items() if bad)
     before = (
         f" (after a gradient norm of {float(part.norm):.3g})" if jnp.isfinite(part.norm) else ""
     )
     return (
-        f"{method}: not finite at step {int(part.failed)}: {names}{before}; lower its step sizes, or look "
+        f"{_name(step)}: not finite at step {int(part.failed)}: {names}{before}; lower its step sizes, or look "
         "for a loss that is not finite at the start."
     )
