@@ -69,6 +69,11 @@ def test_reference_lines_are_told_apart() -> None:
     assert styles == ["-", "--", "-.", ":", "-."]
 
 
+def test_numbers_under_bars_are_short() -> None:
+    (axes,) = _canvas(P.bars("T", "", {"a": 97.5}, xlim=(80.0, 100.0))).axes
+    assert [text.get_text() for text in axes.get_xticklabels()][-1] == "100"
+
+
 def test_steps_are_whole_numbers() -> None:
     rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
     (figure,) = plots.curves({"run": rows})

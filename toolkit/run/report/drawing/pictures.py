@@ -207,6 +207,9 @@ def bars(
         area.invert_yaxis()
         area.grid(axis="y", visible=False)
         area.set(xlabel=label, **axes)
+        if area.get_xscale() == "linear":
+            # 100 and not 100.0: a long number under the last tick would be cut off by the edge.
+            area.xaxis.set_major_formatter("{x:g}")
 
     return Figure(title, caption, draw, wide)
 
