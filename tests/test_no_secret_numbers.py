@@ -73,6 +73,7 @@ ALLOWED = {
     ("bilevel/methods/vrbo.py", "gradients"): COST,
     ("credit/passes.py", "SETTLED"): JUDGE,
     ("credit/comparison.py", "SCALES"): JUDGE,
+    ("credit/comparison.py", "NOTHING"): JUDGE,
     ("credit/comparison.py", "_cells"): "units of a printed table",
     ("credit/predictive_coding.py", "_nudged"): "frames between the warning and the user's line",
     ("energy/resistive.py", "_checked_edges"): WORDS,
