@@ -300,7 +300,8 @@ def test_bad_data_are_refused() -> None:
     init, step = SABA(0.1, 0.1, batch_size=1)(q.problem())
     start = jax.random.key(0), q.Y0, q.X0
     state, pair = init(*start), r"`data` must be the pair \(inner_data, outer_data\): got"
-    for data in (q.INNER, 3, (q.INNER,), [q.INNER, q.OUTER, None]):
+    one = tk.data.Labelled(jnp.ones((3, 2)), jnp.zeros(3))
+    for data in (q.INNER, 3, one, (q.INNER,), [q.INNER, q.OUTER, None]):
         for call in (lambda d: init(*start, d), lambda d: step(state, d)):
             with pytest.raises(ValueError, match=pair):
                 call(data)

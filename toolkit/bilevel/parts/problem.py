@@ -61,7 +61,8 @@ def with_data(problem: Problem, data: Any) -> Problem:
     Raises:
       ValueError: `data` is no pair, or of another structure.
     """
-    if not isinstance(data, tuple | list) or len(data) != 2:
+    # A NamedTuple of two fields is rather one data set, images and labels, than a pair of them.
+    if type(data) not in (tuple, list) or len(data) != 2:
         raise ValueError(
             f"`data` must be the pair (inner_data, outer_data): got {tree.describe(data)}."
         )
