@@ -435,7 +435,7 @@ def test_functions_of_every_kind_are_asked(step):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class InOrder:
     """Successive rows."""
 
@@ -466,7 +466,7 @@ class Config(run.Settings):
 
 
 @jax.tree_util.register_dataclass
-@dataclass
+@dataclass(eq=False)
 class InOrder:
     rows: Any
 

@@ -95,7 +95,11 @@ def _sharing(programs: Sequence[DrivenProgram]) -> tuple[list[DrivenProgram], li
 
     Raises: RunError (exit 2) where the data of seeds differ in more than their numbers.
     """
-    shapes = lambda data: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), data)
+
+    def shapes(data: Any) -> Any:
+        leaves, structure = jax.tree.flatten(data)
+        return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
     if any(shapes(p.data) != shapes(programs[0].data) for p in programs):
         expected = "the same shapes for all; run the seeds as a sweep instead"
         what = "seeds: the shapes of the data depend on the seed"
