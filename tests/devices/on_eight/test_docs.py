@@ -17,7 +17,7 @@ def test_the_programs_run() -> None:
     with jax.enable_x64(False):  # as a reader's session has it
         for number, block in enumerate(blocks):
             exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     x, z, theta = (names[name] for name in ("x", "z", "theta"))
     # The average of the problems of eight devices is that of eight problems on one.
     with jax.enable_x64(False):
