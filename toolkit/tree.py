@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec, reshard
 
 from toolkit.leaves.containers import packed, unpacked
 from toolkit.leaves.promotion import standard_promotion, wide_type
@@ -184,7 +186,14 @@ def unit(tree: Tree) -> Array:
 @standard_promotion
 def vdot(a: Tree, b: Tree) -> Array:
     """`<a, b> = sum conj(a) * b` over all entries, in float32 at least."""
-    return _summed(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
+
+    def one(x: Array, y: Array) -> Array:
+        # A dot product over an explicit mesh axis leaves it open where its result lies, which JAX refuses.
+        if spec(x) or spec(y):
+            return jnp.sum(jnp.conj(x) * y)
+        return jnp.vdot(x, y, precision="highest")
+
+    return _summed(one, a, b)
 
 
 @standard_promotion
@@ -196,6 +205,37 @@ def pairing(cotangent: Tree, tree: Tree) -> Array:
 def _summed(product: Callable[[Array, Array], Array], a: Tree, b: Tree) -> Array:
     products = jax.tree.leaves(jax.tree.map(product, widened(a), widened(b)))
     return functools.reduce(jnp.add, products) if products else jnp.zeros(())
+
+
+def spec(leaf: Any) -> PartitionSpec | None:
+    """How the array lies on the explicit axes of a mesh; None where it lies along none."""
+    typed = leaf if isinstance(leaf, jax.core.ShapedArray) else jax.typeof(leaf)
+    found = typed.sharding.spec
+    return found if any(axis is not None for axis in found) else None
+
+
+def gathered(tree: Tree) -> Tree:
+    """`tree`, each leaf whole on every device of an explicit mesh."""
+    return jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec()) if spec(leaf) else leaf, tree)
+
+
+def specs(tree: Tree) -> list[PartitionSpec | None]:
+    """`spec` of each leaf."""
+    return [*map(spec, jax.tree.leaves(tree))]
+
+
+def spread(tree: Tree, specs: list[PartitionSpec | None]) -> Tree:
+    """Undo `gathered`: each leaf lies as its spec says."""
+    leaves, structure = jax.tree.flatten(tree)
+    pairs = zip(leaves, specs, strict=True)
+    return jax.tree.unflatten(structure, [reshard(x, at) if at else x for x, at in pairs])
+
+
+def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
+    """All leaves as one vector, whole on every device, and the way back."""
+    flat, unravel = ravel_pytree(gathered(tree))
+    lying = specs(tree)  # and not the tree itself, whose arrays the way back would keep
+    return flat, (lambda vector: spread(unravel(vector), lying)) if any(lying) else unravel
 
 
 def eps(tree: Tree) -> float:

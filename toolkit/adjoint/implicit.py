@@ -15,7 +15,8 @@ from toolkit import tree
 from toolkit.adjoint.requirements import require_one_objective
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive.curvature import forward_over_reverse
-from toolkit.derive.linearised_system import is_one_way, linearise, loops, solve
+from toolkit.derive.linear_solve import solve
+from toolkit.derive.linearised_system import is_one_way, linearise, loops
 from toolkit.derive.refusal import (
     NO_REVERSE_OVER_LOOP,
     naming_loops,

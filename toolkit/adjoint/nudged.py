@@ -17,6 +17,7 @@ from toolkit.adjoint.requirements import require_one_objective
 from toolkit.derive.marks import mark
 from toolkit.derive.refusal import refuse_derivatives, refuse_forward_mode
 from toolkit.derive.symbolic_zeros import instantiate_zeros, values_and_wanted
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.settings import Positive, settings
 from toolkit.types import InnerProblem, Issue, Primal, PullbackReport, Tilted, Tree
@@ -144,6 +145,8 @@ class Nudged:
             # `beta` may be a tracer, and a `custom_vjp` must not close over one: it is an argument.
             beta = tree.stop_gradient(jnp.asarray(self.beta, tree.norm(y).dtype))
             zeros = PullbackReport.zeros() if report is None else report
+            # A cotangent must differ over the same device axes as its primal, and the report is as y is.
+            zeros = vary(zeros, varying_axes(y))
             # The rule must hold no array of this trace: `theta` is an argument.
             rule = _at_solution(self, tilted._replace(theta=None), problem.depth)
             return rule(y, theta, beta, zeros), steps
@@ -197,6 +200,7 @@ def _at_solution(
         theta_bar, said = _pullback(rule, tilted, y, wanted, constant, beta, q)
         theta_bar = mark(theta_bar, said.issues, depth)
         said = jax.tree.map(lambda value, zero: value.astype(zero.dtype), said, report)
+        said = vary(said, varying_axes(report))
         return None, theta_bar, None, said
 
     at_solution.defvjp(forward, backward, symbolic_zeros=True)

@@ -43,7 +43,7 @@ class Backprop:
             value, gradient = jax.value_and_grad(mean)(params, batch)
             return gradient, state, passes.said(value, gradient)
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def predict(self, model: Any) -> Any:
         """`model.apply`."""

@@ -57,7 +57,7 @@ class CoupledLearning:
         """`(init, gradients)` of an energy under a loss, which is reported and takes no part in learning."""
         energy = energy_of(self.energy, model)
         steps = (self.free_steps, self.clamped_steps)
-        return Learner(passes.no_state, _contrast(energy, loss, self.beta, steps))
+        return passes.learner(passes.no_state, _contrast(energy, loss, self.beta, steps))
 
     def predict(self, model: Any) -> Callable[[Tree, Array], Array]:
         """`(params, x) -> output`, settled by `free_steps` sweeps."""
@@ -81,7 +81,7 @@ class ContrastiveLearning:
         """`(init, gradients)` of an energy under a loss, which is reported and takes no part in learning."""
         energy = energy_of(self.energy, model)
         steps = (self.free_steps, self.clamped_steps)
-        return Learner(passes.no_state, _contrast(energy, loss, 1.0, steps))
+        return passes.learner(passes.no_state, _contrast(energy, loss, 1.0, steps))
 
     def predict(self, model: Any) -> Callable[[Tree, Array], Array]:
         """`(params, x) -> output`, settled by `free_steps` sweeps."""

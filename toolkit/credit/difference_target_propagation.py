@@ -101,7 +101,7 @@ class DifferenceTargetPropagation:
             gradient = passes.gradients_of(model, params, up.inputs, deltas)
             return gradient, InverseState(inverses, moments), passes.said(judged.mean, gradient)
 
-        return Learner(init, gradients)
+        return passes.learner(init, gradients)
 
     def _targets(
         self, model: Layered, inverses: Tree, reached: tuple[Array, ...], error: Array

@@ -77,7 +77,7 @@ class DirectFeedbackAlignment:
             gradient = passes.gradients_of(model, params, up.inputs, [*deltas, error])
             return gradient, state, passes.said(judged.mean, gradient)
 
-        return Learner(init, gradients)
+        return passes.learner(init, gradients)
 
     def _signals(
         self, medium: Any, error: Array, key: Array, hidden: tuple[Array, ...]

@@ -94,7 +94,7 @@ class DualPropagation:
             residual = _residual(self, model, free, duals, raised, nudge)
             return gradient, state, passes.said(judged.mean, gradient, residual, self.sweeps)
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def predict(self, model: Any) -> Any:
         """`model.apply`."""

@@ -120,7 +120,7 @@ class EquilibriumPropagation:
             sweeps = self.free_steps + len(nudges.at) * self.nudged_steps
             return gradient, state, passes.said(judged.mean, gradient, residual, sweeps)
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def predict(self, model: Any) -> Callable[[Tree, Array], Array]:
         """`(params, x) -> output`, settled by `free_steps` sweeps."""

@@ -107,7 +107,7 @@ class FeedbackAlignment:
                 passes.said(judged.mean, gradient),
             )
 
-        return Learner(init, gradients)
+        return passes.learner(init, gradients)
 
     def _moved(self, feedback: Tree, optimizer: Any, gradient: Tree) -> tuple[Tree, Any]:
         """Kolen and Pollack: both weights get the same gradient, and decay forgets where they differed."""

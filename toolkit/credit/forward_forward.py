@@ -96,7 +96,7 @@ class ForwardForward:
             gradient, read = jax.grad(total, has_aux=True)(params, batch, key)
             return gradient, state, passes.said(read, gradient)
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def predict(self, model: Any) -> Callable[[Tree, Array], Array]:
         """`(params, x) -> [B, C]`, the larger the likelier."""

@@ -88,7 +88,7 @@ class LocalLosses:
             heads = optax.apply_updates(state.heads, updates)
             return gradient, HeadState(heads, moments), passes.said(judged.mean, gradient)
 
-        return Learner(init, gradients)
+        return passes.learner(init, gradients)
 
     def predict(self, model: Any) -> Any:
         """`model.apply`."""

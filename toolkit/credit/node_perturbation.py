@@ -61,7 +61,7 @@ class NodePerturbation:
             value, gradient = rule(losses)(params, key)
             return gradient, state, passes.said(value, gradient)
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def predict(self, model: Any) -> Any:
         """`model.apply`."""

@@ -19,6 +19,7 @@ from toolkit import tree
 from toolkit.credit.layered import Layer, Layered
 from toolkit.derive.pullback import pull
 from toolkit.errors.readable import call_as
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Issue, Tree
 
 Loss = Callable[[Array, Any], Array]  # (output [B, ...], target) -> [B]
@@ -44,6 +45,29 @@ class Learner(NamedTuple):
     gradients: Callable[
         [Tree, Any, Batch, Array], tuple[Tree, Any, Info]
     ]  # (params, state, batch, key) -> (gradients like params, state, info)
+
+
+def learner(
+    init: Callable[[Array, Tree, Batch], Any],
+    gradients: Callable[[Tree, Any, Batch, Array], tuple[Tree, Any, Info]],
+) -> Learner:
+    """A rule's pair, whose results differ between devices as its batch does.
+
+    Inside `jax.shard_map` reverse mode would add up the gradients of all devices where the parameters are the
+    same on them. Marked as differing, each device has the gradient of its own batch, and `jax.lax.pmean` of
+    them is right.
+    """
+
+    def marked_init(key: Array, params: Tree, batch: Batch) -> Any:
+        axes = varying_axes((key, params, batch))
+        return vary(init(*vary((key, params, batch), axes)), axes)
+
+    def marked(params: Tree, state: Any, batch: Batch, key: Array) -> tuple[Tree, Any, Info]:
+        given = (params, state, batch, key)
+        axes = varying_axes(given)
+        return vary(gradients(*vary(given, axes)), axes)
+
+    return Learner(marked_init, marked)
 
 
 class LearningRule(Protocol):

@@ -105,7 +105,7 @@ class PredictiveCoding:
                 passes.said(judged.mean, gradient, settled.residual, settled.sweeps),
             )
 
-        return Learner(passes.no_state, gradients)
+        return passes.learner(passes.no_state, gradients)
 
     def _nudged(self, model: Layered) -> EquilibriumPropagation:
         depth = len(model.layers)

@@ -93,7 +93,7 @@ class SyntheticGradients:
             learned = readouts.learned(missed, state.synthesisers, self.optimizer, state.optimizer)
             return gradient, SyntheticState(*learned), passes.said(judged.mean, gradient)
 
-        return Learner(init, gradients)
+        return passes.learner(init, gradients)
 
     def _seen(self, examples: int, target: Any, classes: int, dtype: Any) -> Array:
         """What a synthesiser sees of the target, `[B, C]`; of a target that it does not see, of any form, 0."""

@@ -12,6 +12,7 @@ from jax import Array
 
 from toolkit.credit.passes import Batch, Info, LearningRule, Loss
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.optimizers import Optimizer, built
 from toolkit.settings import require
 from toolkit.types import Tree
@@ -54,8 +55,10 @@ def train(
 
     @readable
     def init(key: Array, params: Tree, batch: Batch) -> TrainState:
-        state = rule_init(key, params, batch)
-        return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32))
+        own = rule_init(key, params, batch)
+        state = TrainState(params, own, optimizer.init(params), jnp.zeros((), jnp.int32))
+        # Inside `jax.shard_map` a step makes the parameters differ between devices as the batch does.
+        return vary(state, varying_axes((key, params, batch)))
 
     @readable
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Info]:

@@ -43,7 +43,7 @@ def _looks_symmetric(matvec: Matvec, like: Tree) -> Array:
     u, v = (optax.tree.random_like(key, like) for key in jax.random.split(jax.random.key(0)))
     u, v = vary((u, v), varying_axes(like))
     au, av = matvec(u), matvec(v)
-    gap = jnp.abs(optax.tree.vdot(u, av) - optax.tree.vdot(v, au))
+    gap = jnp.abs(tree.vdot(u, av) - tree.vdot(v, au))
     size = tree.norm(u) * tree.norm(av) + tree.norm(v) * tree.norm(au)
     return gap <= jnp.finfo(gap.dtype).eps ** 0.5 * size
 

@@ -37,7 +37,9 @@ class Programs(NamedTuple):
     They close over no tracer.
     """
 
-    run: Callable[[Tree, Tree, Tree], Tree]  # (point, kept, vector), what is executed
+    run: Callable[
+        [Tree, Tree, Tree], Tree
+    ]  # (point, kept, vector), what is executed; may have an aux
     pushed: Callable[[Tree, Tree], Tree]  # (point, vector), with forward mode of any order
     any_mode: Callable[[Tree, Tree], Tree]  # (point, vector), with all modes of any order
     refusal: str = ""  # what to say where a function inside has a backward pass alone
@@ -51,6 +53,7 @@ def apply(
     vector: Tree,
     like: Tree,
     side_effects: frozenset[Any] = frozenset(),
+    aux: Tree = None,
 ) -> Tree:
     """The map at `point`, applied to `vector`.
 
@@ -59,11 +62,13 @@ def apply(
       kept: what follows from the point, and was computed already.
       like: a tree like the result.
       side_effects: of the programs, as JAX knows them: prints and other callbacks.
+      aux: where both directions' `run` return a pair (result, aux), a tree like that aux. A pair is then
+        returned here, too.
 
-    Differentiation: all modes, any order.
+    Differentiation: all modes, any order; an aux has none.
     """
-    (points, at), (keeps, with_kept), (vectors, of), (likes, to) = (
-        _taken_apart(part) for part in (point, kept, vector, like)
+    (points, at), (keeps, with_kept), (vectors, of), (likes, to), (auxes, beside) = (
+        _taken_apart(part) for part in (point, kept, vector, like, aux)
     )
     made = _map_p.bind(
         *points, *keeps, *vectors,
@@ -71,9 +76,11 @@ def apply(
         backward=_direction(backward, at, with_kept, to),
         sizes=(len(points), len(keeps)),
         types=tuple(map(jax.typeof, likes)),
+        aux_types=tuple(map(jax.typeof, auxes)),
         side_effects=side_effects,
     )  # fmt: skip
-    return _put_together(to, made)
+    result = _put_together(to, made[: len(likes)])
+    return (result, _put_together(beside, made[len(likes) :])) if auxes else result
 
 
 class _Shape(NamedTuple):
@@ -170,16 +177,24 @@ def _jvp(primals: Leaves, tangents: Leaves, **params: Any) -> tuple[list[Any], l
     # program that computes it again from the point, and so differentiates it too.
     point_dot, _, vector_dot = _parted(params["sizes"], tangents)
     moves = [not isinstance(dot, ad.Zero) for dot in (*point_dot, *vector_dot)]
+
+    def without_aux(dots: list[Any]) -> list[Any]:
+        aux = made[len(params["types"]) :]
+        return dots[: len(params["types"])] + [
+            ad.Zero(jax.typeof(one).to_tangent_aval()) for one in aux
+        ]
+
     if not any(moves[: len(point)]):
         vector_dot = [ad.instantiate_zeros(dot) for dot in vector_dot]
-        return made, _map_p.bind(*point, *kept, *vector_dot, **params)
+        return made, without_aux(_map_p.bind(*point, *kept, *vector_dot, **params))
     dots = [dot for dot, moving in zip((*point_dot, *vector_dot), moves, strict=True) if moving]
     derivative = {
         "forward": _derivative(params["forward"], len(point), moves),
         "backward": None,
         "sizes": (len(moves), 0),
+        "aux_types": (),
     }
-    return made, _map_p.bind(*point, *vector, *dots, **params | derivative)
+    return made, without_aux(_map_p.bind(*point, *vector, *dots, **params | derivative))
 
 
 def _derivative(direction: Direction, size: int, moves: list[bool]) -> Direction:
@@ -210,7 +225,7 @@ def _transpose(cotangents: Leaves, *operands: Any, **params: Any) -> list[Any]:
     types = tuple(
         leaf.aval if ad.is_undefined_primal(leaf) else jax.typeof(leaf) for leaf in vector
     )
-    cotangents = [ad.instantiate_zeros(bar) for bar in cotangents]
+    cotangents = [ad.instantiate_zeros(bar) for bar in cotangents[: len(params["types"])]]
     forward, backward = params["forward"], params["backward"]
     if backward is None:
         zeros = [ad.instantiate_zeros(ad.Zero(one)) for one in types]
@@ -219,7 +234,8 @@ def _transpose(cotangents: Leaves, *operands: Any, **params: Any) -> list[Any]:
             (bars,) = pull(list(cotangents))
     else:
         swapped = {"forward": backward, "backward": forward, "types": types}
-        bars = _map_p.bind(*point, *kept, *cotangents, **params | swapped)
+        made = _map_p.bind(*point, *kept, *cotangents, **params | swapped)
+        bars = made[: len(types)]
     no_bars = [None] * (len(point) + len(kept))
     return no_bars + [bar if one else None for bar, one in zip(bars, asked, strict=True)]
 
@@ -259,6 +275,7 @@ def _batch(axis: Any, operands: Leaves, axes: Leaves, **params: Any) -> tuple[Le
         "forward": batched(params["forward"]),
         "backward": batched(params["backward"]),
         "types": tuple(jax.make_jaxpr(spread)(*params["types"]).out_avals),
+        "aux_types": tuple(jax.make_jaxpr(spread)(*params["aux_types"]).out_avals),
     }
     made = _map_p.bind(*fixed, *moving, **params | changed)
     return made, [0] * len(made)
@@ -266,7 +283,7 @@ def _batch(axis: Any, operands: Leaves, axes: Leaves, **params: Any) -> tuple[Le
 
 _map_p.def_impl(_run)
 _map_p.def_effectful_abstract_eval(
-    lambda *_, types, side_effects, **__: (list(types), side_effects)
+    lambda *_, types, aux_types, side_effects, **__: ([*types, *aux_types], side_effects)
 )
 mlir.register_lowering(_map_p, mlir.lower_fun(_run, multiple_results=True))
 ad.primitive_jvps[_map_p] = _jvp

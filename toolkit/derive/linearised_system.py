@@ -1,36 +1,24 @@
-"""The linear system of a condition that is linearised at a solution, and its differentiable solve.
-
-This is the one place where `jax.lax.custom_linear_solve` is called.
-"""
+"""The linear system of a condition that is linearised at a solution."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial, register_dataclass
 
 from toolkit import tree
-from toolkit.derive import linear_call
 from toolkit.derive.composite import gradient_step
-from toolkit.derive.marks import mark
-from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP, refuse_transposition
+from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP
 from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.jaxprs.lift import has_while, lift
 from toolkit.types import (
     Composite,
     InnerProblem,
-    Issue,
-    LinearInfo,
-    LinearSolver,
     Matvec,
-    Status,
     Tree,
 )
 
@@ -99,9 +87,25 @@ def explicit(system: System, like: Tree) -> System:
         lifted = lift(product, like)
         return Partial(lifted.call, lifted.closed)
 
-    assert system.factors is None  # those of a composite problem are no product of one argument
     transposed = None if system.transposed is None else one(system.transposed)
-    return dataclasses.replace(system, matvec=one(system.matvec), transposed=transposed)
+    factors = system.factors and Factors(
+        one(system.factors.P), one(system.factors.M), system.factors.s
+    )
+    return dataclasses.replace(
+        system, matvec=one(system.matvec), factors=factors, transposed=transposed
+    )
+
+
+def product(system: System, transposed: bool, like: Tree) -> Matvec:
+    """The products with A, or with its transpose."""
+    if system.symmetric or not transposed:
+        return system.matvec
+    if system.transposed is not None:
+        return system.transposed
+    if system.forward_only:
+        raise TypeError(NO_REVERSE_OVER_LOOP)
+    pull = jax.linear_transpose(system.matvec, like)
+    return lambda v: pull(v)[0]
 
 
 def is_one_way(problem: InnerProblem, y: Tree, theta: Tree) -> bool:
@@ -146,123 +150,6 @@ def _linearise_composite(
     return scaled_difference(real, new), system
 
 
-def solve(
-    solver: LinearSolver,
-    system: System,
-    b: Tree,
-    transposed: bool = False,
-    x0: Tree | None = None,
-    depth: int = 0,
-) -> tuple[Tree, LinearInfo]:
-    """`x` with `A x = b` (or `A' x = b`), differentiable to any order in `b` and in the system.
-
-    `b` and `x` are trees of real leaves; `x0` is where an iterative solver starts. With a `depth` the
-    result is marked where the solver stopped short, for the solve of that depth around (`derive/marks.py`).
-    """
-    if system.one_way and transposed:
-        return _solve_backward(solver, system.transposed, b, x0)
-    forward_only = system.forward_only and not system.symmetric
-    if forward_only and transposed and system.transposed is None:
-        raise TypeError(NO_REVERSE_OVER_LOOP)
-    forward, backward = system.matvec, system.matvec
-    if not system.symmetric and system.transposed is not None:
-        backward = system.transposed
-    elif not (system.symmetric or forward_only):
-        backward = _transpose(system.matvec, b)
-    if transposed:
-        forward, backward = backward, forward
-    start = tree.stop_gradient(x0)
-    if len(jax.tree.leaves(b)) > 1:
-        # JAX cannot transpose a solve where some leaves of `b` are differentiated and others are
-        # constants. Passing `b` through one vector makes all leaves differentiated, or none.
-        flat, unravel = ravel_pytree(b)
-        b = unravel(flat)
-
-    # A start serves the system as it was handed in. JAX's transposed solve has another right-hand side,
-    # so it starts from zeros.
-    def solve_one_way(transposed: bool, x0: Tree | None) -> Callable[[Matvec, Tree], Any]:
-        def solve(matvec: Matvec, b: Tree) -> tuple[Tree, LinearInfo]:
-            # `A = (I - P M) / s` of a composite problem is not symmetric. A solver that needs symmetry
-            # is given an equivalent symmetric system; the others can solve A as it is.
-            if system.factors is not None and getattr(solver, "symmetric_only", False):
-                x, info = _solve_factors(solver, system.factors, b, transposed, x0)
-            else:
-                x, info = linear_call.call(solver, matvec, b, x0, system.symmetric)
-            if depth == 0:
-                return x, info
-            # The mark stands in here, and not behind the whole: reverse mode solves the transposed system.
-            unsolved = jnp.where(info.status == 0, 0, int(Issue.LINEAR_NOT_CONVERGED))
-            return mark(x, unsolved, depth), info
-
-        return solve
-
-    no_other_way = system.symmetric or forward_only
-    x, info = jax.lax.custom_linear_solve(
-        forward,
-        b,
-        solve=solve_one_way(transposed, start),
-        transpose_solve=None if no_other_way else solve_one_way(not transposed, None),
-        symmetric=system.symmetric,
-        has_aux=True,
-    )
-    return refuse_transposition(x, NO_REVERSE_OVER_LOOP) if forward_only else x, info
-
-
-def _solve_backward(
-    solver: LinearSolver, transposed: Any, b: Tree, x0: Tree | None
-) -> tuple[Tree, LinearInfo]:
-    """`x` with `A' x = b`, where `A'` is a backward pass that JAX cannot transpose; first order.
-
-    The pass may not even be linear. What a linear solver finds is then no solution, unless its residual
-    says so: an x that does not meet the tolerance is NaN.
-    """
-    try:
-        x, info = linear_call.checked(solver, transposed, b, x0)
-    except (
-        NotImplementedError,
-        ValueError,
-    ) as error:  # that of `jax.scipy` transposes what it is given
-        name = type(solver).__name__
-        raise TypeError(
-            f"`linear_solver` must need no transposed product where `fun` has a backward pass that JAX cannot "
-            f"transpose: {name} does; use tk.linear.BiCGStab or Dense, or the adjoint Unroll()."
-        ) from error
-    return tree.nan_unless(info.status == Status.CONVERGED, x), info
-
-
-def _solve_factors(
-    solver: LinearSolver, factors: Factors, b: Tree, transposed: bool, x0: Tree | None
-) -> tuple[Tree, LinearInfo]:
-    """`(I - P M) x = s b`, or its transpose, by a symmetric semidefinite system on the range of P.
-
-    With `A = P - P M P`, which for a projection P is `s P H P`, the Hessian on a support or a face:
-
-        A q = P M c,  x = c + P q  =>  x - P M x = c + (P - P M P) q - P M c = c      (c = s b)
-        A q = P c,    x = c + M P q  =>  x - M P x = c + M (P q - P c - P M P q) = c
-
-    The right-hand sides lie in the range of P, and so do the iterates of a Krylov method. So variables
-    that the proximal map holds fixed cost nothing, and the Hessian need not be curved along them.
-
-    A start x0 for x also serves for q, of which only `P q` matters: in the transposed system q = x
-    solves `A q = P c` (put `x = c + M P x` in), in the other one q = M x solves `A q = P M c`.
-    """
-    P, M, s = factors
-    c = jax.tree.map(lambda leaf: (s * leaf).astype(leaf.dtype), b)
-
-    def reduced(q: Tree) -> Tree:
-        Pq = P(q)
-        return jax.tree.map(lambda a, d: a - d, Pq, P(M(Pq)))
-
-    if transposed:
-        q, info = linear_call.call(solver, reduced, P(c), x0, True)
-        correction = M(P(q))
-    else:
-        start = None if x0 is None else M(x0)
-        q, info = linear_call.call(solver, reduced, P(M(c)), start, True)
-        correction = P(q)
-    return jax.tree.map(jnp.add, c, correction), info
-
-
 def _damped(product: Matvec, damping: Array | float) -> Matvec:
     if not _is_nonzero(damping):
         return product
@@ -276,8 +163,3 @@ def loops(product: Matvec, like: Tree) -> bool:
 
 def _is_nonzero(damping: Array | float) -> bool:
     return not (isinstance(damping, (int, float)) and damping == 0)
-
-
-def _transpose(linear: Matvec, like: Tree) -> Matvec:
-    transposed = jax.linear_transpose(linear, like)
-    return lambda v: transposed(v)[0]

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.derive.symbolic_zeros import is_zero_tangent, zero_tangent
@@ -65,7 +64,7 @@ def _push(
     if not jax.tree.leaves(moving):
         return optax.tree.zeros_like(like)
     # Derivatives are taken along real coordinates: a complex scalar has two.
-    flat, unravel = ravel_pytree(tree.as_real(moving))
+    flat, unravel = tree.ravel(tree.as_real(moving))
     require(flat.size)
 
     def along(direction: Array) -> Tree:
@@ -74,7 +73,7 @@ def _push(
 
     directions = vary(jnp.eye(flat.size, dtype=flat.dtype), varying_axes(flat))
     columns = jax.vmap(along)(directions)  # the Jacobian; its leading axis is the directions
-    weights, _ = ravel_pytree(tree.as_real(moving_dot))
+    weights, _ = tree.ravel(tree.as_real(moving_dot))
     dot = jax.tree.map(lambda c: jnp.tensordot(weights, c, 1).astype(c.dtype), columns)
     return tree.as_like(like, dot)
 

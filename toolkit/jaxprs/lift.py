@@ -15,6 +15,7 @@ import jax
 from toolkit.jaxprs.own_rules import Rules, has_both_modes, rules
 from toolkit.jaxprs.read import constants_first, evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
+from toolkit.jaxprs.varying_axes import evaluate_retyped, varying_axes
 
 
 class Lifted(NamedTuple):
@@ -59,7 +60,15 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
         consts = [
             next(pending) if lifted else c for c, lifted in zip(constants, is_closed, strict=True)
         ]
-        flat = evaluate_open(program, [], *consts, *jax.tree.leaves(args))
+        operands = [*consts, *jax.tree.leaves(args)]
+        differ_alike = all(
+            varying_axes(operand) == varying_axes(variable.aval)
+            for operand, variable in zip(operands, program.invars, strict=True)
+        )
+        if differ_alike:
+            flat = evaluate_open(program, [], *operands)
+        else:
+            flat = evaluate_retyped(program, operands)
         return jax.tree.unflatten(structure, flat)
 
     # An argument that no equation reads, and that is no result either, has no effect.

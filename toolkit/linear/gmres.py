@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
 from toolkit import tree
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.lift import lift
+from toolkit.jaxprs.varying_axes import inside_shard_map, varying_axes
 from toolkit.linear.judge import (
     approximate_inverse,
     divided,
@@ -51,6 +52,7 @@ class GMRES:
         product, flat, back = flat_system(matvec, b)
         if flat.size == 0:
             return judge(matvec, b, b, 0, self.tol)
+        _refuse_shared_unknowns(product, flat)
         unit = tree.unit(b)
         b, flat = divided(b, unit), divided(flat, unit)
         restart = min(self.max_steps, self.restart, tree.size(b))
@@ -58,7 +60,7 @@ class GMRES:
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
 
         def flat_inverse(r: Array) -> Array:
-            return ravel_pytree(inverse(back(r)))[0].astype(flat.dtype)
+            return tree.ravel(inverse(back(r)))[0].astype(flat.dtype)
 
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, steps, residual, previous = carry
@@ -85,9 +87,22 @@ class GMRES:
             kept = jnp.where(better, new, x)
             return kept, steps + restart, jnp.where(better, after, residual), residual
 
-        x = divided(ravel_pytree(start(b, x0))[0].astype(flat.dtype), unit)
+        x = divided(tree.ravel(start(b, x0))[0].astype(flat.dtype), unit)
         first = tree.norm(flat - product(x))
         steps = jnp.asarray(0, jnp.int32)
         x, steps, _, _ = jax.lax.while_loop(unfinished, cycle, (x, steps, first, first))
         x, info = judge(matvec, b, back(x), steps, self.tol, products=made + steps)
         return multiplied(x, unit), info
+
+
+def _refuse_shared_unknowns(product: Matvec, like: Array) -> None:
+    """Refuse a system whose data differ between devices where its right-hand side does not.
+
+    JAX's routine marks all that it computes as differing where the data do, and refuses the product of such a
+    vector with a matrix that is averaged over the devices.
+    """
+    if inside_shard_map() and varying_axes(lift(product, like).closed) - varying_axes(like):
+        raise ValueError(
+            "`linear_solver` must not be GMRES inside jax.shard_map where data differ between devices and `y` does "
+            "not, as with a loss that is averaged over them; use tk.linear.BiCGStab, CG or Dense."
+        )

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
@@ -115,14 +114,14 @@ def multiplied(x: Tree, unit: Array) -> Tree:
 def flat_system(matvec: Matvec, b: Tree) -> tuple[Matvec, Array, Callable[[Array], Tree]]:
     """`A` and `b` on one vector, in float32 at least (LAPACK knows no smaller type), and the way back."""
     matvec = checked(matvec, b)
-    flat, unravel = ravel_pytree(b)
+    flat, unravel = tree.ravel(b)
     wide = tree.widened(flat).dtype
 
     def back(vector: Array) -> Tree:
         return unravel(vector.astype(flat.dtype))
 
     def product(vector: Array) -> Array:
-        return ravel_pytree(matvec(back(vector)))[0].astype(wide)
+        return tree.ravel(matvec(back(vector)))[0].astype(wide)
 
     return product, flat.astype(wide), back
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
+from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     flat_system,
@@ -56,7 +56,7 @@ class Nystrom:
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
         product, flat, back = flat_system(matvec, b)
-        first = ravel_pytree(start(b, x0))[0].astype(flat.dtype)
+        first = tree.ravel(start(b, x0))[0].astype(flat.dtype)
         rest = flat if x0 is None else flat - product(first)
         rank = min(self.rank, flat.size)
         vectors, values, definite = _approximation(product, flat, rank)
@@ -74,7 +74,7 @@ class Nystrom:
         gains = jnp.where(definite, gains, 0)
 
         def inverse(r: Tree) -> Tree:
-            vector = ravel_pytree(r)[0].astype(flat.dtype)
+            vector = tree.ravel(r)[0].astype(flat.dtype)
             kept = jnp.where(definite, vectors, 0)
             return back(vector + kept @ (gains * (kept.conj().T @ vector)))
 

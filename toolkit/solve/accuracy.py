@@ -13,7 +13,9 @@ from jax import Array
 from toolkit import tree
 from toolkit.adjoint.implicit import Implicit, Pullback
 from toolkit.derive.curvature import forward_over_reverse
+from toolkit.jaxprs.varying_axes import varying_axes
 from toolkit.solve.call import SolveCall
+from toolkit.solve.devices import shared
 from toolkit.types import Tree
 
 # The estimate looks along two directions only and may overestimate the smallest curvature. What it
@@ -83,7 +85,10 @@ def estimate_error(
     def lagrangian(real: Tree, inexact: Tree) -> Array:
         point, moved = tree.as_like(y, real), operands._replace(theta=inexact)
         condition = tree.as_real(problem.residual(point, problem.evaluate(point, moved, None)))
-        return outer_at(point, inexact) - tree.vdot(condition, pulled.solution)
+        value, product = outer_at(point, inexact), tree.vdot(condition, pulled.solution)
+        # Inside `jax.shard_map` devices may have an outer value each for one inner problem. Their gradients
+        # are added up, and the product, which is the same on all of them, must count once.
+        return value - shared(product, varying_axes(value))
 
     norms = Norms(
         y=tree.norm(real),

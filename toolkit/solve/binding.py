@@ -20,6 +20,8 @@ from toolkit.derive.curvature import forward_over_reverse
 from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.one_device import as_on_one_device
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.solve.call import Operands, SolveCall, SolverClosures, first
 from toolkit.solver.iterate import as_steps
 from toolkit.types import (
@@ -64,6 +66,7 @@ def bind(
             f"{type(solver).__name__} returned {type(method).__name__}."
         )
     _check_xs(xs, method.num_steps)
+    method = _differing_alike(method, y0)
     # The solver's functions are traced here for the first time, and with them the gradient.
     with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
         lifted = _lift_solver(method, y0, operands, first(xs))
@@ -83,6 +86,22 @@ def bind(
     primal = Primal(run, steps, type(solver).__name__, lifted.settings, tilted)
     operands = operands._replace(solver=lifted.closures)
     return SolveCall(problem, primal, y0, operands, xs, method.tol)
+
+
+def _differing_alike(method: Method, y0: Tree) -> Method:
+    """`method`, all of its state marked as differing over the device axes over which `y0` does.
+
+    A solver makes arrays of its own, such as the step count of Adam. Inside `jax.shard_map` they differ
+    between devices as soon as they meet `y`, and a loop's carry must have one type before and after a step.
+    """
+    axes = varying_axes(y0)
+    if not axes:
+        return method
+    # The line searches of optax loop over arrays that they make themselves.
+    init, update = method.init, as_on_one_device(method.update, loops_only=True)
+    return method._replace(
+        init=lambda *args: vary(init(*args), axes), update=lambda *args: vary(update(*args), axes)
+    )
 
 
 class _LiftedSolver(NamedTuple):

@@ -15,9 +15,11 @@ from toolkit.adjoint.implicit import Implicit
 from toolkit.adjoint.zeros import warn_of_zeros
 from toolkit.derive import marks
 from toolkit.derive.collecting import collect, collect_beside
+from toolkit.derive.on_devices import device_axes
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.leaves.containers import packed
 from toolkit.solve.accuracy import estimate_error
+from toolkit.solve.devices import of_each_device, shared
 from toolkit.solve.hypergradient_report import (
     HypergradientReport,
     imprecise,
@@ -70,6 +72,10 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
 
     Differentiation: value and gradient, by the modes and to the order that the rule admits.
 
+    Inside `jax.shard_map` the gradient differs between devices along the axes along which the value does, also
+    where `theta` does not: it is that of each device's own value, and `jax.lax.pmean` of both is that of the
+    mean. With a collective in the inner function each device has an equal share of the sum instead.
+
     Cost: that of the rule. Each field of the report costs nothing when it is unused in compiled
     code; used, the estimate (which the status asks for) costs two Hessian-vector products.
     """
@@ -84,6 +90,19 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
     @readable
     def run(y0: Tree, theta: Tree, xs: Tree = None, v0: Tree = None) -> Hypergradient:
         require_inexact(theta)
+        if not device_axes():
+            return here(y0, theta, xs, v0)
+
+        def value(theta: Tree) -> Array:
+            return outer_value(outer, solve(y0, theta, xs).value, theta)
+
+        theta, summed = of_each_device(value, theta)
+        hg = here(y0, theta, xs, v0)
+        estimate = shared(hg.report.error_estimate, summed)
+        report = hg.report._replace(error_estimate=estimate)
+        return hg._replace(gradient=shared(hg.gradient, summed), report=report)
+
+    def here(y0: Tree, theta: Tree, xs: Tree, v0: Tree) -> Hypergradient:
         if isinstance(solve.adjoint, Implicit) and xs is None:
             return _by_pullback(outer, solve, solve.adjoint, y0, theta, v0)
         if v0 is not None:

@@ -18,7 +18,9 @@ from jax import Array
 from toolkit import linear, tree
 from toolkit.derive import marks
 from toolkit.derive.collecting import holds_marks
+from toolkit.derive.on_devices import device_axes, refuse_differing, refuse_unchecked
 from toolkit.errors.readable import call_as, returned_by
+from toolkit.jaxprs.collectives import collective_axes
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.containers import packed, unpacked
@@ -156,7 +158,19 @@ def _lift_fun(
         parts = parts._replace(y=y, operands=operands)
         lifted = lift(flat, y, operands, first(xs), arrange=True)
         lifted = lifted._replace(closed=vary(lifted.closed, axes))
+    if device_axes():
+        _refuse_wrong_collectives(lifted, parts, xs)
     return parts, xs, lifted
+
+
+def _refuse_wrong_collectives(lifted: Lifted, parts: _Partition, xs: Tree) -> None:
+    """Inside `jax.shard_map` or `jax.pmap`: refuse what JAX would differentiate wrongly."""
+    arguments = (lifted.closed, parts.y, parts.operands, first(xs))
+    refuse_unchecked("fun", lifted.program, [*map(tree.is_inexact, jax.tree.leaves(arguments))])
+    differing = varying_axes(parts.y)
+    is_y = [jax.tree.map(lambda _, part=part: part is parts.y, part) for part in arguments]
+    axes = collective_axes(lifted.program, jax.tree.leaves(is_y))
+    refuse_differing("fun", "y0", axes & differing)
 
 
 def _evaluations(

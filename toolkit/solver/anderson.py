@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from toolkit import tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.solver.requirements import require_kind
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
@@ -55,8 +55,8 @@ class Anderson:
         require_kind(self, problem.kind, ("fixed_point",), "tk.solver.Newton")
 
         def init(y0: Tree, theta: Tree) -> AndersonState:
-            flat, _ = ravel_pytree(tree.as_real(y0))
-            empty = jnp.zeros_like(flat, shape=(self.history, flat.size))
+            flat, _ = tree.ravel(tree.as_real(y0))
+            empty = vary(jnp.zeros((self.history, flat.size), flat.dtype), varying_axes(flat))
             return AndersonState(y0, empty, empty, jnp.asarray(0, jnp.int32))
 
         def evaluate(state: AndersonState, theta: Tree, x: Tree) -> Evaluation:
@@ -66,8 +66,8 @@ class Anderson:
         def update(
             state: AndersonState, new: Tree, theta: Tree, t: Array, x: Tree
         ) -> AndersonState:
-            value, _ = ravel_pytree(tree.as_real(new))
-            point, unravel = ravel_pytree(tree.as_real(state.y))
+            value, _ = tree.ravel(tree.as_real(new))
+            point, unravel = tree.ravel(tree.as_real(state.y))
             slot = state.evaluations % self.history
             values = state.values.at[slot].set(value)
             residuals = state.residuals.at[slot].set(value - point)

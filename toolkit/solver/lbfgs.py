@@ -45,8 +45,12 @@ class LBFGS:
         objective, optimizer = require_objective(self, problem), optax.lbfgs()
 
         def real_objective(like: Tree, theta: Tree, x: Tree) -> Callable[[Tree], Array]:
-            fun = lambda real: objective(tree.as_like(like, real), theta, x)
             real = tree.as_real(like)
+            lying = tree.specs(real)
+
+            def fun(point: Tree) -> Array:
+                return objective(tree.as_like(like, tree.spread(point, lying)), theta, x)
+
             return typed_objective(fun, real, value_like=_searched(real))
 
         def init(y0: Tree, theta: Tree) -> OptaxState:
@@ -76,7 +80,9 @@ class LBFGS:
                 grad=gradient,
                 value_fn=real_objective(state.y, theta, x),
             )
-            moved = tree.typed_like(tree.as_real(state.y), optax.apply_updates(real, updates))
+            before = tree.as_real(state.y)
+            moved = tree.typed_like(before, optax.apply_updates(real, updates))
+            moved = tree.spread(moved, tree.specs(before))
             return OptaxState(tree.as_like(state.y, moved), inner)
 
         return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
@@ -86,7 +92,8 @@ def _searched(real: Tree) -> Tree:
     """`real` in one type, float32 at least, in which the line search compares values.
 
     The values of a float16 problem may be too large for float16, or differ in digits that it has not.
-    optax compares them in the type of its point.
+    optax compares them in the type of its point. It also multiplies points, which may not lie along an explicit
+    axis of a mesh then.
     """
     dtype = wide_type(*jax.tree.leaves(real))
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), real)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree.gathered(real))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from jax import Array
 
 from toolkit import tree
-from toolkit.derive.linearised_system import System, explicit, linearise, solve
+from toolkit.derive.linear_solve import solve
+from toolkit.derive.linearised_system import System, explicit, linearise
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 from toolkit.vocabulary.roles import LinearSolver

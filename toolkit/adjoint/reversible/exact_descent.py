@@ -21,7 +21,7 @@ from toolkit.adjoint.reversible import integer_grid, momentum
 from toolkit.adjoint.reversible.momentum import MomentumPlan
 from toolkit.adjoint.reversible.reals import from_reals, to_reals
 from toolkit.adjoint.reversible.recorded import ObjectiveArguments, Recorded, record
-from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.jaxprs.varying_axes import on_all_devices, vary, varying_axes
 from toolkit.types import Descent, InnerProblem, Tree
 
 # Finer units round less and overflow earlier: integers must stay below 2^62. So an iterate may reach
@@ -114,7 +114,7 @@ class ExactDescent:
             fit = [integer_grid.fits(x) for x in (push, move, y, velocity)]
             fits.append(jnp.all(functools.reduce(jnp.logical_and, fit)))
             leaves.append((y, velocity, rows))
-        in_range = state.in_range & entry.valid & recorded.intact & _all(fits)
+        in_range = state.in_range & entry.valid & self.intact(recorded) & _all(fits)
         ys, velocities, memory = ([*column] for column in zip(*leaves, strict=True))
         return GridState(ys, velocities, memory, in_range)
 
@@ -134,7 +134,7 @@ class ExactDescent:
             push = integer_grid.to_grid(gradient * entry.push.astype(gradient.dtype))
             velocity = integer_grid.add(velocity, push)
             velocities.append(momentum.fetch(velocity, rows, entry.plan, self.method.most))
-        return state._replace(velocity=velocities, in_range=state.in_range & recorded.intact)
+        return state._replace(velocity=velocities, in_range=state.in_range & self.intact(recorded))
 
     def is_start(self, state: GridState) -> Array:
         """Whether `state` is where the loop began, to the bit."""
@@ -147,6 +147,14 @@ class ExactDescent:
         number, x = entry.x
         at = ObjectiveArguments(from_reals(self.y(state), self.start[0]), theta, x)
         return record(self.method.problem, at, self.wanted, number)
+
+    def intact(self, recorded: Recorded) -> Array:
+        """`recorded.intact`, the same on all devices that share the iterate.
+
+        It reads what was computed from the data. Inside `jax.shard_map` these may differ between devices where
+        the iterate does not, as with a loss that is averaged over them.
+        """
+        return on_all_devices(recorded.intact, varying_axes(self.start))
 
     def result(self, last: GridState, entries: Entry) -> Tree:
         """The last state as a pair of trees; NaN if the range was left."""

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 
 from toolkit.adjoint.reversible import integer_grid
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 
 SPILLS = 2  # bytes that a velocity spills at one step, at most
 SMALLEST = 2.0 ** (-8 * SPILLS)  # smaller momenta, 0 too, would spill more: this replaces them
@@ -53,7 +54,9 @@ def make_plan(momenta: Array) -> MomentumPlan:
             )
         return scale, (earlier, scale, spills)
 
-    _, (earlier, scale, spills) = jax.lax.scan(advance, jnp.ones_like(momenta, shape=()), momenta)
+    # A number of its own type: `jnp.ones_like(momenta, shape=())` fails beside explicit mesh axes.
+    one = vary(jnp.ones((), momenta.dtype), varying_axes(momenta))
+    _, (earlier, scale, spills) = jax.lax.scan(advance, one, momenta)
     row = jnp.cumsum(spills, dtype=jnp.int32) - spills
     return MomentumPlan(momenta, earlier, scale, spills, row)
 
@@ -72,7 +75,7 @@ def rows_used(plan: MomentumPlan) -> Array:
 
 def no_rows(count: int, like: Array) -> Array:
     """Memory for `count` bytes of each number; `spill` writes `most` beyond those in use."""
-    return jnp.zeros_like(like, jnp.uint8, shape=(count, *like.shape))
+    return jnp.broadcast_to(jnp.zeros_like(like, jnp.uint8), (count, *like.shape))
 
 
 def spill(

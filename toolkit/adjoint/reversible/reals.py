@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.types import Tree
 
 _FEW = 256  # numbers: fewer than these get a leaf of zeros beside them, see `to_reals`
@@ -21,7 +22,8 @@ def to_reals(values: Tree) -> list[Array]:
     """
     leaves = jax.tree.leaves(tree.widened(tree.as_real(values)))
     if sum(leaf.size for leaf in leaves) < _FEW:
-        leaves.append(jnp.zeros_like(leaves[0], shape=(_FEW,)))
+        few = jnp.zeros(_FEW, leaves[0].dtype)
+        leaves.append(vary(few, varying_axes(leaves[0])))
     return leaves
 
 

@@ -194,7 +194,8 @@ def _variables(atoms: list[Any]) -> list[Any]:
 
 
 def _zeros(aval: Any) -> Array:
-    return vary(jnp.zeros(aval.shape, aval.dtype), varying_axes(aval))
+    zeros = vary(jnp.zeros(aval.shape, aval.dtype), varying_axes(aval))
+    return tree.spread(zeros, [tree.spec(aval)])
 
 
 def _all_zero(*leaves: Array) -> Array:

@@ -12,11 +12,12 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.array_arguments import require_key
+from toolkit.bilevel.parts.devices import state_axes
 from toolkit.bilevel.parts.movers import Mover, at, mover
 from toolkit.bilevel.parts.oracles import rules_of_inner, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, with_data
 from toolkit.errors.readable import readable, returned_by
-from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.jaxprs.varying_axes import vary
 from toolkit.types import Tree
 
 
@@ -136,10 +137,9 @@ def algorithm(
             memory=memory(y0, theta0),
         )
         # In `shard_map` a type says along which axes a value differs between devices. A step makes the whole
-        # state differ along the axes of its data, and a loop refuses a state that changes its type: the
+        # state differ along the axes of the losses, and a loop refuses a state that changes its type: the
         # state is marked so from the start.
-        examples = problem.inner_data, problem.outer_data
-        state = vary(state, varying_axes((key, y0, theta0, examples)))
+        state = vary(state, state_axes(problem, key, y0, theta0))
         # A step may be compiled to overwrite its state (`donate_argnums=0`). Were a leaf the caller's own
         # array, or one array two leaves, that would destroy what is still needed: each leaf is a copy.
         return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
