@@ -82,7 +82,12 @@ for adjoint in (Implicit(), Implicit(CG(30, 1e-13)), Implicit(BiCGStab(30, 1e-13
         solve = tk.argmin(averaged(x[0], z[0]), solver, adjoint=adjoint)
         return jax.grad(lambda t: weight @ solve(jnp.zeros(3), t).value)(theta)
     mapped = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("d"), P("d")), out_specs=P())
-    np.testing.assert_allclose(jax.jit(mapped)(theta, x, z), whole, rtol=1e-6, err_msg=str(adjoint))
+    try:
+        found = jax.jit(mapped)(theta, x, z)
+    except ValueError as error:  # the one that an older release cannot have
+        assert isinstance(adjoint, Reversible) and jax.__version__ < "0.12" and "jax 0.12" in str(error)
+        continue
+    np.testing.assert_allclose(found, whole, rtol=1e-6, err_msg=str(adjoint))
 
 def newton(theta, x, z):
     return tk.argmin(averaged(x[0], z[0]), Newton(10, 1e-10))(jnp.zeros(3), theta).value @ weight
@@ -292,7 +297,16 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+LONG = ("explicit_axes", "solvers", "credit_rules", "hypergradient")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, id=name, marks=pytest.mark.slow if name in LONG else ())
+        for name, part in PARTS.items()
+    ],
+)
 def test_on_four_devices(part: str) -> None:
     command = [sys.executable, "-c", PROGRAM + part]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

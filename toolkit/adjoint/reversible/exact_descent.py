@@ -146,7 +146,15 @@ class ExactDescent:
         """The gradient at `state`, with the same bits in the forward and the reverse pass."""
         number, x = entry.x
         at = ObjectiveArguments(from_reals(self.y(state), self.start[0]), theta, x)
-        return record(self.method.problem, at, self.wanted, number)
+        recorded = record(self.method.problem, at, self.wanted, number)
+        if varying_axes(recorded.gradient) - varying_axes(self.start):
+            # A `cond` of jax 0.10 marks all its results as differing between devices where some operand does.
+            raise ValueError(
+                "`adjoint` must not be Reversible with this release of jax where data differ between devices and "
+                "`y` does not, as with a loss that is averaged over them inside jax.shard_map; use jax 0.12, or "
+                "the adjoint Unroll."
+            )
+        return recorded
 
     def intact(self, recorded: Recorded) -> Array:
         """`recorded.intact`, the same on all devices that share the iterate.

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from toolkit import tree
 from toolkit.adjoint.reversible import integer_grid
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 
@@ -98,7 +99,7 @@ def spill(
         # The second argument is at least `most`, so this is `spills` still. But XLA cannot know that: it
         # has to write the rows before it computes the new `w` in place. Else it would keep a copy of the
         # old `w` for the rows, a second state in memory.
-        spills = jnp.minimum(spills, rows[step.row].ravel()[0].astype(spills.dtype) + most)
+        spills = jnp.minimum(spills, _some(rows[step.row]).astype(spills.dtype) + most)
     return integer_grid.drop_bytes(w, spills), rows
 
 
@@ -109,3 +110,11 @@ def fetch(w: Array, rows: Array, step: MomentumPlan, most: int) -> Array:
         byte = jax.lax.dynamic_index_in_dim(rows, step.row + i, 0, keepdims=False)
         w = jnp.where(i < step.spills, integer_grid.append_byte(w, byte), w)
     return w
+
+
+def _some(row: Array) -> Array:
+    """A number of the row: the first, or the largest where it lies along an explicit mesh axis.
+
+    The first would have to be sent to all devices, which jax 0.10 refuses.
+    """
+    return jnp.max(row) if tree.spec(row) else row.ravel()[0]
