@@ -209,7 +209,8 @@ def _summed(product: Callable[[Array, Array], Array], a: Tree, b: Tree) -> Array
 
 def spec(leaf: Any) -> PartitionSpec | None:
     """How the array lies on the explicit axes of a mesh; None where it lies along none."""
-    typed = leaf if isinstance(leaf, jax.core.ShapedArray) else jax.typeof(leaf)
+    # The type of a program's variable has a sharding itself, but is no array of which JAX knows the type.
+    typed = jax.typeof(leaf) if isinstance(leaf, (Array, np.ndarray, np.generic)) else leaf
     found = typed.sharding.spec
     return found if any(axis is not None for axis in found) else None
 

@@ -100,6 +100,11 @@ INTERNALS = (
         records.device_axes,
     ),
     Internal(
+        "psum, pmean, all_gather, ...: the parameters axes, axis_name",
+        "solves inside jax.shard_map and jax.pmap: collectives that JAX differentiates wrongly",
+        records.device_sums,
+    ),
+    Internal(
         "jit, remat2, composite, custom_jvp_call, custom_vjp_call, custom_vmap_call: their programs",
         "tk.debug, flops in toolkit describe",
         programs.calls,

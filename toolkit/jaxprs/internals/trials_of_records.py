@@ -16,13 +16,14 @@ import numpy as np
 from jax.experimental import checkify
 
 from toolkit.jaxprs import hidden, recorded_lines
+from toolkit.jaxprs.collectives import collective_axes
 from toolkit.jaxprs.internals.samples import (
     X,
     first,
     on_one_device,
     traced,
 )
-from toolkit.jaxprs.varying_axes import varying_axes
+from toolkit.jaxprs.varying_axes import is_checked, varying_axes
 
 
 def lines() -> None:
@@ -121,6 +122,21 @@ def device_axes() -> None:
 
     traced(on_one_device(noting))
     assert found[0] == {"i"}
+
+
+def device_sums() -> None:
+    """A collective says along which axes it combines, and a device's number differs between devices."""
+    found: list[Any] = []
+
+    def noting(x: Any) -> Any:
+        marked = jax.make_jaxpr(lambda x: jax.lax.pmean(x, "i") + jax.lax.all_gather(x, "i").sum())(
+            x
+        )
+        found.append((collective_axes(marked, [True]), is_checked("i")))
+        return x
+
+    traced(on_one_device(noting))
+    assert found[0] == ({"i"}, True)
 
 
 def compilations() -> None:
