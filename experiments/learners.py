@@ -179,9 +179,13 @@ def program(
 
     def differentiated(state: State, data: Mapping[str, Data]) -> dict[str, run.Loss]:
         def loss(name: str) -> run.Loss:
-            batch = first(data[trainers[name].network.data], config.batch_size)
-            lost = lambda params: mean_loss(trainers[name], params, batch)
-            return run.Loss(lost, (state.learners[name].params,))
+            one = trainers[name]
+            batch = first(data[one.network.data], config.batch_size)
+            params = tuple(state.learners[name].params)
+            # Goodness is that of the hidden layers: such a prediction does not read the last one.
+            read = len(params) - (getattr(one.rule, "inference", "") == "goodness")
+            lost = lambda own: mean_loss(one, own + params[read:], batch)
+            return run.Loss(lost, (params[:read],))
 
         return {name: loss(name) for name in trainers}
 
