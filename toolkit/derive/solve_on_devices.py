@@ -41,9 +41,11 @@ def solve_on_devices(
         def solved(system: System, x0: Tree | None, b: Tree) -> tuple[Tree, LinearInfo]:
             return once(product(system, transposed, b), system, b, x0, transposed)
 
-        return (
-            vary(as_on_one_device(solved)(system, x0, b), axes) if axes else solved(system, x0, b)
-        )
+        if not axes:  # all devices solve one system; a collective in it combines their data
+            return solved(system, x0, b)
+        # Each device solves a system of its own. The loops of a solver may start from arrays of its own, which
+        # do not differ yet.
+        return vary(as_on_one_device(solved)(system, x0, b), axes)
 
     def programs(transposed: bool, starts: bool) -> Programs:
         # The transposed solve has another right-hand side, for which `x0` is no start.
