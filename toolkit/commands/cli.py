@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from toolkit.run.experiment.errors import Exit, RunError, fail, nearest, printable, shown
+from toolkit.run.experiment.errors import (
+    Exit,
+    RunError,
+    fail,
+    nearest,
+    printable,
+    refused_by_system,
+    shown,
+)
 from toolkit.run.experiment.output import flush, forgive, mute, say
 
 COMMANDS = {  # what `toolkit --help` says of each; its module has the same name
@@ -60,7 +68,7 @@ def _answered(words: list[str]) -> int:
     except RunError as error:
         if show_traceback:
             traceback.print_exception(error)
-        say("\n".join(error.lines()), sys.stderr)
+        say(str(error), sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
         return 130
@@ -81,9 +89,7 @@ def _answered(words: list[str]) -> int:
 
 
 def _refused_by_system(error: OSError, where: str) -> int:
-    place = error.filename if isinstance(error.filename, str) else where
-    refused = fail(Exit.STORAGE, place, "refused", error.strerror or str(error), "access and room")
-    say("\n".join(refused.lines()), sys.stderr)
+    say(str(refused_by_system(error, where)), sys.stderr)
     return int(Exit.STORAGE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from toolkit.commands.arguments import out
+from toolkit.run.experiment.output_path import out
 
 
 def add(parser: ArgumentParser) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from toolkit.commands.arguments import add_config, out
+from toolkit.commands.arguments import add_config
+from toolkit.run.experiment.output_path import out
 
 
 def add(parser: ArgumentParser) -> None:

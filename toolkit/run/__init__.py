@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from toolkit.faces import lazy
 
 if TYPE_CHECKING:
+    from toolkit.run.drive.execute import execute
     from toolkit.run.experiment import plain_yaml
     from toolkit.run.experiment.common import Claim, Diagnostics, Settings
+    from toolkit.run.experiment.errors import RunError
     from toolkit.run.experiment.interface import Figure, Final, Gradients, Loss, Program, losses_of
     from toolkit.run.program.budget import by_fraction
     from toolkit.run.report.drawing import pictures
+    from toolkit.run.report.opened import Run, open
 
 __all__ = [
     "Claim",
@@ -23,9 +26,13 @@ __all__ = [
     "Gradients",
     "Loss",
     "Program",
+    "Run",
+    "RunError",
     "Settings",
     "by_fraction",
+    "execute",
     "losses_of",
+    "open",
     "pictures",
     "plain_yaml",
 ]
@@ -33,6 +40,9 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "toolkit.run.drive.execute": ("execute",),
+        "toolkit.run.experiment.errors": ("RunError",),
+        "toolkit.run.report.opened": ("Run", "open"),
         "toolkit.run.experiment.common": ("Claim", "Diagnostics", "Settings"),
         "toolkit.run.experiment.interface": (
             "Figure",

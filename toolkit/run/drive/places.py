@@ -14,18 +14,21 @@ from toolkit.run.store import birth, directory, environment
 
 
 def place(
-    path: Path, loaded: load.Loaded, out: Path | None, alone: contextlib.ExitStack
+    name: str, loaded: load.Loaded, out: Path | None, alone: contextlib.ExitStack
 ) -> tuple[Path, directory.RunDirectory | None]:
     """Where the run goes, and the run that it continues there, held; None for a new one.
 
     The right to create a new one is held by `alone`. Without `out`, a place that another start takes at the
     same moment is left to it, and the next number is tried.
+
+    Args:
+        name: begins the name of a place that is found without `out`.
     """
     passed: list[Path] = []
     others: list[Path] = []
     while True:
         if out is None:
-            target = _default(path, lambda at: _continues(at, loaded, others), passed)
+            target = _default(name, lambda at: _continues(at, loaded, others), passed)
         else:
             target = directory.target_of(out)
         directory.remove_leftovers(target)
@@ -63,13 +66,13 @@ def refuse_other_config(place: directory.RunDirectory, loaded: load.Loaded) -> N
         )
 
 
-def _default(config: Path, continues: Callable[[Path], bool], passed: Collection[Path]) -> Path:
+def _default(name: str, continues: Callable[[Path], bool], passed: Collection[Path]) -> Path:
     """`runs/NAME-N`: the unfinished run that `continues` accepts and nobody holds, else the next number.
 
     Args:
         passed: paths that other processes took in the meantime.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).lstrip(".-")[:64] or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:64] or "run"
     numbers = {}
     for entry in {*Path("runs").glob(f"{name}-*"), *passed}:
         number = entry.name.removeprefix(f"{name}-")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar in a terminal, at most twenty lines in a log."""
+"""What a person sees while a run goes on: a bar in a terminal or a notebook, at most twenty lines in a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import TYPE_CHECKING
 
 from toolkit.run.experiment.output import say
@@ -19,6 +20,7 @@ LINES = 20  # of a whole run, in a log
 SHOWN = 4  # metrics in a line
 SETTLED = 0.2  # seconds after the first row before a forecast; the first calls are slower
 REDRAWN = 0.05  # at least so many seconds between two states of the bar
+REDRAWN_BY_BROWSER = 0.2  # likewise in a notebook, to which each state is sent
 
 Show = Callable[[int, dict[str, float], float], None]  # (step, metrics, the row's seconds)
 
@@ -26,11 +28,20 @@ Show = Callable[[int, dict[str, float], float], None]  # (step, metrics, the row
 @contextlib.contextmanager
 def progress(start: int, steps: int) -> Iterator[Show]:
     """Gives the function to call with each logged row."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if in_notebook():
+        with _notebook_bar(start, steps) as show:
+            yield show
+    elif sys.stdout is not None and sys.stdout.isatty():
         with _bar(start, steps) as show:
             yield show
     else:
         yield _lines(start, steps)
+
+
+def in_notebook() -> bool:
+    """Whether a notebook shows what this process prints."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")  # a shell in a terminal has none
 
 
 def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
@@ -115,6 +126,37 @@ def _bar(start: int, steps: int) -> Iterator[Show]:
                 display.update(task, completed=step, description=_values(metrics))
 
         yield show
+
+
+@contextlib.contextmanager
+def _notebook_bar(start: int, steps: int) -> Iterator[Show]:
+    from IPython.display import display
+
+    began, drawn = time.perf_counter(), 0.0
+    last: tuple[int, str] = (start, "compiling")
+
+    def bundle() -> dict[str, str]:
+        step, said = last
+        words = f"{step}/{steps}  {said}"
+        bar = f'<progress value="{step}" max="{steps}" style="width: 16em"></progress>'
+        return {"text/plain": words, "text/html": f"<div>{bar} {escape(words)}</div>"}
+
+    handle = display(bundle(), raw=True, display_id=True)
+
+    def show(step: int, metrics: dict[str, float], _seconds: float) -> None:
+        nonlocal drawn, last
+        now = time.perf_counter()
+        spent = now - began
+        left = spent / (step - start) * (steps - step)
+        last = step, f"{_values(metrics)}  {duration(spent)}, {duration(left)} left"
+        if now - drawn >= REDRAWN_BY_BROWSER:
+            drawn = now
+            handle.update(bundle(), raw=True)
+
+    try:
+        yield show
+    finally:
+        handle.update(bundle(), raw=True)
 
 
 def _values(metrics: dict[str, float]) -> str:

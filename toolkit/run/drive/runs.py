@@ -1,4 +1,4 @@
-"""The commands `run` and `resume`: from a config to a finished directory.
+"""From a config to a finished directory: the commands `run` and `resume`, and what `execute` shares with them.
 
 The order is chosen so that failures come early. A missing file and broken YAML are reported before jax is
 imported, a wrong value once the experiment is imported. Nothing is written until the program has been traced.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.run.drive import places, signals
 from toolkit.run.drive.finish import finish
@@ -26,7 +26,10 @@ from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_frac
 from toolkit.run.store import birth, directory, environment, files, process
 
 if TYPE_CHECKING:
+    from toolkit.run.drive import run_loop
     from toolkit.run.drive.run_loop import RunPosition
+
+    Drive = Callable[[run_loop.Job, RunPosition], RunPosition]
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
@@ -34,25 +37,8 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
     environment.pin_threads()
     with signals.watched() as stop:
         loaded = load.load(path, words)
-        with contextlib.ExitStack() as stack:
-            # `alone` keeps other starts out until the run directory exists and its own lock is held (see
-            # `birth`).
-            alone = stack.enter_context(contextlib.ExitStack())
-            target, found = places.place(path, loaded, out, alone)
-            drift: list[str] = []
-            if found is None:
-                text = plain_yaml.dump(loaded.resolved)
-                prepared = prepare(loaded)
-                place = birth.create(target, text, _new_record(prepared, text, command))
-                stack.enter_context(directory.held(place))
-                place.event("start", command=command)
-            else:
-                place = stack.enter_context(directory.held(found))
-                places.refuse_other_config(place, loaded)
-                prepared = prepare(loaded)
-                drift = _continue(place, prepared, command, allow_drift=False)
-            alone.close()
-            return _go(place, prepared, drift, stop)
+        with taken(loaded, path.stem, out, lambda _: command) as run:
+            return go(run, stop)
 
 
 def resume(path: Path, allow_drift: bool, command: str) -> int:
@@ -65,7 +51,45 @@ def resume(path: Path, allow_drift: bool, command: str) -> int:
             written = _unchanged_config(place)
             prepared = prepare(load.load(path / directory.CONFIG), written)
             drift = _continue(place, prepared, command, allow_drift)
-            return _go(place, prepared, drift, stop)
+            return go(TakenRun(place, prepared, drift), stop)
+
+
+class TakenRun(NamedTuple):
+    """A run that this process holds and may drive."""
+
+    place: directory.RunDirectory
+    prepared: PreparedRun
+    drift: list[str]  # names of the fields in which the environment differs from that of the start
+
+
+@contextlib.contextmanager
+def taken(
+    loaded: load.Loaded, name: str, out: Path | None, command: Callable[[Path], str]
+) -> Iterator[TakenRun]:
+    """A new run, or the unfinished one of the same config, held to the end of the block.
+
+    Args:
+        name: begins the name of the directory where `out` is None.
+        command: what to record as the command, given the directory.
+    """
+    with contextlib.ExitStack() as stack:
+        # `alone` keeps other starts out until the run directory exists and its own lock is held (see `birth`).
+        alone = stack.enter_context(contextlib.ExitStack())
+        target, found = places.place(name, loaded, out, alone)
+        line, drift = command(target), []
+        if found is None:
+            text = plain_yaml.dump(loaded.resolved)
+            prepared = prepare(loaded)
+            place = birth.create(target, text, _new_record(prepared, text, line))
+            stack.enter_context(directory.held(place))
+            place.event("start", command=line)
+        else:
+            place = stack.enter_context(directory.held(found))
+            places.refuse_other_config(place, loaded)
+            prepared = prepare(loaded)
+            drift = _continue(place, prepared, line, allow_drift=False)
+        alone.close()
+        yield TakenRun(place, prepared, drift)
 
 
 def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[str, Any]:
@@ -124,20 +148,20 @@ def _continue(
     return drift
 
 
-def _go(
-    place: directory.RunDirectory,
-    prepared: PreparedRun,
-    drift: list[str],
-    stop: signals.StopRequest,
-) -> int:
-    """Drives the run to its end and finishes it, or records why it stopped."""
+def go(run: TakenRun, stop: signals.StopRequest, drive: Drive | None = None) -> int:
+    """Drives a run to its end and finishes it, or records why it stopped. Returns the exit code.
+
+    Args:
+        drive: makes the steps, in place of `run_loop.drive`.
+    """
     from toolkit.run.drive import run_loop
 
+    place, prepared, _ = run
     say(f"{prepared.settings.experiment} in {place.path}")
     for statement in _bits(prepared).values():
         say(statement)
     try:
-        at = _drive(place, prepared, drift, stop)
+        at = _drive(run, stop, drive)
         stop.deferred = False  # all steps are saved; the rest can be repeated
         return finish(place, prepared, at)
     except run_loop.StoppedBySignal as stopped:
@@ -149,19 +173,15 @@ def _go(
         with contextlib.suppress(RunError):  # on a full disk, the first error is the one to report
             if error.code is not Exit.CLAIM:
                 place.update(status="failed", ended=directory.now())
-            place.event("failed", exit=int(error.code), reason=str(error))
+            place.event("failed", exit=int(error.code), reason=error.reason)
         raise
 
 
-def _drive(
-    place: directory.RunDirectory,
-    prepared: PreparedRun,
-    drift: list[str],
-    stop: signals.StopRequest,
-) -> RunPosition:
+def _drive(run: TakenRun, stop: signals.StopRequest, drive: Drive | None) -> RunPosition:
     from toolkit.run.drive import run_loop
     from toolkit.run.program.seeds_on_cores import compile_program
 
+    place, prepared, drift = run
     source, settings = prepared.loaded.experiment, prepared.settings
     _warn_of_a_full_disk(place, prepared)
     compiled = compile_program(prepared.traced, source)
@@ -190,7 +210,7 @@ def _drive(
                 shown,
                 noticing(place, source),
             )
-            return run_loop.drive(job, start)
+            return (drive or run_loop.drive)(job, start)
     except run_loop.NotFinite as found:
         from toolkit.run.drive import why_not_finite
 

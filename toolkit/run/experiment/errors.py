@@ -42,12 +42,25 @@ class Complaint(NamedTuple):
 
 
 class RunError(Exception):
-    """A failure with its exit code and one or more problems, in the order to print them."""
+    """A failure of a run. Its text is what the command line prints.
+
+    Args:
+      code: the exit code of the command.
+      problems: what is wrong, in the order to print it.
+    """
 
     def __init__(self, code: Exit, *problems: Complaint):
-        super().__init__("; ".join(problem.line() for problem in problems))
+        super().__init__(code, *problems)
         self.code = code
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    @property
+    def reason(self) -> str:
+        """The problems on one line, without the word `error`, for use within another message."""
+        return "; ".join(problem.line() for problem in self.problems)
 
     def lines(self) -> list[str]:
         """The lines to print: one a problem, all of them together within `MESSAGE_LIMIT` bytes."""
@@ -73,6 +86,13 @@ def fail(
 ) -> RunError:
     """The error of a single problem; written `raise fail(...)`."""
     return RunError(code, Complaint(str(where), what, got, expected, near))
+
+
+def refused_by_system(error: OSError, where: str) -> RunError:
+    """What the operating system refused (exit 5), where no place closer to it has explained that."""
+    place = error.filename if isinstance(error.filename, str) else where
+    got = error.strerror or str(error)
+    return fail(Exit.STORAGE, place, "refused", got, "access and room")
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

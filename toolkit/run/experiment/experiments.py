@@ -105,6 +105,22 @@ def load(path: Path) -> ModuleType:
         return known[1]
 
 
+def forget(path: Path) -> None:
+    """Has the experiment, and what it imports of the user's own files, run again when it is loaded.
+
+    In a process that goes on, files may have been edited since they ran, and modules may have been imported
+    before anything listened.
+    """
+    heard.start(path)
+    imported, ran = sources.imported(path, f"{FOLDER}.{path.stem}", heard.own), heard.forget()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        again = name in imported or (file is not None and os.path.abspath(file) in ran)
+        if again and name != "__main__":
+            del sys.modules[name]
+    _loaded.clear()
+
+
 def call_from_many_threads() -> None:
     """Has jax run CPU programs in the thread that calls them, instead of handing them to a thread of its own.
 

@@ -37,7 +37,7 @@ _wrote: dict[
 ] = {}  # files that the experiment itself made: what it reads of them is no input
 _roots: list[str] = []
 _inside = 0  # how many blocks of `listening` are open
-_MAIN = threading.main_thread().ident
+_threads = {threading.main_thread().ident}  # those in which a run goes on
 _state = threading.local()  # `.busy` while the hook itself opens a file
 _installed = False
 _hashed = 0  # bytes
@@ -62,6 +62,34 @@ def listening() -> Iterator[None]:
         yield
     finally:
         _inside -= 1
+
+
+@contextlib.contextmanager
+def in_this_thread() -> Iterator[None]:
+    """The run goes on in this thread: the files that it opens are its own, and not the experiment's."""
+    thread = threading.get_ident()
+    known = thread in _threads
+    _threads.add(thread)
+    try:
+        yield
+    finally:
+        if not known:
+            _threads.discard(thread)
+
+
+def forget() -> set[str]:
+    """Starts anew, as in a new process. Returns the whole paths of the modules that ran."""
+    global _hashed
+    ran = set(_ran)
+    for known in (_ran, _read, _wrote):
+        known.clear()
+    _hashed = 0
+    return ran
+
+
+def own(path: str) -> bool:
+    """Whether a file is one of the user's own, once an experiment is known."""
+    return _path(path) is not None
 
 
 def count() -> int:
@@ -120,7 +148,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in ("open", "exec", "import", "os.rename") or getattr(_state, "busy", False):
         return
     # Callbacks of a compiled step run in threads of jax, at any time.
-    if not _inside and threading.get_ident() == _MAIN:
+    if not _inside and threading.get_ident() in _threads:
         return
     _state.busy = True
     try:

@@ -39,17 +39,35 @@ class Loaded(NamedTuple):
     began: float  # on `time.perf_counter`, before the experiment imported jax: a budget counts that too
 
 
-def load(path: Path, words: Sequence[str] = ()) -> Loaded:
+def load(
+    path: Path, words: Sequence[str | overrides.Override] = (), afresh: bool = False
+) -> Loaded:
     """Reads a config, applies the overrides and validates the result.
+
+    Args:
+        afresh: run the files of the experiment again, as a new process would.
 
     Raises: RunError (exit 2) with at most one problem for each key.
     """
     began = time.perf_counter()
     changes = overrides.parse(words)
     document = _mapping(path)
-    where: dict[tuple, str] = {at: f"{path}:{line}" for at, line in document.lines.items()} | {
-        (): str(path)
-    }
+    lines: dict[tuple, str] = {at: f"{path}:{line}" for at, line in document.lines.items()}
+    return loaded(document.value, changes, lines | {(): str(path)}, began, afresh)
+
+
+def loaded(
+    written: dict[str, Any],
+    changes: Sequence[overrides.Override],
+    where: dict[tuple, str],
+    began: float,
+    afresh: bool = False,
+) -> Loaded:
+    """As `load`, for what a config says.
+
+    Args:
+        where: by path, the place to blame; the empty path is the config itself.
+    """
     for change in changes:
         where = {at: place for at, place in where.items() if at[: len(change.path)] != change.path}
         # A new `kind` drops the other fields of its mapping (see `overrides.apply`). If the new kind lacks a
@@ -57,13 +75,15 @@ def load(path: Path, words: Sequence[str] = ()) -> Loaded:
         owner = change.path[:-1] if change.path[-1] == "kind" else change.path
         where[owner] = where[change.path] = overrides.WHERE
 
-    source = _source(document.value, changes, path, where)
+    source = _source(written, changes, where)
     # Read before the config is valid, because it has to be known before the experiment is loaded.
-    if overrides.apply(document.value, changes, {}).get("seeds", 1) != 1:
+    if overrides.apply(written, changes, {}).get("seeds", 1) != 1:
         experiments.call_from_many_threads()
+    if afresh:
+        experiments.forget(source)
     module = experiments.load(source)
     model = experiments.config_class(module)
-    data = overrides.apply(document.value, changes, _default_containers(model))
+    data = overrides.apply(written, changes, _default_containers(model))
     settings = validate(model, data, where)
     resolved = resolve(settings)
     _refuse_unwritable(resolved, source)
@@ -89,7 +109,7 @@ def _refuse_unwritable(resolved: dict[str, Any], source: Path) -> None:
 
 def model_of(path: Path) -> type[Settings]:
     """The `Config` of the experiment that a config names; the config itself may be incomplete."""
-    source = _source(_mapping(path).value, (), path, {})
+    source = _source(_mapping(path).value, (), {(): str(path)})
     return experiments.config_class(experiments.load(source))
 
 
@@ -133,10 +153,7 @@ def _mapping(path: Path) -> plain_yaml.Document:
 
 
 def _source(
-    data: dict[str, Any],
-    changes: Sequence[overrides.Override],
-    path: Path,
-    where: Mapping[tuple, str],
+    data: dict[str, Any], changes: Sequence[overrides.Override], where: Mapping[tuple, str]
 ) -> Path:
     """The experiment's file, which must be known before anything else of the config can be judged."""
     named = overrides.apply(data, [c for c in changes if c.path == ("experiment",)], {})
@@ -145,9 +162,9 @@ def _source(
         expected = "the name of a file in experiments/"
         near = "experiment" if nearest("experiment", named) else None
         raise fail(
-            Exit.CONFIG, path, "experiment: missing key", printable(got)[:200], expected, near
+            Exit.CONFIG, where[()], "experiment: missing key", printable(got)[:200], expected, near
         )
-    return experiments.find(named["experiment"], where.get(("experiment",), str(path)))
+    return experiments.find(named["experiment"], where.get(("experiment",), where[()]))
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -18,9 +18,12 @@ class Override(NamedTuple):
     value: Any
 
 
-def parse(words: Iterable[str]) -> tuple[Override, ...]:
-    """Raises: RunError (exit 2) for a word that is not `dotted.key=value`."""
-    return tuple(_parse(word) for word in words)
+def parse(words: Iterable[str | Override]) -> tuple[Override, ...]:
+    """Words as overrides, and overrides as they are.
+
+    Raises: RunError (exit 2) for a word that is not `dotted.key=value`.
+    """
+    return tuple(word if isinstance(word, Override) else _parse(word) for word in words)
 
 
 def _parse(word: str) -> Override:

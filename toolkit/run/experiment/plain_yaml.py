@@ -7,6 +7,7 @@ alike.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -169,6 +170,12 @@ def dump(value: Any) -> str:
     opening = [yaml.StreamStartEvent(), yaml.DocumentStartEvent(explicit=False)]
     closing = [yaml.DocumentEndEvent(explicit=False), yaml.StreamEndEvent()]
     return yaml.emit([*opening, *_events(value), *closing], allow_unicode=True, width=100)
+
+
+def inline(value: Any) -> str:
+    """A value on one line, as an override writes it."""
+    simple = not isinstance(value, dict | list)
+    return dump(value).partition("\n")[0] if simple else json.dumps(value)
 
 
 def _skip_to_content(events: Iterator[Any]) -> Any:

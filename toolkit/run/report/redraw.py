@@ -49,7 +49,7 @@ def _readable(runs: Sequence[Path]) -> list[Story]:
             stories.append(read(run))
         except RunError as error:
             errors.append(error)
-    _warn([f"left out: {error}" for error in errors])
+    _warn([f"left out: {error.reason}" for error in errors])
     if not stories:
         raise errors[0]
     return stories

@@ -115,7 +115,7 @@ def figures(story: Story, settings: Settings | None = None) -> tuple[tuple[Figur
     try:
         found = own_figures(story, settings)
     except RunError as error:
-        return (), [str(error)]
+        return (), [error.reason]
     source = Path(experiments.FOLDER) / f"{story.config['experiment']}.py"
     then = story.record.get("environment", {}).get("experiment_sha256")
     if not found or then is None or then == environment.experiment_hash(source):

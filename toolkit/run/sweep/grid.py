@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from toolkit.run.experiment import plain_yaml
 from toolkit.run.experiment.errors import Exit, RunError, fail, printable, shown
@@ -115,12 +115,7 @@ def _canonical(word: str) -> str:
     """The setting with its value as YAML writes it: `0.001` for `1e-3`, quotes around the text `'1'`."""
     key, _, text = word.partition("=")
     value = plain_yaml.parse_value(text, f"{WHERE}: {printable(key)[:80]}")
-    return f"{key}={_inline(value)}"
-
-
-def _inline(value: Any) -> str:
-    simple = not isinstance(value, dict | list)
-    return plain_yaml.dump(value).partition("\n")[0] if simple else json.dumps(value)
+    return f"{key}={plain_yaml.inline(value)}"
 
 
 def _axis(key: str, text: str) -> Axis:

@@ -69,7 +69,8 @@ def read_status(path: Path, resolved: dict[str, Any], sources: Mapping[str, str]
         seed, seeds = resolved.get("seed", 0), resolved.get("seeds", 1)
         verdicts = claims.judge(bounds, durable.metrics, range(seed, seed + seeds))
     except (RunError, OSError, ValueError, AttributeError) as error:
-        return RunStatus(False, int(Exit.CHECKPOINT), f"damaged: {error}"[:200], {})
+        reason = error.reason if isinstance(error, RunError) else error
+        return RunStatus(False, int(Exit.CHECKPOINT), f"damaged: {reason}"[:200], {})
     missed = sum(not verdict.holds for verdict in verdicts)
     then = record.get("environment", {})
     other = any(then.get(name) != value for name, value in sources.items())
