@@ -1,10 +1,8 @@
-"""The arrays that a program holds, instead of being handed them: in its jaxpr, and in what is compiled of it."""
+"""The arrays that a program holds, instead of being handed them: in its jaxpr, at any depth."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from math import prod
 from typing import Any
 
 import jax
@@ -14,8 +12,6 @@ from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.read import called, inner, opened
 
 LARGEST = 1024  # bytes, that the compiled `init` and `step` of an experiment may hold in one array
-# An array that repeats one number is written as that number; all others as text in hexadecimal, or as a list.
-_CONSTANT = re.compile(r'dense(?:_resource)?<(?:"|\[|__)[^>]*> : tensor<([^>]*)>')
 
 
 def held(computation: Any) -> Iterator[np.ndarray]:
@@ -34,21 +30,6 @@ def held(computation: Any) -> Iterator[np.ndarray]:
 def largest(computation: Any) -> int:
     """The bytes of the largest array that a traced program holds."""
     return max((array.nbytes for array in held(computation)), default=0)
-
-
-def largest_constant(text: str) -> int:
-    """The bytes of the largest array in a program as StableHLO."""
-    return max((_bytes(kind) for kind in _CONSTANT.findall(text)), default=0)
-
-
-def _bytes(kind: str) -> int:
-    shape, dtype = re.fullmatch(r"((?:\d+x)*)(.*)", kind).groups()  # type: ignore[union-attr]
-    bits = re.sub(r"\D", "", dtype) or "8"
-    return (
-        prod(map(int, shape.split("x")[:-1]))
-        * max(int(bits) // 8, 1)
-        * (2 if "complex" in dtype else 1)
-    )
 
 
 def _array(value: Any) -> np.ndarray:

@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 
 from toolkit.debug.flops import Flops, Unknown, count
 
 M = jnp.ones((8, 4))
 V = jnp.ones(16)
 C = jnp.ones((3, 5), complex)
+MESH = AbstractMesh((4,), ("d",), axis_types=(AxisType.Auto,))
+FOUR = {"mesh": MESH, "in_specs": (P("d"), P()), "out_specs": P("d")}
 
 
 def counted(fn, *args):
@@ -38,6 +42,7 @@ def loop_over(body, length):
         (loop_over(lambda x: x * 2, 7), (V,), 7 * 16),
         (loop_over(loop_over(lambda x: x * 2, 3), 7), (V,), 21 * 16),
         (lambda x: lax.fori_loop(0, 5, lambda i, x: x * 2, x), (V,), 5 * 16),
+        (jax.shard_map(lambda x, m: jnp.sum(m) * x, **FOUR), (V, M), 4 * (32 + 4)),
         (jax.checkpoint(lambda x: jnp.exp(x)), (V,), 16),
         (jnp.linalg.cholesky, (jnp.eye(6),), None),
         (jax.vmap(lambda m: m @ m), (jnp.ones((5, 3, 3)),), 5 * 2 * 27),

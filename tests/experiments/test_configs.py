@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import pytest
 import yaml
 
 from tests import held_arrays
+from toolkit.devices.lowering import largest_constant
+from toolkit.jaxprs.platform import tracing_for
 from toolkit.run.drive.prepare import build
 from toolkit.run.experiment import experiments, load, plain_yaml, sources
+from toolkit.run.program.compiled import TracedProgram, trace
 from toolkit.run.program.data import driven
 from toolkit.run.program.losses import dead_inputs
+from toolkit.run.program.lowered import lowered
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -100,22 +107,41 @@ def test_every_input_of_a_configs_losses_can_learn(
 FEWER = {"depth_without_backprop": ["depths=[2]"]}  # depth makes no other kind of program
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_no_config_s_program_holds_its_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Step(NamedTuple):
+    name: str
+    source: Path
+    traced: TracedProgram  # for accelerators: on a CPU a few products are arranged otherwise
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def step(request: pytest.FixtureRequest) -> Iterator[Step]:
+    """A config's step, traced once for all tests of it."""
+    path = request.param
+    with contextlib.chdir(ROOT), jax.enable_x64(False), tracing_for("tpu"):
+        loaded = load.load(path.relative_to(ROOT), FEWER.get(path.stem, []))
+        settings, program = build(loaded)
+        yield Step(path.stem, loaded.experiment, trace(program, settings.seed, loaded.experiment))
+
+
+def test_no_config_s_program_holds_its_data(step: Step) -> None:
     """`init` and `step` are handed their arrays; what they hold is 1,024 bytes at most."""
-    monkeypatch.chdir(ROOT)
-    with jax.enable_x64(False):
-        _, program = build(load.load(path.relative_to(ROOT), FEWER.get(path.stem, [])))
-        key, data = jax.random.key(0), program.data
-        init, template = jax.make_jaxpr(program.init, return_shape=True)(key, data)
-        step = jax.make_jaxpr(program.step)(template, data)
-        assert held_arrays.largest(init) <= held_arrays.LARGEST
-        assert held_arrays.largest(step) <= held_arrays.LARGEST
-        if path.stem in ("analog_network", "tiny"):
-            lower = lambda fn, *given: jax.jit(fn).lower(*given).as_text()
-            closed = lambda state: program.step(state, data)
-            assert held_arrays.largest_constant(lower(program.init, key, data)) <= 1024
-            assert held_arrays.largest_constant(lower(program.step, template, data)) <= 1024
-            # Both ways of looking find what is there.
-            assert held_arrays.largest_constant(lower(closed, template)) > 1e5
-            assert held_arrays.largest(jax.make_jaxpr(closed)(template)) > 1e5
+    program, template = step.traced.program, step.traced.template
+    key, data = jax.random.key(0), program.data
+    assert held_arrays.largest(jax.make_jaxpr(program.init)(key, data)) <= held_arrays.LARGEST
+    made = jax.make_jaxpr(step.traced.step)(template, data)
+    assert held_arrays.largest(made) <= held_arrays.LARGEST
+    if step.name in ("analog_network", "tiny"):
+        lower = lambda fn, *given: jax.jit(fn).lower(*given).as_text()
+        closed = lambda state: program.step(state, data)
+        assert largest_constant(lower(program.init, key, data)) <= 1024
+        # Both ways of looking find what is there.
+        assert largest_constant(lower(closed, template)) > 1e5
+        assert held_arrays.largest(jax.make_jaxpr(closed)(template)) > 1e5
+
+
+def test_every_config_s_step_lowers_for_tpu_and_cuda(step: Step) -> None:
+    for platform in ("tpu", "cuda"):
+        found = lowered(step.traced, step.source, platform)
+        assert found.largest_constant <= held_arrays.LARGEST
+        assert not found.collectives
+        assert (found.flops.once > 0) == (step.name != "compare_rules")  # whose step does nothing

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import toolkit as tk
+from toolkit.jaxprs.platform import tracing_for
 from toolkit.jaxprs.thin_products import arranged
 
 ROWS, FEATURES, FEW = 64, 24, 3
@@ -124,3 +125,21 @@ def test_a_solve_agrees_with_a_scan_by_hand(transform):
     np.testing.assert_allclose(
         transform(jax.grad(ours))(theta), transform(jax.grad(by_hand))(theta), rtol=1e-10
     )
+
+
+def test_on_a_cpu_an_accelerators_program_is_its_own():
+    """Where a program is traced for a TPU it is that of a TPU, also if it was traced for this machine before."""
+    inner = jax.jit(lambda w, theta: jnp.mean((X @ w) ** 2) + theta * jnp.mean((w - 1) ** 2))
+    solve = tk.argmin(inner, tk.solver.GradientDescent(0.1, 3))
+    step = jax.jit(jax.grad(lambda theta: jnp.sum(solve(jnp.zeros((FEATURES, FEW)), theta).value)))
+
+    def lowered(platform):
+        text = step.trace(1.0).lower(lowering_platforms=(platform,)).as_text()
+        return text.count("optimization_barrier"), text.count("stablehlo.transpose")
+
+    here = lowered("cpu")
+    with tracing_for("tpu"):
+        there = lowered("tpu")
+    assert there[0] == 0 < here[0]
+    assert there[1] < here[1]
+    assert lowered("cpu") == here

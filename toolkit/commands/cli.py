@@ -33,6 +33,7 @@ COMMANDS = {  # what `toolkit --help` says of each; its module has the same name
     "explain": "which line made a run not finite",
     "check": "validate a config, and try two steps, a save and a load, the end and the figures",
     "describe": "the parts of a config's experiment: shapes, sizes, FLOPs, where defined",
+    "lower": "the step for a TPU or a GPU that is not here: FLOPs, memory, collectives",
     "audit": "list the numbers in a program that its config does not supply",
     "report": "draw the page of a run, or of several or a sweep side by side",
     "export": "the rows of runs or sweeps for other programs",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from toolkit.debug.source_lines import NOWHERE, SourceLine, lines
-from toolkit.jaxprs.loops import branches, scan_parts, solve_parts, while_parts
+from toolkit.jaxprs.loops import branches, scan_parts, shard_parts, solve_parts, while_parts
 from toolkit.jaxprs.operations import contracted_axes, convolved_channels, window_size
 from toolkit.jaxprs.read import called, inner, opened
 
@@ -72,6 +72,11 @@ class Flops:
     def __add__(self, other: Flops) -> Flops:
         found = _joined([*self.unknown, *other.unknown])
         return Flops(self.low + other.low, self.high + other.high, found)
+
+    @property
+    def once(self) -> int:
+        """The most that is known, with loops of unknown length run once and unknown operations left out."""
+        return self.high + sum(one.high for one in self.unknown)
 
     def times(self, number: int) -> Flops:
         """The operations of so many runs."""
@@ -203,6 +208,13 @@ def _solve(equation: Any, place: SourceLine) -> Flops:
     return _counted(solve_parts(equation).solve, place)
 
 
+def _spread(equation: Any, place: SourceLine) -> Flops:
+    # Each device runs the body, on its own part of the arrays.
+    spread = shard_parts(equation)
+    devices = math.prod(spread.mesh.shape[axis] for axis in spread.axes)
+    return _counted(spread.body, place).times(devices)
+
+
 def _cond(equation: Any, place: SourceLine) -> Flops:
     counts = [_counted(one, place) for one in branches(equation)]
     unknown = _joined([reason for one in counts for reason in one.unknown])
@@ -231,6 +243,7 @@ _RULES: Mapping[str, Callable[[Any, SourceLine], Flops]] = {
     "reduce_window_max": _windowed,
     "reduce_window_sum": _windowed,
     "scan": _scan,
+    "shard_map": _spread,
     **dict.fromkeys(("scatter-add", "scatter-max", "scatter-min", "scatter-sub"), _added_into),
     "triangular_solve": _triangular_solve,
     "while": _while,

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from toolkit.jaxprs import platform
 from toolkit.jaxprs.classes import ClosedJaxpr, Literal, Var
 
 # With fewer than these a product is as fast as it stands, or the transpose of w costs what is gained.
@@ -35,9 +36,9 @@ def arranged(closed: ClosedJaxpr, moving: Sequence[bool]) -> ClosedJaxpr:
         depend on such an argument has no slow derivative, and stays as it is.
 
     Returns: a computation of the same values, to rounding. `closed` itself where nothing is thin, and where
-    JAX's default backend is not a CPU.
+    it is not traced for a CPU.
     """
-    if jax.default_backend() != "cpu":
+    if not platform.is_cpu():
         return closed
     jaxpr = closed.jaxpr
     moved = {name for name, moves in zip(jaxpr.invars, moving, strict=True) if moves}

@@ -148,7 +148,7 @@ def config_class(module: ModuleType) -> type[Settings]:
 
 
 @contextmanager
-def reported(path: Path, what: str) -> Iterator[None]:
+def reported(path: Path, what: str, expected: str = "no exception") -> Iterator[None]:
     """Turns any exception of an experiment's code into one line that names the line of the experiment.
 
     The files that the code reads are heard of (see `heard`).
@@ -165,9 +165,12 @@ def reported(path: Path, what: str) -> Iterator[None]:
         raise fail(Exit.CONFIG, place, what, f"SyntaxError: {error.msg}", "valid Python") from error
     # `sys.exit()` in an experiment would end the command with exit code 0, as if it had done what was asked.
     except (Exception, SystemExit) as error:
-        place = _last_line_in(sources.files(path), error) or path
+        # Of an operation that fails after tracing, JAX gives the line that it was written in as the cause.
+        raised = (error, error.__cause__)
+        places = (_last_line_in(sources.files(path), one) for one in raised if one is not None)
+        place = next(filter(None, places), path)
         got = f"{type(error).__name__}: {_reason(error)}"
-        raise fail(Exit.CONFIG, place, what, got, "no exception") from error
+        raise fail(Exit.CONFIG, place, what, got, expected) from error
 
 
 def _working_directory() -> str | None:

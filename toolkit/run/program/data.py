@@ -120,6 +120,12 @@ def placed(data: Any, where: Any = None) -> Any:
     return jax.device_put(data, where)
 
 
+def laid_out(data: Any, where: Any) -> Any:
+    """The data as shapes with their shardings: for devices that this machine lacks."""
+    as_shape = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+    return jax.tree.map(as_shape, placed(data), where)
+
+
 def _require_batches(program: Program, source: Path) -> None:
     """Raises: RunError (exit 2) for what gives no batches, or cannot be an argument of a program."""
     batches = program.batches

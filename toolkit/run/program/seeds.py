@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from toolkit.jaxprs import platform
 from toolkit.jaxprs.constants import constants, evaluate_with, literals
 from toolkit.run.experiment.common import Settings, every_seed
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.interface import Final, Gradients
-from toolkit.run.program.data import DrivenProgram, placed
+from toolkit.run.program.data import DrivenProgram, laid_out, placed
 from toolkit.run.program.means import estimate, written
 from toolkit.run.program.seeds_on_cores import Each, SeedData, Shared, by_seed, joined, keys
 
@@ -116,7 +117,7 @@ def _sharing(programs: Sequence[DrivenProgram]) -> tuple[list[DrivenProgram], li
 
 def on_cores() -> bool:
     """Whether each seed is a call of its own. Not if XLA_FLAGS split the CPU into devices: the seeds use these."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return platform.is_cpu() and len(platform.devices()) == 1
 
 
 def bits(program: DrivenProgram) -> str:
@@ -151,7 +152,8 @@ def _at_once(
     if mesh is not None:
         shares = _OVER if len(seeds) % mesh.size == 0 else PartitionSpec()
         where = lambda one: NamedSharding(mesh, shares if one else PartitionSpec())
-        data = placed(data, jax.tree.map(where, own))
+        put = laid_out if platform.elsewhere() else placed
+        data = put(data, jax.tree.map(where, own))
     return init, step, data
 
 
@@ -243,10 +245,10 @@ def _vmapped(shared: Shared, seeds: int, own: SeedData) -> Callable[[SeedData, A
 
 def _mesh(shared: Shared, seeds: int) -> Mesh | None:
     """The devices that the seeds are spread over; None for one, or where the program spreads its own work."""
-    devices = jax.devices()[:seeds]
+    devices = platform.devices()[:seeds]
     if len(devices) == 1 or shared.placed:
         return None
-    return jax.make_mesh((len(devices),), ("seeds",), (AxisType.Auto,), devices=devices)
+    return Mesh(np.asarray(devices), ("seeds",), axis_types=(AxisType.Auto,))
 
 
 def _text(jaxpr: Any) -> str:

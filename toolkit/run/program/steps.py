@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit.debug.nonfinite import checks
+from toolkit.jaxprs import platform
 from toolkit.jaxprs.read import inner
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def slow_in_loops(jaxpr: Any) -> bool:
 
     XLA makes some convolutions eight times slower inside a CPU loop. Such steps are called one at a time.
     """
-    if jax.default_backend() != "cpu":
+    if not platform.is_cpu():
         return False
     return any(
         equation.primitive.name == "conv_general_dilated"
