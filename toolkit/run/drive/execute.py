@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from toolkit.run.drive import runs, signals
 from toolkit.run.experiment import heard, load, output_path, overrides, plain_yaml, python_values
 from toolkit.run.experiment.errors import Exit, RunError, fail, refused_by_system
-from toolkit.run.store import directory, environment
+from toolkit.run.store import compiled_programs, directory, environment
 
 if TYPE_CHECKING:
     from toolkit.run.drive import run_loop
@@ -73,6 +73,7 @@ def execute(
             # Later they would change no number of threads, but the record of the run.
             if "jax" not in sys.modules:
                 environment.pin_threads()
+                compiled_programs.quiet()
             loaded, name, command = _loaded(config, changes, target, began)
             with runs.taken(loaded, name, target, command) as taken:
                 code = _go(taken)

@@ -23,7 +23,7 @@ from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.output import say
 from toolkit.run.experiment.words import duration
 from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_fractions
-from toolkit.run.store import birth, directory, environment, files, process
+from toolkit.run.store import birth, compiled_programs, directory, environment, files, process
 
 if TYPE_CHECKING:
     from toolkit.run.drive import run_loop
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
     """Starts a run, or continues the unfinished one of the same config. Returns the exit code."""
     environment.pin_threads()
+    compiled_programs.quiet()
     with signals.watched() as stop:
         loaded = load.load(path, words)
         with taken(loaded, path.stem, out, lambda _: command) as run:
@@ -44,14 +45,17 @@ def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int
 def resume(path: Path, allow_drift: bool, command: str) -> int:
     """Continues an unfinished run from its newest usable checkpoint. Returns the exit code."""
     environment.pin_threads()
+    compiled_programs.quiet()
     with signals.watched() as stop:
         directory.existing(path)
         directory.remove_leftovers(path)
         with directory.held(directory.claim(path)) as place:
             written = _unchanged_config(place)
-            prepared = prepare(load.load(path / directory.CONFIG), written)
-            drift = _continue(place, prepared, command, allow_drift)
-            return go(TakenRun(place, prepared, drift), stop)
+            loaded = load.load(path / directory.CONFIG)
+            with compiled_programs.kept(place.path) as seal:
+                prepared = prepare(loaded, written)
+                drift = _continue(place, prepared, command, allow_drift)
+                return go(TakenRun(place, prepared, drift, seal), stop)
 
 
 class TakenRun(NamedTuple):
@@ -60,6 +64,7 @@ class TakenRun(NamedTuple):
     place: directory.RunDirectory
     prepared: PreparedRun
     drift: list[str]  # names of the fields in which the environment differs from that of the start
+    seal: Callable[[], None]  # keeps what was compiled so far, see `compiled_programs`
 
 
 @contextlib.contextmanager
@@ -83,13 +88,15 @@ def taken(
             place = birth.create(target, text, _new_record(prepared, text, line))
             stack.enter_context(directory.held(place))
             place.event("start", command=line)
+            seal = stack.enter_context(compiled_programs.kept(place.path))
         else:
             place = stack.enter_context(directory.held(found))
             places.refuse_other_config(place, loaded)
+            seal = stack.enter_context(compiled_programs.kept(place.path))
             prepared = prepare(loaded)
             drift = _continue(place, prepared, line, allow_drift=False)
         alone.close()
-        yield TakenRun(place, prepared, drift)
+        yield TakenRun(place, prepared, drift, seal)
 
 
 def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def go(run: TakenRun, stop: signals.StopRequest, drive: Drive | None = None) -> 
     """
     from toolkit.run.drive import run_loop
 
-    place, prepared, _ = run
+    place, prepared = run.place, run.prepared
     say(f"{prepared.settings.experiment} in {place.path}")
     for statement in _bits(prepared).values():
         say(statement)
@@ -181,11 +188,12 @@ def _drive(run: TakenRun, stop: signals.StopRequest, drive: Drive | None) -> Run
     from toolkit.run.drive import run_loop
     from toolkit.run.program.seeds_on_cores import compile_program
 
-    place, prepared, drift = run
+    place, prepared, drift, seal = run
     source, settings = prepared.loaded.experiment, prepared.settings
     _warn_of_a_full_disk(place, prepared)
     compiled = compile_program(prepared.traced, source)
     start = start_position(place, prepared, compiled)
+    seal()
     if start.step:
         say(f"continuing from step {start.step}")
     watched = watch(place, prepared, start)

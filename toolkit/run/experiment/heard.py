@@ -108,11 +108,10 @@ def modules(experiment: Path) -> dict[str, str]:
 
 def inputs() -> dict[str, str]:
     """What was read, by path from the working directory."""
-    cache = _cache_of_jax()
     return {
         _name(path): said
         for path, said in _read.items()
-        if path not in _ran and path not in _wrote and _is_here(path) and not path.startswith(cache)
+        if path not in _ran and path not in _wrote and _is_here(path)
     }
 
 
@@ -164,7 +163,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         path = _path(getattr(arguments[0], "co_filename", None))
     else:  # of an import: the file of a module that is compiled; of a rename: the new name
         path = _path(arguments[0] if event == "open" else arguments[1])
-    if path is None:
+    if path is None or path.startswith(_cache_of_jax()):
         return
     if event in ("exec", "import"):
         digest = description(path, "hash")

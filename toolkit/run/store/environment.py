@@ -83,6 +83,16 @@ def record(experiment: Path) -> dict[str, Any]:
     }
 
 
+def machine() -> dict[str, Any]:
+    """What decides, besides a program itself, to what it is compiled; without starting jax's backend."""
+    return {
+        **{name: version_of(name) for name in ("jax", "jaxlib")},
+        "cpu_flags_sha256": _cpu_flags_hash(),
+        "cpus": _cpus(),
+        **{name: os.environ.get(name) for name in (*THREADS, "OMP_NUM_THREADS", "XLA_FLAGS")},
+    }
+
+
 def user_files(experiment: Path) -> dict[str, str]:
     """The files of the user that the experiment has run and read so far."""
     return sources(experiment) | {READ + name: said for name, said in heard.inputs().items()}
