@@ -17,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec, reshard
 
+from toolkit.leaves import module_variables
 from toolkit.leaves.containers import packed, unpacked
 from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.types import Tree
@@ -62,6 +63,18 @@ def split(tree: Tree) -> Parts:
     )
     static = jax.tree.map(lambda leaf: None if is_numeric(leaf) else leaf, tree)
     return Parts(inexact, carried, static)
+
+
+def parts(tree: Tree) -> Parts:
+    """`split` of what a user hands in to be moved: of a module of nnx its parameters alone are `inexact`.
+
+    Other floating variables of a module, such as the mean of a batch norm, are among the `arrays`.
+    """
+    found, mask = split(tree), module_variables.carried(tree)
+    if mask is None:
+        return found
+    carried, inexact = select(found.inexact, unpacked(mask))
+    return Parts(inexact, merge(found.arrays, carried), found.static)
 
 
 def strong(tree: Tree) -> Tree:

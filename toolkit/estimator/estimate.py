@@ -6,6 +6,7 @@ over a long unroll, the pair `(init, step)` of `unrolled.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.leaves.containers import packed
+from toolkit.leaves.module_variables import call_unchanged
 from toolkit.types import Tree
 
 Loss = Callable[[Tree], Array]  # theta -> [] real
@@ -40,7 +42,7 @@ class Estimator(Protocol):
 
 def of_inexact(loss: Loss, theta: Tree) -> tuple[Loss, Tree]:
     """`loss` as a checked function of the floating and complex leaves of `theta`, and those leaves."""
-    parts = tree.split(theta)
+    parts = tree.parts(theta)
     return lambda inexact: loss_value(loss, rejoin(parts, inexact)), parts.inexact
 
 
@@ -51,7 +53,8 @@ def rejoin(parts: tree.Parts, inexact: Tree) -> Tree:
 
 def loss_value(loss: Loss, theta: Tree) -> Array:
     """`loss(theta)` as an array; refused where it is not one real number."""
-    return real_scalar(call_as("loss", loss, "(theta)", theta), loss)
+    call = functools.partial(call_as, "loss", loss, "(theta)")
+    return real_scalar(call_unchanged("loss", call, theta), loss)
 
 
 def real_scalar(loss: Any, by: Any) -> Array:

@@ -99,7 +99,7 @@ class NodePerturbation:
 
         @readable
         def estimate(theta: Tree, key: Array) -> Estimate:
-            parts = tree.split(theta)
+            parts = tree.parts(theta)
             sample_keys = split(key, self.num_samples)
 
             def losses(inexact: Tree, at_node: _AtNode) -> Array:

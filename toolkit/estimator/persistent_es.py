@@ -94,7 +94,7 @@ class PersistentES:
         @readable
         def init(theta: Tree, key: Array) -> PersistentState:
             # Only shapes and types of this state matter: the first window starts a new episode.
-            inexact = tree.split(theta).inexact
+            inexact = tree.parts(theta).inexact
             fresh = system.start(theta, key)
             return PersistentState(
                 jax.tree.map(lambda s: _repeated(s, (self.num_pairs, 2)), fresh),
@@ -109,7 +109,7 @@ class PersistentES:
             state: PersistentState, theta: Tree, key: Array
         ) -> tuple[PersistentState, Estimate]:
             noise_key, start_key = split(key, 2)
-            parts = tree.split(theta)
+            parts = tree.parts(theta)
 
             def pair(of_pair: Tree) -> tuple[Tree, Tree]:
                 systems, drift, direction_key, pair_start_key = of_pair

@@ -64,7 +64,7 @@ class TruncatedBackprop:
 
         @readable
         def step(state: TruncatedState, theta: Tree, key: Array) -> tuple[TruncatedState, Estimate]:
-            parts = tree.split(theta)
+            parts = tree.parts(theta)
 
             def window(inexact: Tree) -> tuple[Array, Tree]:
                 moved = rejoin(parts, inexact)

@@ -76,7 +76,7 @@ class TruncatedES:
         @readable
         def step(state: TruncatedState, theta: Tree, key: Array) -> tuple[TruncatedState, Estimate]:
             noise_key, start_key = split(key, 2)
-            parts = tree.split(theta)
+            parts = tree.parts(theta)
 
             # All particles start an episode with the same key, so that their losses differ by `theta` alone.
             def window(inexact: Tree) -> tuple[Tree, Array]:

@@ -1,10 +1,11 @@
-"""Trees of classes that check themselves: how are they taken apart without calling their constructors?
+"""Trees of classes with a mind of their own: how are they taken apart without calling their constructors?
 
 A class of weights that is registered with JAX may look at its fields in `__post_init__`: compare shapes,
 convert with `jnp.asarray`, refuse None. JAX makes its instances of arrays, and so does a user. Inside the
 library the same tree also holds None, booleans, types and descriptions in place of arrays, and the
 constructor would fail on these, or change them. So such a tree is taken apart once, at the border, and its
-class is called again with arrays only.
+class is called again with arrays only. So are trees of classes whose instances are equal to themselves alone,
+modules of nnx among them: trees of shapes or types could not be compared.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Path(str):
 
 
 def unpacked(tree: Tree) -> Tree:
-    """`tree`, with `Leaves` in place of each class in it that does not take other things than arrays."""
+    """`tree`, with `Leaves` in place of each class in it that takes arrays alone, or that does not compare."""
     leaves, structure = jax.tree.flatten(tree)
     if _takes_anything(structure):
         return tree
@@ -91,7 +92,7 @@ def _packed(node: Any) -> Any:
 
 
 def _takes_anything(structure: Any) -> bool:
-    """Whether a tree of this structure holds whatever it is given, unchanged."""
+    """Whether a tree of this structure holds whatever it is given, unchanged, and equals another that does."""
     # What stands for a leaf inside the library: nothing, some object, and an array of another shape and type.
     return all(_holds(structure, one) for one in (None, object(), np.zeros((1,) * 7, bool)))
 
@@ -99,7 +100,10 @@ def _takes_anything(structure: Any) -> bool:
 def _holds(structure: Any, leaf: Any) -> bool:
     given = [leaf] * structure.num_leaves
     try:
-        found, again = jax.tree.flatten(structure.unflatten(given))
+        whole = structure.unflatten(given)
+        found, again = jax.tree.flatten(whole)
+        if leaf is None and not bool(whole == structure.unflatten(given)):
+            return False
     except Exception:  # whatever the class raises about what it does not expect
         return False
     if leaf is None:  # JAX counts None as no leaf

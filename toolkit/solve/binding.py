@@ -218,8 +218,8 @@ def _callable_primal(
         # The callable's `fun` takes trees as the user wrote them, but evaluates the lifted problem: so
         # what the user's function closes over stays differentiated.
         def fun(user_y: Tree, user_theta: Tree) -> Tree:
-            inner = operands._replace(theta=tree.split(user_theta).inexact)
-            y = tree.split(user_y).inexact
+            inner = operands._replace(theta=tree.parts(user_theta).inexact)
+            y = tree.parts(user_y).inexact
             if problem.objective is not None:
                 return problem.objective(y, inner, None)
             return problem.user_y(problem.evaluate(y, inner, None), inner)
@@ -258,7 +258,7 @@ def _checked_solution(
             f"`solver` must return tk.Solution(value, info) with tk.SolveInfo(status, steps, "
             f"residual): the info of {name} is {type(out.info).__name__}."
         )
-    y = tree.split(out.value).inexact
+    y = tree.parts(out.value).inexact
     check_same(f"the value of {name}", y, y0, out.value, solver)
     steps = out.info.steps
     if not jnp.issubdtype(getattr(steps, "dtype", type(steps)), jnp.integer) or jnp.shape(steps):

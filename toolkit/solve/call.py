@@ -27,7 +27,10 @@ Closed = tuple[Array, ...]  # what a function closes over
 
 
 class CarriedLeaves(NamedTuple):
-    """Integer, boolean and key leaves: needed, never differentiated."""
+    """Integer, boolean and key leaves, and what a module holds besides parameters: needed, and not moved.
+
+    A floating one, such as the mean of a batch norm, is differentiated like what a function closes over.
+    """
 
     theta: Tree
     y: Tree

@@ -118,7 +118,7 @@ def compare_adjoints(
 
 
 def _measured(name: str, outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree) -> Compared:
-    y, parts = tree.split(y0), tree.split(theta)
+    y, parts = tree.parts(y0), tree.parts(theta)
 
     def differentiate(y_inexact: Tree, inexact: Tree) -> Any:
         hg = hypergradient(outer, solve)(
@@ -223,7 +223,7 @@ def check_hypergradient(
         raise ValueError(f"`directions` must be a positive int: got {directions!r}.")
     if not (isinstance(rtol, Real) and 0 <= rtol < 1):
         raise ValueError(f"`rtol` must be a number in [0, 1): got {rtol!r}.")
-    parts = tree.split(theta)
+    parts = tree.parts(theta)
     if not tree.size(parts.inexact):
         raise ValueError(f"`theta` must have an entry to vary: got {tree.describe(theta)}.")
 
@@ -232,7 +232,7 @@ def check_hypergradient(
         return outer_value(outer, solve(y0, whole).value, whole)
 
     # Differences need a step well above rounding, so the coarsest floating type decides its size.
-    floats = jax.tree.leaves((parts.inexact, tree.split(y0).inexact))
+    floats = jax.tree.leaves((parts.inexact, tree.parts(y0).inexact))
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in floats)
     gradient = jax.jit(jax.grad(composed))(parts.inexact)
     value = jax.jit(composed)

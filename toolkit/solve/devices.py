@@ -25,7 +25,7 @@ def of_each_device(value: Any, theta: Tree) -> tuple[Tree, frozenset[str]]:
 
     Cost: traces `value` once.
     """
-    parts = tree.split(theta)
+    parts = tree.parts(theta)
     whole = lambda inexact: tree.whole(inexact, parts.arrays, parts.static)
     program, shape = jax.make_jaxpr(lambda one: value(whole(one)), return_shape=True)(parts.inexact)
     marked = [True] * len(jax.tree.leaves(parts.inexact))

@@ -18,6 +18,7 @@ from toolkit.derive.collecting import collect, collect_beside
 from toolkit.derive.on_devices import device_axes
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.leaves.containers import packed
+from toolkit.leaves.module_variables import call_unchanged
 from toolkit.solve.accuracy import estimate_error
 from toolkit.solve.devices import of_each_device, shared
 from toolkit.solve.hypergradient_report import (
@@ -117,7 +118,7 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
 
 def require_inexact(theta: Tree) -> None:
     """Refuse hyperparameters without anything to differentiate."""
-    if not jax.tree.leaves(tree.split(theta).inexact):
+    if not jax.tree.leaves(tree.parts(theta).inexact):
         raise ValueError(
             "`theta` must have a floating or complex leaf to differentiate: got "
             f"{tree.describe(theta)}."
@@ -190,7 +191,7 @@ def _start(v0: Tree, y: Tree) -> Tree | None:
     """`v0` on the real leaves of `y`, checked against them."""
     if v0 is None:
         return None
-    v = tree.split(v0).inexact
+    v = tree.parts(v0).inexact
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), one) for one in (v, y)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -202,7 +203,7 @@ def _start(v0: Tree, y: Tree) -> Tree | None:
 def _by_reverse_mode(
     outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree, xs: Tree
 ) -> Hypergradient:
-    parts = tree.split(theta)
+    parts = tree.parts(theta)
 
     # What the reverse pass reports comes back as the cotangent of zeros (see `PullbackReport`): so the
     # outer value is differentiated with respect to these zeros, too.
@@ -212,7 +213,7 @@ def _by_reverse_mode(
         inexact, pullback_report = operands
         whole = tree.whole(inexact, parts.arrays, parts.static)
         solution, inside = solve.reporting(pullback_report, y0, whole, xs)
-        y = tree.split(solution.value)
+        y = tree.parts(solution.value)
 
         def outer_at(y_inexact: Tree, inexact: Tree) -> Array:
             user_theta = tree.whole(inexact, parts.arrays, parts.static)
@@ -255,7 +256,8 @@ def _value_and_grad(
 
 def outer_value(outer: Outer, y: Tree, theta: Tree) -> Array:
     """`outer(y, theta)` as an array; refused where it is no real scalar."""
-    return real_scalar(call_as("outer", outer, "(y, theta)", y, theta), outer)
+    call = functools.partial(call_as, "outer", outer, "(y, theta)")
+    return real_scalar(call_unchanged("outer", call, y, theta), outer)
 
 
 def real_scalar(value: Any, outer: Callable[..., Any]) -> Array:

@@ -74,7 +74,8 @@ class SolutionMap:
         value = problem.user_y(y, operands)
         aux = None
         if self.has_aux:
-            args = (value, problem.user_theta(operands))
+            # Not `value` itself: a module may change when it is called.
+            args = (problem.user_y(y, operands), problem.user_theta(operands))
             aux = self.fun(*args)[1] if xs is None else self.fun(*args, packed(last(xs)))[1]
         return Solution(value, info, aux)
 
@@ -100,13 +101,15 @@ def argmin(
       has_aux: whether `fun` returns aux arrays; they come back at the solution.
 
     Returns: `solve(y0, theta=None, xs=None) -> tk.Solution(value, info, aux)`. Trees are
-    arbitrary; integer, boolean, key, `None` and static leaves are carried untouched. `info.status` is
+    arbitrary; integer, boolean, key, `None` and static leaves are carried untouched, and so is what a module
+    of flax's nnx holds besides its `nnx.Param`s. `info.status` is
     `CONVERGED` where the residual is at most the solver's `tol`; without one, where the curvature along
     the residual puts a solution within `sqrt(eps)` of `value`, relative to the larger of `value` and the
     way from `y0`.
 
     Raises:
-      ValueError: bad input, or a solver and a rule that do not fit; the message names a remedy.
+      ValueError: bad input, or a solver and a rule that do not fit; the message names a remedy. Also where
+        `fun` changes a module that it is given (a batch norm in training), without has_aux.
 
     Differentiation: by the adjoint's rule, see each; `info` has no derivative.
 

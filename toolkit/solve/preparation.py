@@ -6,6 +6,7 @@ else that the solution depends on, so that a derivative rule sees all of it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from toolkit.jaxprs.collectives import collective_axes
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.containers import packed, unpacked
+from toolkit.leaves.module_variables import call_unchanged
 from toolkit.solve.binding import bind, check_same
 from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.tilting import continue_and_tilt, tilt
@@ -94,7 +96,7 @@ def prepare(
 
 
 def _partition(y0: Tree, theta: Tree) -> _Partition:
-    y, theta = tree.split(y0), tree.split(theta)
+    y, theta = tree.parts(y0), tree.parts(theta)
     if not jax.tree.leaves(y.inexact):
         raise ValueError(
             "`y0` must have a floating or complex leaf to solve for: got "
@@ -128,10 +130,13 @@ def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool)
     expected = "(y, theta, x)" if takes_x else "(y, theta)"
 
     def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
-        args = (user_y(y, operands), user_theta(operands))
-        out = call_as("fun", fun, expected, *args, *([packed(x)] if takes_x else []))
+        args = (user_y(y, operands), user_theta(operands), *([packed(x)] if takes_x else []))
+        call = functools.partial(call_as, "fun", fun, expected)
         if has_aux:
-            out = _without_aux(fun, out)
+            out = _without_aux(fun, call(*args))
+        else:
+            remedy = ", or return what is changed as aux, with has_aux=True"
+            out = call_unchanged("fun", call, *args, remedy=remedy)
         if kind == "argmin":
             return _one_array(fun, out)
         return _like_y(fun, out, args[0], y)
@@ -221,7 +226,7 @@ def _without_aux(fun: Fun, out: Any) -> Any:
 
 def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
     """The floating leaves of what a root or a map returned, checked against `y`."""
-    parts = tree.split(out)
+    parts = tree.parts(out)
     if jax.tree.structure(out) != jax.tree.structure(user_y):
         raise returned_by(
             fun,

@@ -57,7 +57,7 @@ class Level:
                 f"`fun` {where} must take `{self.name}` by keyword: got the parameters "
                 f"{inspect.signature(self.fun)}."
             )
-        if not jax.tree.leaves(tree.split(self.start).inexact):
+        if not jax.tree.leaves(tree.parts(self.start).inexact):
             raise ValueError(
                 f"`start` {where} must have a floating or complex leaf to solve for: got "
                 f"{tree.describe(self.start)}."

@@ -68,12 +68,12 @@ def nested_hypergradient(
         solution, begin = solve(starts, **tops), starts_of(levels, starts)
         values = {**tops, **solution.values}
         check_takes("`outer`", outer, values)
-        if not jax.tree.leaves(tree.split(tops).inexact):
+        if not jax.tree.leaves(tree.parts(tops).inexact):
             raise ValueError(
                 "a top variable must have a floating or complex leaf to differentiate: got "
                 f"{tree.describe(tops)}."
             )
-        parts = {name: tree.split(value) for name, value in values.items()}
+        parts = {name: tree.parts(value) for name, value in values.items()}
 
         def outer_at(inexact: dict[str, Tree]) -> Array:
             merged = {name: tree.whole(inexact[name], *parts[name][1:]) for name in parts}
@@ -91,7 +91,7 @@ def nested_hypergradient(
             del values[name]  # theta of this level's solve is the variables above it
             # The gradient of `<bar, y>` at the solution is the pullback of `bar`: `hypergradient` makes it,
             # and reports on it.
-            along = lambda y, _, bar=bar: jnp.real(tree.pairing(bar, tree.split(y).inexact))
+            along = lambda y, _, bar=bar: jnp.real(tree.pairing(bar, tree.parts(y).inexact))
             pulled = hypergradient(along, solution_map(levels, i, begin))(begin[name], dict(values))
             bars = jax.tree.map(jnp.add, bars, unpacked(pulled.gradient))
             reports[name] = pulled.report

@@ -134,7 +134,7 @@ class HOAG(TwoOptimizers):
         norm = tree.norm(slope)
         # `NaN > tol` is False: a gradient that is NaN ends the loop as if the problem were solved.
         # With y set to NaN too, every later check sees the failure.
-        parts = tree.split(s.y)
+        parts = tree.parts(s.y)
         y = tree.whole(tree.nan_unless(jnp.isfinite(norm), parts.inexact), *parts[1:])
         memory = s.memory._replace(tol=tol, scale=scale, inner_residual=norm)
         return s._replace(y=y), memory, first, steps

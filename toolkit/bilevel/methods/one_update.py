@@ -49,7 +49,7 @@ class T1T2(TwoOptimizers):
 
         def step(s: State) -> tuple[State, Info]:
             inside, outside = _batches(problem, s, self.batch_size)
-            parts = tree.split(s.theta)
+            parts = tree.parts(s.theta)
 
             # Differentiating the update itself, whichever optimizer makes it, gives the formula's product:
             # d y+ / d theta = - a d2_ytheta g for gradient descent.
@@ -169,7 +169,7 @@ class SAMA(TwoOptimizers):
             new = moves.y(s, slope)
             f = outer_slopes(problem, new.y, s.theta, outside)
             # The pullback of the update, at this gradient: it maps b to (du / dgradient)' b.
-            update = lambda slope: tree.split(moves.y(s, slope).y).inexact
+            update = lambda slope: tree.parts(moves.y(s, slope).y).inexact
             (adapted,) = jax.vjp(update, slope)[1](f.in_y)
             mixed = _difference(problem, new.y, s.theta, adapted, inside, self.radius)
             direction = plus(f.in_theta, mixed)

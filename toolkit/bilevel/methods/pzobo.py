@@ -77,7 +77,7 @@ class PZOBO(TwoOptimizers):
                 # The same batches as in the trajectory at theta: with others the two ends would differ
                 # by their noise, and dividing by a small radius would blow that up.
                 there, _ = trained(s._replace(theta=moved(s.theta, u, -self.radius)), batches)
-                change = minus(tree.split(there.y).inexact, tree.split(new.y).inexact)
+                change = minus(tree.parts(there.y).inexact, tree.parts(new.y).inexact)
                 response = tree.pairing(change, f.in_y) / self.radius
                 return jax.tree.map(lambda leaf: (response * leaf).astype(leaf.dtype), u)
 

@@ -42,7 +42,7 @@ def _program(
     problem: Problem, name: str, y0: Tree, theta0: Tree, axes: frozenset[str]
 ) -> tuple[Any, list[bool]]:
     """A loss as a program of (y, theta, data), and which of its arguments belong to y or theta."""
-    parts = [tree.split(part) for part in (y0, theta0, getattr(problem, f"{name}_data"))]
+    parts = [tree.parts(part) for part in (y0, theta0, getattr(problem, f"{name}_data"))]
 
     def loss(*arrays: Tree) -> Array:
         whole = [tree.whole(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]

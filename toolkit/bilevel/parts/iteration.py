@@ -153,7 +153,7 @@ def _advance(
 
 def _variables(state: Any) -> dict[str, Tree]:
     names = [name for name in ("y", "theta", "v") if hasattr(state, name)]
-    return {name: tree.split(getattr(state, name)).inexact for name in names}
+    return {name: tree.parts(getattr(state, name)).inexact for name in names}
 
 
 def _name(step: Any) -> str:

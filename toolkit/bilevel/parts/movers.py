@@ -43,18 +43,18 @@ def at(step_size: StepSize, t: Array) -> Array | float:
 
 def moved(y: Tree, direction: Tree, step_size: Any) -> Tree:
     """`y - step_size * direction`, in the types of `y`; leaves without derivative stay as they are."""
-    parts = tree.split(y)
+    parts = tree.parts(y)
     return tree.whole(tree.add_scaled(parts.inexact, -step_size, direction), *parts[1:])
 
 
 def _by_optax(optimizer: optax.GradientTransformation) -> Mover:
     def move(y: Tree, direction: Tree, state: Any, t: Array) -> tuple[Tree, Any]:
         # optax does arithmetic on every leaf that it is given: integers and names are kept from it.
-        parts = tree.split(y)
+        parts = tree.parts(y)
         updates, state = optimizer.update(direction, state, parts.inexact)
         return tree.whole(optax.apply_updates(parts.inexact, updates), *parts[1:]), state
 
-    return Mover(lambda y: optimizer.init(tree.split(y).inexact), move)
+    return Mover(lambda y: optimizer.init(tree.parts(y).inexact), move)
 
 
 def is_zero(value: Any) -> bool:

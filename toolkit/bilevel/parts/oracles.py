@@ -59,7 +59,7 @@ def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curve
 
     Cost: one gradient and one product each, sharing the gradient.
     """
-    y_parts, theta_parts = tree.split(y), tree.split(theta)
+    y_parts, theta_parts = tree.parts(y), tree.parts(theta)
 
     def gradient(y: Tree, theta: Tree) -> tuple[Tree, Array]:
         whole_theta = tree.whole(theta, *theta_parts[1:])
@@ -75,7 +75,7 @@ def curved(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Curve
 
 def inner_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> tuple[Array, Tree]:
     """(inner loss, its gradient in y)."""
-    parts = tree.split(y)
+    parts = tree.parts(y)
     of_y = lambda y: problem.inner(tree.whole(y, *parts[1:]), theta, batch)
     return jax.value_and_grad(of_y)(parts.inexact)
 
@@ -91,7 +91,7 @@ def outer_slopes(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Slopes:
 
 
 def _slopes(loss: BatchLoss, y: Tree, theta: Tree, batch: Any) -> Slopes:
-    y_parts, theta_parts = tree.split(y), tree.split(theta)
+    y_parts, theta_parts = tree.parts(y), tree.parts(theta)
 
     def of_both(y: Tree, theta: Tree) -> Array:
         return loss(tree.whole(y, *y_parts[1:]), tree.whole(theta, *theta_parts[1:]), batch)
@@ -102,7 +102,7 @@ def _slopes(loss: BatchLoss, y: Tree, theta: Tree, batch: Any) -> Slopes:
 
 def theta_slope(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Tree:
     """The gradient of the inner loss in theta."""
-    parts = tree.split(theta)
+    parts = tree.parts(theta)
     of_theta = lambda t: problem.inner(y, tree.whole(t, *parts[1:]), batch)
     return jax.grad(of_theta)(parts.inexact)
 
@@ -112,7 +112,7 @@ def rules_of_inner(problem: Problem, y: Tree, theta: Tree, batch: Any) -> Rules:
 
     Cost: one trace of `inner`; nothing is run.
     """
-    parts = [tree.split(part) for part in (y, theta, batch)]
+    parts = [tree.parts(part) for part in (y, theta, batch)]
 
     def inner(*arrays: Tree) -> Array:
         whole = [tree.whole(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
@@ -133,14 +133,14 @@ def plus(a: Tree, b: Tree, scale: Any = 1.0) -> Tree:
 
 def zeros_like(y: Tree) -> Tree:
     """A direction of zeros."""
-    return jax.tree.map(jnp.zeros_like, tree.split(y).inexact)
+    return jax.tree.map(jnp.zeros_like, tree.parts(y).inexact)
 
 
 def hvp(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     """`d2_yy g v` for a batch, like y; where `inner` has no true gradient, the pullback of v through it."""
     if rules_of_inner(problem, y, theta, batch).own:
         return curved(problem, y, theta, v, batch).hvp
-    parts = tree.split(y)
+    parts = tree.parts(y)
     # A derivative along v of a gradient: for the cost of about two gradients, and without storing the
     # gradient's own intermediate values, as the reverse of a reverse pass would.
     slope = lambda y: jax.grad(lambda y: problem.inner(tree.whole(y, *parts[1:]), theta, batch))(y)
@@ -154,6 +154,6 @@ def cross(problem: Problem, y: Tree, theta: Tree, v: Tree, batch: Any) -> Tree:
     # that: their rule may be no derivative, and one with a backward pass alone refuses a moving y.
     if any(rules_of_inner(problem, y, theta, batch)):
         return curved(problem, y, theta, v, batch).cross
-    parts = tree.split(y)
+    parts = tree.parts(y)
     slope = lambda y: theta_slope(problem, tree.whole(y, *parts[1:]), theta, batch)
     return jax.jvp(slope, (parts.inexact,), (v,))[1]

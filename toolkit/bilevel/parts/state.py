@@ -18,6 +18,7 @@ from toolkit.bilevel.parts.oracles import rules_of_inner, zeros_like
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, with_data
 from toolkit.errors.readable import readable, returned_by
 from toolkit.jaxprs.varying_axes import vary
+from toolkit.leaves.module_variables import call_unchanged
 from toolkit.types import Tree
 
 
@@ -157,7 +158,7 @@ def algorithm(
 
 def _typed(start: Tree) -> Tree:
     """`start` with strongly typed arrays for its floating leaves."""
-    inexact, *others = tree.split(start)
+    inexact, *others = tree.parts(start)
     return tree.whole(tree.strong(inexact), *others)
 
 
@@ -171,7 +172,7 @@ def split_key(s: Any, count: int) -> Array:
 
 
 def _require_real(name: str, start: Tree) -> None:
-    leaves = jax.tree.leaves(tree.split(start).inexact)
+    leaves = jax.tree.leaves(tree.parts(start).inexact)
     if not leaves or any(map(jnp.iscomplexobj, leaves)):
         raise ValueError(
             f"`{name}` must have floating leaves to move and no complex ones: got "
@@ -194,11 +195,11 @@ def _require_scalars(problem: Problem, y0: Tree, theta0: Tree) -> None:
     """Refuse losses that are no real scalar; traced on all of the data, nothing is run."""
     for name in ("inner", "outer"):
         data = getattr(problem, f"{name}_data")
-        parts = tree.split(y0), tree.split(theta0), tree.split(data)
+        parts = tree.parts(y0), tree.parts(theta0), tree.parts(data)
 
         def loss(*arrays: Any, name: str = name, parts: Any = parts) -> Any:
             whole = [tree.whole(*own, part[2]) for own, part in zip(arrays, parts, strict=True)]
-            return getattr(problem, name)(*whole)
+            return call_unchanged(name, getattr(problem, name), *whole)
 
         value = jax.eval_shape(loss, *(part[:2] for part in parts))
         if not (hasattr(value, "dtype") and value.shape == () and jnp.isrealobj(value)):
