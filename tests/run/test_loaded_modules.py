@@ -30,7 +30,7 @@ MAY_LOAD = {
     "toolkit.debug.nonfinite": "checks",
     "toolkit.run": ".",
     "toolkit.run.experiment": "*",
-    "toolkit.run.store": "arrays birth checkpoints directory environment files final intact metrics process",
+    "toolkit.run.store": "arrays birth checkpoints compiled_programs directory environment files final intact metrics process sweeps",
     "toolkit.run.program": "budget compiled data finite gradient_rows seeds_on_cores steps",
     "toolkit.run.drive": "chunks finish places prepare progress_bar run_loop runs signals",
 }
