@@ -153,11 +153,9 @@ def test_a_batch_larger_than_the_data_is_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_run_learns_and_plain_python_is_free(tmp_path: Path, seed: int) -> None:
+def test_a_run_learns_and_plain_python_changes_no_parameter(tmp_path: Path, seed: int) -> None:
     out = tmp_path / "run"
     metrics = _run(out, f"seed={seed}")
     assert metrics["accuracy"] > 0.94
     assert metrics["differing_parameters"] == 0
-    # 1.00 to 1.03 where it was measured; a busy machine adds its own.
-    assert metrics["time_ratio"] < 1.1
     assert "not drawn" not in (out / "report.html").read_text()

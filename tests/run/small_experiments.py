@@ -179,3 +179,68 @@ def lay_out(folder, name, text, fields=RUNNER):
     """experiments/NAME.py and NAME.yaml in `folder`."""
     (folder / f"experiments/{name}.py").write_text(text)
     (folder / f"{name}.yaml").write_text(f"experiment: {name}\n{fields}")
+
+
+# Least squares on 64 rows, with a part of the state that it splits over the devices itself where `split` says.
+SPREAD = '''"""Least squares on rows that several devices share."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import toolkit as tk
+from toolkit import run
+
+
+class Config(run.Settings):
+    work: int = 0  # turns of a loop that makes a step slow
+    split: bool = False
+    nan_at: int = -1
+
+
+class State(NamedTuple):
+    theta: jax.Array
+    averages: jax.Array
+    key: jax.Array
+    count: jax.Array
+
+
+def build(config):
+    rng = np.random.default_rng(config.seed)
+    x = rng.normal(size=(64, 3)).astype(np.float32)
+    data = {"x": x, "z": x @ np.arange(3, dtype=np.float32), "scale": np.float32(1)}
+
+    def laid_out(averages):
+        if not config.split:
+            return averages
+        lying = NamedSharding(tk.devices.mesh(), PartitionSpec("data"))
+        return jax.lax.with_sharding_constraint(averages, lying)
+
+    def init(key):
+        return State(jnp.zeros(3), laid_out(jnp.zeros((8, 3), jnp.bfloat16)), key, jnp.int32(0))
+
+    def step(state, data):
+        theta, averages, key, count = state
+        key, own = jax.random.split(key)
+        loss = lambda theta: jnp.mean((data["x"] @ theta - data["z"]) ** 2) * data["scale"]
+        value, gradient = jax.value_and_grad(loss)(theta)
+        busy = lambda _, held: jnp.tanh(held @ held)
+        spent = jax.lax.fori_loop(0, config.work, busy, jnp.eye(64) * value)
+        noise = 1e-3 * jax.random.normal(own, theta.shape) + 1e-30 * spent[0, 0]
+        theta = theta - 0.05 * gradient + noise
+        theta = jnp.where(count == config.nan_at, jnp.nan, theta)
+        averages = laid_out(0.9 * averages + theta.astype(jnp.bfloat16))
+        return State(theta, averages, key, count + 1), {"loss": value}
+
+    def finish(state, data):
+        # As it would be written for one device: NumPy, and plotting tools, want whole arrays.
+        residual = np.asarray(data["x"]) @ np.asarray(state.theta) - np.asarray(data["z"])
+        mean = jnp.mean((data["x"] @ state.theta - data["z"]) ** 2)
+        metrics = {"mse": float(np.mean(residual**2)), "again": float(mean)}
+        return run.Final({"theta": state.theta, "averages": state.averages}, metrics)
+
+    return run.Program(init, step, finish, data=data)
+'''

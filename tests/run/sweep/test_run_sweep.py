@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import EXPERIMENT, outcome, pretend, spawn
+from toolkit.run.drive import tied
 from toolkit.run.drive.signals import StopRequest
 from toolkit.run.store import sweeps
 from toolkit.run.sweep.launch import command_line, engines, options, window
@@ -328,7 +329,7 @@ def test_a_run_is_asked_once_when_its_sweep_is_killed(tmp_path, work):
     """Of a killed process the kernel closes the pipes; a second signal would make the run leave unsaved."""
     run = "import os, signal, time; seen = []; signal.signal(15, lambda *_: seen.append(1)); "
     run += "open('ready', 'w')\nwhile not seen: time.sleep(0.01)\ntime.sleep(0.3); open('seen', 'w').write(str(len(seen)))"
-    popen = f"subprocess.Popen([sys.executable, '-I', {str(command_line.TIED)!r}, sys.executable, '-c', {run!r}], stdin=-1)"
+    popen = f"subprocess.Popen([sys.executable, '-I', {tied.__file__!r}, sys.executable, '-c', {run!r}], stdin=-1)"
     threads = "import subprocess, sys, threading, time; [threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(9)]; "
     killed = subprocess.Popen([sys.executable, "-c", f"{threads} p = {popen}; time.sleep(60)"])
     awaited(Path("ready"))

@@ -141,6 +141,11 @@ INTERNALS = (
         programs.shard_map,
     ),
     Internal(
+        "sharding_constraint, device_put: parameters",
+        "runs on a mesh: states that an experiment splits over devices itself",
+        programs.own_layout,
+    ),
+    Internal(
         "integer_pow, iota, gather, dot_general, conv_general_dilated, reduce_window: parameters",
         "tk.debug.dead_gradients, flops in toolkit describe, loops over integers",
         programs.parameters,

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from toolkit.jaxprs import loops, operations, own_rules, read, recorded_lines
 from toolkit.jaxprs.classes import ClosedJaxpr, DropVar, Jaxpr, Literal, Var
@@ -25,6 +26,7 @@ from toolkit.jaxprs.internals.samples import (
     shaped,
     traced,
 )
+from toolkit.jaxprs.own_shardings import own_shardings
 from toolkit.jaxprs.thin_products import arranged
 
 
@@ -219,6 +221,17 @@ def shard_map() -> None:
     parts = loops.shard_parts(equation)
     assert parts.axes == {"i"} and dict(parts.mesh.shape) == {"i": 1} and parts.check_vma
     assert len(parts.in_specs) == 1 and len(read.opened(parts.body)[0].invars) == 1
+
+
+def own_layout() -> None:
+    """A result says how the operation that makes it lays it out, inside a `jax.jit` too."""
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    lying = NamedSharding(mesh, PartitionSpec("i"))
+    constrain = lambda x: jax.lax.with_sharding_constraint(2 * x, lying)
+    program = traced(
+        lambda x: (constrain(x), jax.device_put(x + 1, lying), jax.jit(constrain)(x), -x)
+    )
+    assert own_shardings(program) == [lying, lying, lying, None]
 
 
 def parameters() -> None:

@@ -75,6 +75,7 @@ def execute(
                 environment.pin_threads()
                 compiled_programs.quiet()
             loaded, name, command = _loaded(config, changes, target, began)
+            _refuse_processes(loaded)
             with runs.taken(loaded, name, target, command) as taken:
                 code = _go(taken)
     finally:
@@ -104,6 +105,14 @@ def _loaded(
     loaded = load.loaded(python_values.mapping(config), changes, where, began, afresh=True)
     line_of = lambda place: shlex.join(["toolkit", "run", str(place / directory.CONFIG)])
     return loaded, loaded.settings.experiment, line_of
+
+
+def _refuse_processes(loaded: load.Loaded) -> None:
+    """Raises: RunError (exit 2) for a run of several: this process has begun to use its devices without them."""
+    asked = loaded.settings.devices.processes
+    if asked != 1:
+        expected = "1 within Python; `toolkit run` starts or joins processes"
+        raise fail(Exit.CONFIG, "config", "devices.processes", str(asked), expected)
 
 
 def _go(taken: runs.TakenRun) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.run.drive.prepare import noticing
 from toolkit.run.experiment import experiments
 from toolkit.run.experiment.common import every_seed
 from toolkit.run.experiment.errors import Exit, RunError
+from toolkit.run.experiment.interface import Final
 from toolkit.run.experiment.output import say
 from toolkit.run.experiment.words import two_columns
 from toolkit.run.store import directory, files
@@ -21,7 +22,6 @@ from toolkit.run.store import directory, files
 if TYPE_CHECKING:
     from toolkit.run.drive.prepare import PreparedRun
     from toolkit.run.drive.run_loop import RunPosition
-    from toolkit.run.experiment.interface import Final
 
 
 def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition) -> int:
@@ -60,6 +60,21 @@ def finish(place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
     return Exit.DONE
 
 
+def ended(prepared: PreparedRun, state: Any) -> Final:
+    """What `finish` of the experiment makes of a state.
+
+    With several processes it has the state and the data on one device, as with one. It may do with them what
+    it likes, and need not know of the others. Only process 0 calls it.
+    """
+    from toolkit.run.store.arrays import gathered
+
+    program, team = prepared.traced.program, prepared.team
+    if team.count == 1:
+        return program.finish(state, program.data)
+    state, data = gathered((state, program.data))
+    return program.finish(state, data) if team.leads else Final({}, {})
+
+
 def _final(
     place: directory.RunDirectory, prepared: PreparedRun, at: RunPosition
 ) -> tuple[Final, dict[str, float]]:
@@ -72,8 +87,7 @@ def _final(
     source, folder = prepared.loaded.experiment, place.path / directory.FINAL
     began = time.perf_counter()
     with experiments.reported(source, "finish failed"):
-        program = prepared.traced.program
-        result = program.finish(at.state, program.data)
+        result = ended(prepared, at.state)
     # A process that was killed after it wrote `final/` left it whole. It is kept, so that the seconds in it
     # stay the same.
     if os.path.lexists(folder):

@@ -15,6 +15,7 @@ from toolkit.run.experiment.words import duration, number
 if TYPE_CHECKING:
     from toolkit.run.program.budget import Pace
     from toolkit.run.store.directory import RunDirectory
+    from toolkit.run.store.observed import Observed
 
 LINES = 20  # of a whole run, in a log
 SHOWN = 4  # metrics in a line
@@ -44,7 +45,7 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")  # a shell in a terminal has none
 
 
-def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
+def forecast(place: RunDirectory | Observed, pace: Pace, start: int, show: Show) -> Show:
     """`show`, which also tells once, `SETTLED` seconds after the first row, how long the run will take."""
     first: tuple[int, float] | None = None
     told = False
@@ -62,7 +63,7 @@ def forecast(place: RunDirectory, pace: Pace, start: int, show: Show) -> Show:
 
 
 def _tell(
-    place: RunDirectory, pace: Pace, first: tuple[int, float], second: tuple[int, float]
+    place: RunDirectory | Observed, pace: Pace, first: tuple[int, float], second: tuple[int, float]
 ) -> None:
     (a, before), (b, now) = first, second
     # Counted from the first row, because the time before it also went into compiling.

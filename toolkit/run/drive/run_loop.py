@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit.run.drive.chunks import Chunk, Stride, following
 from toolkit.run.drive.signals import StopRequest
+from toolkit.run.drive.team import Team
 from toolkit.run.experiment.common import Settings
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.program.budget import Pace
@@ -21,7 +22,8 @@ from toolkit.run.program.compiled import CompiledProgram
 from toolkit.run.program.finite import StateWatch, bad_metrics
 from toolkit.run.program.gradient_rows import by_leaf
 from toolkit.run.program.steps import Made
-from toolkit.run.store import checkpoints, directory, metrics
+from toolkit.run.store import checkpoints, directory, metrics, shards
+from toolkit.run.store.observed import Observed
 
 
 class StoppedBySignal(Exception):
@@ -55,7 +57,8 @@ class Job:
     """What the loop needs and does not change."""
 
     settings: Settings
-    place: directory.RunDirectory
+    place: directory.RunDirectory | Observed
+    team: Team
     compiled: CompiledProgram
     watch: StateWatch  # the leaves of the state that have to be finite
     source: Path  # the experiment, to blame for an exception in a step
@@ -78,7 +81,8 @@ class _ChunkCall(NamedTuple):
 def drive(job: Job, start: RunPosition) -> RunPosition:
     """Runs the steps that are left, or as many as the budget has time for.
 
-    While the device makes a chunk of them, the rows of the one before are looked at and written.
+    While the device makes a chunk of them, the rows of the one before are looked at and written. Of several
+    processes all do the same, each with a log of its own. Those of the others are temporary.
 
     Raises:
         StoppedBySignal: after a signal, with the state saved.
@@ -88,12 +92,14 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
     every, steps = job.settings.checkpoint_every, job.settings.steps
     # If a run is killed after the last step that its budget had time for, it must not step again when it is
     # continued. A run that has not stepped at all takes one step, so that there is something to finish.
-    end = start.step if start.step and job.pace.spent_after() else steps
+    team = job.team
+    end = start.step if start.step and team.agreed(job.pace.spent_after()) else steps
     at, stride = start, Stride(job.compiled.most)
-    with metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes) as log:
+    with _log(job, start) as log:
         before: _ChunkCall | None = None  # the call whose rows are still to be written
         while at.step < end:
-            chunk = following(at.step, end, job.settings, stride.steps, job.compiled.rows)
+            most = team.agreed(stride.steps)
+            chunk = following(at.step, end, job.settings, most, job.compiled.rows)
             call = _called(job, chunk, at.state)
             # The call reuses the memory of the state it was given, so from here on only its result is valid.
             at = at._replace(step=chunk.end, state=call.made.state)
@@ -104,7 +110,8 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
             # the steps.
             if job.pace.budget is not None:
                 jax.block_until_ready(call.made.values)
-            signaled, last = job.stop.number, job.pace.is_last(chunk.end)
+            signaled = team.largest(job.stop.number or 0) or None
+            last = team.agreed(job.pace.is_last(chunk.end))
             if chunk.end % every == 0 or last or signaled is not None:
                 seconds = _written(job, log, stride, before, saving=True, last=last)
                 before = None
@@ -117,6 +124,12 @@ def drive(job: Job, start: RunPosition) -> RunPosition:
     # A run that was killed just after its last checkpoint may still have older ones to remove.
     _prune(job)
     return at
+
+
+def _log(job: Job, start: RunPosition) -> AbstractContextManager[metrics.Log]:
+    if job.team.leads:
+        return metrics.open_log(job.place.path / directory.METRICS, start.metrics_bytes)
+    return metrics.open_temporary()
 
 
 def advance(compiled: CompiledProgram, chunk: Chunk, state: Any) -> Made:
@@ -134,7 +147,13 @@ def _called(job: Job, chunk: Chunk, state: Any) -> _ChunkCall:
 def _blamed(job: Job, chunk: Chunk) -> AbstractContextManager[None]:
     first, last = chunk.start + 1, chunk.end
     one = f"step {last}" if first == last else f"one of the steps {first} to {last}"
-    return reported(job.source, f"{one} failed")
+    return reported(job.source, f"{one} failed") if job.team.count == 1 else _together(job, one)
+
+
+@contextmanager
+def _together(job: Job, steps: str) -> Iterator[None]:
+    with reported(job.source, f"{steps} failed"), job.team.unless_lost(job.place.path):
+        yield
 
 
 def _written(
@@ -186,14 +205,23 @@ def _written(
 
 
 def _save(job: Job, at: RunPosition) -> None:
+    team = job.team
     job.notice()  # before the checkpoint: whoever continues from it has to know all that went into it
     folder = job.place.path / directory.CHECKPOINTS
-    size = checkpoints.save(folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config)
+    what = folder, at.step, at.state, at.seconds, at.metrics_bytes, job.config
+    if shards.needed(at.state):
+        size = checkpoints.save_shards(*what, team.leads, team.together)
+    elif team.leads:
+        size = checkpoints.save(*what)
+    if not team.leads:
+        return
     job.place.event("checkpoint", step=at.step, bytes=size)
     _prune(job)
 
 
 def _prune(job: Job) -> None:
+    if not job.team.leads:
+        return
     folder = job.place.path / directory.CHECKPOINTS
     every, steps = job.settings.checkpoint_every, job.settings.steps
     checkpoints.prune(

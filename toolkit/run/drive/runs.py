@@ -8,52 +8,65 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.run.drive import places, signals
+from toolkit.run.drive import launch_processes, places, signals
+from toolkit.run.drive.drive_steps import drive_steps, follow
 from toolkit.run.drive.finish import finish
-from toolkit.run.drive.prepare import PreparedRun, noticing, prepare, start_position, watch
-from toolkit.run.drive.progress_bar import forecast, progress
-from toolkit.run.experiment import experiments, heard, load, plain_yaml
-from toolkit.run.experiment.durations import seconds
+from toolkit.run.drive.layout import ALONE, LAYOUT
+from toolkit.run.drive.prepare import PreparedRun, prepare
+from toolkit.run.drive.team import Team, joined
+from toolkit.run.experiment import heard, load, plain_yaml
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.output import say
-from toolkit.run.experiment.words import duration
-from toolkit.run.program.budget import DRAWING, STARTING, Pace, Paced, with_fractions
 from toolkit.run.store import birth, compiled_programs, directory, environment, files, process
 
 if TYPE_CHECKING:
-    from toolkit.run.drive import run_loop
-    from toolkit.run.drive.run_loop import RunPosition
-
-    Drive = Callable[[run_loop.Job, RunPosition], RunPosition]
+    from toolkit.run.drive.drive_steps import Drive
 
 
 def run(path: Path, words: Sequence[str], out: Path | None, command: str) -> int:
     """Starts a run, or continues the unfinished one of the same config. Returns the exit code."""
+    asked = load.processes(path, words)
+    if launch_processes.needed(asked):
+        return launch_processes.launch(asked, command)
     environment.pin_threads()
     compiled_programs.quiet()
-    with signals.watched() as stop:
+    with signals.watched() as stop, joined(asked) as team:
         loaded = load.load(path, words)
-        with taken(loaded, path.stem, out, lambda _: command) as run:
+        if not team.leads:
+            return follow(loaded, None, team, stop)
+        with taken(loaded, path.stem, out, lambda _: command, team) as run:
             return go(run, stop)
 
 
-def resume(path: Path, allow_drift: bool, command: str) -> int:
-    """Continues an unfinished run from its newest usable checkpoint. Returns the exit code."""
+def resume(path: Path, words: Sequence[str], allow_drift: bool, command: str) -> int:
+    """Continues an unfinished run from its newest usable checkpoint. Returns the exit code.
+
+    Args:
+      words: of the form `devices.KEY=VALUE`, where it is to be spread over something else.
+    """
+    _refuse_more_than_devices(words)
+    directory.existing(path)
+    config = path / directory.CONFIG
+    asked = load.processes(config, words)
+    if launch_processes.needed(asked):
+        return launch_processes.launch(asked, command)
     environment.pin_threads()
     compiled_programs.quiet()
-    with signals.watched() as stop:
-        directory.existing(path)
+    with signals.watched() as stop, joined(asked) as team:
+        if not team.leads:
+            written = directory.read_config(path)
+            return follow(load.load(config, words), written, team, stop)
         directory.remove_leftovers(path)
         with directory.held(directory.claim(path)) as place:
             written = _unchanged_config(place)
-            loaded = load.load(path / directory.CONFIG)
-            with compiled_programs.kept(place.path) as seal:
-                prepared = prepare(loaded, written)
+            loaded = load.load(config, words)
+            with _kept(place, team) as seal:
+                prepared = prepare(loaded, written, team)
                 drift = _continue(place, prepared, command, allow_drift)
                 return go(TakenRun(place, prepared, drift, seal), stop)
 
@@ -69,7 +82,11 @@ class TakenRun(NamedTuple):
 
 @contextlib.contextmanager
 def taken(
-    loaded: load.Loaded, name: str, out: Path | None, command: Callable[[Path], str]
+    loaded: load.Loaded,
+    name: str,
+    out: Path | None,
+    command: Callable[[Path], str],
+    team: Team = Team(),
 ) -> Iterator[TakenRun]:
     """A new run, or the unfinished one of the same config, held to the end of the block.
 
@@ -84,19 +101,36 @@ def taken(
         line, drift = command(target), []
         if found is None:
             text = plain_yaml.dump(loaded.resolved)
-            prepared = prepare(loaded)
+            prepared = prepare(loaded, team=team)
             place = birth.create(target, text, _new_record(prepared, text, line))
             stack.enter_context(directory.held(place))
             place.event("start", command=line)
-            seal = stack.enter_context(compiled_programs.kept(place.path))
+            seal = stack.enter_context(_kept(place, team))
         else:
             place = stack.enter_context(directory.held(found))
             places.refuse_other_config(place, loaded)
-            seal = stack.enter_context(compiled_programs.kept(place.path))
-            prepared = prepare(loaded)
+            seal = stack.enter_context(_kept(place, team))
+            prepared = prepare(loaded, team=team)
             drift = _continue(place, prepared, line, allow_drift=False)
         alone.close()
         yield TakenRun(place, prepared, drift, seal)
+
+
+def _kept(
+    place: directory.RunDirectory, team: Team
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """The cache of compiled programs, for one process: several would have to find the same ones in it."""
+    if team.count > 1:
+        return contextlib.nullcontext(lambda: None)
+    return compiled_programs.kept(place.path)
+
+
+def _refuse_more_than_devices(words: Sequence[str]) -> None:
+    """Raises: RunError (exit 2) for a word that would make another run of it."""
+    for word in words:
+        if not word.startswith("devices.") and word.partition("=")[0] != "devices":
+            expected = "devices.KEY=VALUE; another config is another run"
+            raise fail(Exit.CONFIG, "command line", "cannot be changed", shown(word), expected)
 
 
 def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[str, Any]:
@@ -113,6 +147,7 @@ def _new_record(prepared: PreparedRun, config_text: str, command: str) -> dict[s
         "seconds": 0.0,
         "process": process.this_process(),
         "drift": [],
+        LAYOUT: prepared.layout,
         **_bits(prepared),
         "code": environment.code_state(),
         "environment": prepared.environment,
@@ -140,6 +175,9 @@ def _continue(
     record = place.record()
     then = record.get("environment", {})
     changed = environment.differences(then, prepared.environment, record.get("wrote", []))
+    spread = record.get(LAYOUT, ALONE)
+    if spread != prepared.layout:
+        changed[LAYOUT] = spread, prepared.layout
     if changed and not allow_drift:
         first = list(changed.items())[:6]
         old = ", ".join(f"{name} {shown(now)[:24]}" for name, (_, now) in first)
@@ -168,7 +206,8 @@ def go(run: TakenRun, stop: signals.StopRequest, drive: Drive | None = None) -> 
     for statement in _bits(prepared).values():
         say(statement)
     try:
-        at = _drive(run, stop, drive)
+        prepared.team.agreed_text(os.fspath(place.path.absolute()))
+        at = drive_steps(place, prepared, run.drift, stop, run.seal, drive)
         stop.deferred = False  # all steps are saved; the rest can be repeated
         return finish(place, prepared, at)
     except run_loop.StoppedBySignal as stopped:
@@ -182,83 +221,6 @@ def go(run: TakenRun, stop: signals.StopRequest, drive: Drive | None = None) -> 
                 place.update(status="failed", ended=directory.now())
             place.event("failed", exit=int(error.code), reason=error.reason)
         raise
-
-
-def _drive(run: TakenRun, stop: signals.StopRequest, drive: Drive | None) -> RunPosition:
-    from toolkit.run.drive import run_loop
-    from toolkit.run.program.seeds_on_cores import compile_program
-
-    place, prepared, drift, seal = run
-    source, settings = prepared.loaded.experiment, prepared.settings
-    _warn_of_a_full_disk(place, prepared)
-    compiled = compile_program(prepared.traced, source)
-    start = start_position(place, prepared, compiled)
-    seal()
-    if start.step:
-        say(f"continuing from step {start.step}")
-    watched = watch(place, prepared, start)
-    pace = _pace(place, prepared, start)
-    step = compiled
-    if isinstance(start.state, Paced):
-        step = with_fractions(compiled, pace, start.step, settings.log_every)
-    try:
-        with progress(start.step, settings.steps) as show:
-            stop.deferred = True
-            shown = forecast(place, pace, start.step, show)
-            job = run_loop.Job(
-                settings,
-                place,
-                step,
-                watched,
-                source,
-                prepared.digest,
-                bool(drift),
-                stop,
-                pace,
-                shown,
-                noticing(place, source),
-            )
-            return (drive or run_loop.drive)(job, start)
-    except run_loop.NotFinite as found:
-        from toolkit.run.drive import why_not_finite
-
-        stop.deferred = False  # nothing is left to save
-        raise why_not_finite.refusal(place, prepared, compiled, found) from None
-
-
-def _pace(place: directory.RunDirectory, prepared: PreparedRun, start: RunPosition) -> Pace:
-    """The run's clock. With a budget the end is rehearsed, to know how much time to keep for it."""
-    budget = prepared.settings.budget
-    if budget is None:
-        return Pace(prepared.settings.steps, None, prepared.began - start.seconds)
-    # A process that was killed had gone on after its last checkpoint. Its rows say how long, and that time
-    # counts.
-    spent = max(
-        [start.seconds, *(row.get("seconds", 0.0) for row in directory.read_rows(place.path)[-1:])]
-    )
-    pace = Pace(prepared.settings.steps, seconds(budget), prepared.began - spent)
-    began = time.perf_counter()
-    with experiments.reported(prepared.loaded.experiment, "finish failed"):
-        program = prepared.traced.program
-        program.finish(start.state, program.data)
-    now = time.perf_counter()
-    # Kept for the end: drawing, twice what `finish` took just now, and half of what the start took. A machine
-    # that is slow to start is slow to end as well, and Python itself started before our clock did.
-    pace.reserve = DRAWING + 2 * (now - began) + min((began - prepared.began) / 2, STARTING)
-    if pace.spent_after():
-        spent, end = duration(pace.elapsed()), duration(pace.reserve)
-        text = f"the budget of {budget} has no time for steps: {spent} are spent, the end may take {end}"
-        place.warn(f"{place.path}: {text}")
-    return pace
-
-
-def _warn_of_a_full_disk(place: directory.RunDirectory, prepared: PreparedRun) -> None:
-    from toolkit.run.store.arrays import size
-
-    need, free = 2 * size(prepared.traced.template), files.free_bytes(place.path)
-    if free < need:
-        text = f"{free:,} bytes free, expected at least {need:,} for two checkpoints"
-        place.warn(f"{place.path}: short of space: {text}")
 
 
 def _unchanged_config(place: directory.RunDirectory) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from toolkit.run.program.data import DrivenProgram
 from toolkit.run.program.seeds_on_cores import compile_program
 from toolkit.run.store import directory, environment
 from toolkit.run.store.arrays import named_leaves
+from toolkit.run.store.observed import Observed
 
 
 def explain(path: Path) -> int:
@@ -67,11 +68,23 @@ def refusal(
     place.update(nonfinite={**record, "explanation": text})
     place.event("not_finite", **record, explanation=text)
     say(text)
+    return _error(place.path, found)
+
+
+def unexplained(place: directory.RunDirectory | Observed, found: run_loop.NotFinite) -> RunError:
+    """Records what several processes have found. `toolkit explain` makes the step again on one device."""
+    record = {"step": found.step, "leaves": dict(found.leaves)}
+    place.update(nonfinite=record)
+    place.event("not_finite", **record)
+    return _error(place.path, found)
+
+
+def _error(path: Path, found: run_loop.NotFinite) -> RunError:
     name, held = next(iter(found.leaves.items()))
     more = f" and {len(found.leaves) - 1} more" if len(found.leaves) > 1 else ""
     what = f"step {found.step}: {name}{more} not finite"
-    remedy = f"finite numbers; `toolkit explain {place.path}` says which line made it"
-    return fail(Exit.NOT_FINITE, place.path, what, held, remedy)
+    remedy = f"finite numbers; `toolkit explain {path}` says which line made it"
+    return fail(Exit.NOT_FINITE, path, what, held, remedy)
 
 
 def _explained(

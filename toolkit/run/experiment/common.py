@@ -89,6 +89,20 @@ class Diagnostics(BaseModel):
     )
 
 
+class Devices(BaseModel):
+    """What a run computes on: one device, or several that share its data."""
+
+    model_config = STRICT
+
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        default=1,
+        description="started on this machine; auto: this is one of those that a cluster has started",
+    )
+    mesh: dict[str, int] = Field(
+        default={}, description="devices by axis, such as {data: -1}, one of them -1 for the rest"
+    )
+
+
 class Settings(BaseModel):
     """The fields that the runner reads. Frozen; unknown keys are refused."""
 
@@ -116,6 +130,7 @@ class Settings(BaseModel):
         default=None,
         description="time for all of the run, such as 90s, 1h30m or 2d, which ends it before `steps` does",
     )
+    devices: Devices = Field(default=Devices(), description="what the run computes on")
     diagnostics: Diagnostics = Field(
         default=Diagnostics(), description="what is measured beside the metrics"
     )

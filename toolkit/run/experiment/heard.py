@@ -36,6 +36,7 @@ _wrote: dict[
     str, None
 ] = {}  # files that the experiment itself made: what it reads of them is no input
 _roots: list[str] = []
+_left_out: set[str] = set()  # folders of the run itself
 _inside = 0  # how many blocks of `listening` are open
 _threads = {threading.main_thread().ident}  # those in which a run goes on
 _state = threading.local()  # `.busy` while the hook itself opens a file
@@ -51,6 +52,11 @@ def start(experiment: Path) -> None:
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)
+
+
+def leave_out(folder: Path) -> None:
+    """What is written and read below `folder` belongs to the run: libraries open its files in threads of their own."""
+    _left_out.add(os.path.abspath(folder) + os.sep)
 
 
 @contextlib.contextmanager
@@ -184,7 +190,11 @@ def _path(name: Any) -> str | None:
         return None
     path = os.path.abspath(text)
     root = next((root for root in _roots if path.startswith(root)), None)
-    if root is None or path.startswith((_PACKAGE, _STANDARD)) or any(f in path for f in _LIBRARIES):
+    if (
+        root is None
+        or path.startswith((*_left_out, _PACKAGE, _STANDARD))
+        or any(f in path for f in _LIBRARIES)
+    ):
         return None
     first, below, _ = path[len(root) :].partition(os.sep)
     return None if below and first.startswith(".") else path

@@ -27,6 +27,7 @@ ORDER = (
     "checkpoint_every",
     "keep_checkpoints",
 )  # opens a resolved config
+LAST = ("budget", "devices", "diagnostics", "claims", "schema_version")  # ends it
 
 
 class Loaded(NamedTuple):
@@ -90,6 +91,18 @@ def loaded(
     return Loaded(settings, source, resolved, module, began)
 
 
+def processes(path: Path, words: Sequence[str]) -> Any:
+    """What a config says under `devices.processes`, before it is known to be valid.
+
+    An experiment may compute where it is imported, and JAX joins its processes before it computes anything.
+
+    Raises: RunError (exit 2) for a file or a word that cannot be read.
+    """
+    changes = [change for change in overrides.parse(words) if change.path[0] == "devices"]
+    asked = overrides.apply(_mapping(path).value, changes, {}).get("devices")
+    return asked.get("processes", 1) if isinstance(asked, dict) else 1
+
+
 def _refuse_unwritable(resolved: dict[str, Any], source: Path) -> None:
     """Raises: RunError (exit 2) for a config of which config.yaml would say something else, or too much.
 
@@ -130,7 +143,7 @@ def resolve(settings: Settings) -> dict[str, Any]:
     # By alias, as a config writes them: a field `kind` beside the tag `kind` has another word there.
     values = settings.model_dump(mode="json", by_alias=True)
     first = {key: values[key] for key in ORDER if key in values}
-    last = {key: values[key] for key in ("budget", "diagnostics", "claims", "schema_version")}
+    last = {key: values[key] for key in LAST}
     return {**first, **{key: value for key, value in values.items() if key not in last}, **last}
 
 

@@ -87,15 +87,23 @@ def paced(program: DrivenProgram) -> DrivenProgram:
 
 
 def with_fractions(
-    compiled: CompiledProgram, pace: Pace, start: int, log_every: int
+    compiled: CompiledProgram,
+    pace: Pace,
+    start: int,
+    log_every: int,
+    agreed: Callable[[float], float] = lambda used: used,
 ) -> CompiledProgram:
     """The executables with the fraction set before each call. A call makes one step, the first is `start + 1`.
 
     With a budget the fraction is read off the clock only once for each row, so the rows hold every fraction
     that was used.
+
+    Args:
+        agreed: what the processes of the run use, of what this one has read off its clock.
     """
-    import jax
     import numpy as np
+
+    from toolkit.devices.meshes import put
 
     count, sharding = itertools.count(start + 1), compiled.template.fraction.sharding
 
@@ -103,8 +111,8 @@ def with_fractions(
         def call(now: Paced, rows: Any, every: Any) -> Any:
             step = next(count)
             if pace.budget is None or (step - 1) % log_every == 0:
-                used = np.float32(pace.fraction(step))
-                now = now._replace(fraction=jax.device_put(used, sharding))
+                used = np.float32(agreed(pace.fraction(step)))
+                now = now._replace(fraction=put(used, sharding))
             return function(now, rows, every)
 
         return call

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from toolkit.devices.meshes import sharding
+from toolkit.jaxprs.own_shardings import own_shardings
 from toolkit.jaxprs.read import evaluate
 from toolkit.run.experiment.errors import Exit, RunError, fail, shown
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Gradients
-from toolkit.run.program.data import DrivenProgram
+from toolkit.run.program.data import DrivenProgram, whole
 from toolkit.run.program.steps import ROWS, Made, Reports, Step, looped, single, slow_in_loops
 from toolkit.run.store.arrays import named_leaves
 from toolkit.run.store.metrics import NESTED, RESERVED, is_reserved
@@ -30,6 +33,8 @@ class TracedProgram(NamedTuple):
     metrics: dict[str, Any]  # the shapes of the scalars
     step: Callable[[Any, Any], Any]  # the program's, as it was traced: (state, data)
     loops: bool  # whether many steps are one program
+    # On a mesh: where each leaf of the state lies, in a tree. None lets the compiler choose.
+    state_shardings: Any = None
 
 
 class CompiledProgram(NamedTuple):
@@ -52,7 +57,12 @@ def trace(
 ) -> TracedProgram:
     """Checks what the experiment built. Raises: RunError (exit 2) that names the function and the leaf."""
     with reported(source, "init failed"):
-        template = jax.eval_shape(program.init, jax.random.key(seed), program.data)
+        key, data = jax.random.key(seed), program.data
+        if program.mesh is None:
+            template, shardings = jax.eval_shape(program.init, key, data), None
+        else:
+            begun, template = jax.make_jaxpr(program.init, return_shape=True)(key, data)
+            shardings = _state_shardings(begun, template, program.mesh)
         template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
     with reported(source, "step failed"):
         jaxpr, (state, metrics) = jax.make_jaxpr(program.step, return_shape=True)(
@@ -79,14 +89,20 @@ def trace(
         return jax.tree.unflatten(tree, evaluate(jaxpr, *jax.tree.leaves((state, data))))
 
     loops = not slow_in_loops(jaxpr.jaxpr)
-    return TracedProgram(program, seed, gradients, template, scalars, step, loops)
+    return TracedProgram(program, seed, gradients, template, scalars, step, loops, shardings)
+
+
+def _state_shardings(begun: Any, template: Any, mesh: Mesh) -> Any:
+    """A copy of each leaf on every device, but for those that `init` lays out itself."""
+    own, everywhere = own_shardings(begun), sharding(mesh)
+    return jax.tree.unflatten(jax.tree.structure(template), [one or everywhere for one in own])
 
 
 def compile_one(traced: TracedProgram, source: Path) -> CompiledProgram:
     """The executables, handed the data of the program."""
     compiled, data = compile_for_data(traced, source), traced.program.data
     return compiled._replace(
-        init=partial(compiled.init, jax.random.key(traced.seed), data),
+        init=partial(compiled.init, _key(traced), data),
         advance=partial(compiled.advance, data=data),
         reporting=compiled.reporting and partial(compiled.reporting, data=data),
     )
@@ -102,8 +118,10 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
     with reported(source, "init failed"):
         # An `init` that looks at no data also has to put the state on the devices of the data. Without
         # `keep_unused` jax would drop arguments that are not read, and their devices with them.
-        jitted = jax.jit(traced.program.init, keep_unused=True)
-        init = jitted.lower(jax.random.key(traced.seed), data).compile()
+        jitted = jax.jit(
+            traced.program.init, keep_unused=True, out_shardings=traced.state_shardings
+        )
+        init = jitted.lower(_key(traced), data).compile()
     # `ShapeDtypeStruct` drops weak types. A state that is restored from disk has none, so with them a resumed
     # run would need another executable, which may round differently.
     template = jax.tree.map(
@@ -111,7 +129,9 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
         traced.template,
         init.output_shardings,
     )
-    count = jax.ShapeDtypeStruct((), np.int32)
+    count, mesh = jax.ShapeDtypeStruct((), np.int32), traced.program.mesh
+    # A process reads its own devices alone, so each of them has all numbers.
+    everywhere = None if mesh is None else sharding(mesh)
 
     def quiet(data: Any, state: Any) -> Any:
         state, metrics = traced.step(state, data)
@@ -126,7 +146,7 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
         def advance(state: Any, rows: Any, every: Any, data: Any) -> Made:
             return calls(partial(step, data))(state, rows, every)
 
-        shardings = Made(init.output_shardings, None, None, None)  # type: ignore[arg-type]
+        shardings = Made(init.output_shardings, *[everywhere] * 3)  # type: ignore[arg-type]
         jitted = jax.jit(advance, donate_argnums=0, out_shardings=shardings)
         return jitted.lower(template, count, count, data=data).compile()
 
@@ -142,6 +162,11 @@ def compile_for_data(traced: TracedProgram, source: Path) -> CompiledProgram:
             template,
             *((None, ROWS) if traced.loops else (1, 1)),  # `most`, `rows`: without a loop, one step
         )
+
+
+def _key(traced: TracedProgram) -> jax.Array:
+    """The only key, where the program runs."""
+    return whole(jax.random.key(traced.seed), traced.program.mesh)
 
 
 def _parted(metrics: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Gradients]]:

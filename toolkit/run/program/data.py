@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
+from toolkit.devices.meshes import put, sharding
 from toolkit.run.experiment.errors import Exit, fail
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.experiment.interface import Program
@@ -35,10 +37,15 @@ class DrivenProgram(NamedTuple):
     # The data by name, as the experiment gave them: their hashes stand in run.json.
     recorded: Mapping[str, Any] = MappingProxyType({})
     takes_fraction: bool = False
+    mesh: Mesh | None = None  # the devices that it is spread over; None for one
 
 
-def driven(program: Any, source: Path) -> DrivenProgram:
+def driven(program: Any, source: Path, mesh: Mesh | None = None) -> DrivenProgram:
     """What an experiment built, as the runner calls it.
+
+    Args:
+      mesh: what it is spread over. Arrays of the data whose rows the devices of the axis `data` can share are
+        split over them, and so are those of each batch. The others lie on every device.
 
     Raises: RunError (exit 2) that names the function which cannot be handed the data, or the leaf.
     """
@@ -67,11 +74,15 @@ def driven(program: Any, source: Path) -> DrivenProgram:
         name: _handed(getattr(program, name), takes[name]) for name in others
     }
     with reported(source, "data failed"):
-        arrays = placed(dict(data)) if any(takes.values()) else ()
+        arrays = spread(dict(data), mesh) if any(takes.values()) else ()
     if program.losses is None:
         functions["losses"] = None
     whole = DrivenProgram(
-        **functions, data=arrays, recorded=data, takes_fraction=program.takes_fraction
+        **functions,
+        data=arrays,
+        recorded=data,
+        takes_fraction=program.takes_fraction,
+        mesh=mesh,
     )
     if program.batches is None:
         return whole
@@ -88,11 +99,13 @@ class Batched(NamedTuple):
 
 def _batched(program: DrivenProgram, batches: Any) -> DrivenProgram:
     """The program with the number of its steps in its state, by which each step picks its batch."""
-    losses = program.losses
+    losses, mesh = program.losses, program.mesh
 
     def step(now: Batched, *others: Any) -> tuple[Batched, dict[str, Any]]:
         *before, (data, batches) = others
         batch = batches.batch(now.made)
+        if mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, by_rows(batch, mesh))
         state, metrics = program.step(now.state, batch, *before, data)
         return Batched(state, now.made + 1), metrics
 
@@ -101,7 +114,7 @@ def _batched(program: DrivenProgram, batches: Any) -> DrivenProgram:
         step=step,
         finish=lambda now, given: program.finish(now.state, given[0]),
         losses=None if losses is None else lambda now, given: losses(now.state, given[0]),
-        data=(program.data, placed(batches)),
+        data=(program.data, whole(batches, mesh)),
         recorded={**program.recorded, BATCHES: batches},
     )
 
@@ -110,14 +123,35 @@ def placed(data: Any, where: Any = None) -> Any:
     """The data as arrays on a device, or laid out over several.
 
     Args:
-      where: a sharding for all leaves, or a tree of them; None leaves an array where it is, and puts what is
+      where: a tree of shardings; None leaves an array where it is, and puts what is
         not on a device yet on the default one.
 
     Raises: ValueError: a number does not fit into the type that JAX gives it.
     """
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
         _require_fits(jax.tree_util.keystr(path), leaf)
-    return jax.device_put(data, where)
+    return jax.device_put(data, None) if where is None else jax.tree.map(put, data, where)
+
+
+def by_rows(tree: Any, mesh: Mesh) -> Any:
+    """For each array where it lies: its rows over the axis `data`, where they divide; else whole on every device."""
+    size = mesh.shape.get(DATA, 0)
+
+    def where(leaf: Any) -> NamedSharding:
+        shape = np.shape(leaf)
+        return sharding(mesh, DATA) if size and shape and shape[0] % size == 0 else sharding(mesh)
+
+    return jax.tree.map(where, tree)
+
+
+def spread(data: Any, mesh: Mesh | None) -> Any:
+    """The data on a device, or over a mesh as `by_rows` says."""
+    return placed(data, None if mesh is None else by_rows(data, mesh))
+
+
+def whole(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays on a device, or a copy on every device of a mesh."""
+    return placed(tree, None if mesh is None else jax.tree.map(lambda _: sharding(mesh), tree))
 
 
 def laid_out(data: Any, where: Any) -> Any:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from toolkit.devices.meshes import put, sharding
 from toolkit.run.store import files
 
 # Types that NumPy and safetensors share. Others (bfloat16, float8, int4, complex128) are stored as bytes.
@@ -45,7 +46,7 @@ def encode(tree: Any) -> tuple[bytes, Layout]:
     """A safetensors file of the tree's arrays, and the layout needed to read it back."""
     layout: Layout = {}
     tensors: dict[str, np.ndarray] = {}
-    for name, leaf in jax.device_get({k: _plain(v) for k, v in named_leaves(tree).items()}).items():
+    for name, leaf in jax.device_get(plain(tree)).items():
         array = np.asarray(leaf)
         layout[name] = {"shape": list(array.shape), "dtype": array.dtype.name}
         shared = array.dtype.name in _SHARED
@@ -134,10 +135,56 @@ def restore(arrays: Mapping[str, np.ndarray], layout: Layout, template: Any) -> 
         value = jax.numpy.array(arrays[name], copy=True)
         if "key_impl" in layout[name]:
             value = jax.random.wrap_key_data(value, impl=layout[name]["key_impl"])
-        return jax.device_put(value, like.sharding)
+        return put(value, like.sharding)
 
     leaves = [leaf(name, like) for name, like in named_leaves(template).items()]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
+
+
+def local(tree: Any) -> Any:
+    """This process's own copy of each array that lies whole on devices of several processes.
+
+    An operation on the array itself would be one of all processes.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_shards[0].data, tree
+    )
+
+
+def gathered(tree: Any) -> Any:
+    """The arrays whole on a device of this process. All processes call it."""
+
+    def whole(leaf: Any) -> Any:
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            everywhere = sharding(leaf.sharding.mesh)
+            leaf = jax.jit(lambda one: one, out_shardings=everywhere)(leaf)
+        return leaf
+
+    return local(jax.tree.map(whole, tree))
+
+
+def plain(tree: Any) -> Leaves:
+    """Leaves by path; of a key its numbers. The leaves may be shapes, with the devices that they lie on."""
+    return {name: _plain(leaf) for name, leaf in named_leaves(tree).items()}
+
+
+def rebuilt(leaves: Leaves, template: Any) -> Any:
+    """A tree like `template` of what `plain` gives."""
+    found = [
+        jax.random.wrap_key_data(leaves[name], impl=_impl(like)) if _is_key(like) else leaves[name]
+        for name, like in named_leaves(template).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(template), found)
+
+
+def layout_of_tree(tree: Any) -> Layout:
+    """The layout that `encode` gives, of arrays or of their shapes."""
+    layout: Layout = {}
+    for name, leaf in named_leaves(tree).items():
+        stored = _stored(leaf)
+        layout[name] = {"shape": list(stored.shape), "dtype": stored.dtype.name}
+        layout[name] |= {"key_impl": _impl(leaf)} if _is_key(leaf) else {}
+    return layout
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -164,7 +211,12 @@ def _impl(key: Any) -> str:
 
 
 def _plain(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if not _is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        stored = _stored(leaf)
+        return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=leaf.sharding)
+    return jax.random.key_data(leaf)
 
 
 def _stored(leaf: Any) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Collection, Iterator
 from io import FileIO
 from pathlib import Path
@@ -66,6 +67,13 @@ def open_log(path: Path, seen: Prefix) -> Iterator[Log]:
             file.truncate(seen.length)
             file.seek(seen.length)
         yield Log(path, file, hashed)
+
+
+@contextlib.contextmanager
+def open_temporary() -> Iterator[Log]:
+    """A log that nobody reads."""
+    with tempfile.TemporaryFile(buffering=0) as file:
+        yield Log(Path(os.devnull), file, hashlib.sha256())
 
 
 def refuse_change(path: Path, seen: Prefix) -> None:

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
+from toolkit.run.drive import tied
 from toolkit.run.experiment.errors import Exit, printable
 
-TIED = Path(__file__).with_name("tied.py")
 POLL = 0.05  # seconds between looks at a process on this machine
 REMOTE_POLL = 1.0  # seconds between looks at the lease, which may lie on a network file system
 TAIL = 4096  # bytes of stderr that are searched for its last line
@@ -56,7 +55,7 @@ def execute(command: Command, stopping: Callable[[], bool], poll: float = POLL) 
         with open(f"{command.log}.out", "wb") as out, open(f"{command.log}.err", "wb") as err:
             # `tied.py` ends the run with this process. It needs no packages: -I -S start Python without them.
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(TIED), *words],
+                [sys.executable, "-I", "-S", tied.__file__, *words],
                 cwd=command.cwd,
                 env=environment,
                 stdin=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """`python tied.py COMMAND...` runs the command while its stdin stays open, then asks it (SIGTERM) to save and leave.
 
-The sweep holds the other end of that pipe, so the kernel closes it even if the sweep is killed. It closes
+Whoever started it holds the other end of that pipe, so the kernel closes it even if that process is killed. It closes
 only once, which matters because a second signal would make a run leave without saving. This file runs as a
 script without packages, so it imports nothing of toolkit.
 """
