@@ -244,6 +244,7 @@ from tests.run.program.test_data import SOURCE, Settings, made, own
 from toolkit.run.experiment.interface import Program
 from toolkit.run.program import compiled, seeds, seeds_on_cores
 from toolkit.run.program.data import driven
+import toolkit as tk
 
 # Seeds over two devices: what they have in common is whole on each, their own data lie with their seed.
 for count in (2, 3):
@@ -272,6 +273,41 @@ for init in (lambda key: jnp.ones(64), lambda key, data: jnp.ones(64) + 0 * data
     plain = made(Program(init, step, None, data={"x": x}))
     found, expected = (p.advance(p.init(), np.int32(1), np.int32(3)) for p in (program, plain))
     np.testing.assert_allclose(found.state, expected.state, rtol=1e-4, atol=1e-6)
+
+# A mesh that the config asks for: the data and each batch by rows, what is left of them and the state everywhere.
+@jax.tree_util.register_pytree_node_class
+class Batches:
+    def __init__(self, x):
+        self.x = x
+
+    def batch(self, i):
+        return jax.lax.dynamic_slice_in_dim(self.x, 64 * i, 64)
+
+    def tree_flatten(self):
+        return (self.x,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+
+def step(w, batch, data):
+    return w - batch.T @ (batch @ w) / 64 + 0 * data["odd"].sum(), {"norm": jnp.linalg.norm(data["x"] @ w)}
+
+data = {"x": x, "odd": x[:3]}
+program = Program(lambda key: jnp.ones(64), step, None, data=data, batches=Batches(x))
+mesh = tk.devices.mesh(data=2)
+on_mesh, on_one = (driven(program, SOURCE, where) for where in (mesh, None))
+held, held_batches = on_mesh.data
+shard = lambda leaf: leaf.addressable_shards[0].data.shape
+assert [shard(held[n]) for n in ("x", "odd")] == [(2048, 64), (3, 64)] and shard(held_batches.x) == (4096, 64)
+found, expected = (seeds_on_cores.compile_program(compiled.trace(p, 0, SOURCE), SOURCE) for p in (on_mesh, on_one))
+text = found.advance.func.as_text()
+assert "f32[32,64]" in text and "all-reduce(" in text
+found, expected = (p.advance(p.init(), np.int32(2), np.int32(2)) for p in (found, expected))
+assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(found))
+np.testing.assert_allclose(found.state.state, expected.state.state, rtol=1e-4, atol=1e-6)
+np.testing.assert_allclose(found.values["norm"], expected.values["norm"], rtol=1e-4, atol=1e-6)
 print("same")
 """
 
