@@ -18,6 +18,12 @@ def _is_object(value: Any) -> bool:
     return not isinstance(value, type)
 
 
+def _callable_of(room: str, expected: str) -> Given:
+    """A setting of a room, or whatever else can be called in its place."""
+    fits = lambda value: _is_object(value) and callable(value)
+    return Given(expected, fits=fits, room=room, error=TypeError)
+
+
 Adjoint = Annotated[
     types.Adjoint,
     Given(
@@ -65,30 +71,20 @@ Preconditioner = Annotated[
     ),
 ]
 Estimator = Annotated[
-    Any,
-    Given(
-        "one of tk.estimator, such as Backprop()",
-        fits=lambda value: _is_object(value) and callable(value),
-        room="toolkit.estimator",
-        error=TypeError,
-    ),
+    Any, _callable_of("toolkit.estimator", "one of tk.estimator, such as Backprop()")
 ]
 BilevelMethod = Annotated[
     Any,
-    Given(
+    _callable_of(
+        "toolkit.bilevel",
         "one of tk.bilevel, such as SOBA(inner_step_size=0.1, outer_step_size=0.1)",
-        fits=lambda value: _is_object(value) and callable(value),
-        room="toolkit.bilevel",
-        error=TypeError,
     ),
 ]
 Rule = Annotated[
     Any,
-    Given(
+    _callable_of(
+        "toolkit.credit",
         "one of tk.credit, such as DualPropagation(), or a callable (model, loss) -> (init, gradients)",
-        fits=lambda value: _is_object(value) and callable(value),
-        room="toolkit.credit",
-        error=TypeError,
     ),
 ]
 
