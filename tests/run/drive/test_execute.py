@@ -242,6 +242,22 @@ def test_another_thread_may_call_it(toolkit):
     assert threading.get_ident() in heard._threads and len(heard._threads) == 1
 
 
+def test_whoever_watches_the_rows_is_no_part_of_the_experiment(toolkit, monkeypatch):
+    seen = []
+
+    def watch(_):
+        read = lambda: seen.append(Path("runs/a/metrics.jsonl").read_bytes())
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+
+    interrupted_at(monkeypatch, 7, watch)
+    run = tk.run.execute("toy.yaml", "runs/a")
+    record = json.loads((run.path / "run.json").read_text())
+    assert seen and not [name for name in record["environment"] if name.startswith("read/")]
+    assert not any(folder.endswith("/runs/a/") for folder in heard._left_out)
+
+
 def test_edited_files_run_as_they_are_now(toolkit, monkeypatch):
     """In a process that goes on, the experiment, its modules and its data may be edited between two calls."""
     helper, data = Path("helper.py"), Path("data.txt")

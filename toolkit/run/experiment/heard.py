@@ -83,6 +83,16 @@ def in_this_thread() -> Iterator[None]:
             _threads.discard(thread)
 
 
+@contextlib.contextmanager
+def apart_from(folder: Path) -> Iterator[None]:
+    """What is read and written in a folder is no matter of the experiment."""
+    leave_out(folder)
+    try:
+        yield
+    finally:
+        _left_out.discard(os.path.abspath(folder) + os.sep)
+
+
 def forget() -> set[str]:
     """Starts anew, as in a new process. Returns the whole paths of the modules that ran."""
     global _hashed

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The page is a document of its own, shut off from the notebook: neither its styles nor a text in it get out.
 FRAME = (
     '<iframe srcdoc="{}" sandbox title="{}" '
-    'style="width: 100%; height: 40em; border: 1px solid #8886; border-radius: 4px"></iframe>'
+    'style="box-sizing: border-box; width: 100%; height: 40em; border: 1px solid #8886; border-radius: 4px"></iframe>'
 )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from toolkit.run.experiment import output, plain_yaml
+from toolkit.run.experiment import heard, output, plain_yaml
 from toolkit.run.experiment.errors import Exit, RunError, fail, nearest
 from toolkit.run.store import files, process
 
@@ -74,7 +74,8 @@ class RunDirectory:
 def held(place: RunDirectory) -> Iterator[RunDirectory]:
     """Releases the lock at the end."""
     try:
-        yield place
+        with heard.apart_from(place.path):
+            yield place
     finally:
         os.close(place.lock)
 
