@@ -24,15 +24,16 @@ MAY_LOAD = {
     "toolkit.derive": "*",
     "toolkit.jaxprs": "*",
     "toolkit.errors": "*",
+    "toolkit.devices": "*",
     "toolkit.data": "*",
     "toolkit.debug": ".",
     "toolkit.debug.gradients": "gradient_report",
     "toolkit.debug.nonfinite": "checks",
     "toolkit.run": ".",
     "toolkit.run.experiment": "*",
-    "toolkit.run.store": "arrays birth checkpoints compiled_programs directory environment files final intact metrics process sweeps",
+    "toolkit.run.store": "arrays birth checkpoints compiled_programs directory environment files final intact metrics observed process shards sweeps",
     "toolkit.run.program": "budget compiled data finite gradient_rows seeds_on_cores steps",
-    "toolkit.run.drive": "chunks finish places prepare progress_bar run_loop runs signals",
+    "toolkit.run.drive": "chunks drive_steps finish launch_processes layout places prepare progress_bar run_loop runs signals team tied",
 }
 AT_THE_END = {
     "toolkit.run.program": "means",

@@ -31,7 +31,7 @@ def work(tmp_path, monkeypatch):
 PREPARED, COMPILED = {}, {}  # what was traced and compiled, in all tests of this process
 
 
-def prepare_once(loaded, written=None, prepare=runs.prepare):
+def prepare_once(loaded, written=None, team=None, prepare=runs.prepare):
     """An experiment's program and config, traced once."""
     runner = {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "budget", "claims"}
     others = {name: value for name, value in loaded.resolved.items() if name not in runner}
