@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import toolkit as tk
 from toolkit.adjoint import *
 from toolkit.linear import *
-from toolkit.solver import LBFGS, GradientDescent, Newton, Optax
+from toolkit.solver import LBFGS, GradientDescent, Newton, Optax, ProximalGradient
 jax.config.update("jax_enable_x64", True)
 
 mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
@@ -282,7 +282,28 @@ for losses, checks, said in (
     else:
         raise AssertionError("not refused")
 """
+CLOSED_OVER = """
+# Concrete arrays that `fun` closes over are constants of its program.
+held, along = jnp.asarray(x[0]), np.asarray(z[0])
+thetas = theta + 0.1 * jnp.arange(4.0)[:, None]
+fun = lambda y, t: 0.5 * jnp.mean((held @ y - along) ** 2) + 0.5 * jnp.sum(jnp.exp(t) * y**2)
+smooth = lambda y, t: 0.5 * jnp.mean((held @ y - along) ** 2)
+ridge = lambda z, t, s: z / (1 + s * jnp.exp(t))  # here the penalty alone differs between devices
+by = (tk.argmin(fun, GradientDescent(0.3, 300, 0.3)), tk.argmin(smooth, ProximalGradient(ridge, 0.3, 400, 1e-12)))
+wanted = jax.vmap(jax.grad(lambda t: exact_value(held, along, t)))(thetas)
+each = jax.vmap(jax.grad(lambda t: weight @ jnp.linalg.solve(jnp.eye(3) + jnp.diag(jnp.exp(t)), jnp.ones(3))))(thetas)
+for solve in by:
+    value = lambda t: weight @ solve(jnp.zeros(3), t).value
+    local = jax.shard_map(lambda t: jax.grad(value)(t[0])[None], mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    np.testing.assert_allclose(jax.jit(local)(thetas), wanted, rtol=1e-6)
+np.testing.assert_allclose(jax.pmap(jax.grad(lambda t: weight @ by[0](jnp.zeros(3), t).value))(thetas), wanted, rtol=1e-6)
+for solver in (CG(9, 1e-13), GMRES(3, 1e-13), BiCGStab(9, 1e-13), Neumann(300), Nystrom(3, 1e-9), Dense()):
+    own = lambda t: weight @ solver(lambda v: v + jnp.exp(t) * v, jnp.ones(3))[0]
+    local = jax.shard_map(lambda t: jax.jacfwd(own)(t[0])[None], mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    np.testing.assert_allclose(jax.jit(local)(thetas), each, rtol=1e-5, err_msg=str(solver))
+"""
 PARTS = {
+    "closed_over": CLOSED_OVER,
     "each_its_own": EACH_ITS_OWN,
     "linear_solvers": LINEAR_SOLVERS,
     "solvers": SOLVERS,

@@ -22,6 +22,7 @@ from toolkit import tree
 from toolkit.credit import passes
 from toolkit.credit.layered import Layered
 from toolkit.credit.passes import Batch, Info, Learner, Loss
+from toolkit.derive.refusal import refuse_derivatives
 from toolkit.settings import Positive, settings
 from toolkit.types import Tree
 from toolkit.vocabulary.kinds import Given
@@ -40,6 +41,13 @@ def overlay(x: Array, label: Array) -> Array:
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     marked = jnp.concatenate([label * largest, rows[:, label.shape[1] :]], axis=1)
     return marked.astype(x.dtype).reshape(x.shape)
+
+
+_NO_DERIVATIVE = (
+    "ForwardForward has gradients that nothing can be differentiated through: each layer takes what the layers "
+    "below it say as data; use another rule of tk.credit, such as LocalLosses, where its gradient is to be "
+    "differentiated."
+)
 
 
 @settings("forward_forward")
@@ -93,6 +101,7 @@ class ForwardForward:
             return told + read, read
 
         def gradients(params: Tree, state: Any, batch: Batch, key: Array) -> tuple[Tree, Any, Info]:
+            params, batch = refuse_derivatives((params, batch), _NO_DERIVATIVE)
             gradient, read = jax.grad(total, has_aux=True)(params, batch, key)
             return gradient, state, passes.said(read, gradient)
 

@@ -25,7 +25,7 @@ def in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tree) ->
       fun: may close over arrays, not over tracers.
       size: bytes of what `fun` makes of `heavy`; lanes that share `heavy` share them.
 
-    Differentiation: forward mode only.
+    Differentiation: both modes; the derivative of all lanes at once.
     """
     # An array that `fun` closes over becomes an argument. JAX makes it one anyway where this stands in a
     # loop, may find it batched there, and allows no function with a batching rule to close over that.
@@ -55,7 +55,17 @@ def _pure_in_lanes(fun: Callable[..., Tree], size: int, heavy: Tree, *others: Tr
             made = _groups(run, max(BUDGET // size, 1), batched, operands)
         return made, jax.tree.map(lambda _: True, made)
 
-    return run(heavy, *others)
+    # JAX cannot split a function with a batching rule into what reverse mode keeps and what it transposes. So its
+    # derivative is that of `fun` as it stands.
+    @jax.custom_jvp
+    def call(*operands: Tree) -> Tree:
+        return run(*operands)
+
+    @call.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Tree, Tree]:
+        return call(*primals), jax.jvp(fun, primals, tangents)[1]
+
+    return call(heavy, *others)
 
 
 def _groups(

@@ -27,7 +27,11 @@ class Lifted(NamedTuple):
     loops_on_data: bool  # a `while_loop` inside, which reverse mode cannot cross
     reads: tuple[Any, ...]  # the examples' trees, with booleans: whether a leaf has any effect
     rules: Rules  # the functions inside that have derivative rules of their own
-    program: Any  # what was traced
+    # What was traced. Its first arguments are the arrays that the function closes over,
+    program: Any
+    is_closed: tuple[
+        bool, ...
+    ]  # and of these, whether it is one of `closed` (a concrete array is not)
 
 
 def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lifted:
@@ -76,7 +80,8 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     used |= {id(atom) for atom in program.outvars}
     reads = [id(variable) in used for variable in program.invars[len(is_closed) :]]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
-    return Lifted(call, closed, shape, has_while(program), read_trees, rules(jaxpr), program)
+    loops = has_while(program)
+    return Lifted(call, closed, shape, loops, read_trees, rules(jaxpr), program, tuple(is_closed))
 
 
 def traced_once(

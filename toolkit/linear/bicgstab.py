@@ -22,7 +22,9 @@ from toolkit.linear.judge import (
     divided,
     judge,
     multiplied,
+    over_devices,
     start,
+    without_reverse_mode,
 )
 from toolkit.settings import Count, NonNegative, settings
 from toolkit.types import LinearInfo, Matvec, Tree
@@ -66,6 +68,7 @@ class BiCGStab:
                 "`b` must have real leaves or complex ones under BiCGStab, not both: got "
                 f"{tree.describe(b)}; use GMRES."
             )
+        b, x0 = over_devices(matvec, b, x0)
         matvec, x = checked(matvec, b), start(b, x0)
         unit = tree.unit(b)
         b, x = divided(b, unit), divided(x, unit)
@@ -102,4 +105,4 @@ class BiCGStab:
         last = jax.lax.while_loop(unfinished, step, first)
         products = made + 2 * last.steps
         x, info = judge(matvec, b, last.x, last.steps, self.tol, products=products)
-        return multiplied(x, unit), info
+        return without_reverse_mode("BiCGStab", multiplied(x, unit)), info

@@ -25,8 +25,10 @@ from toolkit.linear.judge import (
     divided,
     judge,
     multiplied,
+    over_devices,
     real_dot,
     start,
+    without_reverse_mode,
 )
 from toolkit.settings import Count, NonNegative, settings
 from toolkit.types import LinearInfo, Matvec, Tree
@@ -82,6 +84,7 @@ class CG:
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
+        b, x0 = over_devices(matvec, b, x0)
         matvec = checked(matvec, b)
         x = start(b, x0)
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
@@ -111,7 +114,8 @@ class CG:
         # Along directions of negative curvature the recurrence may run away. An x worse than 0 is no
         # approximation there, and `jax.grad`, which has no status, must not pass it on.
         astray = last.negative & (info.residual > 1)
-        return tree.nan_unless(~astray, multiplied(x, unit)), info
+        x = tree.nan_unless(~astray, multiplied(x, unit))
+        return without_reverse_mode("CG", x), info
 
     def _met(self, norm: Array, steps: Array, target: Array) -> Array:
         """Whether the recurrence ends: its residual is at the target, or the steps are used up."""

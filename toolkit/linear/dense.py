@@ -15,7 +15,7 @@ from toolkit.derive.lanes import in_lanes
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import lift
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.linear.judge import flat_system, judge
+from toolkit.linear.judge import flat_system, judge, over_devices
 from toolkit.settings import settings
 from toolkit.types import LinearInfo, Matvec, Tree
 
@@ -42,6 +42,7 @@ class Dense:
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
+        b, _ = over_devices(matvec, b, None)
         del x0  # a direct solve has no use for a start
         product, flat, back = flat_system(matvec, b)
         eps = tree.eps(b)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -10,14 +12,18 @@ from jax.scipy.sparse.linalg import gmres
 from toolkit import tree
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import lift
+from toolkit.jaxprs.one_device import as_on_one_device
 from toolkit.jaxprs.varying_axes import inside_shard_map, varying_axes
 from toolkit.linear.judge import (
     approximate_inverse,
+    checked,
     divided,
     flat_system,
     judge,
     multiplied,
+    over_devices,
     start,
+    without_reverse_mode,
 )
 from toolkit.settings import Count, NonNegative, settings
 from toolkit.types import LinearInfo, Matvec, Tree
@@ -49,10 +55,21 @@ class GMRES:
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
+        b, x0 = over_devices(matvec, b, x0)
+        if not inside_shard_map():
+            return self._solve(matvec, b, x0)
+        product = lift(checked(matvec, b), b)
+        _refuse_shared_unknowns(product.closed, b)
+        # JAX's routine loops over arrays that it makes itself.
+        solve = as_on_one_device(
+            lambda closed, b, x0: self._solve(partial(product.call, closed), b, x0)
+        )
+        return solve(product.closed, b, x0)
+
+    def _solve(self, matvec: Matvec, b: Tree, x0: Tree | None) -> tuple[Tree, LinearInfo]:
         product, flat, back = flat_system(matvec, b)
         if flat.size == 0:
             return judge(matvec, b, b, 0, self.tol)
-        _refuse_shared_unknowns(product, flat)
         unit = tree.unit(b)
         b, flat = divided(b, unit), divided(flat, unit)
         restart = min(self.max_steps, self.restart, tree.size(b))
@@ -92,16 +109,16 @@ class GMRES:
         steps = jnp.asarray(0, jnp.int32)
         x, steps, _, _ = jax.lax.while_loop(unfinished, cycle, (x, steps, first, first))
         x, info = judge(matvec, b, back(x), steps, self.tol, products=made + steps)
-        return multiplied(x, unit), info
+        return without_reverse_mode("GMRES", multiplied(x, unit)), info
 
 
-def _refuse_shared_unknowns(product: Matvec, like: Array) -> None:
+def _refuse_shared_unknowns(closed: Tree, like: Tree) -> None:
     """Refuse a system whose data differ between devices where its right-hand side does not.
 
     JAX's routine marks all that it computes as differing where the data do, and refuses the product of such a
     vector with a matrix that is averaged over the devices.
     """
-    if inside_shard_map() and varying_axes(lift(product, like).closed) - varying_axes(like):
+    if varying_axes(closed) - varying_axes(like):
         raise ValueError(
             "`linear_solver` must not be GMRES inside jax.shard_map where data differ between devices and `y` does "
             "not, as with a loss that is averaged over them; use tk.linear.BiCGStab, CG or Dense."

@@ -15,8 +15,9 @@ import optax
 from jax import Array
 
 from toolkit import tree
+from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.errors.readable import call_as, returned_by
-from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.jaxprs.varying_axes import inside_shard_map, vary, varying_axes
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.types import LinearInfo, Matvec, Preconditioner, Status, Tree
 
@@ -79,6 +80,25 @@ def start(b: Tree, x0: Tree | None) -> Tree:
             f"expected {tree.describe(b)}."
         )
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), x0, b)
+
+
+def over_devices(matvec: Matvec, b: Tree, x0: Tree | None) -> tuple[Tree, Tree | None]:
+    """`b` and `x0`, marked as differing between the devices of a `jax.shard_map` where products with A do.
+
+    JAX wants a loop's carry to differ alike before and after a step, and a product makes x differ.
+    """
+    if not inside_shard_map():
+        return b, x0
+    return vary((b, x0), varying_axes(jax.eval_shape(checked(matvec, b), b)))
+
+
+def without_reverse_mode(name: str, x: Tree) -> Tree:
+    """`x` of a solver whose loop ends by the residual, which JAX cannot reverse: refused in our words."""
+    return refuse_reverse_mode(
+        x,
+        f"tk.linear.{name} has no reverse mode where it is called directly, as its loop ends by the residual; use "
+        f"forward mode (jax.jvp, jax.jacfwd), tk.linear.Dense, or tk.root of the residual with tk.solver.Newton.",
+    )
 
 
 def counters(b: Tree) -> tuple[Array, Array]:

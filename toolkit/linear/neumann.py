@@ -11,9 +11,11 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.errors.readable import readable
+from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.linear.judge import (
     checked,
     judge,
+    over_devices,
     real_dot,
     start,
 )
@@ -56,6 +58,7 @@ class Neumann:
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
+        b, x0 = over_devices(matvec, b, x0)
         matvec = checked(matvec, b)
         step_size = _step_size(matvec, b) if self.step_size is None else self.step_size
         x, size = start(b, x0), tree.norm(b)
@@ -80,7 +83,7 @@ class Neumann:
 
 def _step_size(matvec: Matvec, like: Tree) -> Array:
     """`Re(1 / lambda)`, of the largest eigenvalue by a power iteration, less a margin; `[]`."""
-    vector = optax.tree.random_like(jax.random.key(0), like)
+    vector = vary(optax.tree.random_like(jax.random.key(0), like), varying_axes(like))
 
     def power(_: Array, carry: tuple[Tree, Array]) -> tuple[Tree, Array]:
         vector, _ = carry
@@ -93,6 +96,6 @@ def _step_size(matvec: Matvec, like: Tree) -> Array:
         along = tree.safe_divide(real_dot(unit, product), size)
         return product, tree.safe_divide(along, size).astype(norm.dtype)
 
-    scale = tree.norm(vector)
-    _, step_size = jax.lax.fori_loop(0, _POWER_STEPS, power, (vector, jnp.ones_like(scale)))
+    start = vector, jnp.ones_like(tree.norm(vector))
+    _, step_size = jax.lax.fori_loop(0, _POWER_STEPS, power, start)
     return step_size / _MARGIN

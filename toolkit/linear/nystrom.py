@@ -13,6 +13,7 @@ from toolkit.errors.readable import readable
 from toolkit.linear.judge import (
     flat_system,
     judge,
+    over_devices,
     start,
 )
 from toolkit.settings import Count, NonNegative, Positive, settings
@@ -55,6 +56,7 @@ class Nystrom:
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
+        b, x0 = over_devices(matvec, b, x0)
         product, flat, back = flat_system(matvec, b)
         first = tree.ravel(start(b, x0))[0].astype(flat.dtype)
         rest = flat if x0 is None else flat - product(first)

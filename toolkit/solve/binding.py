@@ -17,6 +17,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
 from toolkit.derive.curvature import forward_over_reverse
+from toolkit.derive.on_devices import device_axes
 from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift
@@ -66,6 +67,9 @@ def bind(
             f"{type(solver).__name__} returned {type(method).__name__}."
         )
     _check_xs(xs, method.num_steps)
+    if method.proximal is not None and {*device_axes()} - varying_axes(y0):
+        # A `prox` may differ between devices where `fun` does not: see `_lift_fun`.
+        y0, operands, xs = vary((y0, operands, xs), _axes_of_a_step(method, y0, operands, xs))
     method = _differing_alike(method, y0)
     # The solver's functions are traced here for the first time, and with them the gradient.
     with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
@@ -86,6 +90,17 @@ def bind(
     primal = Primal(run, steps, type(solver).__name__, lifted.settings, tilted)
     operands = operands._replace(solver=lifted.closures)
     return SolveCall(problem, primal, y0, operands, xs, method.tol)
+
+
+def _axes_of_a_step(method: Method, y0: Tree, operands: Operands, xs: Tree) -> frozenset[str]:
+    """The device axes along which a state that has been updated differs."""
+
+    def updated(y0: Tree, operands: Operands, x: Tree) -> Tree:
+        state, number = method.init(y0, operands), jnp.asarray(0, jnp.int32)
+        needed = method.evaluate(state, operands, x).needed
+        return method.update(state, needed, operands, number, x)
+
+    return varying_axes(jax.eval_shape(updated, y0, operands, first(xs)))
 
 
 def _differing_alike(method: Method, y0: Tree) -> Method:

@@ -170,12 +170,15 @@ def _lift_fun(
 
 def _refuse_wrong_collectives(lifted: Lifted, parts: _Partition, xs: Tree) -> None:
     """Inside `jax.shard_map` or `jax.pmap`: refuse what JAX would differentiate wrongly."""
-    arguments = (lifted.closed, parts.y, parts.operands, first(xs))
-    refuse_unchecked("fun", lifted.program, [*map(tree.is_inexact, jax.tree.leaves(arguments))])
-    differing = varying_axes(parts.y)
-    is_y = [jax.tree.map(lambda _, part=part: part is parts.y, part) for part in arguments]
-    axes = collective_axes(lifted.program, jax.tree.leaves(is_y))
-    refuse_differing("fun", "y0", axes & differing)
+    closed, y = iter(lifted.closed), jax.tree.leaves(parts.y)
+    others = jax.tree.leaves((parts.operands, first(xs)))
+    # Nothing differentiates a concrete array that `fun` closes over.
+    moves = [one and tree.is_inexact(next(closed)) for one in lifted.is_closed]
+    moves += map(tree.is_inexact, [*y, *others])
+    refuse_unchecked("fun", lifted.program, moves)
+    is_y = [False] * len(lifted.is_closed) + [True] * len(y) + [False] * len(others)
+    axes = collective_axes(lifted.program, is_y)
+    refuse_differing("fun", "y0", axes & varying_axes(parts.y))
 
 
 def _evaluations(

@@ -22,9 +22,15 @@ from toolkit.bilevel.parts.oracles import (
 )
 from toolkit.bilevel.parts.problem import Algorithm, Info, Problem, info
 from toolkit.bilevel.parts.state import Moves, State, algorithm, moves_of, split_key
+from toolkit.derive.refusal import refuse_reverse_mode
 from toolkit.linear import CG
 from toolkit.settings import Count, Natural, Positive, settings
 from toolkit.types import Tree
+
+_NO_REVERSE = (
+    "A step of HOAG has no reverse mode, as its loops end by their residuals; use forward mode (jax.jvp, "
+    "jax.jacfwd), or tk.bilevel.AID or AmIGO, whose steps are counted."
+)
 
 
 class HoagMemory(NamedTuple):
@@ -94,7 +100,8 @@ class HOAG(TwoOptimizers):
             direction = minus(f.in_theta, cross(problem, s.y, s.theta, v, inside))
             memory = memory._replace(v=v, linear_residual=said.residual * size)
             report = info(inner_loss, f.loss, direction, steps + 2, 1 + jnp.asarray(said.products))
-            return moves.theta(s, direction)._replace(memory=memory), report
+            new = moves.theta(s, direction)._replace(memory=memory)
+            return refuse_reverse_mode(new, _NO_REVERSE), report
 
         def start(y0: Tree, theta0: Tree) -> HoagMemory:
             zero = jnp.zeros_like(tree.norm(zeros_like(y0)))

@@ -18,11 +18,12 @@ from weakref import WeakKeyDictionary
 
 import jax.numpy as jnp
 
+from toolkit.errors.frames import is_installed, is_jax, rooms
 from toolkit.jaxprs.classes import Literal
 from toolkit.jaxprs.loops import branches, scan_parts, while_parts
 from toolkit.jaxprs.operations import exponent, name_called, numbered
 from toolkit.jaxprs.read import called, inner, opened
-from toolkit.jaxprs.recorded_lines import summary
+from toolkit.jaxprs.recorded_lines import frames, summary
 from toolkit.plain_python.tracing.intervals import (
     RULES,
     IntegerInterval,
@@ -43,6 +44,7 @@ from toolkit.plain_python.tracing.unlike_python import (
     is_integer,
 )
 
+_LOOPS = rooms("plain_python", "control")
 _COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 # A loop of unknown length is taken to run at most so often, and the bounds of a range that are unknown to
 # lie so near to 0. What grows by more than 127 a step is refused.
@@ -221,6 +223,8 @@ def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> l
     inputs = [_read(known, atom) for atom in equation.invars]
     if name == "scan":
         return _scan(equation, inputs, exact)
+    if name == "while" and _is_a_library_s(equation):
+        return [None] * len(equation.outvars)
     if name == "while":
         return _while(equation, inputs)
     if name == "cond":
@@ -236,6 +240,15 @@ def _apply(jaxpr: Any, equation: Any, known: dict[Any, Known], exact: bool) -> l
     if not equation.outvars or len(nothing) != 1:
         return nothing
     return [_operation(equation, name, inputs)]
+
+
+def _is_a_library_s(equation: Any) -> bool:
+    """Whether a loop on data was written in a library: its integers are those of arrays.
+
+    The rooms that make loops of the user's own statements are no such library.
+    """
+    file = next((file for file, _ in frames(equation) if not is_jax(file)), "")
+    return is_installed(file) and not file.startswith(_LOOPS)
 
 
 def _where(equation: Any) -> Where:
