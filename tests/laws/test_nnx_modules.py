@@ -253,6 +253,11 @@ def test_the_example_of_the_docs() -> None:
     assert len(blocks) == 3
 
 
+def test_a_module_without_parameters_is_refused_as_y() -> None:
+    with pytest.raises(ValueError, match=r"moves in its nnx\.Params alone"):
+        tk.argmin(lambda y, _: jnp.sum(y.count[...] ** 2), DESCENT)(nnx.RngStream(0, tag="a"))
+
+
 def test_neither_the_package_nor_a_solve_imports_flax() -> None:
     code = (
         "import sys, toolkit as tk, jax.numpy as jnp\n"

@@ -31,6 +31,11 @@ def carried(tree: Tree) -> Tree | None:
     return jax.tree.map(_mask, tree, is_leaf=_is_of_nnx)
 
 
+def why_nothing_moves(tree: Tree, otherwise: str) -> str:
+    """The end of a message on a tree without leaves to move: about modules, where it holds any."""
+    return "a module of nnx moves in its nnx.Params alone" if _holds_modules(tree) else otherwise
+
+
 def call_unchanged(name: str, call: Callable[..., _R], *trees: Tree, remedy: str = "") -> _R:
     """`call(*trees)`, refused where it changes a variable of a module in `trees` that is no parameter.
 

@@ -18,7 +18,7 @@ from toolkit.derive.collecting import collect, collect_beside
 from toolkit.derive.on_devices import device_axes
 from toolkit.errors.readable import call_as, readable, returned_by
 from toolkit.leaves.containers import packed
-from toolkit.leaves.module_variables import call_unchanged
+from toolkit.leaves.module_variables import call_unchanged, why_nothing_moves
 from toolkit.solve.accuracy import estimate_error
 from toolkit.solve.devices import of_each_device, shared
 from toolkit.solve.hypergradient_report import (
@@ -121,7 +121,7 @@ def require_inexact(theta: Tree) -> None:
     if not jax.tree.leaves(tree.parts(theta).inexact):
         raise ValueError(
             "`theta` must have a floating or complex leaf to differentiate: got "
-            f"{tree.describe(theta)}."
+            f"{tree.describe(theta)}; {why_nothing_moves(theta, 'integers are carried')}."
         )
 
 

@@ -25,7 +25,7 @@ from toolkit.jaxprs.collectives import collective_axes
 from toolkit.jaxprs.lift import Lifted, lift, traced_once
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.containers import packed, unpacked
-from toolkit.leaves.module_variables import call_unchanged
+from toolkit.leaves.module_variables import call_unchanged, why_nothing_moves
 from toolkit.solve.binding import bind, check_same
 from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.tilting import continue_and_tilt, tilt
@@ -100,7 +100,9 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
     if not jax.tree.leaves(y.inexact):
         raise ValueError(
             "`y0` must have a floating or complex leaf to solve for: got "
-            f"{tree.describe(y0)}; integers are carried, use .astype(float)."
+            f"{tree.describe(y0)}; "
+            + why_nothing_moves(y0, "integers are carried, use .astype(float)")
+            + "."
         )
 
     # These functions live in the programs that are traced with them. They must hold no array: a tracer in
