@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import toolkit as tk
 from tests.cases import B, H
@@ -84,3 +86,22 @@ def test_a_rule_that_fails_has_its_reason_and_the_others_their_numbers() -> None
     assert len(text.splitlines()) == 6
     assert "data-dependent loop" in text
     assert text.splitlines()[0].split()[:2] == ["rule", "value"]
+
+
+@pytest.mark.parametrize("name", ["check_hypergradient", "compare_adjoints"])
+def test_what_tells_of_numbers_cannot_be_traced(name):
+    inner, outer = lambda y, t: jnp.sum((y - t) ** 2), lambda y, t: jnp.sum(y**2)
+    solver = tk.solver.GradientDescent(0.1, 3)
+
+    def asked(theta):
+        if name == "check_hypergradient":
+            tk.check_hypergradient(outer, tk.argmin(inner, solver), jnp.zeros(2), theta)
+        else:
+            tk.compare_adjoints(
+                inner, outer, solver, jnp.zeros(2), theta, {"a": tk.adjoint.Unroll()}
+            )
+        return jnp.sum(theta)
+
+    for transformed in (jax.jit(asked), jax.grad(asked)):
+        with pytest.raises(TypeError, match=rf"tk.{name} takes numbers and cannot be traced"):
+            transformed(jnp.ones(2))

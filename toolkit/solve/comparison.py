@@ -93,6 +93,7 @@ def compare_adjoints(
 
     Raises:
       ValueError: `adjoints` is no dict, or empty.
+      TypeError: `y0` or `theta` is traced.
 
     Cost: two compilations and 6 hypergradients a rule. Seconds are of this process, now: compare
     them with each other, on a quiet machine.
@@ -102,6 +103,7 @@ def compare_adjoints(
             '`adjoints` must be a dict of rules by name, such as {"implicit": Implicit(), "unroll": '
             f"Unroll()}}: got {adjoints!r}."
         )
+    _require_numbers("compare_adjoints", y0, theta)
     rows: list[Compared] = []
     reference = None
     for name, adjoint in adjoints.items():
@@ -115,6 +117,15 @@ def compare_adjoints(
         relative_error, cosine = _agreement(flat, reference)
         rows.append(row._replace(relative_error=relative_error, cosine=cosine))
     return Comparison(tuple(rows))
+
+
+def _require_numbers(name: str, y0: Tree, theta: Tree) -> None:
+    """Refuse to be traced: what is told is of numbers and of time."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((y0, theta))):
+        raise TypeError(
+            f"tk.{name} takes numbers and cannot be traced: got `y0` or `theta` inside jax.jit, jax.grad, jax.vmap "
+            "or another transformation; call it outside."
+        )
 
 
 def _measured(name: str, outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree) -> Compared:
@@ -215,9 +226,11 @@ def check_hypergradient(
     Raises:
       AssertionError: naming the derivative along the direction, the difference quotient, and the
         quotient's own uncertainty (from its steps), which excuses a difference up to its size.
+      TypeError: `y0` or `theta` is traced.
 
     Cost: one hypergradient and 12 solves a direction; float32 leaves about 3 digits to compare.
     """
+    _require_numbers("check_hypergradient", y0, theta)
     require_inexact(theta)
     if isinstance(directions, bool) or not isinstance(directions, Integral) or directions < 1:
         raise ValueError(f"`directions` must be a positive int: got {directions!r}.")
