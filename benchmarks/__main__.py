@@ -3,6 +3,7 @@
     python -m benchmarks                       every suite, a few minutes each
     python -m benchmarks p1 --against jaxopt higher   suites p1_*, with these peers only
     python -m benchmarks --write               also puts the tables into benchmarks/RESULTS.md
+    python -m benchmarks transforms [--check]  which function works under which transformation: docs/transforms.md
 
 Peers are optional: benchmarks/peers-jax.txt, benchmarks/peers-torch.txt. One that is missing is listed as such.
 """
@@ -14,6 +15,7 @@ import datetime
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.contest import Suite
 from benchmarks.race import Row, race
+from benchmarks.transforms import __main__ as transforms
 
 FOLDER = Path(__file__).parent
 OURS = {"hand", "limit", "toolkit"}  # the first word of contestants that are no peer
@@ -30,6 +33,8 @@ PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty
 
 def main() -> None:
     """The command line."""
+    if sys.argv[1:2] == ["transforms"]:  # no suite of races: a table of what works
+        sys.exit(transforms.start(sys.argv[2:]))
     known = sorted(path.stem for path in (FOLDER / "suites").glob("[a-z]*.py"))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.split("\n")[0]
