@@ -24,7 +24,7 @@ from toolkit.run.drive.team import MEMBER
 from toolkit.run.experiment.errors import clip
 from toolkit.run.experiment.output import say
 
-GRACE = 3.0  # seconds for the others to leave by themselves, once one has failed
+GRACE = 10.0  # seconds for the others to leave by themselves, once one has failed
 PAUSE = 0.05  # seconds between two looks at them
 TOLD = 2000  # bytes of what a failed process said
 

@@ -27,7 +27,7 @@ LEAVING = 3600
 LONGEST = 4096  # bytes of a path
 # In what JAX says where another process does not answer.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Gloo ", "NCCL", "heartbeat")
-PATIENCE = 5.0  # seconds
+PATIENCE = 15.0  # seconds, more than `launch_processes` needs to end all of them
 INT32_END = 2**31 - 1
 
 Number = TypeVar("Number", int, float, bool)
