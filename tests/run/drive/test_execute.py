@@ -159,9 +159,19 @@ def test_a_missed_claim_is_an_issue(toolkit):
     assert caught.value.code == 4
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_pythons():
+    """As in a notebook. A job of CI may have inherited that they are ignored, and then nothing would be raised."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_and_wait(job, interrupt=_thread.interrupt_main):
     interrupt()
+    until = time.monotonic() + 60
     while job.stop.number is None:
+        assert time.monotonic() < until, "no interrupt came"
         time.sleep(0.001)
 
 
