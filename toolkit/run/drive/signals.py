@@ -37,11 +37,12 @@ def watched() -> Iterator[StopRequest]:
     os.set_blocking(writing, False)
     # `nohup` ignores SIGHUP; that wish is kept.
     numbers = [number for number in HANDLED if signal.getsignal(number) != signal.SIG_IGN]
-    # Handlers that do nothing: the pipe is written only for signals that have a handler of Python's.
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    # The pipe first: a signal that came between the handlers and the pipe would be lost.
     wakeup_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     listener = threading.Thread(target=_listen, args=(reading, request), daemon=True)
     listener.start()
+    # Handlers that do nothing: the pipe is written only for signals that have a handler of Python's.
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
         yield request
     finally:
