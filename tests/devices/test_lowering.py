@@ -70,6 +70,7 @@ def compiler(monkeypatch):
 def test_memory_on_eight_chips(compiler, name):
     adjoint, expected = TABLE[name]
     program = compiled(adjoint, "v5e:2x4")
+    # Releases of libtpu differ: the same program takes up to 7 % less by that of jax 0.10.1.
     assert program.memory_analysis().temp_size_in_bytes == pytest.approx(1000 * expected, rel=0.2)
     exchanged = lowering.collectives(program.as_text())
     # Sums over chips alone: nobody collects the rows or weights of the others.
@@ -81,6 +82,7 @@ def test_memory_on_eight_chips(compiler, name):
 def test_memory_is_the_same_on_256_chips(compiler):
     adjoint, expected = TABLE["Implicit, CG"]
     program = compiled(adjoint, "v5e:16x16")
+    # Releases of libtpu differ: the same program takes up to 7 % less by that of jax 0.10.1.
     assert program.memory_analysis().temp_size_in_bytes == pytest.approx(1000 * expected, rel=0.2)
     assert set(lowering.collectives(program.as_text())) == {"all-reduce"}
 

@@ -133,13 +133,13 @@ def placed(data: Any, where: Any = None) -> Any:
     return jax.device_put(data, None) if where is None else jax.tree.map(put, data, where)
 
 
-def by_rows(tree: Any, mesh: Mesh) -> Any:
-    """For each array where it lies: its rows over the axis `data`, where they divide; else whole on every device."""
-    size = mesh.shape.get(DATA, 0)
+def by_rows(tree: Any, mesh: Mesh, axis: str = DATA) -> Any:
+    """For each array where it lies: its rows over an axis, where they divide; else whole on every device."""
+    size = mesh.shape.get(axis, 0)
 
     def where(leaf: Any) -> NamedSharding:
         shape = np.shape(leaf)
-        return sharding(mesh, DATA) if size and shape and shape[0] % size == 0 else sharding(mesh)
+        return sharding(mesh, axis) if size and shape and shape[0] % size == 0 else sharding(mesh)
 
     return jax.tree.map(where, tree)
 

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from toolkit.debug.flops import Flops, count
 from toolkit.devices import lowering
+from toolkit.devices.meshes import sharding
 from toolkit.run.experiment.experiments import reported
 from toolkit.run.program.compiled import TracedProgram
+from toolkit.run.program.data import DATA, by_rows
 
-DATA = "data"  # the axis of rows
 SEEDS = "seeds"
 
 
@@ -87,7 +88,7 @@ def _program(traced: TracedProgram, chips: tuple[Any, ...], seeds: int) -> Any:
             state = _split(state, mesh)
             data = jax.tree.map(lambda leaf: _kept(leaf, mesh), data)
         else:
-            state = jax.tree.map(lambda leaf: _laid(leaf, mesh, PartitionSpec()), state)
+            state = jax.tree.map(lambda leaf: _laid(leaf, sharding(mesh)), state)
             data = _split(data, mesh)
     # A run hands the memory of the old state to the new one.
     step = jax.jit(lambda state, data: traced.step(state, data), donate_argnums=0)
@@ -96,19 +97,14 @@ def _program(traced: TracedProgram, chips: tuple[Any, ...], seeds: int) -> Any:
 
 def _split(tree: Any, mesh: Mesh) -> Any:
     """Its shapes, split by rows where these divide."""
-    axis = mesh.axis_names[0]
-    divides = lambda leaf: leaf.ndim > 0 and leaf.shape[0] % mesh.size == 0
-    return jax.tree.map(
-        lambda leaf: _laid(leaf, mesh, PartitionSpec(axis if divides(leaf) else None)), tree
-    )
+    return jax.tree.map(_laid, tree, by_rows(tree, mesh, mesh.axis_names[0]))
 
 
 def _kept(leaf: Any, mesh: Mesh) -> Any:
     """A shape that lies on these chips already, or the shape of an array on each of them."""
     there = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
-    return leaf if there else _laid(leaf, mesh, PartitionSpec())
+    return leaf if there else _laid(leaf, sharding(mesh))
 
 
-def _laid(leaf: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    sharding = NamedSharding(mesh, spec)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _laid(leaf: Any, where: NamedSharding) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
