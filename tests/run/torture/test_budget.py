@@ -10,7 +10,7 @@ import pytest
 
 from tests.run.small_experiments import FADING, lay_out
 from tests.run.torture import kit
-from toolkit.run.drive import runs
+from toolkit.run.drive import drive_steps
 from toolkit.run.experiment import durations
 from toolkit.run.program import budget, seeds_on_cores
 from toolkit.run.store import checkpoints
@@ -43,11 +43,11 @@ class Clock:
 
 def slowed(monkeypatch, seconds):
     """Makes each step last so long on a clock that nothing else moves; returns the clock."""
-    monkeypatch.setattr(runs, "DRAWING", 0.5)
+    monkeypatch.setattr(drive_steps, "DRAWING", 0.5)
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", clock)
     # The field's default was taken from `time` when the class was made, and reads the real clock.
-    monkeypatch.setattr(runs, "Pace", lambda *given: budget.Pace(*given, _previous=clock.now))
+    monkeypatch.setattr(drive_steps, "Pace", lambda *given: budget.Pace(*given, _previous=clock.now))
     whole = seeds_on_cores.compile_program
 
     def slow(traced, source):
