@@ -80,6 +80,15 @@ class Solution(NamedTuple):
     aux: Tree = None  # the function's aux at the value, when `has_aux=True`
 
 
+class StepInfo(NamedTuple):
+    """What a step by hand found at the point that it was handed."""
+
+    status: Array  # [] int32, a `Status`; without derivative
+    residual: Array  # [] 2-norm over all leaves of the optimality condition; without derivative
+    value: Array | None  # [] the function of an argmin; None of an equation
+    aux: Tree = None  # the function's aux, when `has_aux=True`
+
+
 class LinearInfo(NamedTuple):
     """How a linear solve went."""
 
@@ -90,11 +99,19 @@ class LinearInfo(NamedTuple):
     products: Array | None = None  # [] int32, products with A; None counts as steps + 1
 
 
+class Beside(NamedTuple):
+    """What the user's function returned on the way to a gradient, or to its own value."""
+
+    value: Array | None  # [] of an argmin
+    aux: Tree = None  # numeric leaves
+
+
 class Evaluation(NamedTuple):
     """What a solver computes at an iterate before it moves on."""
 
     needed: Tree  # what `Method.update` needs: a gradient, the value of the map, ...
     residual: Tree  # zero at the solution; None where `Method.residual_norm` knows it
+    beside: Beside | None = None  # what a step by hand reports; None: not known here
 
 
 class Descent(NamedTuple):
@@ -133,6 +150,9 @@ class Method(NamedTuple):
     # Whether `evaluate` hands on a linear map, a program and its arrays. A map of one trace means nothing in
     # another one, so such an `evaluate` is traced once, and its derivative is that of this program.
     linearises: bool = False
+    # (state, stale) -> state, where it keeps values of the function that belong to the theta of the step before:
+    # without these where `stale`, a scalar, is true. Steps by hand may change theta between them.
+    forget: Callable[[Tree, Array], Tree] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,15 +181,25 @@ class InnerProblem:
     # Whether `fun` contains a loop on data (a `while_loop`), which JAX pushes tangents through but does not
     # transpose.
     loops_on_data: bool = False
+    given_gradient: bool = False  # whether `fun` itself returns the gradient
+    # As `evaluate`, with what the function returned on the way; None where nobody asks for that.
+    observe: Callable[[Tree, Tree, Tree], tuple[Tree, Beside]] | None = None
 
     @property
     def symmetric(self) -> bool:
         """Whether the derivative of `residual` is symmetric: it is a Hessian.
 
         With a derivative rule of the user's own inside, what a solver follows may be the gradient of no
-        function: a clipped gradient, feedback weights. Its derivative is then no Hessian.
+        function: a clipped gradient, feedback weights. Its derivative is then no Hessian. Nor need a
+        gradient that the user has written be one.
         """
-        return self.objective is not None and not self.own_rule
+        return self.objective is not None and not (self.own_rule or self.given_gradient)
+
+    def look(self, y: Tree, theta: Tree, x: Tree) -> tuple[Tree, Beside | None]:
+        """`evaluate`, and what was computed on the way where a step by hand asks for it."""
+        if self.observe is None:
+            return self.evaluate(y, theta, x), None
+        return self.observe(y, theta, x)
 
     def residual(self, y: Tree, evaluation: Tree) -> Tree:
         """The tree that is zero at the solution, given `evaluation` at `y`.

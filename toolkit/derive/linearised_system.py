@@ -16,6 +16,7 @@ from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP
 from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.jaxprs.lift import has_while, lift
 from toolkit.types import (
+    Beside,
     Composite,
     InnerProblem,
     Matvec,
@@ -74,6 +75,25 @@ def linearise(
     return here.value, dataclasses.replace(
         system, forward_only=looping and loops(here.product, tree.as_real(y))
     )
+
+
+def linearise_beside(
+    problem: InnerProblem, y: Tree, theta: Tree, x: Tree
+) -> tuple[Tree, System, Beside | None]:
+    """As `linearise`, with what the function returned on the way; None where nobody asks for that."""
+    observe = problem.observe
+    # Functions with rules of their own are linearised in `theta` too, and evaluated a second time as it is.
+    if observe is None or problem.own_rule or problem.backward_only:
+        return *linearise(problem, y, theta, x=x), None
+
+    def condition(real: Tree) -> tuple[Tree, Beside]:
+        point = tree.as_like(y, real)
+        result, beside = observe(point, theta, x)
+        return tree.as_real(problem.residual(point, result)), beside
+
+    residual, product, beside = jax.linearize(condition, tree.as_real(y), has_aux=True)
+    looping = problem.loops_on_data and loops(product, tree.as_real(y))
+    return residual, System(product, problem.symmetric, forward_only=looping), beside
 
 
 def explicit(system: System, like: Tree) -> System:

@@ -15,6 +15,7 @@ from toolkit.errors.readable import readable
 from toolkit.leaves.containers import packed
 from toolkit.solve.call import Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
+from toolkit.solve.returned import Returns
 from toolkit.solve.verdict import verdict
 from toolkit.types import Adjoint, Kind, PullbackReport, Solution, SolveInfo, Solver, Tree
 
@@ -28,6 +29,11 @@ class SolutionMap:
     solver: Solver | Callable[..., Solution]
     adjoint: Adjoint
     has_aux: bool = False
+    value_and_grad: bool = False
+
+    @property
+    def _returns(self) -> Returns:
+        return Returns(self.has_aux, self.value_and_grad)
 
     @readable
     def __call__(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Solution:
@@ -66,7 +72,7 @@ class SolutionMap:
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
         """One call, taken apart, for callers that drive an adjoint by hand as `tk.hypergradient` does."""
-        return prepare(self.kind, self.fun, self.solver, self.has_aux, y0, theta, xs)
+        return prepare(self.kind, self.fun, self.solver, self._returns, y0, theta, xs)
 
     def conclude(self, call: SolveCall, y: Tree, info: SolveInfo) -> Solution:
         """The solution as the user sees it: like y0, with the function's aux."""
@@ -76,7 +82,8 @@ class SolutionMap:
         if self.has_aux:
             # Not `value` itself: a module may change when it is called.
             args = (problem.user_y(y, operands), problem.user_theta(operands))
-            aux = self.fun(*args)[1] if xs is None else self.fun(*args, packed(last(xs)))[1]
+            out = self.fun(*args) if xs is None else self.fun(*args, packed(last(xs)))
+            aux = self._returns.aux(self.fun, out)
         return Solution(value, info, aux)
 
 

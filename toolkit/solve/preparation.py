@@ -6,41 +6,31 @@ else that the solution depends on, so that a derivative rule sees all of it.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from toolkit import linear, tree
 from toolkit.derive import marks
 from toolkit.derive.collecting import holds_marks
 from toolkit.derive.on_devices import device_axes, refuse_differing, refuse_unchecked
-from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.collectives import collective_axes
-from toolkit.jaxprs.lift import Lifted, lift, traced_once
+from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.leaves.containers import packed, unpacked
-from toolkit.leaves.module_variables import call_unchanged, why_nothing_moves
-from toolkit.solve.binding import bind, check_same
+from toolkit.leaves.containers import unpacked
+from toolkit.leaves.module_variables import why_nothing_moves
+from toolkit.solve.binding import bind
 from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
+from toolkit.solve.evaluations import functions_of
+from toolkit.solve.returned import Returned, Returns, check_scalar, flat_function
 from toolkit.solve.tilting import continue_and_tilt, tilt
 from toolkit.types import InnerProblem, Kind, Solution, Solver, Tilted, Tree
 
-# The names of the arguments of `_flat`'s function, for JAX's messages.
-_NAMES = inspect.Signature(
-    [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        for name in ("y", "operands", "x")
-    ]
-)
 
-
-class _Partition(NamedTuple):
+class Partition(NamedTuple):
     """The user's trees and the way back to them."""
 
     y: Tree
@@ -49,11 +39,22 @@ class _Partition(NamedTuple):
     user_theta: Callable[[Operands], Tree]
 
 
+class Posed(NamedTuple):
+    """A problem as solvers see it, and the leaves that it is posed for."""
+
+    problem: InnerProblem
+    y: Tree
+    operands: Operands
+    axes: frozenset[str]  # of devices, over which the leaves are now marked as differing
+    fun: Callable[[Tree, Operands, Tree], Returned]  # (y, operands, x)
+    program: Any  # of `fun`
+
+
 def prepare(
     kind: Kind,
     fun: Fun,
     solver: Solver | Callable[..., Solution],
-    has_aux: bool,
+    returns: Returns,
     y0: Tree,
     theta: Tree,
     xs: Tree,
@@ -63,39 +64,67 @@ def prepare(
     Raises:
       ValueError: `y0`, `xs`, or what `fun` returns is not what the kind of solve needs.
     """
-    parts, xs = _partition(y0, theta), _arrays(xs)
-    flat = _flat(kind, fun, has_aux, parts, xs is not None)
+    parts, xs = partition(y0, theta), as_arrays(xs)
+    flat = flat_function(
+        kind, fun, returns, parts.y, parts.user_y, parts.user_theta, takes_x=xs is not None
+    )
+    posed = pose(kind, flat, parts, first(xs))
+    xs = vary(xs, posed.axes) if posed.axes else xs
+
+    def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
+        if continued:
+            return continue_and_tilt(flat, solver, posed.problem, y, operands)
+        return tilt(solver, posed.problem, y, operands)
+
+    return bind(solver, posed.problem, posed.y, posed.operands, xs, tilted)
+
+
+def pose(kind: Kind, flat: Fun, parts: Partition, x: Tree, observed: bool = False) -> Posed:
+    """The problem of `flat` at leaves like those of the other arguments. Traces `flat` once.
+
+    Args:
+      observed: whether the problem tells what `fun` returned on the way (`InnerProblem.observe`).
+    """
     depth = marks.depth()
     with marks.at(depth + 1):
-        parts, xs, lifted = _lift_fun(kind, flat, parts, xs)
+        parts, axes, lifted = _lift_fun(kind, flat, parts, x)
     y, operands = parts.y, parts.operands._replace(fun=lifted.closed)
-    evaluate, objective, programs = _evaluations(kind, lifted, depth + 1)
+    call, program = lifted.call, lifted.program
+    # Not `lifted` itself: a rule that keeps `fun` would keep its arrays.
+
+    def fun(y: Tree, operands: Operands, x: Tree) -> Returned:
+        bare = Operands(operands.theta, operands.carried)
+        returned: Returned = call(operands.fun, y, bare, x)
+        return returned
+
+    given = lifted.shape.gradient is not None
+    functions = functions_of(kind, fun, program, given, depth + 1)
     own, backward = lifted.rules
-    default = linear.choose(y, symmetric=kind == "argmin" and not own)
     problem = InnerProblem(
         kind,
-        evaluate,
-        objective,
+        functions.evaluate,
+        functions.objective,
         parts.user_y,
         parts.user_theta,
-        default,
+        linear.choose(y, symmetric=kind == "argmin" and not (own or given)),
         None,
         own,
         backward,
         depth=depth,
         loops_on_data=lifted.loops_on_data,
-        holds_solves=lambda: any(holds_marks(program, depth + 1) for program in programs()),
+        holds_solves=lambda: any(holds_marks(one, depth + 1) for one in functions.programs()),
+        observe=functions.observe if observed else None,
+        given_gradient=given,
     )
-
-    def tilted(y: Tree, operands: Operands, continued: bool) -> Tilted:
-        if continued:
-            return continue_and_tilt(flat, solver, problem, y, operands)
-        return tilt(solver, problem, y, operands)
-
-    return bind(solver, problem, y, operands, xs, tilted)
+    return Posed(problem, y, operands, axes, fun, program)
 
 
-def _partition(y0: Tree, theta: Tree) -> _Partition:
+def partition(y0: Tree, theta: Tree) -> Partition:
+    """The user's trees as leaves to solve for, and operands.
+
+    Raises:
+      ValueError: nothing in `y0` can be solved for.
+    """
     y, theta = tree.parts(y0), tree.parts(theta)
     if not jax.tree.leaves(y.inexact):
         raise ValueError(
@@ -116,64 +145,40 @@ def _partition(y0: Tree, theta: Tree) -> _Partition:
         return tree.whole(operands.theta, operands.carried.theta, theta_static)
 
     operands = Operands(theta.inexact, CarriedLeaves(theta.arrays, y.arrays))
-    return _Partition(tree.strong(y.inexact), operands, user_y, user_theta)
+    return Partition(tree.strong(y.inexact), operands, user_y, user_theta)
 
 
-def _arrays(xs: Tree) -> Tree:
+def as_arrays(xs: Tree) -> Tree:
     """Per-step inputs, each leaf that is one as a JAX array: a traced step number indexes no NumPy array."""
     one = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
     return jax.tree.map(one, unpacked(xs))
 
 
-def _flat(kind: Kind, fun: Fun, has_aux: bool, parts: _Partition, takes_x: bool) -> Fun:
-    """`fun` of partitioned arguments, without its aux."""
-
-    user_y, user_theta = parts.user_y, parts.user_theta
-    expected = "(y, theta, x)" if takes_x else "(y, theta)"
-
-    def flat(y: Tree, operands: Operands, x: Tree) -> Tree:
-        args = (user_y(y, operands), user_theta(operands), *([packed(x)] if takes_x else []))
-        call = functools.partial(call_as, "fun", fun, expected)
-        if has_aux:
-            out = _without_aux(fun, call(*args))
-        else:
-            remedy = ", or return what is changed as aux, with has_aux=True"
-            out = call_unchanged("fun", call, *args, remedy=remedy)
-        if kind == "argmin":
-            return _one_array(fun, out)
-        return _like_y(fun, out, args[0], y)
-
-    # Without these two JAX's messages would name `flat` and `args[0]['w']`. With them they name the
-    # user's function and `y['w']`.
-    flat.__signature__, flat.__wrapped__ = _NAMES, fun  # type: ignore[attr-defined]
-    return flat
-
-
 def _lift_fun(
-    kind: Kind, flat: Fun, parts: _Partition, xs: Tree
-) -> tuple[_Partition, Tree, Lifted]:
+    kind: Kind, flat: Fun, parts: Partition, x: Tree
+) -> tuple[Partition, frozenset[str], Lifted]:
     """`flat` lifted, its result checked; and the leaves, all varying over the same device axes."""
-    lifted = lift(flat, parts.y, parts.operands, first(xs), arrange=True)
+    lifted = lift(flat, parts.y, parts.operands, x, arrange=True)
     if kind == "argmin":
-        _check_scalar(flat, lifted.shape)
-    axes = varying_axes(lifted.shape)
+        check_scalar(flat, lifted.shape.result)
+    axes, missing = varying_axes(lifted.shape), frozenset[str]()
     if axes - varying_axes(parts.y):
         # Inside shard_map each device solves a problem of its own. If all devices shared the start,
         # JAX would sum the gradients of all their problems, silently. So everything is marked as
         # differing between devices, and `fun` is traced again in these types.
-        y, operands, xs = vary((parts.y, parts.operands, xs), axes)
-        parts = parts._replace(y=y, operands=operands)
-        lifted = lift(flat, y, operands, first(xs), arrange=True)
+        y, operands, x = vary((parts.y, parts.operands, x), axes)
+        parts, missing = parts._replace(y=y, operands=operands), axes
+        lifted = lift(flat, y, operands, x, arrange=True)
         lifted = lifted._replace(closed=vary(lifted.closed, axes))
     if device_axes():
-        _refuse_wrong_collectives(lifted, parts, xs)
-    return parts, xs, lifted
+        _refuse_wrong_collectives(lifted, parts, x)
+    return parts, missing, lifted
 
 
-def _refuse_wrong_collectives(lifted: Lifted, parts: _Partition, xs: Tree) -> None:
+def _refuse_wrong_collectives(lifted: Lifted, parts: Partition, x: Tree) -> None:
     """Inside `jax.shard_map` or `jax.pmap`: refuse what JAX would differentiate wrongly."""
     closed, y = iter(lifted.closed), jax.tree.leaves(parts.y)
-    others = jax.tree.leaves((parts.operands, first(xs)))
+    others = jax.tree.leaves((parts.operands, x))
     # Nothing differentiates a concrete array that `fun` closes over.
     moves = [one and tree.is_inexact(next(closed)) for one in lifted.is_closed]
     moves += map(tree.is_inexact, [*y, *others])
@@ -181,87 +186,3 @@ def _refuse_wrong_collectives(lifted: Lifted, parts: _Partition, xs: Tree) -> No
     is_y = [False] * len(lifted.is_closed) + [True] * len(y) + [False] * len(others)
     axes = collective_axes(lifted.program, is_y)
     refuse_differing("fun", "y0", axes & varying_axes(parts.y))
-
-
-def _evaluations(
-    kind: Kind, lifted: Lifted, depth: int
-) -> tuple[Callable, Callable | None, Callable[[], list[Any]]]:
-    """(evaluate, objective, the programs of `evaluate`) of a problem, from its lifted function."""
-
-    call, program = (
-        lifted.call,
-        lifted.program,
-    )  # not `lifted` itself: a rule that keeps `fun` would keep its arrays
-
-    def fun(y: Tree, operands: Operands, x: Tree) -> Any:
-        bare = Operands(operands.theta, operands.carried)
-        return call(operands.fun, y, bare, x)
-
-    if kind != "argmin":
-        return fun, None, lambda: [program]
-
-    def objective(y: Tree, operands: Operands, x: Tree) -> Array:
-        value = fun(y, operands, x)
-        if operands.tilt is None:
-            return value
-        return value + jnp.real(tree.pairing(operands.tilt, y)).astype(value.dtype)
-
-    # For complex leaves JAX's gradient is the conjugate of the direction of ascent: conjugate it, so
-    # that descent goes along `-evaluate`.
-    def gradient(y: Tree, operands: Operands, x: Tree) -> Tree:
-        # A rule of the user's own is traced when it is differentiated, and may solve something, too.
-        with marks.at(depth):
-            return tree.conj(jax.grad(objective)(y, operands, x))
-
-    evaluate, gradients = traced_once(gradient)
-    return evaluate, objective, lambda: [program, *gradients()]
-
-
-def _without_aux(fun: Fun, out: Any) -> Any:
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise returned_by(
-            fun,
-            ValueError(
-                "`fun` must return a pair (value, aux) with has_aux=True: got "
-                f"{tree.describe(out)}."
-            ),
-        )
-    return out[0]
-
-
-def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
-    """The floating leaves of what a root or a map returned, checked against `y`."""
-    parts = tree.parts(out)
-    if jax.tree.structure(out) != jax.tree.structure(user_y):
-        raise returned_by(
-            fun,
-            ValueError(
-                f"`fun` must return a tree like `y`: got {tree.describe(out)}, expected "
-                f"{tree.describe(user_y)}."
-            ),
-        )
-    check_same("the result of `fun`", parts.inexact, y, out, fun)
-    return parts.inexact
-
-
-def _one_array(fun: Fun, out: Any) -> Any:
-    if not tree.is_numeric(out):
-        raise _not_scalar(fun, out)
-    return out
-
-
-def _check_scalar(fun: Fun, shape: Any) -> None:
-    # Checked on the traced shape, not inside `flat`: holomorphic nudging calls `flat` at complex `y`,
-    # where it has to return a complex number.
-    if shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise _not_scalar(fun, shape)
-
-
-def _not_scalar(fun: Fun, out: Any) -> ValueError:
-    return returned_by(
-        fun,
-        ValueError(
-            f"`fun` must return a real scalar under argmin: got {tree.describe(out)}; "
-            "for (value, aux) pass has_aux=True, for a function to be zeroed use tk.root."
-        ),
-    )

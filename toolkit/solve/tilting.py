@@ -52,7 +52,10 @@ def continue_and_tilt(
     call = lifted.call
 
     def energy(y: Tree, operands: Operands) -> Array:
-        return call(operands.fun, y, Operands(operands.theta, operands.carried), None)
+        value: Array = call(
+            operands.fun, y, Operands(operands.theta, operands.carried), None
+        ).result
+        return value
 
     def evaluate(y: Tree, operands: Operands, x: Tree) -> Tree:
         # What must vanish here is the complex derivative itself. So it is not conjugated, unlike the
@@ -101,16 +104,17 @@ def _lift_continued(flat: Fun, y: Tree, operands: Operands) -> Lifted:
     except (TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{where}at complex `y` it raises {reason!r}; {remedy}.") from error
-    if not jnp.issubdtype(lifted.shape.dtype, jnp.complexfloating):
+    shape = lifted.shape.result
+    if not jnp.issubdtype(shape.dtype, jnp.complexfloating):
         raise ValueError(
-            f"{where}at complex `y` it returns {tree.describe(lifted.shape)}, so it uses abs, real, "
+            f"{where}at complex `y` it returns {tree.describe(shape)}, so it uses abs, real, "
             f"imag or conj (jnp.sum(y**2), not jnp.sum(jnp.abs(y)**2)); {remedy}."
         )
     # Some operations take complex numbers, and fail where they are differentiated or compiled.
     ordered = _ordered(lifted.program)
     fails = bool(ordered & {"argmax", "argmin"})
     try:
-        slope = jax.grad(lambda y: jnp.real(lifted.call(lifted.closed, y, bare, None)))
+        slope = jax.grad(lambda y: jnp.real(lifted.call(lifted.closed, y, bare, None).result))
         jax.eval_shape(slope, y)
     except TypeError:
         if not ordered:

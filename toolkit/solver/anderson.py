@@ -60,8 +60,8 @@ class Anderson:
             return AndersonState(y0, empty, empty, jnp.asarray(0, jnp.int32))
 
         def evaluate(state: AndersonState, theta: Tree, x: Tree) -> Evaluation:
-            new = problem.evaluate(state.y, theta, x)
-            return Evaluation(new, problem.residual(state.y, new))
+            new, beside = problem.look(state.y, theta, x)
+            return Evaluation(new, problem.residual(state.y, new), beside)
 
         def update(
             state: AndersonState, new: Tree, theta: Tree, t: Array, x: Tree

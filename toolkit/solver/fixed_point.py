@@ -47,8 +47,8 @@ class FixedPointIteration:
             return IterationState(y0)
 
         def evaluate(state: IterationState, theta: Tree, x: Tree) -> Evaluation:
-            new = problem.evaluate(state.y, theta, x)
-            return Evaluation(new, problem.residual(state.y, new))
+            new, beside = problem.look(state.y, theta, x)
+            return Evaluation(new, problem.residual(state.y, new), beside)
 
         def update(
             state: IterationState, new: Tree, theta: Tree, t: Array, x: Tree

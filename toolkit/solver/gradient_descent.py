@@ -61,8 +61,8 @@ class GradientDescent:
             return DescentState(y0, jax.tree.map(jnp.zeros_like, y0) if heavy_ball else None)
 
         def evaluate(state: DescentState, theta: Tree, x: Tree) -> Evaluation:
-            gradient = problem.evaluate(state.y, theta, x)
-            return Evaluation(gradient, gradient)
+            gradient, beside = problem.look(state.y, theta, x)
+            return Evaluation(gradient, gradient, beside)
 
         def schedule(theta: Tree, t: Array) -> tuple[Tree, Tree]:
             user_theta = problem.user_theta(theta)

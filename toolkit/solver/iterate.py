@@ -11,7 +11,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.replay import scan
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.types import Method, SolverSteps, Tree
+from toolkit.types import Beside, Method, SolverSteps, Tree
 
 
 class Progress(NamedTuple):
@@ -20,6 +20,16 @@ class Progress(NamedTuple):
     state: Tree
     steps: Array  # [] int32, updates made
     done: Array  # [] bool: converged, or no longer finite
+
+
+class Taken(NamedTuple):
+    """One step, and what was found at the point where it began."""
+
+    state: Tree  # the state handed in where that has converged
+    norm: Array  # [] of the residual
+    converged: Array  # [] bool; never without a tolerance
+    finite: Array  # [] bool, whether the residual is
+    beside: Beside | None
 
 
 def as_steps(method: Method, replayed: Method, loops_on_data: bool) -> SolverSteps:
@@ -73,36 +83,45 @@ def _step_unless_done(
     """One step, or none once the residual has reached the tolerance.
 
     The rules that follow the steps need a loop of fixed length. They run all `num_steps`, and the steps
-    after the end change nothing. A residual that is not finite makes the iterate NaN, so that a failed
-    solve cannot end with a finite value.
+    after the end change nothing.
+    """
+
+    def active() -> Progress:
+        taken = take_step(method, progress.state, theta, x)
+        steps = progress.steps + jnp.where(taken.converged, 0, 1).astype(jnp.int32)
+        return Progress(taken.state, steps, taken.converged | ~taken.finite)
+
+    return jax.lax.cond(progress.done, lambda: progress, active)
+
+
+def take_step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Taken:
+    """One step from `state`, or none where the residual there is at most the tolerance.
+
+    With a tolerance a residual that is not finite makes the iterate NaN, so that a failed solve cannot end
+    with a finite value.
     """
     t, seen = x
     tol = method.tol
-    assert tol is not None  # else the loop has no reason to ask
+    needed, residual, beside = method.evaluate(state, theta, seen)
 
-    def active() -> Progress:
-        needed, residual = method.evaluate(progress.state, theta, seen)
+    def move() -> Tree:
+        return method.update(state, needed, theta, t, seen)
 
-        def move() -> Tree:
-            return method.update(progress.state, needed, theta, t, seen)
-
-        if method.residual_norm is None:
-            norm = tree.norm(tree.stop_gradient(residual))
-            # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
-            # needed; a `where` would compute it every time.
-            moved = jax.lax.cond(norm <= tol, lambda: progress.state, move)
-        else:
-            # Here the residual is known only after the step; the step is discarded below if it converged.
-            moved = move()
-            norm = method.residual_norm(moved)
-        converged, finite = norm <= tol, jnp.isfinite(norm)
-        moving, whole, _ = tree.split(moved)
-        moved = tree.merge(tree.nan_unless(finite, moving), whole)
-        state = tree.where(converged, progress.state, moved)
-        steps = progress.steps + jnp.where(converged, 0, 1).astype(jnp.int32)
-        return Progress(state, steps, converged | ~finite)
-
-    return jax.lax.cond(progress.done, lambda: progress, active)
+    if method.residual_norm is None:
+        norm = tree.norm(tree.stop_gradient(residual))
+        # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
+        # needed; a `where` would compute it every time.
+        moved = move() if tol is None else jax.lax.cond(norm <= tol, lambda: state, move)
+    else:
+        # Here the residual is known only after the step; the step is discarded below if it converged.
+        moved = move()
+        norm = method.residual_norm(moved)
+    if tol is None:
+        return Taken(moved, norm, jnp.asarray(False), jnp.isfinite(norm), beside)
+    converged, finite = norm <= tol, jnp.isfinite(norm)
+    moving, whole, _ = tree.split(moved)
+    moved = tree.merge(tree.nan_unless(finite, moving), whole)
+    return Taken(tree.where(converged, state, moved), norm, converged, finite, beside)
 
 
 def _run_all(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Tree:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -13,7 +14,7 @@ from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.solver.optax import OptaxState, typed_objective
 from toolkit.solver.requirements import require_kind, require_objective
-from toolkit.types import Evaluation, InnerProblem, Method, Tree
+from toolkit.types import Beside, Evaluation, InnerProblem, Method, Tree
 
 
 @settings("lbfgs")
@@ -64,7 +65,7 @@ class LBFGS:
                 value, gradient = optax.value_and_grad_from_state(fun)(real, state=state.optimizer)
             else:  # with per-step inputs those would belong to the function of the step before
                 value, gradient = jax.value_and_grad(fun)(real)
-            return Evaluation((value, gradient), gradient)
+            return Evaluation((value, gradient), gradient, Beside(value))
 
         @standard_promotion
         def update(
@@ -85,7 +86,15 @@ class LBFGS:
             moved = tree.spread(moved, tree.specs(before))
             return OptaxState(tree.as_like(state.y, moved), inner)
 
-        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
+        def forget(state: OptaxState, stale: Array) -> OptaxState:
+            # An infinite value is one that `value_and_grad_from_state` does not use.
+            value = optax.tree.get(state.optimizer, "value")
+            value = jnp.where(stale, jnp.inf, value).astype(value.dtype)
+            return OptaxState(state.y, optax.tree.set(state.optimizer, value=value))
+
+        return Method(
+            init, evaluate, update, lambda s: s.y, self.max_steps, self.tol, forget=forget
+        )
 
 
 def _searched(real: Tree) -> Tree:

@@ -8,7 +8,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.linear_solve import solve
-from toolkit.derive.linearised_system import System, explicit, linearise
+from toolkit.derive.linearised_system import System, explicit, linearise_beside
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.types import Evaluation, InnerProblem, Method, Tree
 from toolkit.vocabulary.roles import LinearSolver
@@ -52,14 +52,14 @@ class Newton:
             # F is evaluated where it is linearised. Whether there is a step is decided between the two
             # halves, so the compiler could not merge a second evaluation there with this one.
             # x is this step's input: with per-step inputs the system is that of this step's function.
-            residual, system = linearise(problem, state.y, theta, x=x)
+            residual, system, beside = linearise_beside(problem, state.y, theta, x)
             if problem.own_rule or problem.backward_only:
                 # The value that `linearise` returns comes from the rules of the functions inside, and its
                 # derivative would be that of the rules' code. This second evaluation still has the rules.
                 # Where no derivative is taken XLA removes it.
                 plain = problem.residual(state.y, problem.evaluate(state.y, theta, x))
                 residual = tree.graft(residual, tree.as_real(plain))
-            return Evaluation((residual, explicit(system, residual)), residual)
+            return Evaluation((residual, explicit(system, residual)), residual, beside)
 
         def update(
             state: NewtonState, needed: tuple[Tree, System], theta: Tree, t: Array, x: Tree

@@ -60,8 +60,8 @@ class Optax:
             return OptaxState(y0, optimizer.init(y0))
 
         def evaluate(state: OptaxState, theta: Tree, x: Tree) -> Evaluation:
-            gradient = problem.evaluate(state.y, theta, x)
-            return Evaluation(gradient, gradient)
+            gradient, beside = problem.look(state.y, theta, x)
+            return Evaluation(gradient, gradient, beside)
 
         @standard_promotion  # optax mixes types
         def update(state: OptaxState, gradient: Tree, theta: Tree, t: Array, x: Tree) -> OptaxState:

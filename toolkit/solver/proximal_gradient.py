@@ -90,7 +90,8 @@ class ProximalGradient:
             return ProximalState(y0, jnp.full_like(norm, jnp.finfo(norm.dtype).max))
 
         def evaluate(state: ProximalState, theta: Tree, x: Tree) -> Evaluation:
-            return Evaluation(problem.evaluate(state.y, theta, x), None)
+            gradient, beside = problem.look(state.y, theta, x)
+            return Evaluation(gradient, None, beside)
 
         def step_size(theta: Tree, t: Array) -> Array:
             return jnp.asarray(at_step("step_size", self.step_size, problem.user_theta(theta), t))

@@ -47,7 +47,9 @@ def slowed(monkeypatch, seconds):
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", clock)
     # The field's default was taken from `time` when the class was made, and reads the real clock.
-    monkeypatch.setattr(drive_steps, "Pace", lambda *given: budget.Pace(*given, _previous=clock.now))
+    monkeypatch.setattr(
+        drive_steps, "Pace", lambda *given: budget.Pace(*given, _previous=clock.now)
+    )
     whole = seeds_on_cores.compile_program
 
     def slow(traced, source):
