@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from toolkit.solve.hypergradient import Hypergradient, hypergradient
     from toolkit.solve.hypergradient_report import HypergradientReport
     from toolkit.solve.maps import SolutionMap, argmin, fixed_point, root
-    from toolkit.types import Issue, Solution, SolveInfo, Status
+    from toolkit.types import Issue, Solution, SolveInfo, Status, StepInfo
 
 __version__ = "0.2.0.dev0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "SolutionMap",
     "SolveInfo",
     "Status",
+    "StepInfo",
     "adjoint",
     "argmin",
     "bilevel",
@@ -108,6 +109,6 @@ __getattr__, __dir__ = lazy(
         "toolkit.solve.hypergradient": ("Hypergradient", "hypergradient"),
         "toolkit.solve.hypergradient_report": ("HypergradientReport",),
         "toolkit.solve.maps": ("SolutionMap", "argmin", "fixed_point", "root"),
-        "toolkit.types": ("Issue", "Solution", "SolveInfo", "Status"),
+        "toolkit.types": ("Issue", "Solution", "SolveInfo", "Status", "StepInfo"),
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -60,40 +60,29 @@ def linearise(
     """
     if problem.composite is not None:
         return _linearise_composite(problem.composite, y, theta, damping)
+    return linearise_beside(problem, y, theta, x, damping)[:2]
 
+
+def linearise_beside(
+    problem: InnerProblem, y: Tree, theta: Tree, x: Tree, damping: Array | float = 0.0
+) -> tuple[Tree, System, Beside | None]:
+    """As `linearise`, of a problem that is no composite one, with what `InnerProblem.look` tells."""
     moving, fixed, _ = tree.split(theta)
 
-    def condition(real: Tree, moving: Tree) -> Tree:
+    def condition(real: Tree, moving: Tree) -> Any:
         point, full = tree.as_like(y, real), tree.merge(moving, fixed)
-        return tree.as_real(problem.residual(point, problem.evaluate(point, full, x)))
+        result, beside = problem.look(point, full, x)
+        residual = tree.as_real(problem.residual(point, result))
+        return residual if problem.observe is None else (residual, beside)
 
-    here = linearised_in_part(condition, tree.as_real(y), moving, problem)
+    has_aux = problem.observe is not None
+    here = linearised_in_part(condition, tree.as_real(y), moving, problem, has_aux)
     transposed = None if here.transposed is None else _damped(here.transposed, damping)
     matvec = _damped(here.product, damping)
     system = System(matvec, problem.symmetric, None, transposed, here.one_way)
     looping = problem.loops_on_data and not here.one_way
-    return here.value, dataclasses.replace(
-        system, forward_only=looping and loops(here.product, tree.as_real(y))
-    )
-
-
-def linearise_beside(
-    problem: InnerProblem, y: Tree, theta: Tree, x: Tree
-) -> tuple[Tree, System, Beside | None]:
-    """As `linearise`, with what the function returned on the way; None where nobody asks for that."""
-    observe = problem.observe
-    # Functions with rules of their own are linearised in `theta` too, and evaluated a second time as it is.
-    if observe is None or problem.own_rule or problem.backward_only:
-        return *linearise(problem, y, theta, x=x), None
-
-    def condition(real: Tree) -> tuple[Tree, Beside]:
-        point = tree.as_like(y, real)
-        result, beside = observe(point, theta, x)
-        return tree.as_real(problem.residual(point, result)), beside
-
-    residual, product, beside = jax.linearize(condition, tree.as_real(y), has_aux=True)
-    looping = problem.loops_on_data and loops(product, tree.as_real(y))
-    return residual, System(product, problem.symmetric, forward_only=looping), beside
+    forward_only = looping and loops(here.product, tree.as_real(y))
+    return here.value, dataclasses.replace(system, forward_only=forward_only), here.aux
 
 
 def explicit(system: System, like: Tree) -> System:

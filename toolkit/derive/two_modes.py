@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,31 @@ class Linearised(NamedTuple):
     product: Product  # v -> J v
     transposed: Product | None = None  # u -> J' u; None where it is found by transposing `product`
     one_way: bool = False  # whether `product` can only be transposed: to run it is refused by name
+    aux: Tree = None  # of the function, with `has_aux`
 
 
-def linearised(fun: Callable[[Tree], Tree], at: Tree, backward_only: str) -> Linearised:
+def linearised(
+    fun: Callable[[Tree], Any], at: Tree, backward_only: str, has_aux: bool = False
+) -> Linearised:
     """`fun` at a point, linearised once for any number of products.
 
     Args:
       backward_only: a function inside that has a backward pass alone, in words; "" without any.
+      has_aux: whether `fun` returns (value, aux).
     """
+    if has_aux:
+        value, product, aux = jax.linearize(fun, at, has_aux=True)
+        return _both_ways(lambda at: fun(at)[0], at, value, product, backward_only)._replace(
+            aux=aux
+        )
     value, product = jax.linearize(fun, at)
+    return _both_ways(fun, at, value, product, backward_only)
+
+
+def _both_ways(
+    fun: Callable[[Tree], Tree], at: Tree, value: Tree, product: Product, backward_only: str
+) -> Linearised:
+    """`product` is the derivative of `fun` as JAX has linearised it."""
     # Where `fun` is a gradient, linearising it has run the backward pass of the function inside, and the linear
     # program that is left may not contain that function any more.
     program = jax.make_jaxpr(product)(at) if backward_only else None
@@ -71,7 +87,11 @@ def runs(fun: Callable[..., Tree], *args: Tree) -> bool:
 
 
 def linearised_in_part(
-    fun: Callable[[Tree, Tree], Tree], at: Tree, others: Tree, problem: InnerProblem
+    fun: Callable[[Tree, Tree], Any],
+    at: Tree,
+    others: Tree,
+    problem: InnerProblem,
+    has_aux: bool = False,
 ) -> Linearised:
     """`fun(at, others)`, linearised in `at` alone; a derivative of the result moves `others` too.
 
@@ -81,13 +101,13 @@ def linearised_in_part(
     """
     alone = lambda at: fun(at, others)
     if not (problem.own_rule or problem.backward_only):
-        return linearised(alone, at, "")
-    both = linearised(lambda pair: fun(*pair), (at, others), problem.backward_only)
+        return linearised(alone, at, "", has_aux)
+    both = linearised(lambda pair: fun(*pair), (at, others), problem.backward_only, has_aux)
     if both.one_way:
-        return linearised(alone, at, problem.backward_only)
+        return linearised(alone, at, problem.backward_only, has_aux)
     product, pull, zeros = both.product, both.transposed, jax.tree.map(jnp.zeros_like, others)
     transposed = None if pull is None else lambda u: pull(u)[0]
-    return Linearised(both.value, lambda v: product((v, zeros)), transposed)
+    return Linearised(both.value, lambda v: product((v, zeros)), transposed, aux=both.aux)
 
 
 def rules_used_up(problem: InnerProblem) -> InnerProblem:

@@ -32,6 +32,7 @@ class Lifted(NamedTuple):
     is_closed: tuple[
         bool, ...
     ]  # and of these, whether it is one of `closed` (a concrete array is not)
+    constants: tuple[Any, ...]  # the concrete arrays among them
 
 
 def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lifted:
@@ -81,7 +82,10 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     reads = [id(variable) in used for variable in program.invars[len(is_closed) :]]
     read_trees = jax.tree.unflatten(jax.tree.structure(examples), reads)
     loops = has_while(program)
-    return Lifted(call, closed, shape, loops, read_trees, rules(jaxpr), program, tuple(is_closed))
+    concrete = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if not lifted)
+    return Lifted(
+        call, closed, shape, loops, read_trees, rules(jaxpr), program, tuple(is_closed), concrete
+    )
 
 
 def traced_once(

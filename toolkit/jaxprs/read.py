@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -165,6 +166,18 @@ def flow(computation: Any, inputs: Sequence[frozenset[str]]) -> list[frozenset[s
             made = flow(program, [known.get(id(atom), nothing) for atom in equation.invars])
         known |= {id(v): one for v, one in zip(equation.outvars, made, strict=True)}
     return [known.get(id(atom), nothing) for atom in jaxpr.outvars]
+
+
+def passed_through(computation: Any) -> list[int | None]:
+    """For each argument of a program the number of the result that it is, unchanged; None where it is none."""
+    jaxpr, _ = opened(computation)
+    numbers = {id(atom): number for number, atom in enumerate(jaxpr.outvars)}
+    return [numbers.get(id(variable)) for variable in jaxpr.invars]
+
+
+def text(computation: Any) -> str:
+    """A program as text, which is the same for two traces of one function."""
+    return re.sub(r"0x[0-9a-f]+", "", str(opened(computation)[0]))
 
 
 def _program_of_map(equation: Any) -> Any:

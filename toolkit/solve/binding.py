@@ -60,17 +60,12 @@ def bind(
     if not isinstance(solver, Solver):
         primal = _callable_primal(solver, problem, operands, tilted)
         return SolveCall(problem, primal, y0, operands._replace(solver=SolverClosures()), xs, None)
-    method = solver.bind(problem)
-    if not isinstance(method, Method):
-        raise TypeError(
-            f"`solver` must have bind(problem) -> toolkit.types.Method: that of "
-            f"{type(solver).__name__} returned {type(method).__name__}."
-        )
+    method = method_of(solver, problem)
     _check_xs(xs, method.num_steps)
     if method.proximal is not None and {*device_axes()} - varying_axes(y0):
         # A `prox` may differ between devices where `fun` does not: see `_lift_fun`.
         y0, operands, xs = vary((y0, operands, xs), _axes_of_a_step(method, y0, operands, xs))
-    method = _differing_alike(method, y0)
+    method = differing_alike(method, y0)
     # The solver's functions are traced here for the first time, and with them the gradient.
     with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
         lifted = _lift_solver(method, y0, operands, first(xs))
@@ -92,6 +87,17 @@ def bind(
     return SolveCall(problem, primal, y0, operands, xs, method.tol)
 
 
+def method_of(solver: Solver, problem: InnerProblem) -> Method:
+    """The solver's step on the problem."""
+    method = solver.bind(problem)
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"`solver` must have bind(problem) -> toolkit.types.Method: that of "
+            f"{type(solver).__name__} returned {type(method).__name__}."
+        )
+    return method
+
+
 def _axes_of_a_step(method: Method, y0: Tree, operands: Operands, xs: Tree) -> frozenset[str]:
     """The device axes along which a state that has been updated differs."""
 
@@ -103,7 +109,7 @@ def _axes_of_a_step(method: Method, y0: Tree, operands: Operands, xs: Tree) -> f
     return varying_axes(jax.eval_shape(updated, y0, operands, first(xs)))
 
 
-def _differing_alike(method: Method, y0: Tree) -> Method:
+def differing_alike(method: Method, y0: Tree) -> Method:
     """`method`, all of its state marked as differing over the device axes over which `y0` does.
 
     A solver makes arrays of its own, such as the step count of Adam. Inside `jax.shard_map` they differ

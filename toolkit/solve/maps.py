@@ -13,6 +13,7 @@ from toolkit.adjoint.implicit import Implicit
 from toolkit.derive import marks
 from toolkit.errors.readable import readable
 from toolkit.leaves.containers import packed
+from toolkit.solve.by_hand import Init, Step, by_hand
 from toolkit.solve.call import Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
 from toolkit.solve.returned import Returns
@@ -49,6 +50,36 @@ class SolutionMap:
             returns something else than this kind of solve needs.
         """
         return self.reporting(None, y0, theta, xs)[0]
+
+    def steps(self) -> tuple[Init, Step]:
+        """The solver as `(init, step)`, a pair of pure functions for a loop of one's own.
+
+            init, step = tk.argmin(fun, solver).steps()
+            state = init(y0, theta)
+            state, info = step(state, theta)  # step(state, theta, x) for fun(y, theta, x)
+
+        `state.y` is the iterate, like `y0`, and `state.step` counts the updates made. `info` is
+        `tk.StepInfo(status, residual, value, aux)` at the point handed in. Its status is `CONVERGED` where the
+        residual there is at most the solver's `tol`; then the state comes back as it was. It is never so with
+        `tol=None`. `NOT_FINITE`: the residual is not finite, or the point that is returned; with a tolerance the
+        iterate is NaN from then on. Else `STEP_LIMIT`: not there yet. Whether a solve inside `fun` has
+        converged is not said.
+
+        A `jax.lax.while_loop` over `step` gives `solve(y0, theta).value` and `.info.steps` to the bit, and so
+        does a `jax.lax.scan` over `xs`. (XLA rounds last digits by what stands beside an operation: a step
+        outside of a loop may differ there, and with jax 0.10 a loop that reads `info.value`.) The limit on the steps is the loop's own. After it a schedule that is
+        an array keeps its last entry.
+
+        Raises:
+          ValueError: the solver shows no steps; by `init` and `step`, what `solve` raises.
+
+        Differentiation: through what a loop computes, as JAX differentiates it: the adjoint has no part in
+        it. `info.status` and `info.residual` have no derivative. For exact or cheap derivatives use `solve`.
+
+        Cost: that of one step of the solver, with one evaluation of `fun`; `aux` takes one more under a line
+        search, which keeps none. `fun` is traced in each call: jit the function that calls `step`.
+        """
+        return by_hand(self.kind, self.fun, self.solver, self._returns)
 
     def reporting(
         self, report: PullbackReport | None, y0: Tree, theta: Tree, xs: Tree

@@ -47,7 +47,9 @@ class Posed(NamedTuple):
     operands: Operands
     axes: frozenset[str]  # of devices, over which the leaves are now marked as differing
     fun: Callable[[Tree, Operands, Tree], Returned]  # (y, operands, x)
+    shape: Returned  # what `fun` returns, as jax.ShapeDtypeStruct
     program: Any  # of `fun`
+    constants: tuple[Any, ...]  # the concrete arrays that it closes over
 
 
 def prepare(
@@ -116,7 +118,7 @@ def pose(kind: Kind, flat: Fun, parts: Partition, x: Tree, observed: bool = Fals
         observe=functions.observe if observed else None,
         given_gradient=given,
     )
-    return Posed(problem, y, operands, axes, fun, program)
+    return Posed(problem, y, operands, axes, fun, lifted.shape, program, lifted.constants)
 
 
 def partition(y0: Tree, theta: Tree) -> Partition:

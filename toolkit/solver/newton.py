@@ -57,8 +57,9 @@ class Newton:
                 # The value that `linearise` returns comes from the rules of the functions inside, and its
                 # derivative would be that of the rules' code. This second evaluation still has the rules.
                 # Where no derivative is taken XLA removes it.
-                plain = problem.residual(state.y, problem.evaluate(state.y, theta, x))
-                residual = tree.graft(residual, tree.as_real(plain))
+                result, plain = problem.look(state.y, theta, x)
+                result = tree.as_real(problem.residual(state.y, result))
+                residual, beside = tree.graft((residual, beside), (result, plain))
             return Evaluation((residual, explicit(system, residual)), residual, beside)
 
         def update(
