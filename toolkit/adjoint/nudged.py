@@ -128,6 +128,11 @@ class Nudged:
                 f"`adjoint` Nudged needs tk.argmin, whose function it tilts: got tk.{problem.kind}; "
                 "use Implicit."
             )
+        if problem.given_gradient:
+            raise ValueError(
+                "`value_and_grad` must be False under Nudged, which differentiates the value of `fun` in theta "
+                "and tilts it: got True; use Implicit() or Unroll(), or a `fun` that returns its value alone."
+            )
         if problem.own_rule:
             raise ValueError(
                 "`fun` must have a true gradient under Nudged, which takes it for an energy: it calls "

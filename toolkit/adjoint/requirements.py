@@ -10,7 +10,8 @@ def require_one_objective(rule: str, xs: Tree) -> None:
     if xs is not None:
         raise ValueError(
             f"`xs` must be None under {rule}: got per-step inputs, and the rule needs one function "
-            "for all steps; use Unroll, Truncated or Stopped."
+            "for all steps; use Unroll, Truncated or Stopped; what every step reads is part of theta: "
+            "solve(y0, (theta, data))."
         )
 
 

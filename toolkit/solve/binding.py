@@ -23,7 +23,7 @@ from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.jaxprs.one_device import as_on_one_device
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.solve.call import Operands, SolveCall, SolverClosures, first
+from toolkit.solve.call import WITH_DATA, Operands, SolveCall, SolverClosures, first
 from toolkit.solver.iterate import as_steps
 from toolkit.types import (
     Descent,
@@ -311,5 +311,5 @@ def _check_xs(xs: Tree, num_steps: int) -> None:
         if jnp.ndim(leaf) < 1 or leaf.shape[0] != num_steps:
             raise ValueError(
                 f"`xs` must have num_steps={num_steps} entries along its leading axis: got shape "
-                f"{jnp.shape(leaf)}."
+                f"{jnp.shape(leaf)}; what every step reads is part of theta: {WITH_DATA}."
             )

@@ -112,7 +112,8 @@ def by_hand(kind: Kind, fun: Fun, solver: Any, returns: Returns) -> tuple[Init, 
         value, aux = _beside(posed, taken, x, returns.has_aux)
         status = _status(taken, posed.y, never=method.tol is None)
         status, residual = tree.stop_gradient((status, taken.norm))
-        aux = tree.whole(aux, static[0]) if returns.has_aux else None
+        if returns.has_aux:
+            aux = tree.whole(jax.tree.map(jnp.asarray, aux), static[0])
         return new, StepInfo(status, residual, value, aux)
 
     return init, step

@@ -23,6 +23,8 @@ from toolkit import tree
 from toolkit.types import InnerProblem, Primal, Tree
 
 Fun = Callable[..., Any]
+# The call with data, for messages: jaxopt's is `solve(y0, theta, data)`.
+WITH_DATA = "solve(y0, (theta, data)), with fun(y, (theta, data))"
 Closed = tuple[Array, ...]  # what a function closes over
 
 
@@ -78,7 +80,7 @@ def first(xs: Tree) -> Tree:
         if not getattr(leaf, "shape", ()) or leaf.shape[0] < 1:
             raise ValueError(
                 "`xs` must have one entry a step along each leaf's leading axis, and at least one: "
-                f"got {tree.describe(xs)}."
+                f"got {tree.describe(xs)}; what every step reads is part of theta: {WITH_DATA}."
             )
     return jax.tree.map(lambda leaf: leaf[0], xs)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 from jax import Array
 
+from toolkit import tree
 from toolkit.adjoint.implicit import Implicit
 from toolkit.derive import marks
 from toolkit.errors.readable import readable
 from toolkit.leaves.containers import packed
 from toolkit.solve.by_hand import Init, Step, by_hand
-from toolkit.solve.call import Fun, SolveCall, last
+from toolkit.solve.call import WITH_DATA, Fun, SolveCall, last
 from toolkit.solve.preparation import prepare
 from toolkit.solve.returned import Returns
 from toolkit.solve.verdict import verdict
@@ -37,7 +38,7 @@ class SolutionMap:
         return Returns(self.has_aux, self.value_and_grad)
 
     @readable
-    def __call__(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> Solution:
+    def __call__(self, y0: Tree, theta: Tree = None, xs: Tree = None, **others: Never) -> Solution:
         """Solve from `y0`; differentiable in `theta` and in what `fun` closes over.
 
         Args:
@@ -47,8 +48,13 @@ class SolutionMap:
 
         Raises:
           ValueError: `y0` has nothing to solve for, `xs` does not have one entry a step, or `fun`
-            returns something else than this kind of solve needs.
+            does not take it, or returns something else than this kind of solve needs.
         """
+        if others:
+            raise TypeError(
+                f"`solve` takes (y0, theta, xs): got {', '.join(others)}; what `fun` reads besides y is part "
+                f"of theta: {WITH_DATA}."
+            )
         return self.reporting(None, y0, theta, xs)[0]
 
     def steps(self) -> tuple[Init, Step]:
@@ -67,8 +73,8 @@ class SolutionMap:
 
         A `jax.lax.while_loop` over `step` gives `solve(y0, theta).value` and `.info.steps` to the bit, and so
         does a `jax.lax.scan` over `xs`. (XLA rounds last digits by what stands beside an operation: a step
-        outside of a loop may differ there, and with jax 0.10 a loop that reads `info.value`.) The limit on the steps is the loop's own. After it a schedule that is
-        an array keeps its last entry.
+        outside of a loop may differ there, and with jax 0.10 a loop that reads `info.value`.) The limit on the
+        steps is the loop's own. After it a schedule that is an array keeps its last entry.
 
         Raises:
           ValueError: the solver shows no steps; by `init` and `step`, what `solve` raises.
@@ -89,6 +95,8 @@ class SolutionMap:
         What the reverse pass reports are the cotangents of `report`, zeros. A rule that reports nothing
         leaves these cotangents zero.
         """
+        if xs is not None:
+            _require_x(self.fun, xs)
         call = self.prepare(y0, theta, xs)
         # Only rules whose reverse pass has something to report take this argument.
         takes_report = report is not None and "report" in _parameters(self.adjoint.differentiable)
@@ -125,6 +133,7 @@ def argmin(
     *,
     adjoint: Adjoint | None = None,
     has_aux: bool = False,
+    value_and_grad: bool = False,
 ) -> SolutionMap:
     """A minimiser of `fun(., theta)` as a pure function of `theta`.
 
@@ -137,6 +146,11 @@ def argmin(
       solver: one of `tk.solver`, or a callable `(fun, y0, theta) -> tk.Solution`.
       adjoint: one of `tk.adjoint`; `Implicit()` when not given.
       has_aux: whether `fun` returns aux arrays; they come back at the solution.
+      value_and_grad: whether `fun` returns `(value, gradient)`, with aux `((value, aux), gradient)`, the
+        gradient in `y` as `jax.grad` gives it. Solvers use it and do not differentiate `fun` in `y`. The rules
+        that follow the steps differentiate this gradient, and `Implicit` takes its derivative for the Hessian,
+        which it does not presume to be symmetric; `Nudged` refuses. Nothing compares the gradient with the
+        value: `tk.check_hypergradient` tells whether the derivative of the solve agrees with differences.
 
     Returns: `solve(y0, theta=None, xs=None) -> tk.Solution(value, info, aux)`. Trees are
     arbitrary; integer, boolean, key, `None` and static leaves are carried untouched, and so is what a module
@@ -146,7 +160,7 @@ def argmin(
     way from `y0`.
 
     Raises:
-      ValueError: bad input, or a solver and a rule that do not fit; the message names a remedy. Also where
+      ValueError: bad input, a gradient that is not like `y`, or a solver and a rule that do not fit; the message names a remedy. Also where
         `fun` changes a module that it is given (a batch norm in training), without has_aux.
 
     Differentiation: by the adjoint's rule, see each; `info` has no derivative.
@@ -154,7 +168,7 @@ def argmin(
     Cost: `fun` is traced once a call (twice with aux). Nothing is compiled behind your back: wrap
     the function that calls `solve` in `jax.jit`.
     """
-    return _solution_map("argmin", fun, solver, adjoint, has_aux)
+    return _solution_map("argmin", fun, solver, adjoint, has_aux, value_and_grad)
 
 
 @readable
@@ -194,14 +208,35 @@ def fixed_point(
 
 
 def _solution_map(
-    kind: Kind, fun: Fun, solver: Any, adjoint: Adjoint | None, has_aux: bool
+    kind: Kind,
+    fun: Fun,
+    solver: Any,
+    adjoint: Adjoint | None,
+    has_aux: bool,
+    value_and_grad: bool = False,
 ) -> SolutionMap:
     if not callable(fun):
         raise TypeError(f"`fun` must be callable: got {type(fun).__name__}.")
     _require_solver(solver)
     adjoint = Implicit() if adjoint is None else adjoint
     _require_adjoint(adjoint)
-    return SolutionMap(kind, fun, solver, adjoint, has_aux)
+    return SolutionMap(kind, fun, solver, adjoint, has_aux, value_and_grad)
+
+
+def _require_x(fun: Fun, xs: Tree) -> None:
+    """Refuse per-step inputs of a function that takes none: data in jaxopt's place."""
+    try:
+        signature = inspect.signature(fun)
+        signature.bind(None, None)
+    except (TypeError, ValueError):  # it takes another number, or has no signature
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise ValueError(
+            f"`xs` must be None where `fun` takes (y, theta): got {tree.describe(xs)}; data are part of theta: "
+            f"{WITH_DATA}; what changes from step to step needs fun(y, theta, x)."
+        ) from None
 
 
 def _require_solver(solver: Any) -> None:

@@ -3,6 +3,7 @@
 from toolkit.solver.anderson import Anderson
 from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
+from toolkit.solver.jaxopt_forms import answer_jaxopt
 from toolkit.solver.lbfgs import LBFGS
 from toolkit.solver.newton import Newton
 from toolkit.solver.optax import Optax
@@ -21,6 +22,11 @@ __all__ = [
     "ProximalGradient",
     "Solver",
 ]
+
+for _name in __all__:
+    _cls = globals()[_name]
+    if isinstance(_cls, type):  # `Solver` is a union of them all
+        answer_jaxopt(_cls, "fixed_point" if _cls in (Anderson, FixedPointIteration) else "argmin")
 
 
 def __dir__() -> list[str]:
