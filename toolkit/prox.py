@@ -3,8 +3,8 @@
 Each can be handed to `tk.solver.ProximalGradient` directly where theta is its parameter; otherwise a
 lambda picks the parameter out of theta. Trees in, trees of the same structure, shapes and dtypes out.
 All are differentiable in `y`, the parameters and the step size. NaN in `y` gives NaN, and so do
-parameters under which g is not convex (a negative penalty, an empty set) and a negative step size.
-Projections onto simplices, balls and half-spaces are in `tk.projection`.
+parameters under which g is not convex (a negative penalty, an empty set) and a negative step size: as
+value and as gradient. `from_projection` makes a proximal map of a projection of `tk.projection`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
-from toolkit import tree
+from toolkit import projection, tree
 from toolkit.array_arguments import spread
+from toolkit.leaves.promotion import standard_promotion
+from toolkit.projection.arguments import inexact, no_answer_unless, real, several
+from toolkit.projection.proximal import from_projection
 from toolkit.types import Tree
 
-__all__ = ["affine", "box", "elastic_net", "group_lasso", "lasso"]
+__all__ = [
+    "affine",
+    "box",
+    "elastic_net",
+    "from_projection",
+    "group_lasso",
+    "lasso",
+    "non_negative_lasso",
+    "non_negative_ridge",
+    "ridge",
+]
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+@standard_promotion
 def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
     """Soft thresholding: `g(u) = sum l1 |u|`.
 
@@ -40,7 +53,6 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
 
     Source: Parikh & Boyd 2014, section 6.5.2.
     """
-
     step_size = _step_size(step_size)
 
     def shrink(leaf: Array, l1: Array) -> Array:
@@ -53,26 +65,79 @@ def lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
             shrunk = leaf * (1 - threshold / jnp.where(inside, 1, size))
         else:
             shrunk = leaf - threshold * jnp.sign(leaf)
-        return jnp.where(inside, 0, shrunk).astype(leaf.dtype)
+        return _known(jnp.where(inside, 0, shrunk), leaf, l1, step_size)
 
-    y = _inexact(y)
+    y = inexact(y)
     return jax.tree.map(shrink, y, spread("l1", l1, y))
 
 
+@standard_promotion
+def non_negative_lasso(y: Tree, l1: Tree, step_size: Array | float = 1.0) -> Tree:
+    """`g(u) = sum l1 u` where `u >= 0`, infinite elsewhere: `max(y - step_size l1, 0)`.
+
+    Args:
+      y: real floating leaves.
+      l1: as for `lasso`.
+
+    Differentiation: at `y = step_size l1` the derivative is 0, that of the zero branch.
+
+    Source: Parikh & Boyd 2014, section 6.5.2.
+    """
+    step_size = _step_size(step_size)
+
+    def shrink(leaf: Array, l1: Array) -> Array:
+        shrunk = leaf - _nonnegative("l1", l1) * step_size
+        return _known(jnp.where(shrunk <= 0, 0, shrunk), leaf, l1, step_size)
+
+    y = real(y)
+    return jax.tree.map(shrink, y, spread("l1", l1, y))
+
+
+@standard_promotion
+def ridge(y: Tree, l2: Tree, step_size: Array | float = 1.0) -> Tree:
+    """`g(u) = sum l2 / 2 |u|^2`: `y / (1 + step_size l2)`.
+
+    Args:
+      l2: nonnegative; an array that broadcasts against each leaf of `y`, or a tree of such with its
+        structure.
+
+    Source: Parikh & Boyd 2014, section 6.1.1.
+    """
+    step_size = _step_size(step_size)
+
+    def shrink(leaf: Array, l2: Array) -> Array:
+        return _known(leaf / (1 + step_size * _nonnegative("l2", l2)), leaf, l2, step_size)
+
+    y = inexact(y)
+    return jax.tree.map(shrink, y, spread("l2", l2, y))
+
+
+@standard_promotion
+def non_negative_ridge(y: Tree, l2: Tree, step_size: Array | float = 1.0) -> Tree:
+    """`g(u) = sum l2 / 2 u^2` where `u >= 0`, infinite elsewhere: `max(y, 0) / (1 + step_size l2)`.
+
+    Args:
+      y: real floating leaves.
+      l2: as for `ridge`.
+
+    Differentiation: at `y = 0` the derivative is 0, that of the zero branch.
+
+    Source: Parikh & Boyd 2014, sections 6.1.1 and 6.2.4.
+    """
+    return ridge(projection.non_negative(y), l2, step_size)
+
+
+@standard_promotion
 def elastic_net(y: Tree, penalties: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
     """`g(u) = sum l1 |u| + l2 / 2 |u|^2`, `penalties = (l1, l2)`.
 
     `lasso(y) / (1 + step_size l2)`; penalties, kinks and source as for `lasso`.
     """
-    l1, l2 = _pair("penalties", penalties)
-    y, step_size = _inexact(y), _step_size(step_size)
-    return jax.tree.map(
-        lambda leaf, l2: (leaf / (1 + step_size * _nonnegative("l2", l2))).astype(leaf.dtype),
-        lasso(y, l1, step_size),
-        spread("l2", l2, y),
-    )
+    l1, l2 = several("penalties", penalties, "l1", "l2")
+    return ridge(lasso(y, l1, step_size), l2, step_size)
 
 
+@standard_promotion
 def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int = -1) -> Tree:
     """`g(u) = sum over groups of weight |group|_2`; the groups are the slices along `axis`.
 
@@ -103,70 +168,43 @@ def group_lasso(y: Tree, weight: Tree, step_size: Array | float = 1.0, axis: int
         squares = jnp.sum(jnp.square(jnp.abs(leaf / unit)), axis=axis, keepdims=True)
         inside = squares <= jnp.square(threshold / unit)  # false for NaN
         size = unit * jnp.sqrt(jnp.where(inside, 1, squares))
-        return jnp.where(inside, 0, leaf * (1 - threshold / size)).astype(leaf.dtype)
+        shrunk = jnp.where(inside, 0, leaf * (1 - threshold / size)).astype(leaf.dtype)
+        known = ~jnp.any(jnp.isnan(leaf), axis, keepdims=True) & ~jnp.isnan(threshold)
+        return no_answer_unless(known, shrunk, leaf, weight, step_size)
 
-    y = _inexact(y)
+    y = inexact(y)
     return jax.tree.map(shrink, y, spread("weight", weight, y))
 
 
 def box(y: Tree, bounds: tuple[Tree, Tree], step_size: Array | float = 1.0) -> Tree:
-    """`g` is 0 where `lower <= u <= upper`, infinite elsewhere; `bounds = (lower, upper)`.
+    """`g` is 0 where `lower <= u <= upper`, infinite elsewhere: `tk.projection.box(y, bounds)`.
 
     Args:
-      bounds: arrays that broadcast against each leaf of `y`, or trees with its structure;
-        `-jnp.inf` and `jnp.inf` for no bound.
+      bounds: `(lower, upper)`, arrays that broadcast against each leaf of `y`, or trees with its
+        structure; `-jnp.inf` and `jnp.inf` for no bound.
       step_size: without effect; a projection is its own proximal map.
 
     Differentiation: at a bound, that of the interior: 1 with respect to `y`, 0 to the bound.
     """
-
-    def clip(leaf: Array, lower: Array, upper: Array) -> Array:
-        upper = jnp.where(lower <= upper, upper, jnp.nan)  # an empty interval gives NaN
-        clipped = jnp.where(leaf < lower, lower, jnp.where(leaf > upper, upper, leaf))
-        return jnp.where(jnp.isnan(upper), jnp.nan, clipped).astype(leaf.dtype)
-
-    y = _inexact(y)
-    return jax.tree.map(clip, y, *(spread("bounds", bound, y) for bound in _pair("bounds", bounds)))
+    return from_projection(projection.box)(y, bounds, step_size)
 
 
 def affine(y: Tree, system: tuple[Array, Array], step_size: Array | float = 1.0) -> Tree:
-    """`g` is 0 where `A u = b`, infinite elsewhere; `system = (A, b)`.
-
-    The projection `y - A^+ (A y - b)`, by a QR factorisation of `A^T` (not by `A A^T`, which squares
-    the condition number). NaN where the rows of `A` are linearly dependent to working precision.
+    """`g` is 0 where `A u = b`, infinite elsewhere: `tk.projection.affine(y, system)`.
 
     Args:
-      system: `A` of shape `[M, N]` with `M <= N` independent rows, `b` of shape `[M]`; N is the
-        number of entries of `y`, in the order of `jax.flatten_util.ravel_pytree`.
+      system: `(A, b)`, `A` of shape `[M, N]` with `M <= N` independent rows, `b` of shape `[M]`.
       step_size: without effect.
 
     Cost: a QR factorisation of `[N, M]`, `N M^2` operations.
     """
-    A, b = map(jnp.asarray, _pair("system", system))
-    flat, unravel = ravel_pytree(_inexact(y))
-    if A.ndim != 2 or A.shape[1] != flat.size or b.shape != A.shape[:1] or len(A) > flat.size:
-        raise ValueError(
-            f"`system` must be (A [M, {flat.size}], b [M]) with M <= {flat.size}: got shapes "
-            f"{A.shape} and {b.shape}."
-        )
-    Q, R = jnp.linalg.qr(A.T)
-    pivots = jnp.abs(jnp.diagonal(R))
-    eps = jnp.finfo(R.dtype).eps * max(A.shape)
-    independent = jnp.min(pivots, initial=jnp.inf) > eps * jnp.max(pivots, initial=0)
-    # With A' = Q R, `A y = b` says `R' Q' y = b`. So the nearest point has the coordinates R'^-1 b in
-    # the row space (the columns of Q), and the coordinates of `flat` orthogonal to it.
-    part = jax.scipy.linalg.solve_triangular(R, b, trans="T")
-    nearest = flat + Q @ (part - Q.T @ flat)
-    return unravel(tree.nan_unless(independent, nearest).astype(flat.dtype))
+    return from_projection(projection.affine)(y, system, step_size)
 
 
-def _inexact(y: Tree) -> Tree:
-    """`y` with arrays as leaves; refused where a result would be rounded to integers."""
-    if not all(map(tree.is_inexact, jax.tree.leaves(y))):
-        raise ValueError(
-            f"`y` must have floating or complex leaves: got {tree.describe(y)}; cast it to float."
-        )
-    return jax.tree.map(jnp.asarray, y)
+def _known(value: Array, leaf: Array, penalty: Array, step_size: Array) -> Array:
+    """`value` in the type of `leaf`; NaN with its derivatives where any of them is NaN or negative."""
+    known = ~jnp.isnan(leaf) & (penalty >= 0) & (step_size >= 0)
+    return no_answer_unless(known, value.astype(leaf.dtype), leaf, penalty, step_size)
 
 
 def _nonnegative(name: str, penalty: Array) -> Array:
@@ -180,11 +218,4 @@ def _step_size(step_size: Any) -> Array:
     """`step_size` as an array, NaN where it is negative: the proximal map has no minimum there."""
     if not tree.is_numeric(step_size):
         raise ValueError(f"`step_size` must be a real number: got {tree.describe(step_size)}.")
-    return _nonnegative("step_size", step_size)
-
-
-def _pair(name: str, pair: Any) -> Any:
-    """`pair`, refused unless it is a tuple or a list of two."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise ValueError(f"`{name}` must be a pair: got {tree.describe(pair)}.")
-    return pair
+    return _nonnegative("step_size", jnp.asarray(step_size))

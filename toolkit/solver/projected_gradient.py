@@ -24,12 +24,12 @@ Projection = Annotated[
 class ProjectedGradient:
     """`y <- projection(y - step_size * grad, theta)`: minimises `fun` over a convex set.
 
-    The projections of `optax.projections` serve, their parameters from `theta`:
+    The projections of `tk.projection` serve, their parameters from `theta`:
 
-        simplex = ProjectedGradient(projection_simplex, 0.1, 1000, 1e-8)          # theta: its scale
-        box = ProjectedGradient(lambda y, t: projection_box(y, t["lower"], t["upper"]), 0.1, 1000, 1e-8)
+        simplex = ProjectedGradient(tk.projection.simplex, 0.1, 1000, 1e-8)       # theta: its sum
+        box = ProjectedGradient(lambda y, t: tk.projection.box(y, t["bounds"]), 0.1, 1000, 1e-8)
 
-    and `tk.prox.affine` for `{y: A y = b}`.
+    and so do those of `optax.projections`.
 
     Args:
       projection: `(z, theta) -> tree like z`, the nearest point of the set.
@@ -38,8 +38,8 @@ class ProjectedGradient:
 
     Differentiation: as there; bounds, radii and right-hand sides are hyperparameters. At a kink (a
     bound that is reached with a vanishing multiplier) the derivative is the projection's own
-    convention: `optax.projections.projection_box` takes half of either side, `tk.prox.box` the side
-    on which the bound is not active.
+    convention: `optax.projections.projection_box` takes half of either side, `tk.projection.box` the
+    side on which the bound is not active.
 
     Cost: one gradient and one projection a step.
     """

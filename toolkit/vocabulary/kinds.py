@@ -86,9 +86,18 @@ def _tag_field(cls: Any) -> str:
 
 
 def functions(module: str) -> dict[str, Callable[..., Any]]:
-    """The public functions that a module defines, by name."""
+    """The public functions that a module or a room defines, by name.
+
+    Not those that need a keyword argument: a config has no place to write it.
+    """
     defined = inspect.getmembers(import_module(module), inspect.isfunction)
-    return {n: f for n, f in defined if f.__module__ == module and not n.startswith("_")}
+    own = {n: f for n, f in defined if f"{f.__module__}.".startswith(f"{module}.")}
+    return {n: f for n, f in own.items() if not n.startswith("_") and not _needs_keyword(f)}
+
+
+def _needs_keyword(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
 
 
 @functools.cache
