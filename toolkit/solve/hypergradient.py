@@ -42,20 +42,53 @@ class Hypergradient(NamedTuple):
     solution: Solution
     report: HypergradientReport
     v: Tree = None  # of the implicit rule: like y, F_y' v = grad_y outer; a start for the next call
+    aux: Tree = None  # the outer function's aux, when `has_aux=True`
+
+
+class _Outer(NamedTuple):
+    """The outer function, its aux as arrays."""
+
+    fun: Callable[..., Any]
+    has_aux: bool
+    static: list[Tree]  # what is no array in the aux, set aside while the function is traced
+
+    def both(self, y: Tree, theta: Tree) -> tuple[Array, Tree]:
+        """The value, and the numeric leaves of the aux."""
+        if not self.has_aux:
+            return outer_value(self.fun, y, theta), None
+        out = call_as("outer", self.fun, "(y, theta)", y, theta)
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise returned_by(
+                self.fun,
+                ValueError(
+                    "`outer` must return a pair (value, aux) with has_aux=True: got "
+                    f"{tree.describe(out)}."
+                ),
+            )
+        parts = tree.split(out[1])
+        self.static[:] = [parts.static]
+        return real_scalar(out[0], self.fun), tree.merge(parts.inexact, parts.arrays)
+
+    def aux(self, arrays: Tree) -> Tree:
+        """The aux as the user wrote it."""
+        return tree.whole(arrays, self.static[0]) if self.has_aux else None
 
 
 @readable
-def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradient]:
+def hypergradient(
+    outer: Callable[..., Any], solve: SolutionMap, *, has_aux: bool = False
+) -> Callable[..., Hypergradient]:
     """`hg(y0, theta)`: value and gradient of `theta -> outer(solve(y0, theta).value, theta)`.
 
     The gradient is that of `jax.grad` of the composition, by the rule that `solve` was given. `report`
     has what `jax.grad` cannot return: how the inner solve and the linear system ended.
 
     Args:
-      outer: `outer(y, theta) -> real scalar`.
+      outer: `outer(y, theta) -> real scalar`; with `has_aux`, `(scalar, aux)`.
       solve: from `tk.argmin`, `tk.root` or `tk.fixed_point`.
+      has_aux: whether `outer` returns aux arrays; they come back as `aux`.
 
-    Returns: `hg(y0, theta, xs=None, v0=None) -> Hypergradient(value, gradient, solution, report, v)`,
+    Returns: `hg(y0, theta, xs=None, v0=None) -> Hypergradient(value, gradient, solution, report, v, aux)`,
     to be jitted, vmapped or scanned by the caller. Under the implicit rule `v` is the solution of the
     linear system, on a minimum `H^{-1} grad_y outer`; given back as `v0` it is where the next call's
     iterative linear solver starts.
@@ -88,6 +121,10 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
             f"{type(solve).__name__}; for other functions use jax.grad."
         )
 
+    judged = lambda: _Outer(
+        outer, has_aux, []
+    )  # a new one for each call, which sets something aside in it
+
     @readable
     def run(y0: Tree, theta: Tree, xs: Tree = None, v0: Tree = None) -> Hypergradient:
         require_inexact(theta)
@@ -95,7 +132,7 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
             return here(y0, theta, xs, v0)
 
         def value(theta: Tree) -> Array:
-            return outer_value(outer, solve(y0, theta, xs).value, theta)
+            return judged().both(solve(y0, theta, xs).value, theta)[0]
 
         theta, summed = of_each_device(value, theta)
         hg = here(y0, theta, xs, v0)
@@ -105,13 +142,13 @@ def hypergradient(outer: Outer, solve: SolutionMap) -> Callable[..., Hypergradie
 
     def here(y0: Tree, theta: Tree, xs: Tree, v0: Tree) -> Hypergradient:
         if isinstance(solve.adjoint, Implicit) and xs is None:
-            return _by_pullback(outer, solve, solve.adjoint, y0, theta, v0)
+            return _by_pullback(judged(), solve, solve.adjoint, y0, theta, v0)
         if v0 is not None:
             raise ValueError(
                 "`v0` must be None where no linear system is solved: got "
                 f"{tree.describe(v0)} under {type(solve.adjoint).__name__}; use Implicit."
             )
-        return _by_reverse_mode(outer, solve, y0, theta, xs)
+        return _by_reverse_mode(judged(), solve, y0, theta, xs)
 
     return run
 
@@ -126,7 +163,7 @@ def require_inexact(theta: Tree) -> None:
 
 
 def _by_pullback(
-    outer: Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
+    outer: _Outer, solve: SolutionMap, rule: Implicit, y0: Tree, theta: Tree, v0: Tree
 ) -> Hypergradient:
     # `jax.grad` would solve the same linear system, and could not return how that went. So the pullback
     # is driven by hand, from the outer function's two gradients.
@@ -139,13 +176,16 @@ def _by_pullback(
     wanted = wanted._replace(theta=jax.tree.map(lambda _: True, operands.theta))
     warn_of_zeros("Implicit", call.primal, wanted)
 
-    def outer_at(y: Tree, inexact: Tree) -> Array:
+    def both_at(y: Tree, inexact: Tree) -> tuple[Array, Tree]:
         moved = operands._replace(theta=inexact)
-        return outer_value(outer, problem.user_y(y, moved), problem.user_theta(moved))
+        return outer.both(problem.user_y(y, moved), problem.user_theta(moved))
 
-    slopes = jax.value_and_grad(outer_at, (0, 1))
+    def outer_at(y: Tree, inexact: Tree) -> Array:
+        return both_at(y, inexact)[0]
+
+    slopes = jax.value_and_grad(both_at, (0, 1), has_aux=True)
     watched = _watched_outer(slopes, problem.depth + 1, y, operands.theta)
-    (value, (y_bar, direct)), inside = watched
+    ((value, aux), (y_bar, direct)), inside = watched
     pulled = rule.pullback(problem, y, operands, y_bar, _start(v0, y))
     gradient = jax.tree.map(jnp.add, direct, pulled.theta_bar.theta)
     judged = verdict(call, y, steps)
@@ -161,7 +201,8 @@ def _by_pullback(
     # A status that is set already names the cause; this one is for solves that met their tolerances.
     report = report._replace(status=jnp.where(report.status == 0, issues, report.status))
     v = packed(tree.as_like(y, pulled.solution))
-    return _marked(Hypergradient(value, packed(gradient), solution, report, v), problem.depth)
+    hg = Hypergradient(value, packed(gradient), solution, report, v, outer.aux(aux))
+    return _marked(hg, problem.depth)
 
 
 def _watched_outer(
@@ -181,10 +222,11 @@ def _marked(hg: Hypergradient, depth: int) -> Hypergradient:
         return hg
     short = jnp.where(hg.solution.info.status == Status.STEP_LIMIT, marks.SHORT, 0)
     issues = hg.report.status | short
-    value, gradient, y, v = marks.mark(
-        (hg.value, hg.gradient, hg.solution.value, hg.v), issues, depth
+    value, gradient, y, v, aux = marks.mark(
+        (hg.value, hg.gradient, hg.solution.value, hg.v, hg.aux), issues, depth
     )
-    return hg._replace(value=value, gradient=gradient, solution=hg.solution._replace(value=y), v=v)
+    solution = hg.solution._replace(value=y)
+    return hg._replace(value=value, gradient=gradient, solution=solution, v=v, aux=aux)
 
 
 def _start(v0: Tree, y: Tree) -> Tree | None:
@@ -201,7 +243,7 @@ def _start(v0: Tree, y: Tree) -> Tree | None:
 
 
 def _by_reverse_mode(
-    outer: Outer, solve: SolutionMap, y0: Tree, theta: Tree, xs: Tree
+    outer: _Outer, solve: SolutionMap, y0: Tree, theta: Tree, xs: Tree
 ) -> Hypergradient:
     parts = tree.parts(theta)
 
@@ -215,23 +257,25 @@ def _by_reverse_mode(
         solution, inside = solve.reporting(pullback_report, y0, whole, xs)
         y = tree.parts(solution.value)
 
-        def outer_at(y_inexact: Tree, inexact: Tree) -> Array:
+        def outer_at(y_inexact: Tree, inexact: Tree) -> tuple[Array, Tree]:
             user_theta = tree.whole(inexact, parts.arrays, parts.static)
-            return outer_value(outer, tree.whole(y_inexact, y.arrays, y.static), user_theta)
+            return outer.both(tree.whole(y_inexact, y.arrays, y.static), user_theta)
 
-        both = functools.partial(jax.value_and_grad, argnums=(0, 1))
-        value, more = _watched_outer(outer_at, depth + 1, y.inexact, inexact, derived=both)
-        return value, (solution, marks.both(inside, more))
+        slopes = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+        watched = _watched_outer(outer_at, depth + 1, y.inexact, inexact, derived=slopes)
+        (value, aux), more = watched
+        return value, (solution, outer.aux(aux), marks.both(inside, more))
 
     operands = (parts.inexact, PullbackReport.zeros())
-    (value, (solution, inside)), (gradient, said) = _value_and_grad(composed, operands)
+    (value, (solution, aux, inside)), (gradient, said) = _value_and_grad(composed, operands)
     report = report_of(solve, solution, value, gradient, None, None, inside)
     said = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), said)
     report = report._replace(
         status=report.status | said.issues,
         gradient_evals=report.gradient_evals + said.gradient_evals,
     )
-    return _marked(Hypergradient(value, packed(gradient), solution, report), depth)
+    hg = Hypergradient(value, packed(gradient), solution, report, None, aux)
+    return _marked(hg, depth)
 
 
 def _value_and_grad(
