@@ -161,7 +161,7 @@ def test_derivatives_are_those_of_differences(case: Case) -> None:
 def test_batches_are_their_rows_and_nan_is_not_lost(case: Case) -> None:
     theta = _arrays(case.theta)
     y = jnp.asarray(case.y)
-    f = lambda y: case.project(y, theta)
+    f = jax.jit(lambda y: case.project(y, theta))
     batch = jnp.stack([y, 0.5 * y, -y])
     np.testing.assert_allclose(jax.vmap(f)(batch), jnp.stack([*map(f, batch)]), atol=1e-12)
     spoiled = y.at[(0,) * y.ndim].set(jnp.nan)
@@ -238,6 +238,17 @@ def test_an_empty_set_gives_nan_as_value_and_as_gradient(project: Any, theta: An
     assert jnp.all(jnp.isnan(project(y, theta)))
     for leaf in jax.tree.leaves(jax.grad(lambda y, t: jnp.sum(project(y, t)), (0, 1))(y, theta)):
         assert jnp.all(jnp.isnan(leaf))
+
+
+def test_an_infinite_entry_gives_nan_where_it_leaves_no_nearest_point() -> None:
+    y = jnp.asarray([jnp.inf, 0.0, 1.0])
+    for name, theta in (
+        ("simplex", 1.0), ("l1_ball", 1.0), ("l2_ball", 1.0), ("isotonic", None),
+        ("hyperplane", (1.0, 1.0)), ("box_section", (0.0, 1.0, 1.0, 1.0)),
+    ):  # fmt: skip
+        assert jnp.all(jnp.isnan(getattr(projection, name)(y, theta))), name
+    np.testing.assert_array_equal(projection.simplex(-y), [0, 1, 0])
+    assert jnp.all(jnp.isnan(projection.hyperplane(y[1:], (1.0, jnp.inf))))
 
 
 def test_sums_that_differ_or_are_negative_give_nan() -> None:

@@ -42,7 +42,7 @@ def l1_ball(y: Tree, radius: Tree = None) -> Tree:
     tau = (jnp.sum(jnp.where(support, size, 0)) - radius) / jnp.sum(support)
     outside = jnp.where(support, size - tau, 0)
     outside = sign * tree.graft(jnp.maximum(outside, 0), outside)
-    possible = (radius >= 0) & ~jnp.any(jnp.isnan(flat))
+    possible = (radius >= 0) & jnp.all(jnp.isfinite(flat))
     return back(no_answer_unless(possible, jnp.where(inside, flat, outside), flat, radius))
 
 
@@ -72,7 +72,7 @@ def l2_ball(y: Tree, radius: Tree = None) -> Tree:
     # The 1 keeps the derivative of the root finite at y = 0, where it is not used.
     size = jnp.sqrt(jnp.where(inside, 1, squares))
     nearest = jnp.where(inside, flat, flat / unit * (radius / size))
-    possible = (radius >= 0) & ~jnp.any(jnp.isnan(flat))
+    possible = (radius >= 0) & jnp.all(jnp.isfinite(flat))
     return back(no_answer_unless(possible, nearest, flat, radius))
 
 

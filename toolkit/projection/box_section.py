@@ -119,4 +119,4 @@ def _has_point(y: Array, lower: Array, upper: Array, a: Array, b: Array) -> Any:
     reached = (b >= jnp.sum(least) - slack(least)) & (b <= jnp.sum(most) + slack(most))
     # A bound that is infinite on the wrong side leaves no number.
     proper = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
-    return reached & jnp.all(proper) & jnp.isfinite(b) & ~jnp.any(jnp.isnan(y))
+    return reached & jnp.all(proper) & jnp.isfinite(b) & jnp.all(jnp.isfinite(y))

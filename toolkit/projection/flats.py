@@ -38,7 +38,7 @@ def hyperplane(y: Tree, plane: tuple[Tree, Tree]) -> Tree:
 
     Source: Parikh & Boyd 2014, section 6.2.2.
     """
-    return _shifted(y, "plane", plane, lambda excess: excess, lambda b: b == 0)
+    return _shifted(y, "plane", plane, lambda excess: excess, jnp.isfinite, lambda b: b == 0)
 
 
 @standard_promotion
@@ -58,11 +58,11 @@ def halfspace(y: Tree, half: tuple[Tree, Tree]) -> Tree:
     Source: Parikh & Boyd 2014, section 6.2.3.
     """
     clip = lambda excess: jnp.where(excess > 0, excess, 0)
-    return _shifted(y, "half", half, clip, lambda b: b >= 0)
+    return _shifted(y, "half", half, clip, lambda b: b > -jnp.inf, lambda b: b >= 0)
 
 
-def _shifted(y: Tree, name: str, pair: Any, clip: Any, admits_zero: Any) -> Tree:
-    """`y - a clip(<a, y> - b) / <a, a>`; `admits_zero(b)`: whether `a = 0` leaves the set nonempty."""
+def _shifted(y: Tree, name: str, pair: Any, clip: Any, admits: Any, admits_zero: Any) -> Tree:
+    """`y - a clip(<a, y> - b) / <a, a>`, where `admits(b)`; and `admits_zero(b)` where `a = 0`."""
     y = real(y)
     a, b = several(name, pair, "a", "b")
     require_real(name, (a, b))
@@ -75,8 +75,8 @@ def _shifted(y: Tree, name: str, pair: Any, clip: Any, admits_zero: Any) -> Tree
     empty = jnp.all(normal == 0)
     squares = jnp.sum(jnp.square(a))
     nearest = flat - a * (clip(jnp.sum(a * flat) - scaled) / jnp.where(empty, 1, squares))
-    possible = jnp.where(empty, admits_zero(b), b > -jnp.inf)
-    known = possible & ~jnp.any(jnp.isnan(flat)) & ~jnp.any(jnp.isnan(a)) & ~jnp.isnan(b)
+    possible = jnp.where(empty, admits_zero(b), admits(b))
+    known = possible & jnp.all(jnp.isfinite(flat)) & jnp.all(jnp.isfinite(normal))
     return back(no_answer_unless(known, nearest, flat, normal, b))
 
 
@@ -132,5 +132,5 @@ def affine(y: Tree, system: tuple[Array, Array]) -> Tree:
     # the row space (the columns of Q), and the coordinates of `flat` orthogonal to it.
     part = jax.scipy.linalg.solve_triangular(R, b, trans="C")
     nearest = flat + Q @ (part - Q.conj().T @ flat)
-    known = independent & ~jnp.any(jnp.isnan(flat)) & ~jnp.any(jnp.isnan(b))
+    known = independent & jnp.all(jnp.isfinite(flat)) & jnp.all(jnp.isfinite(b))
     return back(no_answer_unless(known, nearest, flat, A, b))

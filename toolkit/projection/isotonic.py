@@ -60,7 +60,7 @@ def isotonic(y: Tree, theta: Tree = None, *, increasing: bool = True) -> Tree:
     # Rounding can bring a mean below that of the block before it by a last bit.
     means = tree.graft(jax.lax.cummax(means), means)
     nearest = means if increasing else -means
-    return back(no_answer_unless(~jnp.any(jnp.isnan(flat)), nearest, flat))
+    return back(no_answer_unless(jnp.all(jnp.isfinite(flat)), nearest, flat))
 
 
 def _block_of_each(y: Array) -> Array:

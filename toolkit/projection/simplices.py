@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from toolkit import tree
@@ -55,7 +56,8 @@ def sparse_simplex(y: Tree, total: Tree = None, *, max_nonzero: int) -> Tree:
 
     Source: Kyrillidis et al. 2013, "Sparse projections onto the simplex", algorithm 1.
     """
-    if isinstance(max_nonzero, bool) or not isinstance(max_nonzero, int) or max_nonzero < 1:
+    whole = isinstance(max_nonzero, (int, np.integer)) and not isinstance(max_nonzero, bool)
+    if not whole or max_nonzero < 1:
         raise ValueError(f"`max_nonzero` must be an int of at least 1: got {max_nonzero!r}.")
     total = number("total", total, default=1.0)
     flat, back = vector(real(y), total)
@@ -84,8 +86,9 @@ def onto_simplex(flat: Array, total: Array) -> Array:
 
 
 def _has_answer(flat: Array, total: Array) -> Array:
-    """Whether the simplex has a point, and no entry of the vector is NaN."""
-    return (total >= 0) & (total < jnp.inf) & ~jnp.any(jnp.isnan(flat))
+    """Whether the simplex has a point, and the vector one that is nearest to it."""
+    # `-inf` is only far outside, but beside `inf` all differences are lost.
+    return (total >= 0) & (total < jnp.inf) & jnp.isfinite(jnp.max(flat))
 
 
 def simplex_support(flat: Array, total: Array) -> Array:

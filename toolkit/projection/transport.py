@@ -104,14 +104,16 @@ def _nearest(y: Tree, rows: Array, columns: Array) -> Tree:
     # singular (p + t, q - t give the same U, on each connected part of the support by itself), and the
     # pseudoinverse takes the smallest solution. The matrix holds only zeros, ones and counts of the
     # support, so it has no derivative.
-    kept = jnp.where(support, matrix - jax.lax.stop_gradient(matrix) + held, 0)
-    missing = jnp.concatenate([rows - jnp.sum(kept, 1), columns - jnp.sum(kept, 0)])
+    nearest = jnp.where(support, matrix - jax.lax.stop_gradient(matrix) + held, 0)
     inverse = jnp.linalg.pinv(_curvature(support, flat.dtype), hermitian=True)
-    p, q = jnp.split(inverse @ missing, [len(rows)])
-    nearest = jnp.where(support, kept + p[:, None] + q[None, :], 0)
+    for _ in range(2):  # the second time for the digits that the pseudoinverse rounds away
+        missing = jnp.concatenate([rows - jnp.sum(nearest, 1), columns - jnp.sum(nearest, 0)])
+        p, q = jnp.split(inverse @ missing, [len(rows)])
+        nearest = jnp.where(support, nearest + p[:, None] + q[None, :], 0)
     allowed = 64 * _tolerance(held, rows, columns)
     total = jnp.sum(rows)
     possible = jnp.all(rows >= 0) & jnp.all(columns >= 0) & (total < jnp.inf)
+    possible = possible & jnp.all(jnp.isfinite(flat))  # also where a sum of 0 hides the entry
     equal = jnp.abs(total - jnp.sum(columns)) <= 4 * eps * sum(matrix.shape) * total
     right = (_miss(nearest, rows, columns) <= allowed) & (
         jnp.max(jnp.abs(nearest - found.plan)) <= allowed
