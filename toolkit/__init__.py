@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from toolkit.solve.comparison import Comparison, check_hypergradient, compare_adjoints
     from toolkit.solve.hypergradient import Hypergradient, hypergradient
     from toolkit.solve.hypergradient_report import HypergradientReport
-    from toolkit.solve.maps import SolutionMap, argmin, fixed_point, root
+    from toolkit.solve.maps import SolutionMap, argmin, fixed_point, least_squares, root
     from toolkit.types import Issue, Solution, SolveInfo, Status, StepInfo
 
 __version__ = "0.2.0.dev0"
@@ -65,6 +65,7 @@ __all__ = [
     "estimator",
     "fixed_point",
     "hypergradient",
+    "least_squares",
     "linear",
     "loop",
     "models",
@@ -108,7 +109,7 @@ __getattr__, __dir__ = lazy(
         "toolkit.solve.comparison": ("Comparison", "check_hypergradient", "compare_adjoints"),
         "toolkit.solve.hypergradient": ("Hypergradient", "hypergradient"),
         "toolkit.solve.hypergradient_report": ("HypergradientReport",),
-        "toolkit.solve.maps": ("SolutionMap", "argmin", "fixed_point", "root"),
+        "toolkit.solve.maps": ("SolutionMap", "argmin", "fixed_point", "least_squares", "root"),
         "toolkit.types": ("Issue", "Solution", "SolveInfo", "Status", "StepInfo"),
     },
 )

@@ -210,6 +210,17 @@ def vdot(a: Tree, b: Tree) -> Array:
 
 
 @standard_promotion
+def half_square(tree: Tree) -> Array:
+    """`sum |entry|^2 / 2` over all leaves, in their common real type."""
+    one = lambda leaf: jnp.sum(
+        jnp.square(leaf.real) + jnp.square(leaf.imag)
+        if jnp.iscomplexobj(leaf)
+        else jnp.square(leaf)
+    )
+    return functools.reduce(jnp.add, [one(leaf) for leaf in jax.tree.leaves(tree)]) / 2
+
+
+@standard_promotion
 def pairing(cotangent: Tree, tree: Tree) -> Array:
     """`sum cotangent * tree` over all entries, in float32 at least: how JAX pairs them, unconjugated."""
     return _summed(lambda bar, leaf: jnp.sum(bar * leaf), cotangent, tree)

@@ -11,6 +11,7 @@ What is handed to whom in one solve, `tk.argmin(fun, solver, adjoint=adjoint)(y0
 |---|---|---|---|
 | `InnerProblem` | what is zero, or smallest, at a solution | `solve/preparation.py`, from `fun` | solver, adjoint |
 | `Method` | one step of a solver on that problem | `solver.bind(problem)` | `solve/binding.py` |
+| `WholeSolve` | the same of a solver that keeps its steps to itself | `solver.bind(problem)` | `solve/without_steps.py` |
 | `SolverSteps` | the loop of such steps | `solver/iterate.py`, from a `Method` | adjoint, as `primal.steps` |
 | `Primal` | the computation whose derivative is wanted | `solve/binding.py` | `adjoint.differentiable` |
 | `SolveCall` | all of these, and the arrays of one call | `solve/preparation.py` | `SolutionMap`, `tk.hypergradient` |
@@ -32,6 +33,10 @@ from jax import Array
 Tree = Any
 Matvec = Callable[[Tree], Tree]  # a linear map, as a function
 Kind = Literal["argmin", "root", "fixed_point"]
+Asked = Literal[
+    "argmin", "root", "fixed_point", "least_squares"
+]  # a problem of the last kind is an argmin
+Curvature = Literal["exact", "gauss_newton"]
 
 
 class Status(IntEnum):
@@ -40,6 +45,9 @@ class Status(IntEnum):
     CONVERGED = 0
     STEP_LIMIT = 1
     NOT_FINITE = 2
+    STALLED = 3  # stopped above its tolerance with steps left: no descent, no change of sign in the bracket
+    INFEASIBLE = 4  # no point satisfies the constraints
+    UNBOUNDED = 5  # the objective has no least value
 
     def __str__(self) -> str:
         return self.name
@@ -184,6 +192,10 @@ class InnerProblem:
     given_gradient: bool = False  # whether `fun` itself returns the gradient
     # As `evaluate`, with what the function returned on the way; None where nobody asks for that.
     observe: Callable[[Tree, Tree, Tree], tuple[Tree, Beside]] | None = None
+    # (y, theta, x) -> the residuals of which `objective` is half the sum of squares; None for other problems.
+    residuals: Callable[[Tree, Tree, Tree], Tree] | None = None
+    # Whether the implicit rule takes `J'J` of the residuals' derivative J for the Hessian.
+    gauss_newton: bool = False
 
     @property
     def symmetric(self) -> bool:
@@ -221,6 +233,23 @@ class Composite:
     proximal: Proximal
 
 
+class Ended(NamedTuple):
+    """How a solver that keeps its steps to itself ended; no derivative."""
+
+    steps: Array  # [] int32, iterations made
+    # [] int32, the `Status` if the residual turns out to be above the tolerance. Beside a NaN value the reason
+    # for that: a solver that finds no solution gives NaN.
+    otherwise: Array
+
+
+class WholeSolve(NamedTuple):
+    """A solver that keeps its steps to itself, on one problem: a library's, or one on the host."""
+
+    run: Callable[[Tree, Tree], tuple[Tree, Ended]]  # (y0, theta) -> (y, how it ended)
+    tol: float | None  # as that of a `Method`
+    proximal: Proximal | None = None  # where it minimises more than the objective: bounds
+
+
 class SolverSteps(NamedTuple):
     """The loop of a solver, one step at a time.
 
@@ -254,13 +283,18 @@ class Tilted(NamedTuple):
 class Primal(NamedTuple):
     """The computation whose derivative an adjoint makes."""
 
-    run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]  # (y0, theta, xs) -> (y, steps made)
-    steps: SolverSteps | None  # the same computation step by step; None for a callable solver
+    # (y0, theta, xs) -> (y, steps made); of a `WholeSolve` (y, `Ended`)
+    run: Callable[[Tree, Tree, Tree], tuple[Tree, Array]]
+    # The same computation step by step; None where the solver keeps its steps to itself.
+    steps: SolverSteps | None
     name: str  # of the solver, for messages
     settings: Tree  # like theta, with booleans: true where a setting of the solver reads the leaf
     # (y, theta, continued) -> the same argmin tilted, traced anew at leaves like those of `y`;
     # None where the computation is a tilted one already.
     tilted: Callable[[Tree, Tree, bool], Tilted] | None = None
+    no_derivative: bool = (
+        False  # whether JAX cannot differentiate `run`: it runs on the host, or loops on data
+    )
 
 
 class PullbackReport(NamedTuple):
@@ -302,10 +336,10 @@ class Preconditioner(Protocol):
 
 @runtime_checkable
 class Solver(Protocol):
-    """A solver that shows its steps; any callable `(fun, y0, theta) -> Solution` also serves."""
+    """A solver's settings; any callable `(fun, y0, theta) -> Solution` also serves."""
 
-    def bind(self, problem: InnerProblem) -> Method:
-        """One step on `problem`; refuses a kind of problem that the solver does not solve."""
+    def bind(self, problem: InnerProblem) -> Method | WholeSolve:
+        """One step on `problem`, or the whole solve; refuses a kind of problem that it does not solve."""
         ...
 
 

@@ -19,6 +19,7 @@ from toolkit.solver import (
     GradientDescent,
     Newton,
     Optax,
+    Optimistix,
     ProjectedGradient,
     ProximalGradient,
 )
@@ -227,6 +228,7 @@ SOLVERS = {
     "projected": ProjectedGradient(
         lambda y, theta: optax.projections.projection_l2_ball(y, 1.0), 0.2, 5, 1e-6
     ),
+    "optimistix": Optimistix("BFGS", 5, 1e-6),
 }
 
 

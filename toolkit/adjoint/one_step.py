@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jax import Array
 
 from toolkit import tree
-from toolkit.adjoint.requirements import require_one_objective
+from toolkit.adjoint.requirements import require_one_objective, require_steps
 from toolkit.derive.two_modes import name_missing_mode
 from toolkit.settings import settings
 from toolkit.types import InnerProblem, Primal, Tree
@@ -50,6 +50,9 @@ class OneStep:
                 f"{primal.name}, whose steps contain a data-dependent loop (a line search); use "
                 "the adjoint Implicit, or tk.solver.GradientDescent."
             )
+
+        if primal.no_derivative and problem.kind != "fixed_point":
+            require_steps("OneStep", primal)
 
         def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
             require_one_objective("OneStep", xs)

@@ -16,11 +16,11 @@ def require_one_objective(rule: str, xs: Tree) -> None:
 
 
 def require_steps(rule: str, primal: Primal) -> SolverSteps:
-    """The solver's steps; refuse a solver that does not show them."""
+    """The solver's steps; refuse a solver that keeps them to itself."""
     if primal.steps is None:
         raise ValueError(
-            f"`solver` must show its steps under {rule}: got the callable {primal.name}; use a "
-            "solver of tk.solver, or the adjoint Implicit, OneStep or Stopped."
+            f"`solver` must show its steps under {rule}: got {primal.name}; use one that "
+            "does, such as tk.solver.GradientDescent, or the adjoint Implicit, OneStep or Stopped."
         )
     return primal.steps
 

@@ -60,6 +60,9 @@ def linearise(
     """
     if problem.composite is not None:
         return _linearise_composite(problem.composite, y, theta, damping)
+    if problem.gauss_newton:
+        gradient, hessian = _gauss_newton(problem, y, theta)
+        return gradient, System(_damped(hessian, damping), True)
     return linearise_beside(problem, y, theta, x, damping)[:2]
 
 
@@ -129,6 +132,20 @@ def is_one_way(problem: InnerProblem, y: Tree, theta: Tree) -> bool:
         return False
 
 
+def _gauss_newton(problem: InnerProblem, y: Tree, theta: Tree) -> tuple[Tree, Matvec]:
+    """The gradient `J' r` of half a sum of squares, and the map `J' J`; J the derivative of r in `y`."""
+    residuals = problem.residuals
+    assert residuals is not None  # only a sum of squares has this curvature
+
+    def at(real: Tree) -> Tree:
+        return tree.as_real(residuals(tree.as_like(y, real), theta, None))
+
+    real = tree.as_real(y)
+    left, push = jax.linearize(at, real)
+    pull = jax.linear_transpose(push, real)
+    return pull(left)[0], lambda v: pull(push(v))[0]
+
+
 def _linearise_composite(
     composite: Composite, y: Tree, theta: Tree, damping: Array | float
 ) -> tuple[Tree, System]:
@@ -144,6 +161,9 @@ def _linearise_composite(
 
     real = tree.as_real(y)
     z, M, *_ = linearised(descend, real, smooth.backward_only)
+    if smooth.gauss_newton:
+        _, hessian = _gauss_newton(smooth, y, theta)
+        M = lambda v: jax.tree.map(lambda a, h: (a - s * h).astype(a.dtype), v, hessian(v))
     new, P = jax.linearize(nearest, z)
     M = _damped(M, -s * damping) if _is_nonzero(damping) else M
 

@@ -17,16 +17,17 @@ from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.read import passed_through
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.solve.binding import differing_alike, method_of
+from toolkit.solve.binding import bound_to, differing_alike
 from toolkit.solve.call import Fun, Operands
 from toolkit.solve.digest import LANES, digest
 from toolkit.solve.preparation import Partition, Posed, as_arrays, partition, pose
 from toolkit.solve.returned import Returns, flat_function
 from toolkit.solver.iterate import Taken, take_step
-from toolkit.types import Beside, InnerProblem, Kind, Method, Solver, Status, StepInfo, Tree
+from toolkit.types import Asked, Beside, InnerProblem, Method, Solver, Status, StepInfo, Tree
 
 WITH_STEPS = {
     "argmin": "tk.solver.GradientDescent, Optax, LBFGS or Newton",
+    "least_squares": "tk.solver.GradientDescent, Optax, LBFGS or Newton",
     "root": "tk.solver.Newton",
     "fixed_point": "tk.solver.FixedPointIteration, Anderson or Newton",
 }
@@ -64,22 +65,31 @@ class StepState:
         return tree.whole(self.arrays, jax.tree.unflatten(self.layout.user, self.layout.static))
 
 
+def _without_steps(kind: Asked, name: str) -> ValueError:
+    return ValueError(
+        f"`solver` must show its steps: got {name}, whose loop is its own; use {WITH_STEPS[kind]}."
+    )
+
+
 Init = Callable[..., StepState]
 Step = Callable[..., tuple[StepState, StepInfo]]
 
 
-def by_hand(kind: Kind, fun: Fun, solver: Any, returns: Returns) -> tuple[Init, Step]:
+def by_hand(kind: Asked, fun: Fun, solver: Any, returns: Returns) -> tuple[Init, Step]:
     """`init` and `step` of a solve; see `SolutionMap.steps`."""
     if not isinstance(solver, Solver):
-        name = getattr(solver, "__name__", type(solver).__name__)
-        raise ValueError(
-            f"`solver` must show its steps: got {name}, whose loop is its own; use {WITH_STEPS[kind]}."
-        )
+        raise _without_steps(kind, getattr(solver, "__name__", type(solver).__name__))
+
+    def method_of(problem: InnerProblem, like: Tree) -> Method:
+        method = bound_to(problem, solver)
+        if not isinstance(method, Method):
+            raise _without_steps(kind, type(solver).__name__)
+        return differing_alike(method, like)
 
     @readable
     def init(y0: Tree, theta: Tree = None) -> StepState:
         parts = partition(y0, theta)
-        method = differing_alike(method_of(solver, _unposed(kind, fun, returns, parts)), parts.y)
+        method = method_of(_unposed(kind, fun, returns, parts), parts.y)
         begun = tree.strong(method.init(parts.y, parts.operands))
         shared = passed_through(jax.make_jaxpr(method.value)(begun))
         static, user = jax.tree.flatten(tree.parts(y0).static)
@@ -106,7 +116,7 @@ def by_hand(kind: Kind, fun: Fun, solver: Any, returns: Returns) -> tuple[Init, 
 
         flat = _flat(kind, fun, returns, parts, x, keep if returns.has_aux else None)
         posed = pose(kind, flat, parts, x, observed=True)
-        method = differing_alike(method_of(solver, posed.problem), posed.y)
+        method = method_of(posed.problem, posed.y)
         _require_own(state, method, posed)
         new, taken = _stepped(method, posed, state, x)
         value, aux = _beside(posed, taken, x, returns.has_aux)
@@ -120,14 +130,14 @@ def by_hand(kind: Kind, fun: Fun, solver: Any, returns: Returns) -> tuple[Init, 
 
 
 def _flat(
-    kind: Kind, fun: Fun, returns: Returns, parts: Partition, x: Tree, keep_aux: Any = None
+    kind: Asked, fun: Fun, returns: Returns, parts: Partition, x: Tree, keep_aux: Any = None
 ) -> Fun:
     to_user = (parts.user_y, parts.user_theta)
     takes_x = x is not None
     return flat_function(kind, fun, returns, parts.y, *to_user, takes_x=takes_x, keep_aux=keep_aux)
 
 
-def _unposed(kind: Kind, fun: Fun, returns: Returns, parts: Partition) -> InnerProblem:
+def _unposed(kind: Asked, fun: Fun, returns: Returns, parts: Partition) -> InnerProblem:
     """The problem as `init` needs it: `fun` is traced only if the solver evaluates it there."""
 
     def posed(operands: Operands) -> tuple[InnerProblem, Operands]:
@@ -143,9 +153,21 @@ def _unposed(kind: Kind, fun: Fun, returns: Returns, parts: Partition) -> InnerP
         assert problem.objective is not None  # it is an argmin
         return problem.objective(y, operands, x)
 
-    default = linear.choose(parts.y, symmetric=kind == "argmin" and not returns.value_and_grad)
-    of_argmin = objective if kind == "argmin" else None
-    return InnerProblem(kind, evaluate, of_argmin, parts.user_y, parts.user_theta, default)
+    def residuals(y: Tree, operands: Operands, x: Tree) -> Tree:
+        problem, operands = posed(operands)
+        assert problem.residuals is not None  # it is a sum of squares
+        return problem.residuals(y, operands, x)
+
+    is_argmin = kind in ("argmin", "least_squares")
+    return InnerProblem(
+        "argmin" if kind == "least_squares" else kind,
+        evaluate,
+        objective if is_argmin else None,
+        parts.user_y,
+        parts.user_theta,
+        linear.choose(parts.y, symmetric=is_argmin and not returns.value_and_grad),
+        residuals=residuals if kind == "least_squares" else None,
+    )
 
 
 def _stepped(method: Method, posed: Posed, state: StepState, x: Tree) -> tuple[StepState, Taken]:

@@ -15,7 +15,7 @@ from toolkit.derive.symbolic_zeros import is_zero_tangent
 from toolkit.jaxprs.lift import traced_once
 from toolkit.solve.call import Operands
 from toolkit.solve.returned import Returned
-from toolkit.types import Beside, Kind, Tree
+from toolkit.types import Asked, Beside, Tree
 
 Lowered = Callable[[Tree, Operands, Tree], Returned]  # the user's function, of (y, operands, x)
 
@@ -27,9 +27,10 @@ class Functions(NamedTuple):
     objective: Callable[[Tree, Operands, Tree], Array] | None
     observe: Callable[[Tree, Operands, Tree], tuple[Tree, Beside]]
     programs: Callable[[], list[Any]]  # of `evaluate`, traced so far
+    residuals: Callable[[Tree, Operands, Tree], Tree] | None = None
 
 
-def functions_of(kind: Kind, fun: Lowered, program: Any, given: bool, depth: int) -> Functions:
+def functions_of(kind: Asked, fun: Lowered, program: Any, given: bool, depth: int) -> Functions:
     """The functions of a problem.
 
     Args:
@@ -37,6 +38,8 @@ def functions_of(kind: Kind, fun: Lowered, program: Any, given: bool, depth: int
       given: whether `fun` returns the gradient too.
       depth: how many solves `fun` stands in.
     """
+    if kind == "least_squares":
+        return _sum_of_squares(fun, program, depth)
     if kind != "argmin":
         return _equation(fun, program)
     return _with_gradient_given(fun, program) if given else _minimum(fun, program, depth)
@@ -51,6 +54,17 @@ def _equation(fun: Lowered, program: Any) -> Functions:
         return returned.result, Beside(None, returned.aux)
 
     return Functions(evaluate, None, observe, lambda: [program])
+
+
+def _sum_of_squares(fun: Lowered, program: Any, depth: int) -> Functions:
+    def squared(y: Tree, operands: Operands, x: Tree) -> Returned:
+        returned = fun(y, operands, x)
+        return returned._replace(result=tree.half_square(returned.result))
+
+    def residuals(y: Tree, operands: Operands, x: Tree) -> Tree:
+        return fun(y, operands, x).result
+
+    return _minimum(squared, program, depth)._replace(residuals=residuals)
 
 
 def _minimum(fun: Lowered, program: Any, depth: int) -> Functions:

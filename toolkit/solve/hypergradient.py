@@ -28,8 +28,8 @@ from toolkit.solve.hypergradient_report import (
     tolerance_of,
 )
 from toolkit.solve.maps import SolutionMap
-from toolkit.solve.verdict import verdict
-from toolkit.types import PullbackReport, Solution, Status, Tree
+from toolkit.solve.verdict import stopped_short, verdict
+from toolkit.types import PullbackReport, Solution, Tree
 
 Outer = Callable[[Tree, Tree], Array]
 
@@ -220,7 +220,7 @@ def _marked(hg: Hypergradient, depth: int) -> Hypergradient:
     """`hg`, its arrays marked with what is wrong, where it stands in the function of a solve."""
     if depth == 0:
         return hg
-    short = jnp.where(hg.solution.info.status == Status.STEP_LIMIT, marks.SHORT, 0)
+    short = jnp.where(stopped_short(hg.solution.info.status), marks.SHORT, 0)
     issues = hg.report.status | short
     value, gradient, y, v, aux = marks.mark(
         (hg.value, hg.gradient, hg.solution.value, hg.v, hg.aux), issues, depth

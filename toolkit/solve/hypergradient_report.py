@@ -14,6 +14,7 @@ from toolkit.derive import marks
 from toolkit.solve.accuracy import ErrorEstimate
 from toolkit.solve.call import SolveCall
 from toolkit.solve.maps import SolutionMap
+from toolkit.solve.verdict import stopped_short
 from toolkit.types import Issue, LinearInfo, Solution, Status, Tree
 
 _HEAD = ("hypergradient", "")
@@ -84,14 +85,14 @@ def report_of(
         if estimate is not None:
             estimate += jnp.where(wrong == 0, 0, jnp.inf).astype(estimate.dtype)
     if rule.presumes_solution:
-        status |= jnp.where(info.status == Status.STEP_LIMIT, int(Issue.INNER_NOT_CONVERGED), 0)
+        status |= jnp.where(stopped_short(info.status), int(Issue.INNER_NOT_CONVERGED), 0)
     hvp_evals = jnp.asarray(rule.hvp_evals(info.steps, tree.size(gradient)))
     if linear is not None:
         # A linear solve that broke down on finite numbers (a singular matrix) did not converge.
         unsolved = (linear.status != Status.CONVERGED) & (info.status != Status.NOT_FINITE)
         status |= jnp.where(unsolved, int(Issue.LINEAR_NOT_CONVERGED), 0)
         status |= jnp.where(linear.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
-        if solve.kind == "argmin":
+        if solve.kind in ("argmin", "least_squares"):
             indefinite = linear.negative_curvature
             status |= jnp.where(indefinite, int(Issue.NEGATIVE_CURVATURE), 0)
         made = linear.steps + 1 if linear.products is None else linear.products

@@ -1,10 +1,10 @@
-"""`argmin`, `root`, `fixed_point`: where a solver meets an adjoint."""
+"""`argmin`, `root`, `fixed_point`, `least_squares`: where a solver meets an adjoint."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
 from jax import Array
@@ -14,24 +14,35 @@ from toolkit.adjoint.implicit import Implicit
 from toolkit.derive import marks
 from toolkit.errors.readable import readable
 from toolkit.leaves.containers import packed
+from toolkit.settings import require
 from toolkit.solve.by_hand import Init, Step, by_hand
 from toolkit.solve.call import WITH_DATA, Fun, SolveCall, last
-from toolkit.solve.preparation import prepare
+from toolkit.solve.preparation import prepare, with_gauss_newton
 from toolkit.solve.returned import Returns
 from toolkit.solve.verdict import verdict
-from toolkit.types import Adjoint, Kind, PullbackReport, Solution, SolveInfo, Solver, Tree
+from toolkit.types import (
+    Adjoint,
+    Asked,
+    Curvature,
+    PullbackReport,
+    Solution,
+    SolveInfo,
+    Solver,
+    Tree,
+)
 
 
 @dataclass(frozen=True)
 class SolutionMap:
     """`solve(y0, theta)` and `solve(y0, theta, xs)` -> `tk.Solution`; see `tk.argmin`."""
 
-    kind: Kind
+    kind: Asked
     fun: Fun
     solver: Solver | Callable[..., Solution]
     adjoint: Adjoint
     has_aux: bool = False
     value_and_grad: bool = False
+    curvature: Curvature = "exact"  # "gauss_newton": of a sum of squares, under the implicit rule
 
     @property
     def _returns(self) -> Returns:
@@ -111,7 +122,11 @@ class SolutionMap:
 
     def prepare(self, y0: Tree, theta: Tree = None, xs: Tree = None) -> SolveCall:
         """One call, taken apart, for callers that drive an adjoint by hand as `tk.hypergradient` does."""
-        return prepare(self.kind, self.fun, self.solver, self._returns, y0, theta, xs)
+        call = prepare(self.kind, self.fun, self.solver, self._returns, y0, theta, xs)
+        if self.curvature == "exact":
+            return call
+        # Only now: the solver's own steps never depend on how the derivative is made.
+        return call._replace(problem=with_gauss_newton(call.problem))
 
     def conclude(self, call: SolveCall, y: Tree, info: SolveInfo) -> Solution:
         """The solution as the user sees it: like y0, with the function's aux."""
@@ -207,8 +222,46 @@ def fixed_point(
     return _solution_map("fixed_point", fun, solver, adjoint, has_aux)
 
 
+@readable
+def least_squares(
+    residuals: Fun,
+    solver: Solver | Callable[..., Solution],
+    *,
+    adjoint: Adjoint | None = None,
+    has_aux: bool = False,
+    curvature: Curvature = "exact",
+) -> SolutionMap:
+    """A minimiser of `sum(residuals(., theta)**2) / 2` as a pure function of `theta`; else as `tk.argmin`.
+
+    Args:
+      residuals: `residuals(y, theta) -> tree` of floating or complex arrays, any shapes; the sum of their
+        squared moduli goes over all leaves. With `has_aux`, `(tree, aux)`.
+      solver: one for least squares, such as `tk.solver.Optimistix(optimistix.LevenbergMarquardt(rtol=1e-8,
+        atol=1e-8), max_steps=100)` or `tk.solver.Scipy("trf", max_steps=100, tol=1e-8)`, or any for `argmin`.
+      adjoint, has_aux: as in `tk.argmin`.
+      curvature: with "gauss_newton" the implicit rule takes `J'J` for the Hessian, J the derivative of the
+        residuals in `y`. That is cheaper and never indefinite, and wrong by the size of the residuals at the
+        solution times their curvature. The derivative of the gradient in `theta` stays exact.
+
+    Raises:
+      ValueError: also "gauss_newton" under another rule than `Implicit`, which has no use for it.
+
+    Source: Nocedal & Wright 2006, chapter 10.
+    """
+    require("curvature", curvature, Curvature)
+    if not callable(residuals):
+        raise TypeError(f"`residuals` must be callable: got {type(residuals).__name__}.")
+    solution_map = _solution_map("least_squares", residuals, solver, adjoint, has_aux)
+    if curvature != "exact" and not isinstance(solution_map.adjoint, Implicit):
+        raise ValueError(
+            f"`curvature` must be 'exact' under {type(solution_map.adjoint).__name__}: got "
+            f"{curvature!r}, which is the Hessian of the rule Implicit."
+        )
+    return replace(solution_map, curvature=curvature)
+
+
 def _solution_map(
-    kind: Kind,
+    kind: Asked,
     fun: Fun,
     solver: Any,
     adjoint: Adjoint | None,

@@ -6,6 +6,7 @@ else that the solution depends on, so that a derivative rule sees all of it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from toolkit.solve.call import CarriedLeaves, Fun, Operands, SolveCall, first
 from toolkit.solve.evaluations import functions_of
 from toolkit.solve.returned import Returned, Returns, check_scalar, flat_function
 from toolkit.solve.tilting import continue_and_tilt, tilt
-from toolkit.types import InnerProblem, Kind, Solution, Solver, Tilted, Tree
+from toolkit.types import Asked, InnerProblem, Solution, Solver, Tilted, Tree
 
 
 class Partition(NamedTuple):
@@ -53,7 +54,7 @@ class Posed(NamedTuple):
 
 
 def prepare(
-    kind: Kind,
+    kind: Asked,
     fun: Fun,
     solver: Solver | Callable[..., Solution],
     returns: Returns,
@@ -81,7 +82,7 @@ def prepare(
     return bind(solver, posed.problem, posed.y, posed.operands, xs, tilted)
 
 
-def pose(kind: Kind, flat: Fun, parts: Partition, x: Tree, observed: bool = False) -> Posed:
+def pose(kind: Asked, flat: Fun, parts: Partition, x: Tree, observed: bool = False) -> Posed:
     """The problem of `flat` at leaves like those of the other arguments. Traces `flat` once.
 
     Args:
@@ -102,13 +103,14 @@ def pose(kind: Kind, flat: Fun, parts: Partition, x: Tree, observed: bool = Fals
     given = lifted.shape.gradient is not None
     functions = functions_of(kind, fun, program, given, depth + 1)
     own, backward = lifted.rules
+    is_argmin = functions.objective is not None
     problem = InnerProblem(
-        kind,
+        "argmin" if kind == "least_squares" else kind,
         functions.evaluate,
         functions.objective,
         parts.user_y,
         parts.user_theta,
-        linear.choose(y, symmetric=kind == "argmin" and not (own or given)),
+        linear.choose(y, symmetric=is_argmin and not (own or given)),
         None,
         own,
         backward,
@@ -117,8 +119,18 @@ def pose(kind: Kind, flat: Fun, parts: Partition, x: Tree, observed: bool = Fals
         holds_solves=lambda: any(holds_marks(one, depth + 1) for one in functions.programs()),
         observe=functions.observe if observed else None,
         given_gradient=given,
+        residuals=functions.residuals,
     )
     return Posed(problem, y, operands, axes, fun, lifted.shape, program, lifted.constants)
+
+
+def with_gauss_newton(problem: InnerProblem) -> InnerProblem:
+    """A sum of squares, of which derivative rules see the Gauss-Newton curvature."""
+    if problem.composite is None:
+        return dataclasses.replace(problem, gauss_newton=True)
+    smooth = dataclasses.replace(problem.composite.smooth, gauss_newton=True)
+    composite = dataclasses.replace(problem.composite, smooth=smooth)
+    return dataclasses.replace(problem, composite=composite)
 
 
 def partition(y0: Tree, theta: Tree) -> Partition:
@@ -157,7 +169,7 @@ def as_arrays(xs: Tree) -> Tree:
 
 
 def _lift_fun(
-    kind: Kind, flat: Fun, parts: Partition, x: Tree
+    kind: Asked, flat: Fun, parts: Partition, x: Tree
 ) -> tuple[Partition, frozenset[str], Lifted]:
     """`flat` lifted, its result checked; and the leaves, all varying over the same device axes."""
     lifted = lift(flat, parts.y, parts.operands, x, arrange=True)

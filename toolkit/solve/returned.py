@@ -14,9 +14,9 @@ from toolkit import tree
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.leaves.containers import packed
 from toolkit.leaves.module_variables import call_unchanged
-from toolkit.solve.binding import check_same
 from toolkit.solve.call import Fun, Operands
-from toolkit.types import Kind, Tree
+from toolkit.solve.without_steps import check_same
+from toolkit.types import Asked, Tree
 
 # The names of the arguments of `flat_function`'s function, for JAX's messages.
 _NAMES = inspect.Signature(
@@ -51,13 +51,13 @@ class Returns(NamedTuple):
 class Returned(NamedTuple):
     """What it returned, as arrays."""
 
-    result: Tree  # the scalar of an argmin, or the floating leaves of an equation
+    result: Tree  # the scalar of an argmin, the residuals of a sum of squares, or the floating leaves of an equation
     aux: Tree = None  # numeric leaves, where a step by hand asks for them
     gradient: Tree = None  # like y, where the function returns it
 
 
 def flat_function(
-    kind: Kind,
+    kind: Asked,
     fun: Fun,
     returns: Returns,
     like_y: Tree,
@@ -90,6 +90,8 @@ def flat_function(
         kept = None if keep_aux is None else keep_aux(aux)
         if kind == "argmin":
             return Returned(_one_array(fun, value), kept, gradient)
+        if kind == "least_squares":
+            return Returned(_residuals(fun, value), kept)
         return Returned(_like_y(fun, value, args[0], y), kept)
 
     # Without these two JAX's messages would name `flat` and `args[0]['w']`. With them they name the
@@ -134,6 +136,20 @@ def _like_y(fun: Fun, out: Tree, user_y: Tree, y: Tree) -> Tree:
         )
     check_same("the result of `fun`", parts.inexact, y, out, fun)
     return parts.inexact
+
+
+def _residuals(fun: Fun, out: Tree) -> Tree:
+    """What is squared and summed up; refused where it is nothing to square."""
+    leaves = jax.tree.leaves(out)
+    if leaves and all(map(tree.is_inexact, leaves)):
+        return out
+    raise returned_by(
+        fun,
+        ValueError(
+            "`residuals` must return floating or complex arrays, whose squares are summed: got "
+            f"{tree.describe(out)}."
+        ),
+    )
 
 
 def _one_array(fun: Fun, out: Any) -> Any:

@@ -19,7 +19,7 @@ from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.jaxprs.read import inner, opened
 from toolkit.solve.binding import bind
 from toolkit.solve.call import Fun, Operands, SolverClosures
-from toolkit.types import InnerProblem, Solver, Tilted, Tree
+from toolkit.types import Ended, InnerProblem, Solver, Tilted, Tree
 
 
 def tilt(solver: Any, problem: InnerProblem, y: Tree, operands: Operands) -> Tilted:
@@ -44,7 +44,7 @@ def continue_and_tilt(
     if not isinstance(solver, Solver):
         raise ValueError(
             "`solver` must be one of tk.solver that follows a gradient (GradientDescent, Optax, "
-            f'Newton) under Nudged(scheme="holomorphic"): got the callable '
+            f'Newton) under Nudged(scheme="holomorphic"): got '
             f'{bind(solver, problem, y, operands, None).primal.name}; or use scheme="centered".'
         )
     with marks.at(problem.depth + 1):
@@ -74,12 +74,14 @@ def continue_and_tilt(
 
 def _tilted(energy: Any, solver: Any, problem: InnerProblem, y: Tree, operands: Operands) -> Tilted:
     operands = operands._replace(solver=SolverClosures(), tilt=jax.tree.map(jnp.zeros_like, y))
+    problem = dataclasses.replace(problem, residuals=None)  # the tilt is no square
     call = bind(solver, problem, y, operands, None)
     solve = call.primal.run
-    if call.primal.steps is not None:
+    if isinstance(solver, Solver):
 
         def run(y0: Tree, operands: Operands, q: Tree) -> tuple[Tree, Array]:
-            return solve(y0, operands._replace(tilt=q), None)
+            y, ended = solve(y0, operands._replace(tilt=q), None)
+            return y, ended.steps if isinstance(ended, Ended) else ended
 
         return Tilted(energy, run, call.operands)
     # A callable may close over arrays of the forward pass, and this is run in the reverse pass: used

@@ -15,7 +15,7 @@ from toolkit.derive import marks
 from toolkit.derive.collecting import collect
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.solve.call import SolveCall, last
-from toolkit.types import Adjoint, Issue, SolveInfo, Status, Tree
+from toolkit.types import Adjoint, Ended, Issue, SolveInfo, Status, Tree
 
 
 class Ending(NamedTuple):
@@ -28,12 +28,17 @@ class Ending(NamedTuple):
     def issues(self, rule: Adjoint) -> Array:
         """The bits of the whole solve, differentiated by `rule`, for a solve that it stands in."""
         short = int(Issue.INNER_NOT_CONVERGED) if rule.presumes_solution else marks.SHORT
-        own = jnp.where(self.info.status == Status.STEP_LIMIT, short, 0)
+        own = jnp.where(stopped_short(self.info.status), short, 0)
         failed = jnp.where(self.info.status == Status.NOT_FINITE, int(Issue.NOT_FINITE), 0)
         return (0 if self.inside is None else self.inside) | own | failed
 
 
-def verdict(call: SolveCall, y: Tree, steps: Array) -> Ending:
+def stopped_short(status: Array) -> Array:
+    """Whether a solve ended above its tolerance, for whatever reason but numbers that are not finite."""
+    return (status != Status.CONVERGED) & (status != Status.NOT_FINITE)
+
+
+def verdict(call: SolveCall, y: Tree, ended: Array | Ended) -> Ending:
     """Judge `y` by the residual there, recomputed, and by the solves that this takes; no derivative.
 
     Cost: one evaluation, and one more beside `y` without a tolerance; none if `info` is unused in
@@ -55,9 +60,13 @@ def verdict(call: SolveCall, y: Tree, steps: Array) -> Ending:
     # A residual that was computed from an unsolved problem may be small anywhere.
     if inside is not None:
         converged &= inside == 0
-    ended = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    status = jnp.where(finite, ended, int(Status.NOT_FINITE)).astype(jnp.int32)
-    return Ending(SolveInfo(status, steps, reached), inside)
+    if isinstance(ended, Ended):  # a status never trusts another library's word: it only tells why
+        status = jnp.where(converged & finite, int(Status.CONVERGED), ended.otherwise)
+        steps = ended.steps
+    else:
+        status = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+        status, steps = jnp.where(finite, status, int(Status.NOT_FINITE)), ended
+    return Ending(SolveInfo(status.astype(jnp.int32), steps, reached), inside)
 
 
 def _small(

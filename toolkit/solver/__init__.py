@@ -7,6 +7,7 @@ from toolkit.solver.jaxopt_forms import answer_jaxopt
 from toolkit.solver.lbfgs import LBFGS
 from toolkit.solver.newton import Newton
 from toolkit.solver.optax import Optax
+from toolkit.solver.optimistix import Optimistix
 from toolkit.solver.projected_gradient import ProjectedGradient
 from toolkit.solver.proximal_gradient import ProximalGradient
 from toolkit.vocabulary.roles import Solver
@@ -18,6 +19,7 @@ __all__ = [
     "GradientDescent",
     "Newton",
     "Optax",
+    "Optimistix",
     "ProjectedGradient",
     "ProximalGradient",
     "Solver",
