@@ -241,10 +241,22 @@ def _beside(posed: Posed, taken: Taken, x: Tree, has_aux: bool) -> Beside:
     # A line search keeps the value of its last point and no aux; a solver of the user's own keeps neither.
     if beside is None or (has_aux and beside.aux is None):
         returned = posed.fun(posed.y, posed.operands, x)
-        beside = Beside(returned.result if is_argmin else None, returned.aux)
+        value = (
+            returned.result
+            if posed.problem.residuals is None
+            else tree.half_square(returned.result)
+        )
+        beside = Beside(value if is_argmin else None, returned.aux)
     if beside.value is None:
         return beside
-    return Beside(beside.value.astype(posed.shape.result.dtype), beside.aux)
+    return Beside(beside.value.astype(_value_dtype(posed)), beside.aux)
+
+
+def _value_dtype(posed: Posed) -> Any:
+    """The type of the objective; of a sum of squares it is that of the sum."""
+    result = posed.shape.result
+    whole = result if posed.problem.residuals is None else jax.eval_shape(tree.half_square, result)
+    return whole.dtype
 
 
 def _status(taken: Taken, y: Tree, never: bool) -> Array:
