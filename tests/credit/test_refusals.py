@@ -137,20 +137,23 @@ def test_an_energy_is_refused_where_layers_are_needed(rule: Any) -> None:
 def test_warnings() -> None:
     with pytest.warns(
         UserWarning, match="`steps` 2 of PredictiveCoding is below the number of layers, 3"
-    ):
+    ) as found:
         C.PredictiveCoding(steps=2)(MODEL, half_squares)
+    assert found[0].filename == __file__  # the user's line, not one of ours
     for threshold in (0.3, jnp.asarray(0.3)):
         device = C.DirectFeedbackAlignment(C.PhotonicProjection(threshold=threshold))
         with pytest.warns(
             UserWarning, match="`threshold` 0.3 of PhotonicProjection is at most 1/classes = 0.333"
-        ):
+        ) as found:
             device(MODEL, half_squares)[0](KEY, PARAMS, BATCH)
+        assert found[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         C.PredictiveCoding(steps=3)(MODEL, half_squares)
         C.DirectFeedbackAlignment(C.PhotonicProjection(0.34))(MODEL, half_squares)[0](
             KEY, PARAMS, BATCH
         )
+        C.PhotonicProjection(0.1).init(KEY, 1, 3, jnp.float32)  # one output is no softmax
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ activities `h_k` (or the errors) move, and then the parameters learn from
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +30,7 @@ from toolkit.credit import passes
 from toolkit.credit.equilibrium_propagation import EquilibriumPropagation
 from toolkit.credit.layered import Layered
 from toolkit.credit.passes import Batch, ForwardPass, Info, Judged, Learner, Loss
+from toolkit.errors.frames import warn
 from toolkit.settings import Count, Positive, settings
 from toolkit.types import Tree
 
@@ -111,11 +111,10 @@ class PredictiveCoding:
         depth = len(model.layers)
         steps = depth if self.steps is None else self.steps
         if steps < depth:
-            warnings.warn(
+            warn(
                 f"`steps` {steps} of PredictiveCoding is below the number of layers, {depth}: the nudge "
                 "does not reach the first layers; leave it None.",
                 UserWarning,
-                stacklevel=3,
             )
         return EquilibriumPropagation(energies.predictive_coding, self.beta, "centered", 0, steps)
 

@@ -13,7 +13,6 @@ A device of one's own is any object with these two functions; `project` may call
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, Protocol
 
 import jax
@@ -22,6 +21,7 @@ from annotated_types import Ge
 from jax import Array
 
 from toolkit import tree
+from toolkit.errors.frames import warn
 from toolkit.settings import NonNegative, settings
 
 
@@ -77,15 +77,15 @@ class PhotonicProjection:
     noise: NonNegative = 0.0
 
     def init(self, key: Array, num_errors: int, num_units: int, dtype: Any) -> Array:
-        """`M`, `[num_errors, num_units]`. Warns where `threshold` is at most `1 / num_errors`."""
+        """`M`, `[num_errors, num_units]`. Warns where `threshold` is at most `1 / num_errors`, of several."""
         known = not isinstance(self.threshold, jax.core.Tracer)
-        if known and float(self.threshold) <= 1 / num_errors:
-            warnings.warn(
+        # A single output is no softmax over classes.
+        if known and num_errors > 1 and float(self.threshold) <= 1 / num_errors:
+            warn(
                 f"`threshold` {float(self.threshold):.3g} of PhotonicProjection is at most 1/classes = "
                 f"{1 / num_errors:.3g}: an untrained softmax then fires at every wrong class, and the "
                 "hidden units saturate; take a larger one, such as 0.2 for 10 classes.",
                 UserWarning,
-                stacklevel=2,
             )
         return jax.random.normal(key, (num_errors, num_units), dtype)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import jax
@@ -36,6 +38,14 @@ def is_jax(file: str | None) -> bool:
 def is_installed(file: str | None) -> bool:
     """Whether a file is not the user's: it belongs to Python, to an installed package or to this one."""
     return (file or "").startswith((OURS, STDLIB, *SITE, JAX, "<frozen"))
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """`warnings.warn` of the nearest line that is the user's own."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and is_installed(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=2 if frame is None else level)
 
 
 def rooms(*names: str) -> tuple[str, ...]:
