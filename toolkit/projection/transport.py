@@ -14,9 +14,8 @@ from toolkit.projection.arguments import no_answer_unless, real, several, vector
 from toolkit.projection.simplices import simplex_support
 from toolkit.types import Tree
 
-_MAX_STEPS = (
-    1000  # a hundred rows and columns take about ten, entries of y far beyond the sums some 200
-)
+# A hundred rows and columns take about ten, entries of `y` far beyond the sums some 200.
+_MAX_STEPS = 1000
 
 
 @standard_promotion
