@@ -18,8 +18,9 @@ def require_one_objective(rule: str, xs: Tree) -> None:
 def require_steps(rule: str, primal: Primal) -> SolverSteps:
     """The solver's steps; refuse a solver that keeps them to itself."""
     if primal.steps is None:
+        got = primal.name if primal.no_derivative else f"the callable {primal.name}"
         raise ValueError(
-            f"`solver` must show its steps under {rule}: got {primal.name}; use one that "
+            f"`solver` must show its steps under {rule}: got {got}; use one that "
             "does, such as tk.solver.GradientDescent, or the adjoint Implicit, OneStep or Stopped."
         )
     return primal.steps

@@ -44,7 +44,7 @@ def continue_and_tilt(
     if not isinstance(solver, Solver):
         raise ValueError(
             "`solver` must be one of tk.solver that follows a gradient (GradientDescent, Optax, "
-            f'Newton) under Nudged(scheme="holomorphic"): got '
+            f'Newton) under Nudged(scheme="holomorphic"): got the callable '
             f'{bind(solver, problem, y, operands, None).primal.name}; or use scheme="centered".'
         )
     with marks.at(problem.depth + 1):

@@ -110,7 +110,7 @@ def bind_callable(
         return _checked_solution(solver, name, out, y0)
 
     settings = settings_of(nowhere(operands), SolverClosures())
-    primal = Primal(run, None, f"the callable {name}", settings, tilted)
+    primal = Primal(run, None, name, settings, tilted)
     return SolveCall(problem, primal, y0, operands._replace(solver=SolverClosures()), xs, None)
 
 
