@@ -169,7 +169,8 @@ def test_cells() -> None:
 
 
 def test_issues_and_statuses_are_their_names() -> None:
-    assert [str(status) for status in tk.Status] == ["CONVERGED", "STEP_LIMIT", "NOT_FINITE"]
+    names = "CONVERGED STEP_LIMIT NOT_FINITE STALLED INFEASIBLE UNBOUNDED"
+    assert [str(status) for status in tk.Status] == names.split()
     assert f"{tk.Status(1)} {tk.Status(1):d}" == "STEP_LIMIT 1"
     both = tk.Issue.NOT_FINITE | tk.Issue.INNER_NOT_CONVERGED
     assert str(both) == f"{both}" == "INNER_NOT_CONVERGED|NOT_FINITE" and f"{both:d}" == "5"

@@ -26,6 +26,11 @@ def inner(y: Array, theta: Array) -> Array:
     return 0.5 * jnp.sum((A @ y - B) ** 2) + 0.5 * jnp.sum(jnp.exp(theta) * y**2)
 
 
+def residuals(y: Array, theta: Array) -> tuple[Array, Array]:
+    """Half of the sum of their squares is `inner`."""
+    return A @ y - B, jnp.exp(theta / 2) * y
+
+
 def outer(y: Array, theta: Array) -> Array:
     return jnp.sum((y - GOAL) ** 2) + jnp.sum(theta**2) * jnp.sum(y)
 
@@ -87,6 +92,7 @@ def _solvers() -> dict[str, Program]:
         "LBFGS": s.LBFGS(50, 1e-11),
         "Newton": s.Newton(5, tol),
         "Optax": s.Optax(optax.sgd(RATE), STEPS),
+        "Optimistix": s.Optimistix("BFGS", 100, 1e-11),
     }
     found = {
         name: Program(solved(tk.argmin(inner, one)), exact) for name, one in minimisers.items()
@@ -286,6 +292,9 @@ def _functions() -> dict[str, Program]:
         "tk.root": Program(solved(tk.root(condition, tk.solver.Newton(5, 1e-13))), exact),
         "tk.fixed_point": Program(
             solved(tk.fixed_point(step, tk.solver.FixedPointIteration(2 * STEPS, 1e-13))), exact
+        ),
+        "tk.least_squares": Program(
+            solved(tk.least_squares(residuals, tk.solver.Newton(5, 1e-13))), exact
         ),
         "tk.hypergradient": Program(
             lambda theta: slopes(gradient(jnp.asarray(Y0), theta).gradient),

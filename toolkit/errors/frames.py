@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import warnings
 from pathlib import Path
+from types import FrameType
 
 import jax
 
@@ -42,7 +43,8 @@ def is_installed(file: str | None) -> bool:
 
 def warn(message: str, category: type[Warning]) -> None:
     """`warnings.warn` of the nearest line that is the user's own."""
-    frame, level = sys._getframe(1), 2
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
     while frame is not None and is_installed(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=2 if frame is None else level)

@@ -15,6 +15,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
+from toolkit.derive.on_devices import device_axes
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import lift
 from toolkit.solve.call import Operands, SolveCall, SolverClosures
@@ -36,6 +37,12 @@ def bind_whole(
     """The call of a solver that is bound to its problem as a whole."""
     _refuse_xs(name, xs)
     asked = problem  # before bounds join it
+    if device_axes():
+        # optimistix compares types that name the devices with types that do not, and fails far from here.
+        raise ValueError(
+            f"`solver` must not be {name} inside jax.shard_map or jax.pmap; use jax.jit with a "
+            "NamedSharding, or a solver that shows its steps, such as tk.solver.LBFGS or Newton."
+        )
     solve = lift(whole.run, y0, operands)
     again = solve.call  # not `solve`: a rule that keeps `run` would keep its arrays
     closures = SolverClosures(update=solve.closed)

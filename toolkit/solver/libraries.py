@@ -1,9 +1,6 @@
-"""What the solvers of other libraries share: how they are loaded, and how their end is told."""
+"""What the solvers of other libraries share: how a missing library and how their end is told."""
 
 from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,14 +9,11 @@ from toolkit import tree
 from toolkit.types import Ended, Status, Tree
 
 
-def load(library: str, who: str) -> Any:
-    """The module, which only an extra brings; `who` needs it."""
-    try:
-        return import_module(library)
-    except ImportError as error:
-        raise ImportError(
-            f'{who} needs {library}, which is not installed: pip install "toolkit-jax[solvers]".'
-        ) from error
+def missing(library: str, who: str) -> ImportError:
+    """The error where a library that only an extra brings is not there; `who` needs it."""
+    return ImportError(
+        f'{who} needs {library}, which is not installed: pip install "toolkit-jax[solvers]".'
+    )
 
 
 def ended(y: Tree, steps: Array, max_steps: int) -> Ended:

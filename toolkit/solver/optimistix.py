@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from toolkit import tree
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.libraries import ended, load
+from toolkit.solver.libraries import ended, missing
 from toolkit.solver.requirements import require_objective
 from toolkit.types import Ended, InnerProblem, Tree, WholeSolve
 from toolkit.vocabulary.kinds import Given
@@ -84,7 +84,7 @@ class Optimistix:
 
     Raises:
       TypeError: `solver` is none of optimistix.
-      ValueError: a solver unfit for the kind of problem.
+      ValueError: a solver unfit for the kind of problem; inside `jax.shard_map` or `jax.pmap`.
       ImportError: optimistix is not installed (the extra `solvers`).
 
     Differentiation: by the rules that need no steps (`Implicit`, `Nudged`, `Stopped`), and `OneStep` of a
@@ -101,7 +101,10 @@ class Optimistix:
 
     def bind(self, problem: InnerProblem) -> WholeSolve:
         """The whole solve of `problem`; complex leaves as pairs of real ones."""
-        optimistix = load("optimistix", "tk.solver.Optimistix")
+        try:
+            import optimistix
+        except ImportError as error:
+            raise missing("optimistix", "tk.solver.Optimistix") from error
         entry = {"argmin": "minimise", "root": "root_find", "fixed_point": "fixed_point"}[
             problem.kind
         ]
