@@ -75,7 +75,6 @@ ALLOWED = {
     ("credit/comparison.py", "SCALES"): JUDGE,
     ("credit/comparison.py", "NOTHING"): JUDGE,
     ("credit/comparison.py", "_cells"): "units of a printed table",
-    ("credit/predictive_coding.py", "_nudged"): "frames between the warning and the user's line",
     ("energy/resistive.py", "_checked_edges"): WORDS,
     ("credit/comparison.py", "REPEATS"): "turns of a clock: the median of as many calls",
     ("bilevel/parts/iteration.py", "_LINES"): WORDS,
