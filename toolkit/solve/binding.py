@@ -68,7 +68,7 @@ def bind(
     if not method.linearises:
         # The reverse pass of a step differentiates its gradient by the cheaper product.
         cheaper = solver.bind(forward_over_reverse(problem))
-        assert isinstance(cheaper, Method)  # as before
+        assert isinstance(cheaper, Method)  # the same solver gave one above
         replayed = method._replace(evaluate=cheaper.evaluate)
     steps = as_steps(method, replayed, lifted.loops_on_data)
     # The solver needed the smooth part alone; what the adjoint differentiates is the minimum of the sum.

@@ -175,7 +175,8 @@ def argmin(
     way from `y0`.
 
     Raises:
-      ValueError: bad input, a gradient that is not like `y`, or a solver and a rule that do not fit; the message names a remedy. Also where
+      ValueError: bad input, a gradient that is not like `y`, or a solver and a rule that do not fit; the
+        message names a remedy. Also where
         `fun` changes a module that it is given (a batch norm in training), without has_aux.
 
     Differentiation: by the adjoint's rule, see each; `info` has no derivative.
@@ -237,7 +238,7 @@ def least_squares(
       residuals: `residuals(y, theta) -> tree` of floating or complex arrays, any shapes; the sum of their
         squared moduli goes over all leaves. With `has_aux`, `(tree, aux)`.
       solver: one for least squares, such as `tk.solver.Optimistix(optimistix.LevenbergMarquardt(rtol=1e-8,
-        atol=1e-8), max_steps=100)` or `tk.solver.Scipy("trf", max_steps=100, tol=1e-8)`, or any for `argmin`.
+        atol=1e-8), max_steps=100)`, or any for `argmin`.
       adjoint, has_aux: as in `tk.argmin`.
       curvature: with "gauss_newton" the implicit rule takes `J'J` for the Hessian, J the derivative of the
         residuals in `y`. That is cheaper and never indefinite, and wrong by the size of the residuals at the
