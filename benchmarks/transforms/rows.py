@@ -123,6 +123,7 @@ def _linear_solvers() -> dict[str, Program]:
         "CG": l.CG(20, 1e-13),
         "Dense": l.Dense(),
         "GMRES": l.GMRES(3, 1e-13),
+        "Lineax": l.Lineax("LU"),
         "Neumann": l.Neumann(400),
         "Nystrom": l.Nystrom(3, DAMPING),
     }

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
 import toolkit as tk
-from toolkit.linear import CG, GMRES, BiCGStab, Dense, Neumann
+from toolkit.linear import CG, GMRES, BiCGStab, Dense, Lineax, Neumann
 
 N = 6
 SYMMETRIC = {
@@ -24,12 +25,16 @@ SYMMETRIC = {
     "neumann": Neumann(200, tol=1e-9),
     "neumann_step": Neumann(200, 0.3, tol=1e-9),
     "dense": Dense(),
+    "lineax_cg": Lineax(lineax.CG(rtol=1e-12, atol=1e-12), 1e-9),
+    "lineax_lu": Lineax(lineax.LU(), 1e-9),
 }
-GENERAL = {name: SYMMETRIC[name] for name in ("gmres", "bicgstab", "neumann_step", "dense")}
+GENERAL = {
+    name: SYMMETRIC[name] for name in ("gmres", "bicgstab", "neumann_step", "dense", "lineax_lu")
+}
 ALL = pytest.mark.parametrize(
     "solver",
     [s for name, s in SYMMETRIC.items() if name != "neumann_step"],
-    ids=lambda s: type(s).__name__,
+    ids=[name for name in SYMMETRIC if name != "neumann_step"],
 )
 KRYLOV = pytest.mark.parametrize(
     "solver", [SYMMETRIC["cg"], SYMMETRIC["gmres"], SYMMETRIC["bicgstab"]], ids=str
@@ -196,7 +201,7 @@ def test_non_finite_product_is_nan_never_zero(solver: Any, bad: float) -> None:
 @ALL
 def test_non_finite_start_is_nan(solver: Any) -> None:
     b = _tree(0)
-    if isinstance(solver, Dense):
+    if solver in (SYMMETRIC["dense"], SYMMETRIC["lineax_lu"]):
         pytest.skip("a direct solve has no start")
     x, info = _run(solver, _symmetric(0), b, jax.tree.map(lambda leaf: leaf * np.nan, b))
     assert np.all(np.isnan(_flat(x)))

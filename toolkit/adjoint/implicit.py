@@ -249,7 +249,9 @@ def _without_derivative(setting: Any) -> Any:
     Otherwise JAX would differentiate a traced damping or tolerance through the approximate linear
     solve, and return a derivative of the approximation's error.
     """
-    if not dataclasses.is_dataclass(setting):
+    # Settings are dataclasses, and no trees. Those of another library may be both.
+    is_tree = not jax.tree_util.all_leaves([setting])
+    if is_tree or not dataclasses.is_dataclass(setting):
         # Python numbers stay Python numbers. `stop_gradient` would make arrays of them, tracers inside
         # a trace; the rule is traced again later, when they would have leaked.
         return jax.tree.map(

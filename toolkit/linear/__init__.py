@@ -24,6 +24,7 @@ from toolkit.linear.choose import choose
 from toolkit.linear.dense import Dense
 from toolkit.linear.diagonal import Diagonal
 from toolkit.linear.gmres import GMRES
+from toolkit.linear.lineax import Lineax
 from toolkit.linear.neumann import Neumann
 from toolkit.linear.nystrom import Nystrom
 from toolkit.types import LinearInfo
@@ -37,6 +38,7 @@ __all__ = [
     "Diagonal",
     "LinearInfo",
     "LinearSolver",
+    "Lineax",
     "Neumann",
     "Nystrom",
     "Preconditioner",

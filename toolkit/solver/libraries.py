@@ -1,4 +1,4 @@
-"""What the solvers of other libraries share: how a missing library and how their end is told."""
+"""How the end of a solve by another library is told."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.types import Ended, Status, Tree
-
-
-def missing(library: str, who: str) -> ImportError:
-    """The error where a library that only an extra brings is not there; `who` needs it."""
-    return ImportError(
-        f'{who} needs {library}, which is not installed: pip install "toolkit-jax[solvers]".'
-    )
 
 
 def ended(y: Tree, steps: Array, max_steps: int) -> Ended:

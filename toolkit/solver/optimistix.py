@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from toolkit import tree
+from toolkit.errors.libraries import missing
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.libraries import ended, missing
+from toolkit.solver.libraries import ended
 from toolkit.solver.requirements import require_objective
 from toolkit.types import Ended, InnerProblem, Tree, WholeSolve
 from toolkit.vocabulary.kinds import Given
