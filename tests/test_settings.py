@@ -326,3 +326,10 @@ def test_no_two_classes_of_a_room_are_one_kind(family):
     offered = vars(importlib.import_module(mark.room)).values()
     classes = [one for one in offered if kinds.is_kind(one)]
     assert len({cls.kind for cls in classes}) == len(set(classes))
+
+
+def test_settings_that_hold_arrays_can_be_jitted():
+    solver = tk.solver.LBFGS(50, 1e-9, (np.zeros(2), jnp.ones(2)))
+    assert hash(solver) == hash(solver) and hash(Example(3)) == hash(Example(3))
+    solve = tk.argmin(lambda y, theta: jnp.sum((y - theta) ** 2), solver)
+    np.testing.assert_allclose(jax.jit(solve)(jnp.zeros(2), 3.0).value, 1.0)

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Gt, Interval
@@ -85,6 +86,7 @@ def settings(kind: str, own_kind: str | None = None) -> Callable[[type[_C]], typ
         setattr(cls, name, tag)
         cls.__annotations__ = {**inspect.get_annotations(cls), name: Literal[kind]}
         cls.own_kind = own_kind  # type: ignore[attr-defined]
+        cls.__hash__ = _hash  # type: ignore[assignment]
         cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
         cls.__get_pydantic_core_schema__ = classmethod(kinds.schema)  # type: ignore[attr-defined]
         cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # in the JSON schema
@@ -112,6 +114,14 @@ def _check(settings: Any) -> None:
         value = _plain(getattr(settings, name))
         require(name, value, annotation)
         object.__setattr__(settings, name, value)
+
+
+def _hash(settings: Any) -> int:
+    """By the values of the fields, of an array by the object that it is: `jax.jit(solve)` needs a hash."""
+    leaves, structure = jax.tree.flatten(
+        [getattr(settings, f.name) for f in dataclasses.fields(settings)]
+    )
+    return hash((structure, *(id(leaf) if _is_array(leaf) else leaf for leaf in leaves)))
 
 
 def _plain(value: Any) -> Any:

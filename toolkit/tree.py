@@ -256,6 +256,7 @@ def spread(tree: Tree, specs: list[PartitionSpec | None]) -> Tree:
     return jax.tree.unflatten(structure, [reshard(x, at) if at else x for x, at in pairs])
 
 
+@standard_promotion
 def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     """All leaves as one vector, whole on every device, and the way back."""
     flat, unravel = ravel_pytree(gathered(tree))

@@ -137,6 +137,14 @@ class Proximal(NamedTuple):
     loops_on_data: bool = False  # whether `prox` contains a `while_loop`
 
 
+class Box(NamedTuple):
+    """How a method minimises `fun` within bounds of each entry, instead of by a `Proximal`."""
+
+    # (y, gradient, theta) -> `y - clip(y - gradient)`, computed as the gradient, cut off by the ways to the bounds:
+    # of a difference of two points the digits below those of `y` are lost, and with them whether a bound is active.
+    cut: Callable[[Tree, Tree, Tree], Tree]
+
+
 class Method(NamedTuple):
     """One step of a solver on one problem, as pure functions of explicit arguments.
 
@@ -152,15 +160,18 @@ class Method(NamedTuple):
     num_steps: int  # the number of steps, or its limit when `tol` is given
     tol: float | None  # absolute, on the residual; None runs exactly `num_steps`
     descent: Descent | None = None  # where it is momentum gradient descent
-    proximal: Proximal | None = None  # where it minimises more than the objective
+    proximal: Proximal | Box | None = None  # where it minimises more than the objective
     # state after a step -> [] norm of the residual before it, where `evaluate` cannot know it
     residual_norm: Callable[[Tree], Array] | None = None
-    # Whether `evaluate` hands on a linear map, a program and its arrays. A map of one trace means nothing in
-    # another one, so such an `evaluate` is traced once, and its derivative is that of this program.
+    # Whether `evaluate` hands on a linear map, a program and its arrays, or reads what the solver's settings hold.
+    # A map or an array of one trace means nothing in another one, so such an `evaluate` is traced once, and its
+    # derivative is that of this program.
     linearises: bool = False
     # (state, stale) -> state, where it keeps values of the function that belong to the theta of the step before:
     # without these where `stale`, a scalar, is true. Steps by hand may change theta between them.
     forget: Callable[[Tree, Array], Tree] | None = None
+    # state -> [] bool, whether no step from here leads on: a loop ends there. None: never.
+    stalled: Callable[[Tree], Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,10 +238,10 @@ class InnerProblem:
 
 @dataclass(frozen=True, eq=False)
 class Composite:
-    """A minimum of `smooth + g`, which is where `(y - prox(y - s grad)) / s` is zero."""
+    """A minimum of `smooth + g`, which is where `(y - prox(y - s grad)) / s` is zero; in a box with s = 1."""
 
     smooth: InnerProblem
-    proximal: Proximal
+    proximal: Proximal | Box
 
 
 class Ended(NamedTuple):
@@ -247,7 +258,7 @@ class WholeSolve(NamedTuple):
 
     run: Callable[[Tree, Tree], tuple[Tree, Ended]]  # (y0, theta) -> (y, how it ended)
     tol: float | None  # as that of a `Method`
-    proximal: Proximal | None = None  # where it minimises more than the objective: bounds
+    proximal: Proximal | Box | None = None  # where it minimises more than the objective
 
 
 class SolverSteps(NamedTuple):

@@ -1,16 +1,17 @@
-"""A minimum of `fun + g`, g known by its proximal map only, as a root that can be differentiated."""
+"""A minimum of `fun + g`, g known by its proximal map only, or within bounds, as a root that can be differentiated."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 
 from toolkit import tree
-from toolkit.types import Composite, InnerProblem, Proximal, Tree
+from toolkit.types import Box, Composite, InnerProblem, Proximal, Tree
 
 
-def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
+def composite_problem(smooth: InnerProblem, proximal: Proximal | Box) -> InnerProblem:
     """`argmin fun + g` as the root of the prox-gradient mapping.
 
     `G(y) = (y - prox(y - s grad fun(y))) / s`, the gradient where there is no g. Its zeros do not
@@ -18,7 +19,24 @@ def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
 
     Source: Parikh & Boyd 2014, section 4.2.
     """
+    evaluate = (
+        _in_box(smooth, proximal) if isinstance(proximal, Box) else _mapping(smooth, proximal)
+    )
+    return dataclasses.replace(
+        smooth,
+        kind="root",
+        evaluate=evaluate,
+        objective=None,
+        composite=Composite(smooth, proximal),
+        loops_on_data=smooth.loops_on_data or getattr(proximal, "loops_on_data", False),
+    )
 
+
+def _in_box(smooth: InnerProblem, box: Box) -> Callable[[Tree, Tree, Tree], Tree]:
+    return lambda y, theta, x: box.cut(y, smooth.evaluate(y, theta, x), theta)
+
+
+def _mapping(smooth: InnerProblem, proximal: Proximal) -> Callable[[Tree, Tree, Tree], Tree]:
     def mapping(y: Tree, theta: Tree, x: Tree) -> Tree:
         # The zeros are the same for every s, so at a zero the derivative with respect to s is 0. An
         # approximate solution is only near a zero: there it is not 0, an error that must not be passed on.
@@ -26,14 +44,7 @@ def composite_problem(smooth: InnerProblem, proximal: Proximal) -> InnerProblem:
         new = proximal.prox(gradient_step(y, smooth.evaluate(y, theta, x), s), theta, s)
         return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), y, new)
 
-    return dataclasses.replace(
-        smooth,
-        kind="root",
-        evaluate=mapping,
-        objective=None,
-        composite=Composite(smooth, proximal),
-        loops_on_data=smooth.loops_on_data or proximal.loops_on_data,
-    )
+    return mapping
 
 
 def gradient_step(y: Tree, gradient: Tree, s: Tree) -> Tree:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from toolkit import tree
 from toolkit.derive import linear_call
-from toolkit.derive.linearised_system import Factors, System, product
+from toolkit.derive.linearised_system import Face, Factors, System, product
 from toolkit.derive.marks import mark
 from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP, refuse_transposition
 from toolkit.derive.solve_on_devices import Once, solve_on_devices
@@ -84,7 +84,9 @@ def _solve_once(solver: LinearSolver, depth: int) -> Once:
     ) -> tuple[Tree, LinearInfo]:
         # `A = (I - P M) / s` of a composite problem is not symmetric. A solver that needs symmetry
         # is given an equivalent symmetric system; the others can solve A as it is.
-        if system.factors is not None and getattr(solver, "symmetric_only", False):
+        if isinstance(system.factors, Face):
+            x, info = _solve_face(solver, system.factors, b, transposed, x0)
+        elif system.factors is not None and getattr(solver, "symmetric_only", False):
             x, info = _solve_factors(solver, system.factors, b, transposed, x0)
         else:
             x, info = linear_call.call(solver, matvec, b, x0, system.symmetric)
@@ -150,3 +152,39 @@ def _solve_factors(
         q, info = linear_call.call(solver, reduced, P(M(c)), start, True)
         correction = P(q)
     return jax.tree.map(jnp.add, c, correction), info
+
+
+def _solve_face(
+    solver: LinearSolver, face: Face, b: Tree, transposed: bool, x0: Tree | None
+) -> tuple[Tree, LinearInfo]:
+    """`(I - D + D H) x = b`, or its transpose, by a symmetric system on the free entries, `D H D q = c`.
+
+        c = D (b - H (b - D b)),  x = b - D b + D q             with what bounds fix known, x = b there
+        c = D b,                  x = b - D b + D q - (I - D) H D q     the transpose: this is known last
+
+    So neither the fixed entries nor their size beside the Hessian's count: in one relative residual for both, a
+    Hessian of 1e-12 would be lost behind the identity.
+    """
+    D, H = face
+    held = _minus(b, D(b))
+    rhs = D(b) if transposed else D(_minus(b, H(held)))
+    # A direct solver needs a matrix that is not singular: the fixed entries get a curvature like that of the others.
+    size = tree.norm(rhs)
+    scale = tree.norm(D(H(rhs))) / jnp.where(size == 0, 1, size)
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+
+    def reduced(q: Tree) -> Tree:
+        free = D(q)
+        return tree.add_scaled(D(H(free)), scale, _minus(q, free))
+
+    start = None if x0 is None else D(x0)
+    q, info = linear_call.call(solver, reduced, rhs, start, True)
+    free = D(q)
+    if transposed:
+        pushed = H(free)
+        held = _minus(held, _minus(pushed, D(pushed)))
+    return jax.tree.map(jnp.add, held, free), info
+
+
+def _minus(a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(jnp.subtract, a, b)

@@ -17,6 +17,7 @@ from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.jaxprs.lift import has_while, lift
 from toolkit.types import (
     Beside,
+    Box,
     Composite,
     InnerProblem,
     Matvec,
@@ -32,6 +33,13 @@ class Factors(NamedTuple):
     s: Array  # [] step size
 
 
+class Face(NamedTuple):
+    """`A = I - D + D H`, that of a minimum within bounds: H the Hessian, D what keeps the free entries alone."""
+
+    D: Matvec
+    H: Matvec
+
+
 @register_dataclass
 @dataclass(frozen=True)
 class System:
@@ -42,7 +50,7 @@ class System:
 
     matvec: Matvec
     symmetric: bool = field(metadata={"static": True})
-    factors: Factors | None = None
+    factors: Factors | Face | None = None
     transposed: Matvec | None = None  # `A'`, where it is not found by transposing `matvec`
     # Whether products can be formed with `A'` alone: a call of `matvec` is refused.
     one_way: bool = field(default=False, metadata={"static": True})
@@ -100,9 +108,11 @@ def explicit(system: System, like: Tree) -> System:
         return Partial(lifted.call, lifted.closed)
 
     transposed = None if system.transposed is None else one(system.transposed)
-    factors = system.factors and Factors(
-        one(system.factors.P), one(system.factors.M), system.factors.s
-    )
+    factors = system.factors
+    if isinstance(factors, Face):
+        factors = Face(*map(one, factors))
+    elif factors is not None:
+        factors = Factors(one(factors.P), one(factors.M), factors.s)
     return dataclasses.replace(
         system, matvec=one(system.matvec), factors=factors, transposed=transposed
     )
@@ -150,6 +160,8 @@ def _linearise_composite(
     composite: Composite, y: Tree, theta: Tree, damping: Array | float
 ) -> tuple[Tree, System]:
     smooth, proximal = composite.smooth, composite.proximal
+    if isinstance(proximal, Box):
+        return _linearise_in_box(smooth, proximal, y, theta, damping)
     s = tree.stop_gradient(proximal.step_size(theta))
 
     def descend(real: Tree) -> Tree:
@@ -177,6 +189,29 @@ def _linearise_composite(
         backward = None if factors is None else lambda v: scaled_difference(v, M(P(v)))
         system = dataclasses.replace(system, transposed=backward, forward_only=True)
     return scaled_difference(real, new), system
+
+
+def _linearise_in_box(
+    smooth: InnerProblem, box: Box, y: Tree, theta: Tree, damping: Array | float
+) -> tuple[Tree, System]:
+    slope = lambda y: smooth.evaluate(y, theta, None)
+    gradient, hessian, transposed, *_ = linearised(slope, y, smooth.backward_only)
+    if smooth.gauss_newton:
+        hessian, transposed = _gauss_newton(smooth, y, theta)[1], None
+    H = _damped(hessian, damping)
+    residual, D = jax.linearize(lambda gradient: box.cut(y, gradient, theta), gradient)
+    face = Face(D, H) if smooth.symmetric else None
+
+    def product(v: Tree) -> Tree:
+        return jax.tree.map(lambda a, d, h: a - d + h, v, D(v), D(H(v)))
+
+    system = System(product, False, face)
+    if smooth.symmetric or transposed is not None:
+        back = H if transposed is None else _damped(transposed, damping)
+        pull = lambda v: jax.tree.map(lambda a, d, h: a - d + h, v, D(v), back(D(v)))
+        system = dataclasses.replace(system, transposed=pull)
+    looping = smooth.loops_on_data and loops(H, y)
+    return residual, dataclasses.replace(system, forward_only=looping)
 
 
 def _damped(product: Matvec, damping: Array | float) -> Matvec:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
+from toolkit import tree
 from toolkit.derive.composite import composite_problem
 from toolkit.derive.curvature import forward_over_reverse
 from toolkit.derive.on_devices import device_axes
@@ -24,11 +25,13 @@ from toolkit.solve.lifting import lift_solver
 from toolkit.solve.without_steps import Tilt, bind_callable, bind_whole
 from toolkit.solver.iterate import as_steps
 from toolkit.types import (
+    Ended,
     InnerProblem,
     Method,
     Primal,
     Solution,
     Solver,
+    Status,
     Tree,
     WholeSolve,
 )
@@ -75,8 +78,16 @@ def bind(
     if method.proximal is not None:
         problem = composite_problem(problem, method.proximal)
 
-    def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Array]:
-        return steps.finish(steps.run(y0, theta, xs))
+    def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Any]:
+        carry = steps.run(y0, theta, xs)
+        y, made = steps.finish(carry)
+        if method.stalled is None:
+            return y, made
+        otherwise = jnp.where(
+            method.stalled(carry.state), int(Status.STALLED), int(Status.STEP_LIMIT)
+        )
+        otherwise = jnp.where(tree.all_finite(y), otherwise, int(Status.NOT_FINITE))
+        return y, Ended(made, otherwise.astype(jnp.int32))
 
     primal = Primal(run, steps, type(solver).__name__, lifted.settings, tilted)
     operands = operands._replace(solver=lifted.closures)

@@ -97,7 +97,8 @@ def by_hand(kind: Asked, fun: Fun, solver: Any, returns: Returns) -> tuple[Init,
         seen = None if method.forget is None else jnp.zeros(LANES, jnp.uint32)
         # Inside `jax.shard_map` a loop's carry must vary over the same device axes before and after a step.
         number, seen = vary((jnp.asarray(0, jnp.int32), seen), varying_axes(parts.y))
-        arrays = tree.merge(parts.y, parts.operands.carried.y)
+        # Not `y0` itself: a solver with bounds moves a start from outside to them.
+        arrays = tree.merge(method.value(begun), parts.operands.carried.y)
         return StepState(arrays, number, _memory(begun, layout), seen, layout)
 
     @readable

@@ -14,7 +14,7 @@ from jax import Array
 
 from toolkit.jaxprs.lift import Lifted, lift
 from toolkit.solve.call import Operands, SolverClosures
-from toolkit.types import Descent, Evaluation, Method, Proximal, Tree
+from toolkit.types import Box, Descent, Evaluation, Method, Proximal, Tree
 
 
 class LiftedSolver(NamedTuple):
@@ -96,9 +96,19 @@ def _lifted_descent(descent: Descent, schedule: Lifted) -> Descent:
 
 
 def lift_proximal(
-    proximal: Proximal, y0: Tree, operands: Operands, closures: SolverClosures
-) -> tuple[Proximal, SolverClosures, Operands]:
+    proximal: Proximal | Box, y0: Tree, operands: Operands, closures: SolverClosures
+) -> tuple[Proximal | Box, SolverClosures, Operands]:
     """The proximal part with its closures among `closures`, and the settings of a solver that has one."""
+    if isinstance(proximal, Box):
+        made = lift(proximal.cut, y0, y0, operands)
+        closures, cut = closures._replace(prox=made.closed), made.call
+        box = Box(lambda y, slope, theta: cut(theta.solver.prox, y, slope, bare(theta)))
+        # Bounds are part of the problem, and no settings of the solver.
+        return (
+            box,
+            closures,
+            jax.tree.map(lambda _: False, nowhere(operands)._replace(solver=closures)),
+        )
     step_size = lift(proximal.step_size, operands)
     prox = lift(proximal.prox, y0, operands, step_size.shape)
     closures = closures._replace(step_size=step_size.closed, prox=prox.closed)

@@ -6,14 +6,13 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from toolkit import tree
 from toolkit.array_arguments import spread
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.leaves.containers import unpacked
 from toolkit.projection import box
-from toolkit.types import InnerProblem, Proximal, Tree
+from toolkit.types import Box, InnerProblem, Tree
 from toolkit.vocabulary.kinds import Given
 
 
@@ -77,9 +76,10 @@ def _one(name: str, bound: Any, y: Tree) -> Tree:
     if any(map(jnp.iscomplexobj, jax.tree.leaves(found))):
         raise ValueError(f"`{name}` must be real: got {tree.describe(bound)}.")
     # Rounded to the type of `y`: a point on the bound then compares equal to it.
-    return jax.tree.map(
+    typed = jax.tree.map(
         lambda b, leaf: jnp.broadcast_to(b.astype(leaf.dtype), leaf.shape), found, y
     )
+    return tree.spread(typed, tree.specs(y))
 
 
 def clip(y: Tree, limits: Limits) -> Tree:
@@ -101,15 +101,13 @@ def optimality(y: Tree, gradient: Tree, limits: Limits) -> Tree:
     return box(gradient, (back, ahead))
 
 
-def bounded(bounds: Any, problem: InnerProblem) -> Proximal:
-    """What a solver with `bounds` minimises besides the objective: 0 within the bounds, infinite outside.
+def bounded(bounds: Any, problem: InnerProblem) -> Box:
+    """The part of a solver's `bounds` in the optimality condition that adjoints see.
 
-    With it the optimality condition that adjoints see is `y - clip(y - gradient)`, so a derivative follows a
-    bound where that is active, and the free face elsewhere.
+    So a derivative follows a bound where that is active, and the free face elsewhere.
     """
 
-    def prox(z: Tree, theta: Tree, step_size: Array) -> Tree:
-        return clip(z, limits(bounds, problem, z, theta))
+    def cut(y: Tree, gradient: Tree, theta: Tree) -> Tree:
+        return optimality(y, gradient, limits(bounds, problem, y, theta))
 
-    # Weakly typed: in the unit of y whatever its type.
-    return Proximal(lambda theta: jnp.asarray(1.0), prox)
+    return Box(cut)

@@ -89,7 +89,10 @@ def _step_unless_done(
     def active() -> Progress:
         taken = take_step(method, progress.state, theta, x)
         steps = progress.steps + jnp.where(taken.converged, 0, 1).astype(jnp.int32)
-        return Progress(taken.state, steps, taken.converged | ~taken.finite)
+        done = taken.converged | ~taken.finite
+        if method.stalled is not None:
+            done |= method.stalled(taken.state)
+        return Progress(taken.state, steps, done)
 
     return jax.lax.cond(progress.done, lambda: progress, active)
 
