@@ -50,6 +50,7 @@ ROUNDING = "a margin in units of rounding"
 JUDGE = (
     "part of the verdict in a report, calibrated in the comment there; values do not depend on it"
 )
+LINE_SEARCH = "the usual numbers of a line search, as optax has its own; the solution stays"
 ALLOWED = {
     ("solve/accuracy.py", "SAFETY"): JUDGE,
     ("solve/accuracy.py", "RESOLVED"): JUDGE,
@@ -138,6 +139,15 @@ ALLOWED = {
     ("problems/regularisation.py", "x0"): ORACLE,
     ("problems/regularisation.py", "solver"): ANSWER,
     ("solver/anderson.py", "ridge"): ROUNDING,
+    ("solver/projected_lbfgs.py", "_DECREASE"): LINE_SEARCH,
+    ("solver/projected_lbfgs.py", "_FLATTER"): LINE_SEARCH,
+    ("solver/projected_lbfgs.py", "_SHORTEST"): LINE_SEARCH,
+    ("solver/projected_lbfgs.py", "_TRIALS"): LINE_SEARCH,
+    (
+        "solver/projected_lbfgs.py",
+        "_NEAR",
+    ): "which metric an entry has on the way; the solution stays",
+    ("solver/projected_lbfgs.py", "_ROUNDING"): ROUNDING,
     ("tree.py", "unit"): ROUNDING,
 }
 

@@ -15,11 +15,13 @@ from jax import Array
 from toolkit import tree
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 
-# Sufficient decrease, and how far the slope must have risen: Nocedal & Wright 2006, section 3.1.
-_DECREASE, _FLATTER = 1e-4, 0.9
+_DECREASE = 1e-4  # sufficient decrease: Nocedal & Wright 2006, section 3.1
+_FLATTER = 0.9  # how far the slope must have risen, there
+_SHORTEST = 0.1  # of an interval: where a parabola may lie that interpolates values, section 3.5
 _TRIALS = 60  # a step from 1 to 1e-18 and less: then no point of the path differs from its start
 # At most this part of the way between two bounds counts as near to one of them.
 _NEAR = 0.1
+_ROUNDING = 10  # values that differ by so many eps are equal
 
 
 class Point(NamedTuple):
@@ -159,7 +161,7 @@ def _search(
         less = there.value <= here.value + _DECREASE * expected
         # Near a solution values differ by rounding alone. There the slopes tell whether the step descends (Hager &
         # Zhang 2005, equation 4.1), and the residual must become smaller: else rounding would lead anywhere.
-        seen = -expected > 10 * eps * jnp.abs(here.value)
+        seen = -expected > _ROUNDING * eps * jnp.abs(here.value)
         as_good = there.value <= here.value + eps ** (2 / 3) * jnp.abs(here.value)
         falls = slope <= (2 * _DECREASE - 1) * expected
         less = (seen & less) | (as_good & falls & (_norm_left(there, lower, upper) < left))
@@ -189,5 +191,6 @@ def _norm_left(point: Point, lower: Array, upper: Array) -> Array:
 def _fraction(expected: Array, change: Array, low: Array) -> Array:
     """Where to try next between `low` and a step too far: the minimum of a parabola, or the middle."""
     curved = 2 * (change - expected)
-    parabola = jnp.clip(-expected / jnp.where(curved > 0, curved, 1), 0.1, 0.5)
-    return jnp.where((low == 0) & (curved > 0) & jnp.isfinite(curved), parabola, 0.5)
+    middle = 1 / 2
+    parabola = jnp.clip(-expected / jnp.where(curved > 0, curved, 1), _SHORTEST, middle)
+    return jnp.where((low == 0) & (curved > 0) & jnp.isfinite(curved), parabola, middle)
