@@ -172,6 +172,10 @@ class Method(NamedTuple):
     forget: Callable[[Tree, Array], Tree] | None = None
     # state -> [] bool, whether no step from here leads on: a loop ends there. None: never.
     stalled: Callable[[Tree], Array] | None = None
+    # Whether an update costs less than a branch around it, and has finite derivatives at a solution, too.
+    cheap_update: bool = False
+    # Whether the fixed point that it converges to attracts: no eigenvalue of the map's derivative is 1 or more.
+    attracted: bool = False
 
 
 @dataclass(frozen=True, eq=False)

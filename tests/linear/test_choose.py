@@ -11,7 +11,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import toolkit as tk
-from toolkit.linear import CG, GMRES, Dense, choose
+from toolkit.linear import CG, GMRES, BiCGStab, Dense, choose
+from toolkit.linear.choose import choose_attracted
 
 
 def _shapes(jaxpr: Any) -> set[tuple[int, ...]]:
@@ -31,6 +32,7 @@ def test_choice_follows_structure_and_size() -> None:
     # A complex unknown counts twice.
     assert isinstance(choose(jnp.zeros(128, complex), True), Dense)
     assert isinstance(choose(jnp.zeros(129, complex), True), CG)
+    assert isinstance(choose_attracted(small).solver, BiCGStab)
 
 
 def test_tolerance_follows_the_widest_rounding() -> None:
@@ -59,5 +61,43 @@ def test_no_matrix_above_256_unknowns(kind: str, n: int) -> None:
     hg = tk.hypergradient(lambda y, theta: jnp.sum(y**2), solve)
     jaxpr = jax.make_jaxpr(lambda theta: hg(jnp.zeros(n), theta))(jnp.ones(n)).jaxpr
     square = {shape for shape in _shapes(jaxpr) if sum(size >= n for size in shape) >= 2}
-    # At 256 the matrix is there: so the search can find one.
-    assert bool(square) == (n <= 256), square
+    # At 256 the matrix is there: so the search can find one. At a fixed point that attracts there never is.
+    assert bool(square) == (n <= 256 and kind != "fixed_point"), square
+
+
+def test_a_system_that_the_default_fails_on_has_a_nan_derivative() -> None:
+    # The spectral radius is 0.9, and (I - J)^-1 lengthens some vectors by 1e13.
+    n = 200
+    upper = np.triu(np.random.default_rng(0).normal(size=(n, n)))
+    upper *= 0.9 / np.abs(np.diagonal(upper)).max()
+    matrix = jnp.asarray(upper, jnp.float32)
+    solver = tk.solver.FixedPointIteration(3, 1e-4)
+    y0, theta = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
+    outer = lambda y, theta: jnp.sum(y)
+
+    def gradient(linear_solver: Any) -> Any:
+        adjoint = tk.adjoint.Implicit(linear_solver=linear_solver)
+        solve = tk.fixed_point(lambda y, theta: matrix @ y + theta, solver, adjoint=adjoint)
+        return tk.hypergradient(outer, solve)(y0, theta)
+
+    failed = gradient(None)
+    assert failed.report.status & tk.Issue.LINEAR_NOT_CONVERGED
+    assert np.all(np.isnan(failed.gradient))
+    exact = np.linalg.solve(np.eye(n) - np.asarray(matrix, float).T, np.ones(n))
+    np.testing.assert_allclose(gradient(Dense()).gradient, exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.99])
+@pytest.mark.parametrize("n", [1, 3, 60, 400])
+def test_the_derivative_at_a_fixed_point_that_attracts(n: int, radius: float) -> None:
+    rng = np.random.default_rng(n)
+    matrix = rng.normal(size=(n, n))
+    matrix *= radius / np.abs(np.linalg.eigvals(matrix)).max()
+    solve = tk.fixed_point(
+        lambda y, theta: matrix @ y + theta, tk.solver.FixedPointIteration(10_000, 1e-9)
+    )
+    weights = rng.normal(size=n)
+    hg = tk.hypergradient(lambda y, theta: weights @ y, solve)(jnp.zeros(n), rng.normal(size=n))
+    exact = np.linalg.solve(np.eye(n) - matrix.T, weights)
+    assert hg.report.status == 0
+    np.testing.assert_allclose(hg.gradient, exact, rtol=1e-6, atol=1e-8 * np.abs(exact).max())

@@ -23,6 +23,7 @@ from toolkit.linear.judge import (
     judge,
     multiplied,
     over_devices,
+    real_dot,
     start,
     without_reverse_mode,
 )
@@ -31,13 +32,22 @@ from toolkit.types import LinearInfo, Matvec, Tree
 from toolkit.vocabulary.roles import Preconditioner
 
 
-class _BiCGStabState(NamedTuple):
+class _State(NamedTuple):
     x: Tree
-    r: Tree
+    r: Tree  # by the recurrence, which drifts from b - A x by rounding
     p: Tree
     rho: Array  # [] <r_hat, r>
     steps: Array  # []
     broken: Array  # [] bool, a division by zero ended the recurrence
+
+
+class _Restarted(NamedTuple):
+    x: Tree
+    r: Tree  # b - A x
+    norm: Array  # [] of r
+    steps: Array  # []
+    products: Array  # []
+    gaining: Array  # [] bool, whether the last recurrence made the residual smaller
 
 
 @settings("bicgstab")
@@ -72,16 +82,50 @@ class BiCGStab:
         matvec, x = checked(matvec, b), start(b, x0)
         unit = tree.unit(b)
         b, x = divided(b, unit), divided(x, unit)
-        r = b if x0 is None else optax.tree.sub(b, matvec(x))
-        shadow, dot = r, tree.vdot
         inverse, made = approximate_inverse(self.preconditioner, matvec, b)
-        target = self.tol * tree.norm(b)
-        first = _BiCGStabState(x, r, r, dot(shadow, r), *counters(r))
+        b_norm = jnp.sqrt(real_dot(b, b))  # in units of its largest entry its square is in range
+        target = self.tol * b_norm
 
-        def unfinished(s: _BiCGStabState) -> Array:
-            return (s.steps < self.max_steps) & (tree.norm(s.r) > target) & ~s.broken
+        def unfinished(s: _Restarted) -> Array:
+            # The first round is made for b = 0, too: a product that is not finite must be seen.
+            unseen = s.products == first.products
+            return unseen | ((s.steps < self.max_steps) & (s.norm > target) & s.gaining)
 
-        def step(s: _BiCGStabState) -> _BiCGStabState:
+        def restarted(s: _Restarted) -> _Restarted:
+            # A recurrence that broke down, or whose own residual is too small by rounding, starts again from x.
+            last = self._recurrence(matvec, inverse, s, target)
+            r = optax.tree.sub(b, matvec(last.x))
+            norm = jnp.sqrt(real_dot(r, r))
+            worse = norm >= s.norm  # a NaN is not worse: it must be seen
+            x, norm = tree.where(worse, (s.x, s.norm), (last.x, norm))
+            products = s.products + 2 * (last.steps - s.steps) + 1
+            return _Restarted(x, r, norm, last.steps, products, ~worse)
+
+        r, norm = b, b_norm
+        if x0 is not None:
+            r, made = optax.tree.sub(b, matvec(x)), made + 1
+            norm = jnp.sqrt(real_dot(r, r))
+        zero, false = counters(r)
+        first = _Restarted(x, r, norm, zero, zero + made, ~false)
+        last = jax.lax.while_loop(unfinished, restarted, first)
+        norms = (b_norm, last.norm)
+        x, info = judge(
+            matvec, b, last.x, last.steps, self.tol, products=last.products, norms=norms
+        )
+        return without_reverse_mode("BiCGStab", multiplied(x, unit)), info
+
+    def _recurrence(
+        self, matvec: Matvec, inverse: Matvec, start: _Restarted, target: Array
+    ) -> _State:
+        """BiCGStab from `start`, until its residual meets the target or it breaks down."""
+        shadow, dot = start.r, tree.vdot
+        broken = jnp.zeros_like(start.gaining)
+        first = _State(start.x, shadow, shadow, dot(shadow, shadow), start.steps, broken)
+
+        def unfinished(s: _State) -> Array:
+            return (s.steps < self.max_steps) & (real_dot(s.r, s.r) > target**2) & ~s.broken
+
+        def step(s: _State) -> _State:
             # In the paper's letters, with K the preconditioner: toward = K^-1 p, ap = v, half = s,
             # toward_half = K^-1 s, a_half = t.
             toward = inverse(s.p)
@@ -100,9 +144,6 @@ class BiCGStab:
             beta = tree.safe_divide(rho, s.rho) * tree.safe_divide(alpha, omega)
             p = tree.add_scaled(r, beta, tree.add_scaled(s.p, -omega, ap))
             broken = (denominator == 0) | (omega == 0)
-            return _BiCGStabState(x, r, p, rho, s.steps + 1, broken)
+            return _State(x, r, p, rho, s.steps + 1, broken)
 
-        last = jax.lax.while_loop(unfinished, step, first)
-        products = made + 2 * last.steps
-        x, info = judge(matvec, b, last.x, last.steps, self.tol, products=products)
-        return without_reverse_mode("BiCGStab", multiplied(x, unit)), info
+        return jax.lax.while_loop(unfinished, step, first)

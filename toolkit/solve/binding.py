@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from toolkit.derive.on_devices import device_axes
 from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.jaxprs.one_device import as_on_one_device
 from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.linear.choose import choose_attracted
 from toolkit.solve.call import WITH_DATA, Operands, SolveCall, first
 from toolkit.solve.lifting import lift_solver
 from toolkit.solve.without_steps import Tilt, bind_callable, bind_whole
@@ -59,6 +61,8 @@ def bind(
     if isinstance(method, WholeSolve):
         return bind_whole(type(solver).__name__, method, problem, y0, operands, xs, tilted)
     _check_xs(xs, method.num_steps)
+    if method.attracted:
+        problem = replace(problem, linear_solver=choose_attracted(y0))
     if method.proximal is not None and {*device_axes()} - varying_axes(y0):
         # A `prox` may differ between devices where `fun` does not: see `_lift_fun`.
         y0, operands, xs = vary((y0, operands, xs), _axes_of_a_step(method, y0, operands, xs))

@@ -78,7 +78,9 @@ class Anderson:
             y = tree.as_like(state.y, unravel(weights @ values))
             return AndersonState(y, values, residuals, evaluations)
 
-        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
+        return Method(
+            init, evaluate, update, lambda s: s.y, self.max_steps, self.tol, attracted=True
+        )
 
 
 def _mixing_weights(residuals: Array, filled: Array) -> Array:

@@ -62,4 +62,13 @@ class FixedPointIteration:
             )
             return IterationState(mixed)
 
-        return Method(init, evaluate, update, lambda s: s.y, self.max_steps, self.tol)
+        return Method(
+            init,
+            evaluate,
+            update,
+            lambda s: s.y,
+            self.max_steps,
+            self.tol,
+            cheap_update=True,
+            attracted=True,
+        )

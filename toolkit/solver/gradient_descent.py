@@ -83,4 +83,13 @@ class GradientDescent:
             return DescentState(tree.add_scaled(state.y, step_size, velocity), velocity)
 
         descent = Descent(schedule, known_schedule(self.momentum, self.num_steps))
-        return Method(init, evaluate, update, lambda s: s.y, self.num_steps, self.tol, descent)
+        return Method(
+            init,
+            evaluate,
+            update,
+            lambda s: s.y,
+            self.num_steps,
+            self.tol,
+            descent,
+            cheap_update=True,
+        )

@@ -86,15 +86,18 @@ def _step_unless_done(
     after the end change nothing.
     """
 
-    def active() -> Progress:
-        taken = take_step(method, progress.state, theta, x)
-        steps = progress.steps + jnp.where(taken.converged, 0, 1).astype(jnp.int32)
-        done = taken.converged | ~taken.finite
-        if method.stalled is not None:
-            done |= method.stalled(taken.state)
-        return Progress(taken.state, steps, done)
+    return jax.lax.cond(
+        progress.done, lambda: progress, lambda: _progressed(method, progress, theta, x)
+    )
 
-    return jax.lax.cond(progress.done, lambda: progress, active)
+
+def _progressed(method: Method, progress: Progress, theta: Tree, x: tuple[Array, Tree]) -> Progress:
+    taken = take_step(method, progress.state, theta, x)
+    steps = progress.steps + jnp.where(taken.converged, 0, 1).astype(jnp.int32)
+    done = taken.converged | ~taken.finite
+    if method.stalled is not None:
+        done |= method.stalled(taken.state)
+    return Progress(taken.state, steps, done)
 
 
 def take_step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -> Taken:
@@ -111,20 +114,23 @@ def take_step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -
         return method.update(state, needed, theta, t, seen)
 
     if method.residual_norm is None:
-        norm = tree.norm(tree.stop_gradient(residual))
-        # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
-        # needed; a `where` would compute it every time.
-        moved = move() if tol is None else jax.lax.cond(norm <= tol, lambda: state, move)
+        norm = tree.quick_norm(tree.stop_gradient(residual))
+        moved = move() if tol is None or method.cheap_update else None
     else:
-        # Here the residual is known only after the step; the step is discarded below if it converged.
         moved = move()
-        norm = method.residual_norm(moved)
+        norm = method.residual_norm(moved)  # known only after the step
+    if tol is not None and moved is not None:
+        moved = tree.where(norm <= tol, state, moved)
+    elif moved is None:
+        # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
+        # needed; a `where` computes it every time.
+        moved = jax.lax.cond(norm <= tol, lambda: state, move)
+    finite = jnp.isfinite(norm)
     if tol is None:
-        return Taken(moved, norm, jnp.asarray(False), jnp.isfinite(norm), beside)
-    converged, finite = norm <= tol, jnp.isfinite(norm)
+        return Taken(moved, norm, jnp.asarray(False), finite, beside)
     moving, whole, _ = tree.split(moved)
     moved = tree.merge(tree.nan_unless(finite, moving), whole)
-    return Taken(tree.where(converged, state, moved), norm, converged, finite, beside)
+    return Taken(moved, norm, norm <= tol, finite, beside)
 
 
 def _run_all(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Tree:
@@ -144,6 +150,6 @@ def _run_until_done(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Progress
     def advance(progress: Progress) -> Progress:
         t = progress.steps
         seen = jax.tree.map(lambda leaf: leaf[t], xs)
-        return _step_unless_done(method, progress, theta, (t, seen))
+        return _progressed(method, progress, theta, (t, seen))
 
     return jax.lax.while_loop(unfinished, advance, _begin(method.init(y0, theta)))
