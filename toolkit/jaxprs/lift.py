@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from toolkit.jaxprs.numpy_lanes import as_jax_lanes
 from toolkit.jaxprs.own_rules import Rules, has_both_modes, rules
 from toolkit.jaxprs.read import constants_first, evaluate, evaluate_open, inner
 from toolkit.jaxprs.thin_products import arranged
@@ -51,7 +52,9 @@ def lift(fun: Callable[..., Any], *examples: Any, arrange: bool = False) -> Lift
     jaxpr, shape = jax.make_jaxpr(traced, return_shape=True)(*examples)
     # Only tracers are lifted; a concrete array keeps its place among the constants, a tracer leaves a gap.
     is_closed = [isinstance(const, jax.core.Tracer) for const in jaxpr.consts]
-    closed = tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
+    closed = as_jax_lanes(
+        tuple(c for c, lifted in zip(jaxpr.consts, is_closed, strict=True) if lifted)
+    )
     constants = [None if lifted else c for c, lifted in zip(jaxpr.consts, is_closed, strict=True)]
     structure = jax.tree.structure(shape)
     if arrange:

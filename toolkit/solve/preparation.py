@@ -20,6 +20,7 @@ from toolkit.derive.collecting import holds_marks
 from toolkit.derive.on_devices import device_axes, refuse_differing, refuse_unchecked
 from toolkit.jaxprs.collectives import collective_axes
 from toolkit.jaxprs.lift import Lifted, lift
+from toolkit.jaxprs.numpy_lanes import as_jax_lanes
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.containers import unpacked
 from toolkit.leaves.module_variables import why_nothing_moves
@@ -139,7 +140,7 @@ def partition(y0: Tree, theta: Tree) -> Partition:
     Raises:
       ValueError: nothing in `y0` can be solved for.
     """
-    y, theta = tree.parts(y0), tree.parts(theta)
+    y, theta = as_jax_lanes((tree.parts(y0), tree.parts(theta)))
     if not jax.tree.leaves(y.inexact):
         raise ValueError(
             "`y0` must have a floating or complex leaf to solve for: got "
