@@ -4,6 +4,7 @@
     python -m benchmarks p1 --against jaxopt higher   suites p1_*, with these peers only
     python -m benchmarks --write               also puts the tables into benchmarks/RESULTS.md
     python -m benchmarks transforms [--check]  which function works under which transformation: docs/transforms.md
+    python -m benchmarks moving [--json FILE]  programs of users of jaxopt and optimistix, with ours and with theirs
 
 Peers are optional: benchmarks/peers-jax.txt, benchmarks/peers-torch.txt. One that is missing is listed as such.
 """
@@ -23,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.contest import Suite
+from benchmarks.moving import __main__ as moving
 from benchmarks.race import Row, race
 from benchmarks.transforms import __main__ as transforms
 
@@ -33,6 +35,8 @@ PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty
 
 def main() -> None:
     """The command line."""
+    if sys.argv[1:2] == ["moving"]:  # pairs of programs, not contestants of one problem
+        sys.exit(moving.start(sys.argv[2:]))
     if sys.argv[1:2] == ["transforms"]:  # no suite of races: a table of what works
         sys.exit(transforms.start(sys.argv[2:]))
     known = sorted(path.stem for path in (FOLDER / "suites").glob("[a-z]*.py"))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 Function = Callable[..., Any]
 Build = Callable[[], tuple[Function, tuple[Any, ...]]]  # -> a function and its arguments
+
+
+class NoCounterpart(Exception):
+    """What a contestant raises that has no such program: the library lacks it."""
 
 
 class Ready(NamedTuple):
@@ -50,6 +55,14 @@ class Suite(NamedTuple):
     says: str  # the problem, in a sentence
     entries: Mapping[str, Entry]
     exact: str = ""  # the entry whose float64 gradient is the truth
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name: a module of `benchmarks/suites`, or a `PACKAGE:NAME` of those in its `programs`."""
+    package, _, within = name.rpartition(":")
+    if package:
+        return import_module(f"benchmarks.{package}.programs").SUITES[within]
+    return import_module(f"benchmarks.suites.{name}").SUITE
 
 
 def timed(ready: Ready, repeats: int) -> float:

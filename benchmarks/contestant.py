@@ -9,11 +9,10 @@ import contextlib
 import json
 import os
 import sys
-from importlib import import_module
 from typing import Any
 
 
-def main(suite: str, name: str, core: str, *flags: str) -> None:
+def main(suite_name: str, name: str, core: str, *flags: str) -> None:
     """Prepares, says so, then serves: a number of repeats a line, the CPU seconds of a call back."""
     os.sched_setaffinity(0, {int(core)})
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,13 +22,16 @@ def main(suite: str, name: str, core: str, *flags: str) -> None:
     def answer(**fields: Any) -> None:
         print(json.dumps(fields), file=answers, flush=True)
 
-    from benchmarks.contest import timed
+    from benchmarks.contest import NoCounterpart, suite, timed
 
-    entry = import_module(f"benchmarks.suites.{suite}").SUITE.entries[name]
+    entry = suite(suite_name).entries[name]
     try:
         ready = entry.prepare(entry.build)
     except ModuleNotFoundError as error:
         answer(missing=f"{error.name} is not installed")
+        return
+    except NoCounterpart as error:
+        answer(missing=str(error))
         return
     answer(
         compile_seconds=ready.compile_seconds,

@@ -27,7 +27,9 @@ class Row(NamedTuple):
     error: float | None = None  # relative, of the gradient, to float64
 
 
-class _Process:
+class Process:
+    """A contestant that waits to be timed; `ready` is what it said of itself."""
+
     def __init__(self, suite: str, name: str, core: int, *flags: str):
         words = [sys.executable, "-m", "benchmarks.contestant", suite, name, str(core), *flags]
         self._process = subprocess.Popen(
@@ -36,6 +38,7 @@ class _Process:
         self.ready = self._answer()
 
     def seconds(self, repeats: int) -> float:
+        """CPU seconds of a call, over so many of them."""
         assert self._process.stdin is not None
         print(repeats, file=self._process.stdin, flush=True)
         return self._answer()["seconds"]
@@ -49,6 +52,7 @@ class _Process:
         return {"missing": (trace.strip().splitlines() or ["ended without a word"])[-1]}
 
     def end(self) -> None:
+        """Lets the process go."""
         self._process.communicate()
 
 
@@ -56,14 +60,14 @@ def race(suite: str, entries: Mapping[str, Any], exact: str, core: int, rounds: 
     """A row a contestant, in their order. Preparing is sequential: compiling is measured, too."""
     truth = None
     if exact:
-        process = _Process(suite, exact, core, "--exact")
+        process = Process(suite, exact, core, "--exact")
         truth = process.ready.get("gradient")
         process.end()
-    processes = {name: _Process(suite, name, core) for name in entries}
+    processes = {name: Process(suite, name, core) for name in entries}
     ready = {name: process.ready for name, process in processes.items()}
     reasons = {name: _why_not(answer, truth) for name, answer in ready.items()}
     running = [name for name in entries if not reasons[name]]
-    times = _times({name: processes[name] for name in running}, rounds)
+    times = times_in_turn({name: processes[name] for name in running}, rounds)
     for process in processes.values():
         process.end()
     return [
@@ -74,7 +78,7 @@ def race(suite: str, entries: Mapping[str, Any], exact: str, core: int, rounds: 
     ]
 
 
-def _times(processes: Mapping[str, _Process], rounds: int) -> dict[str, list[float]]:
+def times_in_turn(processes: Mapping[str, Process], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of a call by turn; there are two turns a round, forth and back."""
     repeats = {
         name: max(1, round(SLOT_SECONDS / max(process.seconds(1), 1e-6)))
