@@ -17,15 +17,17 @@ LARGEST_DENSE = 256
 _MAX_STEPS = 1000
 
 
-def choose(y: Tree, symmetric: bool) -> LinearSolver:
-    """`Dense` up to 256 real unknowns (Cholesky or LU); above, `CG` if symmetric, else `GMRES`.
+def choose(y: Tree, symmetric: bool, hessian: bool = True) -> LinearSolver:
+    """`Dense` up to 256 real unknowns (LU, or Cholesky); above, `CG` if symmetric, else `GMRES`.
+
+    Cholesky is tried first for a `hessian`, also for one that is not known to be symmetric.
 
     The iterative ones run to `10 eps^(3/4)` (1.8e-11 in float64, 6.4e-5 in float32) or 1,000
     steps; a system that needs more says so in its status.
     """
     unknowns = tree.size(y)
     if unknowns <= LARGEST_DENSE:
-        return Dense()
+        return Dense(cholesky=hessian)
     tol = _tolerance(y)
     return CG(_MAX_STEPS, tol) if symmetric else GMRES(_MAX_STEPS, tol)
 

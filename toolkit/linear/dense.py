@@ -36,9 +36,16 @@ class Dense:
     whose pivot is exactly 0 is free and becomes 0, which spoils no other; x is NaN where it then is
     neither a solution nor one of least squares.
 
+    Args:
+      cholesky: whether Cholesky is tried. False for a matrix that is not expected to be symmetric, such as the
+        Jacobian of an equation: the attempt and the look at its symmetry take a third of the time of a small
+        system. A negative curvature is not told then.
+
     Cost: `n` products (one batched product) and `n^3 / 3` to `n^3` operations; memory `n^2`. Under
     `vmap` a matrix a lane, made for as many lanes at once as 4 MiB hold.
     """
+
+    cholesky: bool = True
 
     @readable
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
@@ -48,7 +55,7 @@ class Dense:
         eps = tree.eps(b)
         # What the product closes over becomes an argument, so that a batch of systems can be told from a
         # batch of right-hand sides.
-        whole = lift(lambda b: _solve(product, b, eps), flat)
+        whole = lift(lambda b: _solve(product, b, eps, self.cholesky), flat)
         size = flat.size**2 * flat.dtype.itemsize
         made = in_lanes(whole.call, size, whole.closed, flat)
         # The residual of a singular system may be small by chance. A negative tolerance, which no residual
@@ -72,10 +79,38 @@ def _matrix(product: Callable[[Array], Array], like: Array) -> Array:
     return columns.T  # row j of `columns` is A e_j
 
 
-def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
+def _solve(product: Callable[[Array], Array], b: Array, eps: float, cholesky: bool) -> _Solved:
     n, matrix = max(b.size, 1), _matrix(product, b)
     scale = _largest(matrix)
-    rounding = _ROUNDING * n * eps * scale
+    if cholesky:
+        rounding = _ROUNDING * n * eps * scale
+        (solution, pivots, growth), negative = _by_cholesky_or_lu(matrix, b, rounding, eps)
+    else:
+        (solution, pivots, growth), negative = _by_lu(matrix, b), jnp.asarray(False)
+    largest = _largest(pivots)
+    # A pivot at the size of rounding, against the largest, has no correct digit.
+    singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
+    # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
+    # is looked at as well: `scale * growth` is a lower bound of the condition number.
+    singular |= n * eps * scale * growth >= 1
+    r = b - product(solution)
+    # Elimination on a singular matrix in rotated coordinates divides by rounding, and ends with a large x
+    # that solves nothing. An x is kept if it solves the system, or is the best that a singular A admits:
+    # A' (b - A x) = 0.
+    small, remains = eps**0.25 * _largest(b), _largest(r)
+    kept = jax.lax.cond(
+        remains <= small,
+        lambda: remains <= small,
+        lambda: _largest(r.conj() @ matrix) <= eps**0.5 * scale * remains,
+    )
+    x = jnp.where(kept, solution, jnp.nan)
+    return _Solved(x, tree.norm(r), negative, singular)
+
+
+def _by_cholesky_or_lu(
+    matrix: Array, b: Array, rounding: Array, eps: float
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """The solution with its pivots and growth, and whether there is a negative curvature."""
     symmetric = _largest(matrix - matrix.conj().T) <= rounding
     # Cholesky factorises a positive definite matrix, and the negative of a negative definite one. Both have a
     # diagonal of one sign. With another diagonal it would fail, and LU would be a second factorisation.
@@ -95,33 +130,21 @@ def _solve(product: Callable[[Array], Array], b: Array, eps: float) -> _Solved:
         solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), sign * b)
         return solve(b), pivots, _growth(solve, b)
 
-    def by_lu() -> tuple[Array, Array, Array]:
-        factors, order = jax.scipy.linalg.lu_factor(matrix)
-        # A pivot of 0 leaves its unknown free. Division by infinity makes that one 0, and spoils no other.
-        free = (factors == 0) & jnp.eye(b.size, dtype=bool)
-        solve = lambda b: jax.scipy.linalg.lu_solve((jnp.where(free, jnp.inf, factors), order), b)
-        return solve(b), jnp.abs(jnp.diagonal(factors)), _growth(solve, b)
-
-    solution, pivots, growth = jax.lax.cond(definite, by_cholesky, by_lu)
-    largest = _largest(pivots)
-    # A pivot at the size of rounding, against the largest, has no correct digit.
-    singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
-    # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
-    # is looked at as well: `scale * growth` is a lower bound of the condition number.
-    singular |= n * eps * scale * growth >= 1
+    found = jax.lax.cond(definite, by_cholesky, lambda: _by_lu(matrix, b))
     # An entry of the diagonal is a curvature. Where all of them are positive and Cholesky failed all the same,
     # another attempt tells a curvature below 0 from one of 0, which Cholesky refuses as well.
     negative = symmetric & jnp.any(diagonal < -rounding)
     unsure = symmetric & ~definite & ~negative & jnp.all(jnp.isfinite(matrix))
     negative |= unsure & jax.lax.cond(unsure, partial(_is_indefinite, eps=eps), jnp.any, matrix)
-    r = b - product(solution)
-    # Elimination on a singular matrix in rotated coordinates divides by rounding, and ends with a large x
-    # that solves nothing. An x is kept if it solves the system, or is the best that a singular A admits:
-    # A' (b - A x) = 0.
-    small, remains = eps**0.25 * _largest(b), _largest(r)
-    least = _largest(r.conj() @ matrix) <= eps**0.5 * scale * remains
-    x = jnp.where((remains <= small) | least, solution, jnp.nan)
-    return _Solved(x, tree.norm(r), negative, singular)
+    return found, negative
+
+
+def _by_lu(matrix: Array, b: Array) -> tuple[Array, Array, Array]:
+    factors, order = jax.scipy.linalg.lu_factor(matrix)
+    # A pivot of 0 leaves its unknown free. Division by infinity makes that one 0, and spoils no other.
+    free = (factors == 0) & jnp.eye(b.size, dtype=bool)
+    solve = lambda b: jax.scipy.linalg.lu_solve((jnp.where(free, jnp.inf, factors), order), b)
+    return solve(b), jnp.abs(jnp.diagonal(factors)), _growth(solve, b)
 
 
 def _largest(array: Array) -> Array:

@@ -166,7 +166,9 @@ def _unposed(kind: Asked, fun: Fun, returns: Returns, parts: Partition) -> Inner
         objective if is_argmin else None,
         parts.user_y,
         parts.user_theta,
-        linear.choose(parts.y, symmetric=is_argmin and not returns.value_and_grad),
+        linear.choose(
+            parts.y, symmetric=is_argmin and not returns.value_and_grad, hessian=is_argmin
+        ),
         residuals=residuals if kind == "least_squares" else None,
     )
 

@@ -111,7 +111,7 @@ def pose(kind: Asked, flat: Fun, parts: Partition, x: Tree, observed: bool = Fal
         functions.objective,
         parts.user_y,
         parts.user_theta,
-        linear.choose(y, symmetric=is_argmin and not (own or given)),
+        linear.choose(y, symmetric=is_argmin and not (own or given), hessian=is_argmin),
         None,
         own,
         backward,
