@@ -85,7 +85,6 @@ def _step_unless_done(
     The rules that follow the steps need a loop of fixed length. They run all `num_steps`, and the steps
     after the end change nothing.
     """
-
     return jax.lax.cond(
         progress.done, lambda: progress, lambda: _progressed(method, progress, theta, x)
     )
@@ -115,22 +114,21 @@ def take_step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -
 
     if method.residual_norm is None:
         norm = tree.quick_norm(tree.stop_gradient(residual))
-        moved = move() if tol is None or method.cheap_update else None
+        if tol is None or method.cheap_update:
+            moved = move()  # discarded below if it converged
+        else:
+            # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not needed.
+            moved = jax.lax.cond(norm <= tol, lambda: state, move)
     else:
+        # Here the residual is known only after the step; the step is discarded below if it converged.
         moved = move()
-        norm = method.residual_norm(moved)  # known only after the step
-    if tol is not None and moved is not None:
-        moved = tree.where(norm <= tol, state, moved)
-    elif moved is None:
-        # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not
-        # needed; a `where` computes it every time.
-        moved = jax.lax.cond(norm <= tol, lambda: state, move)
-    finite = jnp.isfinite(norm)
+        norm = method.residual_norm(moved)
     if tol is None:
-        return Taken(moved, norm, jnp.asarray(False), finite, beside)
+        return Taken(moved, norm, jnp.asarray(False), jnp.isfinite(norm), beside)
+    converged, finite = norm <= tol, jnp.isfinite(norm)
     moving, whole, _ = tree.split(moved)
     moved = tree.merge(tree.nan_unless(finite, moving), whole)
-    return Taken(moved, norm, norm <= tol, finite, beside)
+    return Taken(tree.where(converged, state, moved), norm, converged, finite, beside)
 
 
 def _run_all(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Tree:
