@@ -28,8 +28,7 @@ def choose(y: Tree, symmetric: bool, hessian: bool = True) -> LinearSolver:
     unknowns = tree.size(y)
     if unknowns <= LARGEST_DENSE:
         return Dense(cholesky=hessian)
-    tol = _tolerance(y)
-    return CG(_MAX_STEPS, tol) if symmetric else GMRES(_MAX_STEPS, tol)
+    return (CG if symmetric else GMRES)(_MAX_STEPS, _tolerance(y))
 
 
 def choose_attracted(y: Tree) -> LinearSolver:
@@ -58,4 +57,5 @@ class _OrNaN:
 
 
 def _tolerance(y: Tree) -> float:
-    return 10 * tree.eps(y) ** 0.75
+    tol = 10 * tree.eps(y) ** 0.75
+    return tol
