@@ -138,6 +138,7 @@ ALLOWED = {
     ("problems/quadratic.py", "largest_cross"): ORACLE,
     ("problems/regularisation.py", "x0"): ORACLE,
     ("problems/regularisation.py", "solver"): ANSWER,
+    ("solver/accelerated.py", "weight"): "the recursion of FISTA, as its paper states it",
     ("solver/anderson.py", "ridge"): ROUNDING,
     ("solver/projected_lbfgs.py", "_DECREASE"): LINE_SEARCH,
     ("solver/projected_lbfgs.py", "_FLATTER"): LINE_SEARCH,
@@ -148,6 +149,8 @@ ALLOWED = {
         "_NEAR",
     ): "which metric an entry has on the way; the solution stays",
     ("solver/projected_lbfgs.py", "_ROUNDING"): ROUNDING,
+    ("solver/line_search.py", "_MOST"): "ends a search that no step size can end",
+    ("solver/line_search.py", "_SHORTEST"): ROUNDING,
     ("tree.py", "unit"): ROUNDING,
 }
 

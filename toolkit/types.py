@@ -127,6 +127,7 @@ class Descent(NamedTuple):
 
     schedule: Callable[[Tree, Tree], tuple[Tree, Tree]]  # (theta, t) -> (step_size, momentum)
     momenta: Any  # numpy, [num_steps], where they are known before tracing; else None
+    accelerated: bool = False  # by Nesterov's momentum instead: another state, and no inverse
 
 
 class Proximal(NamedTuple):
@@ -205,6 +206,8 @@ class InnerProblem:
     # transpose.
     loops_on_data: bool = False
     given_gradient: bool = False  # whether `fun` itself returns the gradient
+    # Whether `evaluate` has a backward pass of its own and no forward mode, see `derive/curvature.py`.
+    reverse_only: bool = False
     # As `evaluate`, with what the function returned on the way; None where nobody asks for that.
     observe: Callable[[Tree, Tree, Tree], tuple[Tree, Beside]] | None = None
     # (y, theta, x) -> the residuals of which `objective` is half the sum of squares; None for other problems.

@@ -229,6 +229,17 @@ SOLVERS = {
         lambda y, theta: optax.projections.projection_l2_ball(y, 1.0), 0.2, 5, 1e-6
     ),
     "optimistix": Optimistix("BFGS", 5, 1e-6),
+    "searched": GradientDescent(None, 5),
+    "searched_tol": GradientDescent(None, 5, tol=1e-6),
+    "accelerated": GradientDescent(0.2, 5, accelerated=True),
+    "accelerated_searched_tol": GradientDescent(None, 5, tol=1e-6, accelerated=True),
+    "proximal_searched": ProximalGradient(
+        lambda y, theta, s: tk.prox.lasso(y, 0.1, s), None, 5, 1e-6
+    ),
+    "fista": ProximalGradient(lambda y, theta, s: tk.prox.lasso(y, 0.1, s), 0.2, 5, 1e-6, True),
+    "projected_searched": ProjectedGradient(
+        lambda y, theta: tk.projection.l2_ball(y, 1.0), None, 5, 1e-6, True
+    ),
 }
 
 
@@ -293,7 +304,7 @@ def test_minibatches(adjoint: Any, tol: float | None) -> None:
         (lambda: GradientDescent(0.1, 2.0), r"`num_steps` must be an int of at least 0: got 2\.0"),
         (
             lambda: GradientDescent("0.1", 2),
-            r"`step_size` must be a nonnegative number, .*got '0\.1'",
+            r"`step_size` must be None, a nonnegative number, .*got '0\.1'",
         ),
         (
             lambda: GradientDescent(np.ones(3), 2),
@@ -307,6 +318,22 @@ def test_minibatches(adjoint: Any, tol: float | None) -> None:
         (
             lambda: GradientDescent(0.1, 2, tol=float("nan")),
             r"`tol` must be a nonnegative number: got nan",
+        ),
+        (
+            lambda: GradientDescent(0.1, 2, 0.5, accelerated=True),
+            r"`accelerated` must be False with `momentum`, .*: got True; leave `momentum` out",
+        ),
+        (
+            lambda: GradientDescent(None, 2, 0.5),
+            r"`momentum` must be 0 with step_size=None, .*: got 0\.5; use accelerated=True",
+        ),
+        (
+            lambda: GradientDescent(None, 2, jnp.zeros(2)),
+            r"`momentum` must be 0 .*: got float64\[2\]",
+        ),
+        (
+            lambda: GradientDescent(0.1, 2, accelerated=1),
+            r"`accelerated` must be True or False: got 1",
         ),
         (lambda: Optax(0.1, 2), r"`optimizer` must be an optax transformation, .*got 0\.1"),
         (lambda: Optax(optax.adam(0.1), "2"), r"`num_steps` must be .*got '2'"),

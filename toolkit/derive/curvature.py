@@ -59,6 +59,5 @@ def forward_over_reverse(problem: InnerProblem) -> InnerProblem:
         return bars if formed is is_wanted else tree.select(bars, is_wanted)[0]
 
     gradient.defvjp(forward, backward, symbolic_zeros=True)
-    return dataclasses.replace(
-        problem, evaluate=lambda y, theta, x: tree.conj(gradient(y, theta, x))
-    )
+    cheaper = lambda y, theta, x: tree.conj(gradient(y, theta, x))
+    return dataclasses.replace(problem, evaluate=cheaper, reverse_only=True)

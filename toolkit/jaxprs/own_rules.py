@@ -26,7 +26,11 @@ _RULED = frozenset({"custom_jvp_call", "custom_vjp_call", "linear_call", "call_h
 _ONE_WAY = frozenset({"custom_lin", "forward_mode_refused"})
 _OURS = os.path.join(str(Path(__file__).parents[1]), "")
 _JAX = os.path.join(os.path.dirname(jax.__file__), "")
-_BOUNDED = os.path.join(_OURS, "control", "bounded_derivative.py")
+# Operations that no derivative has to cross: each has rules for both modes, or a derivative of zero.
+_NOT_CROSSED = tuple(
+    os.path.join(_OURS, *part)
+    for part in (("control", "bounded_derivative.py"), ("derive", "remembered.py"))
+)
 # Files of JAX in which each rule is a derivative. Others have rules that approximate: that of
 # `jax.lax.custom_root` calls a solver of the user's, that of `odeint` solves another equation.
 _TRUE_IN_JAX = tuple(
@@ -45,6 +49,8 @@ _TRUE_OF_OURS = frozenset(
         ("control/bounded_derivative.py", "stored"),
         ("control/policies/reversible.py", "run"),
         ("derive/refusal.py", "guard"),
+        ("derive/remembered.py", "held"),
+        ("derive/remembered.py", "recalled"),
         ("derive/replay.py", "step"),
         ("derive/tangents.py", "_masked"),
         ("derive/tangents.py", "solve"),
@@ -93,12 +99,12 @@ def refusal_of_forward_mode(tangent: Any) -> str:
 
 
 def has_both_modes(equation: Any) -> bool:
-    """Whether an operation of ours has its own forward and reverse mode, whatever loops it contains."""
+    """Whether an operation of ours has its own forward and reverse mode, or no derivative, whatever loops it contains."""
     if equation.primitive.name == "linear_map":
         return True
     if equation.primitive.name != "custom_jvp_call":
         return False
-    return _function(equation).place.startswith(_BOUNDED)
+    return _function(equation).place.startswith(_NOT_CROSSED)
 
 
 def rule_of(equation: Any) -> Definition:

@@ -33,21 +33,23 @@ class ProjectedGradient:
 
     Args:
       projection: `(z, theta) -> tree like z`, the nearest point of the set.
-      step_size, max_steps, tol: as in `tk.solver.ProximalGradient`, of which this is the case that g
-        is 0 inside the set and infinite outside.
+      step_size, max_steps, tol, accelerated, restart: as in `tk.solver.ProximalGradient`, of which this is
+        the case that g is 0 inside the set and infinite outside.
 
     Differentiation: as there; bounds, radii and right-hand sides are hyperparameters. At a kink (a
     bound that is reached with a vanishing multiplier) the derivative is the projection's own
     convention: `optax.projections.projection_box` takes half of either side, `tk.projection.box` the
     side on which the bound is not active.
 
-    Cost: one gradient and one projection a step.
+    Cost: one gradient and one projection a step; with `step_size=None` as there.
     """
 
     projection: Projection
-    step_size: NonNegative | PerStep
+    step_size: NonNegative | PerStep | None
     max_steps: Count
     tol: Tolerance
+    accelerated: bool = False
+    restart: bool = True
 
     def __post_init__(self) -> None:
         require_schedule("step_size", self.step_size, self.max_steps)
@@ -59,4 +61,5 @@ class ProjectedGradient:
         def prox(z: Tree, theta: Tree, step_size: Tree) -> Tree:
             return self.projection(z, theta)
 
-        return ProximalGradient(prox, self.step_size, self.max_steps, self.tol).bind(problem)
+        shared = (self.step_size, self.max_steps, self.tol, self.accelerated, self.restart)
+        return ProximalGradient(prox, *shared).bind(problem)

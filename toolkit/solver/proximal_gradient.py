@@ -11,8 +11,10 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.composite import gradient_step
 from toolkit.settings import Count, NonNegative, Tolerance, settings
+from toolkit.solver.accelerated import accelerated_steps
 from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
 from toolkit.solver.schedules import at_step
+from toolkit.solver.searched import Splitting, searched_steps
 from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
 from toolkit.vocabulary.kinds import Given
 
@@ -47,9 +49,13 @@ class ProximalGradient:
     Args:
       prox: `(z, theta, step_size) -> tree like z`; what it closes over is differentiated, too.
       step_size: a number, an array `[]` or `[max_steps]`, or a callable `(theta, step) -> array`;
-        below 2 / L for gradients of Lipschitz constant L (1 / L for a monotone descent).
+        below 2 / L for gradients of Lipschitz constant L (1 / L for a monotone descent). None: found by
+        backtracking, as `tk.solver.GradientDescent` says.
       max_steps: steps at most.
-      tol: stop when the 2-norm of `(y - prox(y - step_size grad)) / step_size` is at most this.
+      tol: stop when the 2-norm of `(y - prox(y - step_size grad)) / step_size` is at most this; with
+        `step_size=None` that of `y - prox(y - grad)`, which is the same for all step sizes.
+      accelerated: FISTA.
+      restart: whether its momentum starts anew where it points uphill.
 
     Raises:
       ValueError: the solve is no argmin, a schedule has another length than `max_steps`, or `prox`
@@ -63,15 +69,19 @@ class ProximalGradient:
     where the solution is not differentiable, the derivative is that of the branch that `prox` takes
     in its own code (`tk.prox` says which); it is one of the one-sided limits, not their mean.
 
-    Cost: one gradient and one `prox` a step.
+    Cost: one gradient and one `prox` a step; more with `step_size=None`, as in `tk.solver.GradientDescent`, and
+    one `prox` more a trial and one for the residual.
 
-    Source: Parikh & Boyd 2014, section 4.2; derivative: Bertrand et al. 2020, proposition 1.
+    Source: Parikh & Boyd 2014, section 4.2; FISTA: Beck & Teboulle 2009; derivative: Bertrand et al. 2020,
+    proposition 1.
     """
 
     prox: Prox
-    step_size: NonNegative | PerStep
+    step_size: NonNegative | PerStep | None
     max_steps: Count
     tol: Tolerance
+    accelerated: bool = False
+    restart: bool = True
 
     def __post_init__(self) -> None:
         require_schedule("step_size", self.step_size, self.max_steps)
@@ -83,6 +93,12 @@ class ProximalGradient:
         def prox(z: Tree, theta: Tree, s: Array) -> Tree:
             out = self.prox(problem.user_y(z, theta), problem.user_theta(theta), s)
             return _like(z, out)
+
+        split = Splitting(problem, prox, self.max_steps, self.tol)
+        if self.accelerated:
+            return accelerated_steps(self, split, self.step_size, self.restart)
+        if self.step_size is None:
+            return searched_steps(self, split)
 
         def init(y0: Tree, theta: Tree) -> ProximalState:
             # No step has been made yet: the largest residual meets no tolerance.

@@ -46,11 +46,11 @@ def require_objective(solver: object, problem: InnerProblem) -> Callable:
 
 
 def require_schedule(name: str, value: Any, num_steps: int) -> None:
-    """Refuse an array that is neither of shape () nor has one real entry a step.
+    """Refuse an array that is neither of shape () nor has one real entry a step; None passes.
 
     Known step sizes must be nonnegative: a negative one climbs, and can settle on a maximum.
     """
-    if callable(value) or isinstance(value, int | float):
+    if value is None or callable(value) or isinstance(value, int | float):
         return  # its annotation has judged it
     if jnp.shape(value) not in ((), (num_steps,)):
         raise ValueError(

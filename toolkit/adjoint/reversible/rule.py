@@ -68,8 +68,8 @@ class Reversible:
         momenta are known (a number or a concrete array), else 16 bits a step, which always suffice.
 
     Raises:
-      ValueError: the solver is not `GradientDescent` without `tol`, or the step size or the
-        momentum of a step is not a scalar.
+      ValueError: the solver is not `GradientDescent` with a step size, without `tol` and not `accelerated`, or the
+        step size or the momentum of a step is not a scalar.
 
     Differentiation: reverse mode, first order; `y0`, step sizes, momenta and `xs` are
     differentiated. Rounding counts as the identity.
@@ -138,13 +138,17 @@ class Reversible:
 
 def _require_descent(primal: Primal) -> tuple[SolverSteps, Descent]:
     steps = primal.steps
-    if steps is None or steps.descent is None or not steps.exact:
-        ends = " with a tolerance" if steps is not None and steps.descent is not None else ""
+    descent = None if steps is None else steps.descent
+    if steps is None or descent is None or descent.accelerated or not steps.exact:
+        how = ""
+        if steps is not None and primal.name == "GradientDescent":
+            searched = " with step_size=None" if descent is None else " with a tolerance"
+            how = ", accelerated" if descent is not None and descent.accelerated else searched
         raise ValueError(
             "`solver` must be tk.solver.GradientDescent without `tol` under Reversible: got "
-            f"{primal.name}{ends}; use the adjoint Unroll."
+            f"{primal.name}{how}; use the adjoint Unroll."
         )
-    return steps, steps.descent
+    return steps, descent
 
 
 def _require_scalars(descent: Descent, theta: Tree) -> None:
