@@ -69,8 +69,8 @@ STEP_SIZES = [
     *[
         Row(f"{name}_step_size{suffix}", partial(make, bad), Refused(f"`step_size` must be {said}"))
         for name, bad, said in (
-            ("nan", NAN, "a nonnegative number, .*got nan"),
-            ("negative", -0.1, r"a nonnegative number, .*got -0\.1"),
+            ("nan", NAN, "None, a nonnegative number, .*got nan"),
+            ("negative", -0.1, r"None, a nonnegative number, .*got -0\.1"),
             (
                 "negative_entry",
                 np.asarray([0.1, -0.2, 0.1]),
