@@ -76,13 +76,12 @@ STEP_SIZES = [
                 np.asarray([0.1, -0.2, 0.1]),
                 r"nonnegative .*got an entry -0\.2",
             ),
-            ("complex", 1j, "a nonnegative number, .*got 1j"),
+            ("complex", 1j, "None, a nonnegative number, .*got 1j"),
             (
                 "string",
                 "0.1",
-                r"a nonnegative number, or an array of shape \(\) or \[num_steps\], or a callable .*got '0\.1'",
+                r"None, a nonnegative number, or an array of shape \(\) or \[num_steps\], or a callable .*got '0\.1'",
             ),
-            ("none", None, "a nonnegative number, .*got None"),
             ("short", np.ones(2), r"a number, an array .*got shape \(2,\)"),
         )
         for suffix, make in (
