@@ -143,6 +143,9 @@ ALLOWED = {
     ("solver/projected_lbfgs.py", "_DECREASE"): LINE_SEARCH,
     ("solver/projected_lbfgs.py", "_FLATTER"): LINE_SEARCH,
     ("solver/projected_lbfgs.py", "_SHORTEST"): LINE_SEARCH,
+    ("solver/scipy_host.py", "_MANY"): "no limit: `max_steps` sets that of iterations",
+    ("solver/scipy_host.py", "_RESOLVED"): ROUNDING,
+    ("solver/scipy_host.py", "_EPS"): ROUNDING,
     ("solver/projected_lbfgs.py", "_TRIALS"): LINE_SEARCH,
     (
         "solver/projected_lbfgs.py",

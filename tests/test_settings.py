@@ -266,6 +266,7 @@ def test_every_kind_is_read_back_from_what_it_writes(cls):
         "prox": tk.prox.lasso,
         "projection": tk.projection.simplex,
         "solver": "CG" if cls is tk.linear.Lineax else "BFGS",
+        "method": "BFGS",
         "num_classes": some[int],
     }
     guess = {f.name: values.get(f.name, some[int] if "Count" in str(f.type) or "Natural" in str(f.type) else some[float]) for f in needed}  # fmt: skip

@@ -18,7 +18,7 @@ from tests.solver import test_argmin_solvers, test_equation_solvers
 from tests.traces import counted
 from toolkit.adjoint import Stopped, Unroll
 from toolkit.jaxprs.read import inner, opened
-from toolkit.solver import LBFGS, GradientDescent, Newton, Optax, Optimistix
+from toolkit.solver import LBFGS, GradientDescent, Newton, Optax, Optimistix, Scipy
 from toolkit.types import Solver
 
 W = 0.3 * np.random.default_rng(0).normal(size=(3, 3))
@@ -63,7 +63,7 @@ def until_the_end(solver: Any) -> Any:
 SHOWING = {
     name: Stepped(tk.argmin, loss, until_the_end(solver))
     for name, solver in test_argmin_solvers.SOLVERS.items()
-    if isinstance(solver, Solver) and not isinstance(solver, Optimistix)  # which hides its steps
+    if isinstance(solver, Solver) and not isinstance(solver, Optimistix | Scipy)  # which hide them
 } | {
     f"fixed_point_{name}": Stepped(tk.fixed_point, mapped, until_the_end(solver))
     for name, solver in test_equation_solvers.FIXED_POINT.items()

@@ -10,6 +10,7 @@ from toolkit.solver.optax import Optax
 from toolkit.solver.optimistix import Optimistix
 from toolkit.solver.projected_gradient import ProjectedGradient
 from toolkit.solver.proximal_gradient import ProximalGradient
+from toolkit.solver.scipy import Scipy
 from toolkit.vocabulary.roles import Solver
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Optimistix",
     "ProjectedGradient",
     "ProximalGradient",
+    "Scipy",
     "Solver",
 ]
 
