@@ -263,6 +263,7 @@ def test_every_kind_is_read_back_from_what_it_writes(cls):
     some = {int: 3, float: 0.5}
     values = {
         "optimizer": tk.optimizers.Sgd(0.1),
+        "mirror": "identity",
         "prox": tk.prox.lasso,
         "projection": tk.projection.simplex,
         "solver": "CG" if cls is tk.linear.Lineax else "BFGS",

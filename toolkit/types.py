@@ -136,6 +136,8 @@ class Proximal(NamedTuple):
     step_size: Callable[[Tree], Array]  # theta -> s, of the last step
     prox: Callable[[Tree, Tree, Array], Tree]  # (z, theta, s) -> argmin_y g(y) + |y - z|^2 / 2s
     loops_on_data: bool = False  # whether `prox` contains a `while_loop`
+    # (y, theta) -> where a gradient step begins, of mirror descent; None: at y itself
+    mirror: Callable[[Tree, Tree], Tree] | None = None
 
 
 class Box(NamedTuple):

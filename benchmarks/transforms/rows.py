@@ -90,6 +90,7 @@ def _solvers() -> dict[str, Program]:
     minimisers = {
         "GradientDescent": descent(),
         "LBFGS": s.LBFGS(50, 1e-11),
+        "MirrorDescent": s.MirrorDescent(lambda y: 2 * y, lambda z, t: z / 2, RATE, STEPS, tol),
         "Newton": s.Newton(5, tol),
         "Optax": s.Optax(optax.sgd(RATE), STEPS),
         "Optimistix": s.Optimistix("BFGS", 100, 1e-11),

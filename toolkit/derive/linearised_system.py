@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial, register_dataclass
 
 from toolkit import tree
-from toolkit.derive.composite import gradient_step
+from toolkit.derive.composite import descended
 from toolkit.derive.refusal import NO_REVERSE_OVER_LOOP
 from toolkit.derive.two_modes import linearised, linearised_in_part
 from toolkit.jaxprs.lift import has_while, lift
@@ -166,7 +166,7 @@ def _linearise_composite(
 
     def descend(real: Tree) -> Tree:
         point = tree.as_like(y, real)
-        return tree.as_real(gradient_step(point, smooth.evaluate(point, theta, None), s))
+        return tree.as_real(descended(smooth, proximal, point, theta, None, s))
 
     def nearest(real: Tree) -> Tree:
         return tree.as_real(proximal.prox(tree.as_like(y, real), theta, s))
@@ -175,14 +175,19 @@ def _linearise_composite(
     z, M, *_ = linearised(descend, real, smooth.backward_only)
     if smooth.gauss_newton:
         _, hessian = _gauss_newton(smooth, y, theta)
-        M = lambda v: jax.tree.map(lambda a, h: (a - s * h).astype(a.dtype), v, hessian(v))
+        begin = lambda v: v
+        if proximal.mirror is not None:
+            at = lambda real: tree.as_real(proximal.mirror(tree.as_like(y, real), theta))
+            begin = jax.linearize(at, real)[1]
+        M = lambda v: jax.tree.map(lambda a, h: (a - s * h).astype(a.dtype), begin(v), hessian(v))
     new, P = jax.linearize(nearest, z)
     M = _damped(M, -s * damping) if _is_nonzero(damping) else M
 
     def scaled_difference(a: Tree, b: Tree) -> Tree:
         return jax.tree.map(lambda a, b: ((a - b) / s).astype(a.dtype), a, b)
 
-    factors = Factors(P, M, s) if smooth.symmetric else None
+    # The two functions of a mirror descent need not belong to one another, and P need not be symmetric then.
+    factors = Factors(P, M, s) if smooth.symmetric and proximal.mirror is None else None
     system = System(lambda v: scaled_difference(v, P(M(v))), False, factors)
     if (smooth.loops_on_data or proximal.loops_on_data) and (loops(M, real) or loops(P, z)):
         # P and M are symmetric, so the transpose needs no transposition by JAX.

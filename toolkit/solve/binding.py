@@ -21,7 +21,7 @@ from toolkit.derive.on_devices import device_axes
 from toolkit.derive.refusal import NO_GRADIENT_OF_LOOP, naming_loops
 from toolkit.jaxprs.one_device import as_on_one_device
 from toolkit.jaxprs.varying_axes import vary, varying_axes
-from toolkit.linear.choose import choose_attracted
+from toolkit.linear.choose import choose, choose_attracted
 from toolkit.solve.call import WITH_DATA, Operands, SolveCall, first
 from toolkit.solve.lifting import lift_solver
 from toolkit.solve.without_steps import Tilt, bind_callable, bind_whole
@@ -31,6 +31,7 @@ from toolkit.types import (
     InnerProblem,
     Method,
     Primal,
+    Proximal,
     Solution,
     Solver,
     Status,
@@ -81,6 +82,10 @@ def bind(
     # The solver needed the smooth part alone; what the adjoint differentiates is the minimum of the sum.
     if method.proximal is not None:
         problem = composite_problem(problem, method.proximal)
+        if isinstance(method.proximal, Proximal) and method.proximal.mirror is not None:
+            # Its system is not symmetric.
+            general = choose(y0, symmetric=False, hessian=False)
+            problem = replace(problem, linear_solver=general)
 
     def run(y0: Tree, theta: Tree, xs: Tree) -> tuple[Tree, Any]:
         carry = steps.run(y0, theta, xs)

@@ -47,6 +47,7 @@ class SolverClosures(NamedTuple):
     schedule: Closed = ()
     step_size: Closed = ()
     prox: Closed = ()
+    mirror: Closed = ()
 
 
 class Operands(NamedTuple):

@@ -118,6 +118,14 @@ def lift_proximal(
         lambda z, theta, s: nearest(theta.solver.prox, z, bare(theta), s),
         loops,
     )
+    if proximal.mirror is not None:
+        mirror = lift(proximal.mirror, y0, operands)
+        begins = mirror.call
+        closures = closures._replace(mirror=mirror.closed)
+        lifted = lifted._replace(
+            mirror=lambda y, theta: begins(theta.solver.mirror, y, bare(theta)),
+            loops_on_data=loops or mirror.loops_on_data,
+        )
     # What the steps close over is also the proximal map's, which is part of the problem and no setting of the
     # solver. Only the closures of the step size count as settings here.
     settings = settings_of(step_size.reads[0], closures)

@@ -5,6 +5,7 @@ from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
 from toolkit.solver.jaxopt_forms import answer_jaxopt
 from toolkit.solver.lbfgs import LBFGS
+from toolkit.solver.mirror_descent import MirrorDescent
 from toolkit.solver.newton import Newton
 from toolkit.solver.optax import Optax
 from toolkit.solver.optimistix import Optimistix
@@ -18,6 +19,7 @@ __all__ = [
     "Anderson",
     "FixedPointIteration",
     "GradientDescent",
+    "MirrorDescent",
     "Newton",
     "Optax",
     "Optimistix",

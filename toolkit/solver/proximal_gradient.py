@@ -92,7 +92,7 @@ class ProximalGradient:
 
         def prox(z: Tree, theta: Tree, s: Array) -> Tree:
             out = self.prox(problem.user_y(z, theta), problem.user_theta(theta), s)
-            return _like(z, out)
+            return returned_like("prox", z, out)
 
         split = Splitting(problem, prox, self.max_steps, self.tol)
         if self.accelerated:
@@ -135,13 +135,13 @@ class ProximalGradient:
         )
 
 
-def _like(z: Tree, out: Tree) -> Tree:
-    """The floating leaves of what `prox` returned, checked against its argument."""
+def returned_like(name: str, z: Tree, out: Tree) -> Tree:
+    """The floating leaves of what the function `name` returned, checked against its argument."""
     got = tree.split(out).inexact
     describe = lambda t: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), t)
     if jax.tree.structure(got) != jax.tree.structure(z) or describe(got) != describe(z):
         raise ValueError(
-            f"`prox` must return a tree like its first argument: got {tree.describe(out)}, expected "
+            f"`{name}` must return a tree like its first argument: got {tree.describe(out)}, expected "
             f"{tree.describe(z)}."
         )
     return got
