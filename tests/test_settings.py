@@ -268,6 +268,7 @@ def test_every_kind_is_read_back_from_what_it_writes(cls):
         "projection": tk.projection.simplex,
         "solver": "CG" if cls is tk.linear.Lineax else "BFGS",
         "method": "BFGS",
+        "bounds": (0.0, 1.0),
         "num_classes": some[int],
     }
     guess = {f.name: values.get(f.name, some[int] if "Count" in str(f.type) or "Natural" in str(f.type) else some[float]) for f in needed}  # fmt: skip

@@ -178,9 +178,12 @@ def _is_array(value: Any) -> bool:
 
 
 def _within(value: Any, bounds: list[Any]) -> bool:
-    """Whether a number lies in its bounds, or a tuple has at least its `MinLen` of items."""
+    """Whether a number lies in its bounds, or a tuple has as many items as its `MinLen` or `Len` says."""
     if isinstance(value, tuple):
-        return len(value) >= (_bound(bounds, "min_length") or 0)
+        most = _bound(bounds, "max_length")
+        return len(value) >= (_bound(bounds, "min_length") or 0) and (
+            most is None or len(value) <= most
+        )
     gt, ge, lt, le = (_bound(bounds, name) for name in ("gt", "ge", "lt", "le"))
     above = (gt is None or value > gt) and (ge is None or value >= ge)
     return above and (lt is None or value < lt) and (le is None or value <= le)
@@ -210,15 +213,21 @@ def _word(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         base, *bounds = arguments
-        return _word(base) if get_origin(base) is tuple else _range(base, bounds)
+        return _tuple(base, bounds) if get_origin(base) is tuple else _range(base, bounds)
     if origin is Literal:
         return (
             f"one of {', '.join(map(repr, arguments))}" if len(arguments) > 1 else repr(*arguments)
         )
     if origin is tuple:
-        return f"a tuple of at least one item, each {_word(arguments[0])}"
+        return _tuple(annotation, [])
     words = {bool: "True or False", int: "an int", float: "a number", str: "a text"}
     return words.get(annotation) or f"a {annotation.__name__}"
+
+
+def _tuple(annotation: Any, bounds: list[Any]) -> str:
+    most = _bound(bounds, "max_length")
+    many = "at least one item" if most is None else f"{most} items"
+    return f"a tuple of {many}, each {_word(get_args(annotation)[0])}"
 
 
 def _range(base: Any, bounds: list[Any]) -> str:

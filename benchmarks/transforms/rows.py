@@ -115,6 +115,13 @@ def _solvers() -> dict[str, Program]:
     }
     for name, one in maps.items():
         found[name] = Program(solved(tk.fixed_point(step, one)), exact)
+    cube = tk.root(
+        lambda y, theta: y**3 - jnp.sum(jnp.exp(theta)), s.Bisection((0.0, 9.0), 60, 1e-13)
+    )
+    found["Bisection"] = Program(
+        lambda theta: cube(jnp.zeros(()), theta).value,
+        lambda theta: jnp.cbrt(jnp.sum(jnp.exp(theta))),
+    )
     return {f"tk.solver.{name}": program for name, program in found.items()}
 
 

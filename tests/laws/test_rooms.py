@@ -26,7 +26,7 @@ from tests.bilevel.methods import test_formulas, test_methods
 from tests.estimator import test_windows
 from tests.laws import test_credit_rules, test_estimators, test_solve_rules
 from tests.linear import test_linear_solvers, test_nystrom, test_preconditioners
-from tests.solver import test_argmin_solvers, test_equation_solvers
+from tests.solver import test_argmin_solvers, test_bisection, test_equation_solvers
 
 
 class Room(NamedTuple):
@@ -58,7 +58,9 @@ ROOMS = {
         toolkit.solver,
         "bind",
         lambda: (
-            [*test_argmin_solvers.SOLVERS.values()] + [*test_equation_solvers.FIXED_POINT.values()]
+            [*test_argmin_solvers.SOLVERS.values()]
+            + [*test_equation_solvers.FIXED_POINT.values()]
+            + [test_bisection.SOLVER]
         ),
         "SOLVERS of tests/solver/test_argmin_solvers.py, or FIXED_POINT of test_equation_solvers.py",
     ),

@@ -1,6 +1,7 @@
 """Which steps lead to a solution? Solvers: settings that bind to a problem and show their steps."""
 
 from toolkit.solver.anderson import Anderson
+from toolkit.solver.bisection import Bisection
 from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
 from toolkit.solver.jaxopt_forms import answer_jaxopt
@@ -17,6 +18,7 @@ from toolkit.vocabulary.roles import Solver
 __all__ = [
     "LBFGS",
     "Anderson",
+    "Bisection",
     "FixedPointIteration",
     "GradientDescent",
     "MirrorDescent",
