@@ -103,6 +103,8 @@ def _solvers() -> dict[str, Program]:
     ridge = lambda y, theta, step_size: y / (1 + step_size * jnp.exp(theta))
     proximal = s.ProximalGradient(ridge, RATE, 2 * STEPS, tol)
     found["ProximalGradient"] = Program(solved(tk.argmin(penalised, proximal)), exact)
+    blocks = s.BlockCoordinateDescent(lambda y, theta, step_size: y, RATE, 2 * STEPS, tol)
+    found["BlockCoordinateDescent"] = Program(solved(tk.argmin(inner, blocks)), exact)
     # The third weight is below its bound, which is then its value.
     above = lambda y, theta: jnp.maximum(y, jnp.array([-9.0, -9.0, 2.0]) + theta)
     inside = s.ProjectedGradient(above, RATE, 2 * STEPS, tol)

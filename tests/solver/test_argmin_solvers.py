@@ -16,7 +16,9 @@ import toolkit as tk
 from toolkit.adjoint import Stopped, Unroll
 from toolkit.solver import (
     LBFGS,
+    BlockCoordinateDescent,
     GradientDescent,
+    MirrorDescent,
     Newton,
     Optax,
     Optimistix,
@@ -235,6 +237,13 @@ SOLVERS = {
     "accelerated": GradientDescent(0.2, 5, accelerated=True),
     "accelerated_searched_tol": GradientDescent(None, 5, tol=1e-6, accelerated=True),
     "proximal_searched": ProximalGradient(
+        lambda y, theta, s: tk.prox.lasso(y, 0.1, s), None, 5, 1e-6
+    ),
+    "mirror": MirrorDescent(
+        "identity", lambda y, theta: tk.projection.l2_ball(y, 1.0), 0.2, 5, 1e-6
+    ),
+    "blocks": BlockCoordinateDescent(lambda y, theta, s: tk.prox.lasso(y, 0.1, s), 0.2, 5, 1e-6),
+    "blocks_searched": BlockCoordinateDescent(
         lambda y, theta, s: tk.prox.lasso(y, 0.1, s), None, 5, 1e-6
     ),
     "fista": ProximalGradient(lambda y, theta, s: tk.prox.lasso(y, 0.1, s), 0.2, 5, 1e-6, True),

@@ -2,6 +2,7 @@
 
 from toolkit.solver.anderson import Anderson
 from toolkit.solver.bisection import Bisection
+from toolkit.solver.block_coordinate_descent import BlockCoordinateDescent
 from toolkit.solver.fixed_point import FixedPointIteration
 from toolkit.solver.gradient_descent import GradientDescent
 from toolkit.solver.jaxopt_forms import answer_jaxopt
@@ -19,6 +20,7 @@ __all__ = [
     "LBFGS",
     "Anderson",
     "Bisection",
+    "BlockCoordinateDescent",
     "FixedPointIteration",
     "GradientDescent",
     "MirrorDescent",

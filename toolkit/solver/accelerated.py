@@ -15,7 +15,7 @@ from toolkit.leaves.promotion import standard_promotion
 from toolkit.solver.line_search import Found, Seen, sight, start
 from toolkit.solver.requirements import require_broadcast
 from toolkit.solver.schedules import at_step
-from toolkit.solver.searched import UNIT, Splitting, arrived, doubled, moved, search, unit_residual
+from toolkit.solver.searched import UNIT, Splitting, arrived, doubled, search, unit_residual
 from toolkit.types import Descent, Evaluation, Method, Proximal, Tree
 
 
@@ -87,15 +87,15 @@ def accelerated_steps(solver: object, split: Splitting, size: Any, restart: bool
     def given(state: AheadState, gradient: Tree, theta: Tree, t: Array) -> Step:
         z, s = state.ahead, step_size(theta, t)
         require_broadcast("step_size", s, z)
-        y = moved(split, z, gradient, theta, s)
+        y = split.move(z, gradient, theta, s)
         residual = gradient if prox is None else jax.tree.map(lambda a, b: (a - b) / s, z, y)
         return Step(y, s, s, tree.norm(tree.stop_gradient(residual)), None)
 
     def searched(state: AheadState, here: Seen, theta: Tree, x: Tree) -> Step:
         z, before = state.ahead, state.search
         assert look is not None and before is not None  # those of step_size=None
-        found = search(split, look, z, here, theta, x, before.step_size, keeps_gradient=False)
-        y, s = arrived(split, found, z, here, theta, otherwise=state.y), found.step_size
+        found = search(split.move, look, z, here, theta, x, before.step_size, keeps_gradient=False)
+        y, s = arrived(split.move, found, z, here, theta, otherwise=state.y), found.step_size
         if prox is None:
             return Step(y, s, s, tree.norm(tree.stop_gradient(here.gradient)), found)
         return Step(y, s, jnp.minimum(s, 1), unit_residual(split, z, here.gradient, theta), found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from toolkit.solver.line_search import Found, Seen, Sight, backtrack, real_type,
 from toolkit.types import Beside, Evaluation, InnerProblem, Method, Proximal, Tree
 
 Prox = Callable[[Tree, Tree, Array], Tree]  # (z, theta, s)
+Move = Callable[[Tree, Tree, Tree, Array], Tree]  # (z, gradient, theta, s) -> y
 
 
 # The step size by which a residual is defined where those of the steps are searched.
@@ -30,6 +31,11 @@ class Splitting(NamedTuple):
     prox: Prox | None  # None: there is no second function
     num_steps: int
     tol: float | None
+
+    def move(self, z: Tree, gradient: Tree, theta: Tree, s: Array) -> Tree:
+        """One proximal gradient step from z."""
+        there = gradient_step(z, gradient, s)
+        return there if self.prox is None else self.prox(there, theta, s)
 
 
 class SearchState(NamedTuple):
@@ -53,25 +59,15 @@ def searched_steps(solver: object, split: Splitting) -> Method:
         return SearchState(y0, size, seen, jnp.asarray(True), residual)
 
     def evaluate(state: SearchState, theta: Tree, x: Tree) -> Evaluation:
-        def known(state: SearchState, theta: Tree, x: Tree) -> Seen:
-            def fresh() -> Seen:
-                value, gradient = look.seen(state.y, theta, x)
-                return Seen(value.astype(state.seen.value.dtype), gradient)
-
-            # With per-step inputs what the last trial saw belongs to the function of the step before.
-            return only_if(state.stale, fresh, state.seen) if x is None else fresh()
-
-        here = look.recalled(constant(known, state, theta, x), state.y, theta, x)
+        here = look_at(look, state, theta, x)
         return Evaluation(here, here.gradient if prox is None else None, Beside(here.value))
 
     @standard_promotion  # a tree may mix types
     def update(state: SearchState, here: Seen, theta: Tree, t: Array, x: Tree) -> SearchState:
-        found = search(split, look, state.y, here, theta, x, state.step_size, keeps_gradient=True)
-        y = arrived(split, found, state.y, here, theta, otherwise=state.y)
-        size = jnp.where(found.judged, found.step_size, state.step_size)
-        size = jnp.where(found.easy, doubled(size), size)
-        here = tree.stop_gradient(here)
-        seen = tree.where(found.accepted, Seen(found.value, found.gradient), here)
+        size = state.step_size
+        found = search(split.move, look, state.y, here, theta, x, size, keeps_gradient=True)
+        y = arrived(split.move, found, state.y, here, theta, otherwise=state.y)
+        seen, size = after_search(found, here, size)
         residual = None if prox is None else unit_residual(split, state.y, here.gradient, theta)
         return SearchState(y, size, seen, state.stale & False, residual)
 
@@ -91,14 +87,22 @@ def searched_steps(solver: object, split: Splitting) -> Method:
     )
 
 
-def moved(split: Splitting, z: Tree, gradient: Tree, theta: Tree, s: Array) -> Tree:
-    """One proximal gradient step from z."""
-    there = gradient_step(z, gradient, s)
-    return there if split.prox is None else split.prox(there, theta, s)
+def look_at(look: Sight, state: Any, theta: Tree, x: Tree) -> Seen:
+    """The function at the iterate of a state with `y`, `seen` and `stale`; evaluated where that is not known."""
+
+    def known(state: Any, theta: Tree, x: Tree) -> Seen:
+        def fresh() -> Seen:
+            value, gradient = look.seen(state.y, theta, x)
+            return Seen(value.astype(state.seen.value.dtype), gradient)
+
+        # With per-step inputs what the last trial saw belongs to the function of the step before.
+        return only_if(state.stale, fresh, state.seen) if x is None else fresh()
+
+    return look.recalled(constant(known, state, theta, x), state.y, theta, x)
 
 
 def search(
-    split: Splitting,
+    move: Move,
     look: Sight,
     z: Tree,
     here: Seen,
@@ -110,25 +114,30 @@ def search(
     """The step from z that the line search accepts; without derivative."""
 
     def run(z: Tree, here: Seen, theta: Tree, x: Tree, step_size: Array) -> Found:
-        move = lambda s: moved(split, z, here.gradient, theta, s)
-        return backtrack(look, (z, theta, x), here, step_size, move, keeps_gradient)
+        step = lambda s: move(z, here.gradient, theta, s)
+        return backtrack(look, (z, theta, x), here, step_size, step, keeps_gradient)
 
     return constant(run, z, here, theta, x, step_size)
 
 
-def arrived(
-    split: Splitting, found: Found, z: Tree, here: Seen, theta: Tree, otherwise: Tree
-) -> Tree:
+def arrived(move: Move, found: Found, z: Tree, here: Seen, theta: Tree, otherwise: Tree) -> Tree:
     """Where the search ended, with the derivative of the step from z; `otherwise` where it accepted nothing."""
     known = tree.where(found.accepted, found.y, otherwise)
     known = tree.nan_unless(~jnp.isnan(here.value), known)
-    step = moved(split, z, here.gradient, theta, found.step_size)
+    step = move(z, here.gradient, theta, found.step_size)
     return tree.graft(known, tree.where(found.accepted, step, otherwise))
+
+
+def after_search(found: Found, here: Seen, step_size: Array) -> tuple[Seen, Array]:
+    """What is known where the search ended, and the step size that the next one tries first."""
+    seen = tree.where(found.accepted, Seen(found.value, found.gradient), tree.stop_gradient(here))
+    size = jnp.where(found.judged, found.step_size, step_size)
+    return seen, jnp.where(found.easy, doubled(size), size)
 
 
 def unit_residual(split: Splitting, z: Tree, gradient: Tree, theta: Tree) -> Array:
     """[] `|z - prox(z - grad)|`, for all step sizes the same; without derivative."""
-    unit = moved(split, z, gradient, theta, jnp.ones((), real_type(z)))
+    unit = split.move(z, gradient, theta, jnp.ones((), real_type(z)))
     return tree.norm(tree.stop_gradient(jax.tree.map(jnp.subtract, z, unit)))
 
 
