@@ -213,6 +213,28 @@ def test_no_tracer_leaks():
         jax.jit(jax.grad(outer))(THETA)
 
 
+def test_the_report_of_a_hypergradient():
+    fun = lambda y, t: jnp.sum((y - t) ** 2 * (1 + t**2)) / 2
+    solve = tk.argmin(fun, tk.solver.Newton(9, 1e-9), adjoint=tk.adjoint.Implicit(Lineax("CG")))
+    hg = tk.hypergradient(lambda y, t: jnp.sum(y**2), solve)(jnp.zeros(2), THETA)
+    np.testing.assert_allclose(hg.gradient, 2 * THETA, rtol=1e-8)
+    assert hg.report.status == 0
+
+
+def test_a_loop_on_data_has_no_transposed_product():
+    def fun(y, theta):
+        add = lambda carry: (carry[0] + 1, carry[1] + y)
+        return jax.lax.while_loop(lambda carry: carry[0] < 3.0, add, (0.0, 0 * y))[1] - theta
+
+    def slope(solver):
+        solve = tk.root(fun, tk.solver.Newton(9, 1e-9), adjoint=tk.adjoint.Implicit(Lineax(solver)))
+        return jax.jacfwd(lambda theta: solve(jnp.zeros(2), theta).value)(THETA)
+
+    np.testing.assert_allclose(slope("GMRES"), np.eye(2) / 3, rtol=1e-8, atol=1e-12)
+    with pytest.raises(TypeError, match=r"must need no transposed product .*: LSMR of lineax does"):
+        slope("LSMR")
+
+
 def test_derivatives_of_a_direct_call():
     call = lambda solver: lambda s: jnp.sum(direct(solver, SPD, s * jnp.arange(4.0))[0])
     exact = np.sum(np.linalg.solve(SPD, np.arange(4.0)))

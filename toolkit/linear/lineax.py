@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from toolkit import tree
 from toolkit.derive.on_devices import device_axes
+from toolkit.derive.refusal import naming_loops
 from toolkit.errors.libraries import missing
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import lift
@@ -135,7 +136,11 @@ class Lineax:
         as_like = tree.as_like if paired else lambda _, leaves: leaves
         product, flat, back = flat_system(lambda v: as_real(matvec(as_like(b, v))), as_real(b))
         begin = None if x0 is None else tree.ravel(as_real(first))[0].astype(flat.dtype)
-        vector, steps = _run(lineax, self._made(lineax, tol), product, flat, begin)
+        with naming_loops(
+            f"`linear_solver` must need no transposed product where `fun` contains a loop on data: {self._name} "
+            "of lineax does; use its GMRES or LU, or tk.linear.GMRES."
+        ):
+            vector, steps = _run(lineax, self._made(lineax, tol), product, flat, begin)
         x = _or_start(as_like(b, back(vector)), matvec, b, None if x0 is None else first, tol)
         products = _products_per_step(self._made(lineax, tol), flat.size) * steps
         products += x0 is not None

@@ -115,8 +115,10 @@ def report_of(
 def tolerance_of(rule: Implicit, call: SolveCall) -> Array | float:
     """The larger of two tolerances that were asked for: of the solve, and of the linear system."""
     default = tree.eps(call.y0) ** 0.5
-    linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", default)
-    return jnp.maximum(linear, default if call.tol is None else call.tol)
+    linear = getattr(rule.linear_solver or call.problem.linear_solver, "tol", None)
+    return jnp.maximum(
+        default if linear is None else linear, default if call.tol is None else call.tol
+    )
 
 
 def imprecise(estimate: ErrorEstimate, tolerable: Array) -> Array:
