@@ -146,6 +146,7 @@ ALLOWED = {
     ("solver/scipy_host.py", "_MANY"): "no limit: `max_steps` sets that of iterations",
     ("solver/scipy_host.py", "_RESOLVED"): ROUNDING,
     ("solver/scipy_host.py", "_EPS"): ROUNDING,
+    ("solver/scipy_host.py", "step"): "the first simplex of scipy's Nelder-Mead",
     ("solver/projected_lbfgs.py", "_TRIALS"): LINE_SEARCH,
     (
         "solver/projected_lbfgs.py",

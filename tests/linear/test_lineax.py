@@ -65,7 +65,15 @@ def expected():
     return both(minimum(tk.adjoint.Implicit()))
 
 
-@pytest.mark.parametrize("solver", [*SYMMETRIC_ONLY, GENERAL[1], GENERAL[3]], ids=shown)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        SYMMETRIC_ONLY[0],
+        GENERAL[3],
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (SYMMETRIC_ONLY[1], GENERAL[1])),
+    ],
+    ids=shown,
+)
 def test_gradient_and_hessian_of_an_argmin(solver, expected):
     made = both(minimum(tk.adjoint.Implicit(Lineax(solver))))
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-8), made, expected)

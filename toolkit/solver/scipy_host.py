@@ -252,6 +252,8 @@ def _call(run: _Run, method: Method) -> Any:
     given: dict[str, Any] = {"callback": run.count}
     if problem.bounded:
         given["bounds"] = scipy.optimize.Bounds(lower, upper)
+        if name == "Nelder-Mead":
+            options["initial_simplex"] = _simplex(start, lower, upper)
     if method.needs == "product":
         given["hessp"] = run.product
     if method.needs == "matrix":
@@ -265,6 +267,14 @@ def _call(run: _Run, method: Method) -> Any:
         options=options,
         **given,
     )
+
+
+def _simplex(start: Any, lower: Any, upper: Any) -> Any:
+    """scipy's first simplex, turned to where the bounds leave room; its own has no width at a lower bound."""
+    step = np.where(start == 0, 0.00025, 0.05 * np.abs(start))
+    step = np.where(upper - start >= start - lower, step, -step)
+    corners = start + np.vstack([np.zeros_like(start), np.diag(step)])
+    return np.clip(corners, lower, upper)
 
 
 @contextlib.contextmanager
