@@ -81,6 +81,7 @@ def test_the_lassos_of_scikit_learn(solver: Any) -> None:
 def test_a_sweep_is_the_one_by_hand() -> None:
     """Leaf by leaf, along the first axis, the gradient anew; a scalar is a block."""
     start = {"a": np.asarray([0.3, -0.2]), "b": np.asarray(0.5), "c": np.ones((2, 2))}
+    start["none"] = np.zeros((0, 3))
     H = np.diag(np.linspace(1.0, 2.0, 7)) + 0.2
 
     def fun(y: Any, theta: Any) -> jax.Array:

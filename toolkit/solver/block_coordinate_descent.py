@@ -206,9 +206,9 @@ def _swept(one: Callable[[Any, int, Array | None], Any], carry: Any, y: Tree) ->
     for number, leaf in enumerate(jax.tree.leaves(y)):
         if not leaf.ndim:
             carry = one(carry, number, None)
-            continue
-        step = lambda carry, i, number=number: (one(carry, number, i), None)
-        carry, _ = jax.lax.scan(step, carry, jnp.arange(leaf.shape[0], dtype=jnp.int32))
+        elif leaf.shape[0]:  # JAX traces a loop of no turns too, and there is no block to take
+            step = lambda carry, i, number=number: (one(carry, number, i), None)
+            carry, _ = jax.lax.scan(step, carry, jnp.arange(leaf.shape[0], dtype=jnp.int32))
     return carry
 
 
