@@ -50,6 +50,7 @@ ROUNDING = "a margin in units of rounding"
 JUDGE = (
     "part of the verdict in a report, calibrated in the comment there; values do not depend on it"
 )
+DIGITS = "how the last digits are reached; the residual says whether they were, and `tol` judges it"
 LINE_SEARCH = "the usual numbers of a line search, as optax has its own; the solution stays"
 ALLOWED = {
     ("solve/accuracy.py", "SAFETY"): JUDGE,
@@ -116,6 +117,16 @@ ALLOWED = {
     ("linear/choose.py", "tol"): "the choice where none is named; naming a solver sets it",
     ("linear/dense.py", "_POWER_STEPS"): JUDGE,
     ("linear/dense.py", "_ROUNDING"): ROUNDING,
+    ("linear/least_norm.py", "_POWER_STEPS"): JUDGE,
+    ("linear/least_norm.py", "_ROUNDING"): ROUNDING,
+    ("linear/least_norm.py", "_SWEEPS"): DIGITS,
+    ("solver/interior_point.py", "_TOLERANCE"): DIGITS,
+    ("solver/interior_point.py", "_CERTIFIED"): "what counts as a proof; `tol` judges solutions",
+    ("solver/interior_point.py", "_ROUNDS"): DIGITS,
+    ("solver/interior_point.py", "_REFINEMENTS"): DIGITS,
+    ("solver/interior_point.py", "_SHIFT"): DIGITS,
+    ("solver/interior_point.py", "_SWEEPS"): DIGITS,
+    ("solver/interior_point.py", "_ROUNDING"): ROUNDING,
     ("linear/neumann.py", "_POWER_STEPS"): "finds a step where none is given; `step_size` sets it",
     ("linear/neumann.py", "_MARGIN"): "finds a step where none is given; `step_size` sets it",
     ("problems/cleaning.py", "L2"): ORACLE,

@@ -268,6 +268,9 @@ class WholeSolve(NamedTuple):
     run: Callable[[Tree, Tree], tuple[Tree, Ended]]  # (y0, theta) -> (y, how it ended)
     tol: float | None  # as that of a `Method`
     proximal: Proximal | Box | None = None  # where it minimises more than the objective
+    # (y, theta) -> (what is zero, what is at most zero) at a solution, where it has constraints. `run` then gives
+    # a `WithMultipliers` of `derive/constrained.py` in place of y.
+    constraints: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
 
 
 class SolverSteps(NamedTuple):

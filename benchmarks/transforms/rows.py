@@ -94,6 +94,7 @@ def _solvers() -> dict[str, Program]:
         "Newton": s.Newton(5, tol),
         "Optax": s.Optax(optax.sgd(RATE), STEPS),
         "Optimistix": s.Optimistix("BFGS", 100, 1e-11),
+        "QuadraticProgram": s.QuadraticProgram(tol=1e-11),
         "Scipy": s.Scipy("trust-exact", 100, 1e-11),
     }
     found = {

@@ -24,6 +24,7 @@ from toolkit.solver import (
     Optimistix,
     ProjectedGradient,
     ProximalGradient,
+    QuadraticProgram,
     Scipy,
 )
 
@@ -251,6 +252,8 @@ SOLVERS = {
         lambda y, theta: tk.projection.l2_ball(y, 1.0), None, 5, 1e-6, True
     ),
     "scipy": Scipy("L-BFGS-B", 5, 1e-6),
+    "lbfgs_bounded": LBFGS(5, 1e-6, (-9.0, 9.0)),
+    "quadratic_program": QuadraticProgram(bounds=(-9.0, 9.0), tol=1e-6),
 }
 
 

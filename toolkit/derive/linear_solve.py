@@ -157,16 +157,16 @@ def _solve_factors(
 def _solve_face(
     solver: LinearSolver, face: Face, b: Tree, transposed: bool, x0: Tree | None
 ) -> tuple[Tree, LinearInfo]:
-    """`(I - D + D H) x = b`, or its transpose, by a symmetric system on the free entries, `D H D q = c`.
+    """`(C + D H) x = b`, or its transpose, by a symmetric system on the free entries, `D H D q = c`.
 
-        c = D (b - H (b - D b)),  x = b - D b + D q             with what bounds fix known, x = b there
-        c = D b,                  x = b - D b + D q - (I - D) H D q     the transpose: this is known last
+        c = D (b - H C b),  x = C b + D q                  with what bounds fix known: C is its own inverse there
+        c = D b,            x = C (b - H D q) + D q        the transpose: this is known last
 
     So neither the fixed entries nor their size beside the Hessian's count: in one relative residual for both, a
     Hessian of 1e-12 would be lost behind the identity.
     """
-    D, H = face
-    held = _minus(b, D(b))
+    C, D, H = face
+    held = C(b)
     rhs = D(b) if transposed else D(_minus(b, H(held)))
     # A direct solver needs a matrix that is not singular: the fixed entries get a curvature like that of the others.
     size = tree.norm(rhs)
@@ -181,8 +181,7 @@ def _solve_face(
     q, info = linear_call.call(solver, reduced, rhs, start, True)
     free = D(q)
     if transposed:
-        pushed = H(free)
-        held = _minus(held, _minus(pushed, D(pushed)))
+        held = C(_minus(b, H(free)))
     return jax.tree.map(jnp.add, held, free), info
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial, register_dataclass
 
@@ -34,8 +35,12 @@ class Factors(NamedTuple):
 
 
 class Face(NamedTuple):
-    """`A = I - D + D H`, that of a minimum within bounds: H the Hessian, D what keeps the free entries alone."""
+    """`A = C + D H`, that of a minimum within bounds: H the Hessian, all of them symmetric.
 
+    D keeps the free entries alone, and C the fixed ones alone, each times 1 or -1: so C is its own inverse there.
+    """
+
+    C: Matvec
     D: Matvec
     H: Matvec
 
@@ -201,20 +206,16 @@ def _linearise_in_box(
 ) -> tuple[Tree, System]:
     slope = lambda y: smooth.evaluate(y, theta, None)
     gradient, hessian, transposed, *_ = linearised(slope, y, smooth.backward_only)
-    if smooth.gauss_newton:
+    if smooth.gauss_newton and smooth.residuals is not None:
         hessian, transposed = _gauss_newton(smooth, y, theta)[1], None
     H = _damped(hessian, damping)
-    residual, D = jax.linearize(lambda gradient: box.cut(y, gradient, theta), gradient)
-    face = Face(D, H) if smooth.symmetric else None
-
-    def product(v: Tree) -> Tree:
-        return jax.tree.map(lambda a, d, h: a - d + h, v, D(v), D(H(v)))
-
-    system = System(product, False, face)
-    if smooth.symmetric or transposed is not None:
-        back = H if transposed is None else _damped(transposed, damping)
-        pull = lambda v: jax.tree.map(lambda a, d, h: a - d + h, v, D(v), back(D(v)))
-        system = dataclasses.replace(system, transposed=pull)
+    residual, moved = jax.linearize(lambda y, slope: box.cut(y, slope, theta), y, gradient)
+    zeros = jax.tree.map(jnp.zeros_like, y)
+    C, D = lambda v: moved(v, zeros), lambda v: moved(zeros, v)
+    back = H if smooth.symmetric else transposed and _damped(transposed, damping)
+    pull = None if back is None else lambda v: jax.tree.map(jnp.add, C(v), back(D(v)))
+    face = Face(C, D, H) if smooth.symmetric else None
+    system = System(lambda v: moved(v, H(v)), False, face, pull)
     looping = smooth.loops_on_data and loops(H, y)
     return residual, dataclasses.replace(system, forward_only=looping)
 

@@ -20,7 +20,8 @@ import jax
 from jax import Array
 
 from toolkit import tree
-from toolkit.types import InnerProblem, Primal, Tree
+from toolkit.derive.constrained import Multipliers
+from toolkit.types import InnerProblem, Primal, SolveInfo, Tree
 
 Fun = Callable[..., Any]
 # The call with data, for messages: jaxopt's is `solve(y0, theta, data)`.
@@ -73,6 +74,25 @@ class SolveCall(NamedTuple):
     operands: Operands
     xs: Tree
     tol: float | None  # absolute, on the residual; None judges against the start
+    # (y, operands) -> the multipliers of a solution under constraints; None: there are no constraints.
+    multipliers: Callable[[Tree, Operands], Tree] | None = None
+
+
+class ConstrainedInfo(NamedTuple):
+    """The `toolkit.types.SolveInfo` of a solve under constraints."""
+
+    status: Array
+    steps: Array
+    residual: Array
+    multipliers: Multipliers  # (equality, inequality, lower, upper), None where there are no such constraints
+
+
+def told(call: SolveCall, y: Tree, info: SolveInfo) -> Any:
+    """`info` with the multipliers, where there are any."""
+    if call.multipliers is None:
+        return info
+    y, operands = tree.stop_gradient((y, call.operands))
+    return ConstrainedInfo(*info, tree.stop_gradient(call.multipliers(y, operands)))
 
 
 def first(xs: Tree) -> Tree:

@@ -16,7 +16,7 @@ from toolkit.errors.readable import readable
 from toolkit.leaves.containers import packed
 from toolkit.settings import require
 from toolkit.solve.by_hand import Init, Step, by_hand
-from toolkit.solve.call import WITH_DATA, Fun, SolveCall, last
+from toolkit.solve.call import WITH_DATA, Fun, SolveCall, last, told
 from toolkit.solve.preparation import prepare, with_gauss_newton
 from toolkit.solve.returned import Returns
 from toolkit.solve.verdict import verdict
@@ -138,7 +138,7 @@ class SolutionMap:
             args = (problem.user_y(y, operands), problem.user_theta(operands))
             out = self.fun(*args) if xs is None else self.fun(*args, packed(last(xs)))
             aux = self._returns.aux(self.fun, out)
-        return Solution(value, info, aux)
+        return Solution(value, told(call, y, info), aux)
 
 
 @readable

@@ -15,9 +15,11 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.composite import composite_problem
+from toolkit.derive.constrained import WithMultipliers, constrained_problem, multipliers
 from toolkit.derive.on_devices import device_axes
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.jaxprs.lift import lift
+from toolkit.linear.least_norm import least_norm
 from toolkit.solve.call import Operands, SolveCall, SolverClosures
 from toolkit.solve.lifting import bare, lift_proximal, nowhere, settings_of
 from toolkit.types import Ended, InnerProblem, Primal, Solution, Status, Tilted, Tree, WholeSolve
@@ -47,12 +49,20 @@ def bind_whole(
     again = solve.call  # not `solve`: a rule that keeps `run` would keep its arrays
     closures = SolverClosures(update=solve.closed)
     settings = settings_of(nowhere(operands), closures)
-    if whole.proximal is not None:
-        proximal, closures, settings = lift_proximal(whole.proximal, y0, operands, closures)
-        problem = composite_problem(problem, proximal)
+    bounds, constrained = whole.proximal, whole.constraints is not None
+    if bounds is not None:
+        bounds, closures, settings = lift_proximal(bounds, y0, operands, closures)
+    start, report = y0, None
+    if constrained:
+        asked, start, report, closures, settings = _constrained(
+            whole, problem, bounds, y0, operands, closures
+        )
+        problem = asked
+    elif bounds is not None:
+        problem = composite_problem(problem, bounds)
 
-    def run(y0: Tree, theta: Operands, xs: Tree) -> tuple[Tree, Any]:
-        y, ended = again(theta.solver.update, y0, bare(theta))
+    def run(start: Tree, theta: Operands, xs: Tree) -> tuple[Tree, Any]:
+        y, ended = again(theta.solver.update, start.y if constrained else start, bare(theta))
         # A library may end where the function is not finite, and call that a result. A solver that finds none
         # says so by NaN, and why.
         broken = tree.all_finite(y) & ~tree.all_finite(_seen_at(asked, y, theta))
@@ -61,7 +71,35 @@ def bind_whole(
 
     primal = Primal(run, None, name, settings, tilted, no_derivative=True)
     operands = operands._replace(solver=closures)
-    return SolveCall(_nan_without_solution(problem), primal, y0, operands, xs, whole.tol)
+    problem = _nan_without_solution(problem)
+    return SolveCall(problem, primal, start, operands, xs, whole.tol, report)
+
+
+def _constrained(
+    whole: WholeSolve,
+    problem: InnerProblem,
+    bounds: Any,
+    y0: Tree,
+    operands: Operands,
+    closures: SolverClosures,
+) -> tuple[InnerProblem, Tree, Callable[[Tree, Operands], Tree], SolverClosures, Operands]:
+    """The conditions of a minimum under constraints: the problem in `y` and multipliers, its start, the report."""
+    assert whole.constraints is not None
+    lifted = lift(whole.constraints, y0, operands)
+    call, has_bounds = lifted.call, bounds is not None
+    closures = closures._replace(init=lifted.closed)
+    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), lifted.shape)
+
+    def constraints(y: Tree, theta: Operands) -> tuple[Tree, Tree]:
+        values: tuple[Tree, Tree] = call(theta.solver.init, y, bare(theta))
+        return values
+
+    found = constrained_problem(problem, constraints, bounds)
+    found = dataclasses.replace(found, linear_solver=least_norm)
+    report = lambda z, theta: multipliers(found, z, theta, has_bounds)
+    # Constraints are part of the problem, and no settings of the solver.
+    settings = jax.tree.map(lambda _: False, nowhere(operands)._replace(solver=closures))
+    return found, WithMultipliers(y0, *zeros), report, closures, settings
 
 
 def _seen_at(problem: InnerProblem, y: Tree, theta: Operands) -> Tree:

@@ -13,6 +13,7 @@ from toolkit.solver.optax import Optax
 from toolkit.solver.optimistix import Optimistix
 from toolkit.solver.projected_gradient import ProjectedGradient
 from toolkit.solver.proximal_gradient import ProximalGradient
+from toolkit.solver.quadratic_program import QuadraticProgram
 from toolkit.solver.scipy import Scipy
 from toolkit.vocabulary.roles import Solver
 
@@ -29,6 +30,7 @@ __all__ = [
     "Optimistix",
     "ProjectedGradient",
     "ProximalGradient",
+    "QuadraticProgram",
     "Scipy",
     "Solver",
 ]
