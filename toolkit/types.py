@@ -173,6 +173,9 @@ class Method(NamedTuple):
     # (state, stale) -> state, where it keeps values of the function that belong to the theta of the step before:
     # without these where `stale`, a scalar, is true. Steps by hand may change theta between them.
     forget: Callable[[Tree, Array], Tree] | None = None
+    # (state, needed) -> state that holds what `evaluate` found there. A solve of one function begins with it: each
+    # step of such a solver evaluates at its end, where the next one begins.
+    keep: Callable[[Tree, Any], Tree] | None = None
     # state -> [] bool, whether no step from here leads on: a loop ends there. None: never.
     stalled: Callable[[Tree], Array] | None = None
     # Whether an update costs less than a branch around it, and has finite derivatives at a solution, too.

@@ -167,20 +167,41 @@ def test_lbfgs_on_rosenbrock() -> None:
 
 
 def test_lbfgs_sees_the_function_of_each_step() -> None:
-    # The line search leaves the value and gradient of the *previous* step's function behind.
+    # The line search leaves the value and gradient of the *previous* step's function behind. On half the squared
+    # distance to x each step goes to its own x, and with the gradient of the step before it would stay there.
     xs = np.random.default_rng(0).normal(size=(4, 3))
-    fun = lambda y, theta, x: quadratic(y, theta + x)
-    optimizer, y = optax.lbfgs(), jnp.asarray(Y0)
-    state = optimizer.init(y)
-    for x in xs:
-        at = lambda y, x=x: fun(y, THETA, x)
-        value, gradient = jax.value_and_grad(at)(y)
-        updates, state = optimizer.update(
-            gradient, state, y, value=value, grad=gradient, value_fn=at
-        )
-        y = optax.apply_updates(y, updates)
-    solve = tk.argmin(fun, LBFGS(4, 0.0), adjoint=Stopped())
-    np.testing.assert_allclose(jax.jit(solve)(Y0, THETA, xs).value, y, rtol=1e-9)
+    fun = lambda y, theta, x: jnp.sum((y - x) ** 2) / 2
+    y0 = xs[0] + 0.1  # the first step is no longer than 1
+    for count in (1, 2, 4):
+        solve = tk.argmin(fun, LBFGS(count, 0.0), adjoint=Stopped())
+        got = jax.jit(solve)(y0, None, xs[:count])
+        np.testing.assert_allclose(got.value, xs[count - 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lbfgs_needs_few_evaluations(dtype: Any) -> None:
+    def rosenbrock(y: Any, theta: Any) -> jax.Array:
+        jax.debug.callback(lambda: counted.append(1))
+        return jnp.sum(100 * (y[1:] - y[:-1] ** 2) ** 2 + (1 - y[:-1]) ** 2)
+
+    counted: list[int] = []
+    tol = 1e-3 if dtype == np.float32 else 1e-8
+    got = jax.jit(lambda y0: tk.argmin(rosenbrock, LBFGS(200, tol))(y0))(
+        np.asarray([-1.2, 1.0], dtype)
+    )
+    jax.effects_barrier()
+    assert got.info.status == tk.Status.CONVERGED
+    # One at the start, one a trial, and one for the residual in `info`.
+    assert got.info.steps + 2 <= len(counted) <= 1.5 * got.info.steps
+
+
+def test_lbfgs_says_where_it_finds_no_descent() -> None:
+    # The gradient of |y| is 1 or -1 however near the minimum is.
+    kink = lambda y, theta: jnp.sum(jnp.abs(y - theta))
+    got = jax.jit(lambda y0: tk.argmin(kink, LBFGS(500, 1e-6))(y0, 0.3))(np.asarray([1.0, -2.0]))
+    assert got.info.status == tk.Status.STALLED
+    assert got.info.steps < 500
+    assert np.all(np.isfinite(got.value))
 
 
 def test_newton_converges_quadratically() -> None:

@@ -67,7 +67,7 @@ def bind(
     if method.proximal is not None and {*device_axes()} - varying_axes(y0):
         # A `prox` may differ between devices where `fun` does not: see `_lift_fun`.
         y0, operands, xs = vary((y0, operands, xs), _axes_of_a_step(method, y0, operands, xs))
-    method = differing_alike(method, y0)
+    method = differing_alike(_evaluated_first(method) if xs is None else method, y0)
     # The solver's functions are traced here for the first time, and with them the gradient.
     with naming_loops(NO_GRADIENT_OF_LOOP) if problem.kind == "argmin" else nullcontext():
         lifted = lift_solver(method, y0, operands, first(xs))
@@ -112,6 +112,19 @@ def bound_to(problem: InnerProblem, solver: Solver) -> Method | WholeSolve:
             f"{type(solver).__name__} returned {type(method).__name__}."
         )
     return method
+
+
+def _evaluated_first(method: Method) -> Method:
+    """`method`, its first state made with an evaluation, where it can keep one."""
+    init, keep = method.init, method.keep
+    if keep is None:
+        return method
+
+    def evaluated(y0: Tree, theta: Operands) -> Tree:
+        state = init(y0, theta)
+        return keep(state, method.evaluate(state, theta, None).needed)
+
+    return method._replace(init=evaluated)
 
 
 def _axes_of_a_step(method: Method, y0: Tree, operands: Operands, xs: Tree) -> frozenset[str]:
