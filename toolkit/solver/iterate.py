@@ -112,23 +112,35 @@ def take_step(method: Method, state: Tree, theta: Tree, x: tuple[Array, Tree]) -
     def move() -> Tree:
         return method.update(state, needed, theta, t, seen)
 
-    if method.residual_norm is None:
+    if method.residual_norm is not None:
+        moved = move()
+        norm = method.residual_norm(moved)  # known only after the step
+    else:
         norm = tree.quick_norm(tree.stop_gradient(residual))
-        if tol is None or method.cheap_update:
-            moved = move()  # discarded below if it converged
-        else:
+        if tol is not None and not method.cheap_update:
             # A step may be expensive (Newton factorises a matrix). `cond` skips it when it is not needed.
             moved = jax.lax.cond(norm <= tol, lambda: state, move)
-    else:
-        # Here the residual is known only after the step; the step is discarded below if it converged.
+            return Taken(
+                _nan_unless(norm, method, moved), norm, norm <= tol, jnp.isfinite(norm), beside
+            )
         moved = move()
-        norm = method.residual_norm(moved)
     if tol is None:
         return Taken(moved, norm, jnp.asarray(False), jnp.isfinite(norm), beside)
-    converged, finite = norm <= tol, jnp.isfinite(norm)
-    moving, whole, _ = tree.split(moved)
-    moved = tree.merge(tree.nan_unless(finite, moving), whole)
-    return Taken(tree.where(converged, state, moved), norm, converged, finite, beside)
+    moved = tree.where(norm <= tol, state, _nan_unless(norm, method, moved))
+    return Taken(moved, norm, norm <= tol, jnp.isfinite(norm), beside)
+
+
+def _nan_unless(norm: Array, method: Method, state: Tree) -> Tree:
+    """`state`, its iterate NaN where the norm is not finite."""
+    moving, whole, _ = tree.split(state)
+    # Where the iterate is a leaf of the state the others are left alone: the memory of L-BFGS is 20 times as large.
+    iterate = {id(leaf) for leaf in jax.tree.leaves(method.value(state))}
+    if not iterate <= {id(leaf) for leaf in jax.tree.leaves(moving)}:
+        return tree.merge(tree.nan_unless(jnp.isfinite(norm), moving), whole)
+    spoiled = lambda leaf: (
+        tree.nan_unless(jnp.isfinite(norm), leaf) if id(leaf) in iterate else leaf
+    )
+    return tree.merge(jax.tree.map(spoiled, moving), whole)
 
 
 def _run_all(method: Method, y0: Tree, theta: Tree, xs: Tree) -> Tree:

@@ -21,18 +21,20 @@ _NEAR = 0.1
 
 
 class Pairs(NamedTuple):
-    """The last moves and what they changed in the gradient, newest last; zeros before there are any."""
+    """The last moves and what they changed in the gradient."""
 
     moves: Array  # [m, N], the s of the papers
     changes: Array  # [m, N], their y
-    weights: Array  # [m] 1 / s'y; 0 where that is not positive, and the pair has no part in the direction
-    scale: Array  # [] s'y / y'y of the newest pair that has a part; 0 before there is one
+    weights: Array  # [m] 1 / s'y; 0 where there is no pair
+    scale: Array  # [] s'y / y'y of the newest pair; 0 before there is one
+    oldest: Array  # [] int32, its row; the newest is the one before, and row 0 follows the last row
 
 
 def no_pairs(count: int, like: Array) -> Pairs:
     """Room for `count` pairs of vectors like `like`."""
     rows = jnp.zeros((count, like.size), like.dtype)
-    return Pairs(rows, rows, jnp.zeros(count, like.dtype), jnp.zeros((), like.dtype))
+    none = jnp.zeros((), like.dtype)
+    return Pairs(rows, rows, jnp.zeros(count, like.dtype), none, jnp.asarray(0, jnp.int32))
 
 
 def descend(
@@ -46,23 +48,28 @@ def descend(
     """
     direction = _free_direction(here, pairs) if box is None else _direction_in(box, here, pairs)
     new, moved = search(at, here, direction, box)
-    kept = _with(pairs, new.y - here.y, new.gradient - here.gradient)
+    more = _with(pairs, new.y - here.y, new.gradient - here.gradient)
     # Where the pairs lead nowhere the next step goes along the gradient alone. If that does not either, it ends.
-    kept = jax.tree.map(lambda leaf: jnp.where(moved, leaf, 0), kept)
+    kept = more._replace(weights=more.weights * moved, scale=more.scale * moved)
     return new, kept, ~moved & (pairs.scale == 0)
 
 
 def _with(pairs: Pairs, move: Array, change: Array) -> Pairs:
     """The pairs and one more, in place of the oldest; without it where its curvature is not positive."""
     weight, scale = _measured(move, change)
-    later = lambda rows, new: jnp.concatenate([rows[1:], new[None]])
-    more = Pairs(
-        later(pairs.moves, move),
-        later(pairs.changes, change),
-        later(pairs.weights, weight),
-        scale,
+    usable, row = weight > 0, pairs.oldest
+
+    # One row is written. A `where` of the whole memory would read and write all of it in each step.
+    def put(rows: Array, new: Array) -> Array:
+        return rows.at[row].set(jnp.where(usable, new, rows[row]))
+
+    return Pairs(
+        put(pairs.moves, move),
+        put(pairs.changes, change),
+        put(pairs.weights, weight),
+        jnp.where(usable, scale, pairs.scale),
+        (row + usable) % len(pairs.weights),
     )
-    return jax.tree.map(lambda new, old: jnp.where(weight > 0, new, old), more, pairs)
 
 
 def _measured(move: Array, change: Array) -> tuple[Array, Array]:
@@ -108,23 +115,24 @@ def _direction_in(box: Box, here: Point, pairs: Pairs) -> Array:
 def _restricted(pairs: Pairs, free: Array) -> Pairs:
     """The pairs on the free entries, weighed anew."""
     moves, changes = jnp.where(free, pairs.moves, 0), jnp.where(free, pairs.changes, 0)
-    weights, scales = jax.vmap(_measured)(moves, changes)
-    newest = jnp.max(jnp.where(weights > 0, jnp.arange(len(weights)), 0))
-    return Pairs(moves, changes, weights, scales[newest])
+    weights, _ = jax.vmap(_measured)(moves, changes)
+    return pairs._replace(moves=moves, changes=changes, weights=weights * (pairs.weights > 0))
 
 
 def _newton(gradient: Array, pairs: Pairs, scale: Array) -> Array:
     """`-H gradient` of the inverse Hessian that the pairs make of `scale` (Nocedal & Wright 2006, algorithm 7.4)."""
 
-    def backwards(q: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        move, change, weight = row
-        part = weight * jnp.vdot(move, q)
-        return q - part * change, part
+    rows = jnp.arange(len(pairs.weights), dtype=jnp.int32)
+    order = (pairs.oldest + rows) % len(rows)
 
-    def forwards(r: Array, row: tuple[tuple[Array, Array, Array], Array]) -> tuple[Array, None]:
-        (move, change, weight), part = row
-        return r + move * (part - weight * jnp.vdot(change, r)), None
+    def backwards(q: Array, row: Array) -> tuple[Array, Array]:
+        part = pairs.weights[row] * jnp.vdot(pairs.moves[row], q)
+        return q - part * pairs.changes[row], part
 
-    rows = pairs[:3]
-    q, parts = jax.lax.scan(backwards, gradient, rows, reverse=True)
-    return -jax.lax.scan(forwards, scale * q, (rows, parts))[0]
+    def forwards(r: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
+        row, part = one
+        wanted = part - pairs.weights[row] * jnp.vdot(pairs.changes[row], r)
+        return r + wanted * pairs.moves[row], None
+
+    q, parts = jax.lax.scan(backwards, gradient, order, reverse=True)
+    return -jax.lax.scan(forwards, scale * q, (order, parts))[0]
