@@ -164,8 +164,8 @@ ALLOWED = {
         "solver/quasi_newton.py",
         "_NEAR",
     ): "which metric an entry has on the way; the solution stays",
-    ("solver/line_search.py", "_MOST"): "ends a search that no step size can end",
-    ("solver/line_search.py", "_SHORTEST"): ROUNDING,
+    ("solver/backtracking.py", "_MOST"): "ends a search that no step size can end",
+    ("solver/backtracking.py", "_SHORTEST"): ROUNDING,
     ("tree.py", "unit"): ROUNDING,
 }
 

@@ -12,7 +12,7 @@ from jax import Array
 from toolkit import tree
 from toolkit.derive.remembered import constant
 from toolkit.leaves.promotion import standard_promotion
-from toolkit.solver.line_search import Found, Seen, sight, start
+from toolkit.solver.backtracking import Found, Seen, sight, start
 from toolkit.solver.requirements import require_broadcast
 from toolkit.solver.schedules import at_step
 from toolkit.solver.searched import UNIT, Splitting, arrived, doubled, search, unit_residual

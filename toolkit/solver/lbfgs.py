@@ -14,9 +14,9 @@ from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.settings import Count, Tolerance, settings
 from toolkit.solver.bounds import Bounds, bounded, clip, limits, optimality
-from toolkit.solver.wolfe import Box, Point
 from toolkit.solver.quasi_newton import Pairs, descend, no_pairs
 from toolkit.solver.requirements import require_kind, require_objective
+from toolkit.solver.wolfe import Box, Point
 from toolkit.types import Beside, Evaluation, InnerProblem, Method, Tree
 
 

@@ -13,7 +13,7 @@ from toolkit import tree
 from toolkit.derive.composite import gradient_step
 from toolkit.derive.remembered import constant, only_if
 from toolkit.leaves.promotion import standard_promotion
-from toolkit.solver.line_search import Found, Seen, Sight, backtrack, real_type, sight, start
+from toolkit.solver.backtracking import Found, Seen, Sight, backtrack, real_type, sight, start
 from toolkit.types import Beside, Evaluation, InnerProblem, Method, Proximal, Tree
 
 Prox = Callable[[Tree, Tree, Array], Tree]  # (z, theta, s)
