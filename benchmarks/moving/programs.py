@@ -127,7 +127,7 @@ def lasso(library: str) -> Solve:
         return lambda theta: solver.run(start, theta).params, theta
     if library == "optimistix":
         raise NoCounterpart("optimistix has no proximal gradient")
-    ours = tk.solver.ProximalGradient(tk.prox.lasso, step_size, 2000, TOL)
+    ours = tk.solver.ProximalGradient(tk.prox.lasso, step_size, 2000, TOL, accelerated=True)
     solve = tk.argmin(smooth, ours)
     return lambda theta: solve(start, theta).value, theta
 
