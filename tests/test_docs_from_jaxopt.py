@@ -43,8 +43,6 @@ AT: dict[str, Any] = {
     "A hyperparameter by its validation loss": -1.0,
 }
 RTOL = 1e-6
-# jaxopt ends where its own linear solver is at 1e-5, or its operator splitting at a primal residual.
-LOOSE = {"A quadratic program": 1e-4}
 
 
 @functools.cache
@@ -84,10 +82,9 @@ def test_the_port_gives_what_jaxopt_gives(title: str) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             found.append((solution(theta), jax.grad(functools.partial(_weighted, solution))(theta)))
     (theirs, their_slope), (ours, our_slope) = found
-    tolerance = LOOSE.get(title, RTOL)
     for one, other in ((ours, theirs), (our_slope, their_slope)):
         scale = np.max(np.abs(other))
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * scale)
+        np.testing.assert_allclose(one, other, rtol=RTOL, atol=RTOL * scale)
         assert scale > 0
 
 
