@@ -320,7 +320,7 @@ ROLES = [
         "a text for a number",
         "tk.solver.GradientDescent('0.1', 5)",
         ValueError,
-        ("`step_size` must be a nonnegative number", "got '0.1'"),
+        ("`step_size` must be None, a nonnegative number", "got '0.1'"),
     ),
     Mistake(
         "a number for a key",

@@ -83,7 +83,7 @@ def test_overrides(work):
     others = {"forward_mode": False, "written_out": False}
     assert found["adjoint"] == {"kind": "unroll", "checkpoint": "sqrt", **others}
     assert (found["rate"], found["sizes"], found["label"]) == (1e-4, [3], "no")
-    assert found["solver"] == {"kind": "lbfgs", "max_steps": 3, "tol": 1e-6}
+    assert found["solver"] == {"kind": "lbfgs", "max_steps": 3, "tol": 1e-6, "history": 10}
 
 
 def test_an_override_reaches_into_a_default(work):
