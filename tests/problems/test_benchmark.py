@@ -86,16 +86,13 @@ def test_logistic_regularisation_is_the_benchmark_s_formula() -> None:
     expected = each.mean() + (np.exp(x) * y**2).sum() / 2
     np.testing.assert_allclose(instance.inner(y, x, train), expected, rtol=1e-10)
     measured = instance.measure(instance.y0, instance.theta0)
-
-    def value(x: Any) -> float:
-        return float(instance.measure(instance.y0, x)["value"])
-
+    solve = tk.argmin(lambda y, x: instance.inner(y, x, train), tk.solver.Newton(50, 1e-10))
+    value = jax.jit(lambda x: instance.outer(solve(instance.y0, x).value, x, validation))
+    np.testing.assert_allclose(measured["value"], value(x), rtol=1e-8)
     h, slopes = 1e-5, []
     for e in np.eye(len(x))[:3]:
         slopes.append((value(x + h * e) - value(x - h * e)) / (2 * h))
-    solve = tk.argmin(lambda y, x: instance.inner(y, x, train), tk.solver.Newton(50, 1e-10))
-    outer = lambda y, x: instance.outer(y, x, validation)
-    gradient = jax.jit(jax.grad(lambda x: outer(solve(instance.y0, x).value, x)))(jnp.asarray(x))
+    gradient = jax.jit(jax.grad(value))(jnp.asarray(x))
     np.testing.assert_allclose(gradient[:3], slopes, rtol=1e-5, atol=1e-10)
     np.testing.assert_allclose(measured["gradient_norm"], gradient @ gradient, rtol=1e-6)
 

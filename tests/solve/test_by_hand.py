@@ -25,6 +25,7 @@ from toolkit.solver import (
     Newton,
     Optax,
     Optimistix,
+    QuadraticProgram,
     Scipy,
 )
 from toolkit.types import Solver
@@ -71,7 +72,8 @@ def until_the_end(solver: Any) -> Any:
 SHOWING = {
     name: Stepped(tk.argmin, loss, until_the_end(solver))
     for name, solver in test_argmin_solvers.SOLVERS.items()
-    if isinstance(solver, Solver) and not isinstance(solver, Optimistix | Scipy)  # which hide them
+    if isinstance(solver, Solver)
+    and not isinstance(solver, Optimistix | Scipy | QuadraticProgram)  # which hide them
 } | {
     f"fixed_point_{name}": Stepped(tk.fixed_point, mapped, until_the_end(solver))
     for name, solver in test_equation_solvers.FIXED_POINT.items()

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from toolkit import tree
 from toolkit.derive import linear_call
@@ -104,8 +105,11 @@ def _solve_backward(
 ) -> tuple[Tree, LinearInfo]:
     """`x` with `A' x = b`, where `A'` is a backward pass that JAX cannot transpose; first order.
 
-    The pass may not even be linear. What a linear solver finds is then no solution, unless its residual
-    says so: an x that does not meet the tolerance is NaN.
+    The pass may not even be linear, as where it clips. What a linear solver finds is then no derivative, also
+    where its residual is small. So an x that does not meet the tolerance is NaN, and one that the pass does not
+    double with its argument.
+
+    Cost: two products more.
     """
     try:
         x, info = linear_call.checked(solver, transposed, b, x0)
@@ -118,7 +122,11 @@ def _solve_backward(
             f"`linear_solver` must need no transposed product where `fun` has a backward pass that JAX cannot "
             f"transpose: {name} does; use tk.linear.BiCGStab or Dense, or the adjoint Unroll()."
         ) from error
-    return tree.nan_unless(info.status == Status.CONVERGED, x), info
+    twice = lambda x: jax.tree.map(lambda leaf: 2 * leaf, x)
+    doubled = twice(transposed(x))
+    gap = tree.norm(optax.tree.sub(transposed(twice(x)), doubled))
+    is_linear = gap <= jnp.sqrt(tree.eps(b)) * tree.norm(doubled)
+    return tree.nan_unless((info.status == Status.CONVERGED) & is_linear, x), info
 
 
 def _solve_factors(

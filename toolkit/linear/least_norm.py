@@ -34,7 +34,7 @@ def least_norm(matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, L
     identity = vary(jnp.eye(flat.size, dtype=flat.dtype), varying_axes(flat))
     matrix = jax.vmap(product)(identity).T  # row j before the transposition is A e_j
     scales = _scales(matrix)
-    scaled, rhs = scales[:, None] * matrix * scales, scales * flat
+    scaled, rhs = scales[:, None] * matrix * scales[None], scales * flat
     factors = jax.scipy.linalg.lu_factor(scaled)
     inverse = lambda c: jax.scipy.linalg.lu_solve(factors, c)
     growth = _growth(inverse, rhs)
@@ -55,7 +55,7 @@ def _scales(matrix: Array) -> Array:
     """Factors of rows and columns alike, by which the largest entry of each is about 1 (Ruiz 2001)."""
 
     def sweep(_: int, scales: Array) -> Array:
-        largest = jnp.max(jnp.abs(scales[:, None] * matrix * scales), 1, initial=0)
+        largest = jnp.max(jnp.abs(scales[:, None] * matrix * scales[None]), 1, initial=0)
         return scales / jnp.sqrt(jnp.where(largest > 0, largest, 1))
 
     return jax.lax.fori_loop(0, _SWEEPS, sweep, jnp.ones_like(matrix[:, 0]))

@@ -11,7 +11,6 @@ from toolkit import tree
 from toolkit.array_arguments import spread
 from toolkit.errors.readable import call_as, returned_by
 from toolkit.leaves.containers import unpacked
-from toolkit.projection import box
 from toolkit.types import Box, InnerProblem, Tree
 from toolkit.vocabulary.kinds import Given
 
@@ -87,6 +86,8 @@ def clip(y: Tree, limits: Limits) -> Tree:
 
     Differentiation: of an entry outside its limits it is that of the limit, else that of `y`.
     """
+    from toolkit.projection import box  # not above: a run without bounds loads no projections
+
     return box(y, limits)
 
 
@@ -98,6 +99,8 @@ def optimality(y: Tree, gradient: Tree, limits: Limits) -> Tree:
     """
     back = jax.tree.map(jnp.subtract, y, limits.upper)
     ahead = jax.tree.map(jnp.subtract, y, limits.lower)
+    from toolkit.projection import box
+
     return box(gradient, (back, ahead))
 
 

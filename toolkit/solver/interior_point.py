@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
-from scipy.linalg import lapack
 
 from toolkit.types import Status
 
@@ -50,7 +48,7 @@ class Found(NamedTuple):
 class _Rows(NamedTuple):
     """All constraints as `A x + s = b` with `s` zero in the first `zero` rows, else nonnegative."""
 
-    A: scipy.sparse.csc_matrix
+    A: Any  # a csc_matrix of scipy.sparse
     b: np.ndarray
     zero: int
 
@@ -106,6 +104,8 @@ def _rows(program: Program) -> _Rows:
         -program.lower[below],
         program.upper[above],
     )
+    import scipy.sparse  # not above: an import of the package loads nothing heavy
+
     matrix = scipy.sparse.csc_matrix(np.concatenate(blocks))
     return _Rows(matrix, np.concatenate(right), len(program.e) + int(fixed.sum()))
 
@@ -117,6 +117,8 @@ def _by_clarabel(clarabel: Any, P: np.ndarray, q: np.ndarray, rows: _Rows, max_s
     # Rows with a bound of 1e20 would be left out: here such numbers are meant.
     settings.presolve_enable = False
     cones = [clarabel.ZeroConeT(rows.zero), clarabel.NonnegativeConeT(len(rows.b) - rows.zero)]
+    import scipy.sparse
+
     upper = scipy.sparse.triu(scipy.sparse.csc_matrix(P), format="csc")
     return clarabel.DefaultSolver(upper, q, rows.A, rows.b, cones, settings).solve()
 
@@ -215,6 +217,8 @@ def _on_active_set(
     scaled = scales[:, None] * system * scales
     shift = np.concatenate([np.full(k, _SHIFT), np.full(len(rows), -_SHIFT)])
     forces = np.concatenate([nu, lam[active]])
+    from scipy.linalg import lapack
+
     factors, order, failed = lapack.dgetrf(scaled + np.diag(shift)) if len(system) else (0, 0, 1)
     if failed:
         return x, nu, lam
