@@ -14,6 +14,7 @@ import pytest
 from benchmarks import contestant, race
 from benchmarks.__main__ import _line
 from benchmarks.contest import Entry, Ready
+from benchmarks.moving import __main__ as moving
 
 TRUTH = [3.0, 4.0]
 
@@ -89,3 +90,42 @@ def test_every_suite_says_how_it_is_measured() -> None:
     for name in names:
         module = import_module(f"benchmarks.suites.{name}")
         assert hasattr(module, "tables") or isinstance(module.SUITE, Suite), name
+
+
+def test_moving_says_why_there_are_no_figures(monkeypatch, tmp_path) -> None:
+    ready = {
+        "toolkit": {"gradient": TRUTH, "compile_seconds": 1.0},
+        "jaxopt": {"gradient": [3.0, 4.5], "compile_seconds": 2.0},
+        "optimistix": {"missing": "optimistix is not installed"},
+    }
+
+    class Answering:
+        def __init__(self, suite: str, name: str, core: int) -> None:
+            self.ready, self.name = ready[name], name
+
+        def seconds(self, repeats: int) -> float:
+            return 1.0 if self.name == "toolkit" else 4.0
+
+        def end(self) -> None: ...
+
+    monkeypatch.setattr(moving, "Process", Answering)
+    out = tmp_path / "moving.json"
+    words = ["--json", str(out), "--rounds", "1", "--programs", "lasso"]
+    assert moving.start(words) == 0
+    rows = json.loads(out.read_text())
+    assert [(row["program"], row["what"], row["peer"]) for row in rows] == [
+        ("lasso", what, peer) for what in ("value", "gradient") for peer in ("jaxopt", "optimistix")
+    ]
+    compared, missing = rows[:2]
+    assert compared["reason"] is None
+    assert (compared["ratio"], compared["compile_ratio"]) == (0.25, 0.5)
+    assert compared["difference"] == pytest.approx(0.5 / (9 + 4.5**2) ** 0.5)
+    assert missing["reason"] == "optimistix is not installed"
+    assert all(missing[figure] is None for figure in moving.FIGURES)
+
+
+def test_moving_names_the_programs_there_are(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        moving.start(["--programs", "lass"])
+    assert stopped.value.code == 2
+    assert "no lass; there are deq, anderson" in capsys.readouterr().err

@@ -90,6 +90,24 @@ def test_norm_where_squares_leave_the_type(dtype: str, size: float, rtol: float)
     np.testing.assert_allclose(float(got), 2 * size, rtol=rtol)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_quick_norm_is_the_norm_or_a_bound_of_it(dtype: str) -> None:
+    quick = jax.jit(tree.quick_norm)
+    values = np.random.default_rng(0).normal(size=50).astype(dtype)
+    for scale in (1.0, 1e-15, 1e15):  # squares in the range of both types
+        leaves = {"a": scale * values[:20], "b": scale * values[20:]}
+        np.testing.assert_allclose(quick(leaves), tree.norm(leaves), rtol=1e-6)
+    # Beyond, the squares are 0 or infinite: the norm is at most the bound, and the bound at most the largest entry
+    # for each of the 50.
+    for size in (1e-30, 1e30) if dtype == "float32" else (1e-200, 1e200):
+        leaf = (size * values).astype(dtype)
+        exact, bound = float(tree.norm(leaf)), float(quick(leaf))
+        assert exact * (1 - 1e-6) <= bound <= 50**0.5 * float(np.abs(leaf).max()) * (1 + 1e-6)
+    assert quick(jnp.zeros(3, dtype)) == 0 and quick({}) == 0
+    assert np.isnan(quick(jnp.asarray([1.0, np.nan], dtype)))
+    assert np.isinf(quick(jnp.asarray([1.0, -np.inf], dtype)))
+
+
 def test_finiteness() -> None:
     assert tree.all_finite({})
     assert tree.all_finite({"a": jnp.ones(2), "none": None})

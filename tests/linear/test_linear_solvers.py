@@ -487,3 +487,32 @@ def test_start_of_another_shape_is_refused(solver: Any, start: Any) -> None:
 def test_bad_settings_are_refused(make: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_dense_without_cholesky_finds_the_same() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(6, 6))
+    matrix, b = matrix @ matrix.T + np.eye(6), rng.normal(size=6)
+    for one in (matrix, -matrix, matrix + np.triu(matrix)):
+        x, info = jax.jit(lambda one: Dense(cholesky=False)(lambda v: one @ v, b))(one)
+        np.testing.assert_allclose(x, np.linalg.solve(one, b), rtol=1e-10)
+        assert info.status == tk.Status.CONVERGED and not info.negative_curvature
+    program = str(jax.make_jaxpr(lambda b: Dense(cholesky=False)(lambda v: matrix @ v, b))(b))
+    assert "cholesky" not in program
+    assert "cholesky" in str(jax.make_jaxpr(lambda b: Dense()(lambda v: matrix @ v, b))(b))
+    _, info = Dense(cholesky=False)(lambda v: jnp.zeros((6, 6)) @ v, b)
+    assert info.status == tk.Status.STEP_LIMIT
+
+
+def test_bicgstab_starts_again_where_its_recurrence_drifts() -> None:
+    # In float32 the recurrence's own residual meets the tolerance before the true one does.
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    skewed = 0.1 * np.triu(rng.normal(size=(30, 30)), 1) / 30**0.5
+    matrix = jnp.asarray(turn @ np.diag(np.logspace(0, 1, 30)) @ turn.T + skewed, jnp.float32)
+    b = jnp.asarray(rng.normal(size=30), jnp.float32)
+    x, info = jax.jit(lambda b: BiCGStab(2000, 3e-7)(lambda v: matrix @ v, b))(b)
+    left = np.asarray(b, float) - np.asarray(matrix, float) @ np.asarray(x, float)
+    assert info.status == tk.Status.CONVERGED
+    assert np.linalg.norm(left) <= 6e-7 * np.linalg.norm(b)  # the product of the check rounds, too
+    assert info.products > 2 * info.steps + 1  # the residual was recomputed more than once

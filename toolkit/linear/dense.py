@@ -14,14 +14,11 @@ from toolkit import tree
 from toolkit.derive.lanes import in_lanes
 from toolkit.errors.readable import readable
 from toolkit.jaxprs.lift import lift
-from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.linear.judge import flat_system, judge, over_devices
+from toolkit.linear.matrices import growth, matrix_of
 from toolkit.settings import settings
 from toolkit.types import LinearInfo, Matvec, Tree
 
-# Power iterations on the inverse. Where it is nearly singular one direction is lengthened far more than
-# all others, and two or three iterations find it.
-_POWER_STEPS = 3
 # A difference, or a negative eigenvalue, of up to 10 n eps times the largest entry is rounding alone.
 _ROUNDING = 10
 
@@ -73,26 +70,20 @@ class _Solved(NamedTuple):
     singular: Array  # [] bool, to working precision
 
 
-def _matrix(product: Callable[[Array], Array], like: Array) -> Array:
-    identity = jnp.eye(like.size, dtype=like.dtype)
-    columns = jax.vmap(product)(vary(identity, varying_axes(like)))
-    return columns.T  # row j of `columns` is A e_j
-
-
 def _solve(product: Callable[[Array], Array], b: Array, eps: float, cholesky: bool) -> _Solved:
-    n, matrix = max(b.size, 1), _matrix(product, b)
+    n, matrix = max(b.size, 1), matrix_of(product, b)
     scale = _largest(matrix)
     if cholesky:
         rounding = _ROUNDING * n * eps * scale
-        (solution, pivots, growth), negative = _by_cholesky_or_lu(matrix, b, rounding, eps)
+        (solution, pivots, lengthening), negative = _by_cholesky_or_lu(matrix, b, rounding, eps)
     else:
-        (solution, pivots, growth), negative = _by_lu(matrix, b), jnp.asarray(False)
+        (solution, pivots, lengthening), negative = _by_lu(matrix, b), jnp.asarray(False)
     largest = _largest(pivots)
     # A pivot at the size of rounding, against the largest, has no correct digit.
     singular = jnp.min(pivots, initial=jnp.inf) <= n * eps * largest
     # A singular matrix in rotated coordinates can have moderate pivots only. So the growth of its inverse
-    # is looked at as well: `scale * growth` is a lower bound of the condition number.
-    singular |= n * eps * scale * growth >= 1
+    # is looked at as well: `scale * lengthening` is a lower bound of the condition number.
+    singular |= n * eps * scale * lengthening >= 1
     r = b - product(solution)
     # Elimination on a singular matrix in rotated coordinates divides by rounding, and ends with a large x
     # that solves nothing. An x is kept if it solves the system, or is the best that a singular A admits:
@@ -128,7 +119,7 @@ def _by_cholesky_or_lu(
     def by_cholesky() -> tuple[Array, Array, Array]:
         pivots = jnp.square(jnp.abs(jnp.diagonal(factor)))
         solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), sign * b)
-        return solve(b), pivots, _growth(solve, b)
+        return solve(b), pivots, growth(solve, b)
 
     found = jax.lax.cond(definite, by_cholesky, lambda: _by_lu(matrix, b))
     # An entry of the diagonal is a curvature. Where all of them are positive and Cholesky failed all the same,
@@ -144,7 +135,7 @@ def _by_lu(matrix: Array, b: Array) -> tuple[Array, Array, Array]:
     # A pivot of 0 leaves its unknown free. Division by infinity makes that one 0, and spoils no other.
     free = (factors == 0) & jnp.eye(b.size, dtype=bool)
     solve = lambda b: jax.scipy.linalg.lu_solve((jnp.where(free, jnp.inf, factors), order), b)
-    return solve(b), jnp.abs(jnp.diagonal(factors)), _growth(solve, b)
+    return solve(b), jnp.abs(jnp.diagonal(factors)), growth(solve, b)
 
 
 def _largest(array: Array) -> Array:
@@ -157,17 +148,3 @@ def _is_indefinite(matrix: Array, eps: float) -> Array:
     rounding = _ROUNDING * len(matrix) * eps * scale
     shift = jnp.where(scale == 0, 1, rounding) * jnp.eye(len(matrix), dtype=matrix.dtype)
     return ~jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + shift)))
-
-
-def _growth(solve: Callable[[Array], Array], like: Array) -> Array:
-    """A lower bound of the 2-norm of the inverse: how much it lengthens some vector."""
-
-    def power(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        vector = solve(carry[0] / tree.norm(carry[0]))
-        return vector, tree.norm(vector)
-
-    if like.size == 0:
-        return jnp.zeros((), jnp.finfo(like.dtype).dtype)
-    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    start = vary(start, varying_axes(like))
-    return jax.lax.fori_loop(0, _POWER_STEPS, power, (start, tree.norm(start)))[1]

@@ -8,15 +8,12 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.derive.constrained import WithMultipliers
-from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.linear.judge import flat_system, judge
+from toolkit.linear.matrices import growth, matrix_of
 from toolkit.types import LinearInfo, Matvec, Tree
 
 _SWEEPS = 4  # of scaling rows and columns to a largest entry of 1
 _ROUNDING = 10  # a singular value of up to 10 n eps is rounding alone
-_POWER_STEPS = (
-    3  # on the inverse, which finds a direction that is lengthened far more than all others
-)
 
 
 def least_norm(matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, LinearInfo]:
@@ -31,14 +28,13 @@ def least_norm(matvec: Matvec, b: Tree, x0: Tree | None = None) -> tuple[Tree, L
     del x0  # a direct solve has no use for a start
     product, flat, back = flat_system(matvec, b)
     eps = float(jnp.finfo(flat.dtype).eps)
-    identity = vary(jnp.eye(flat.size, dtype=flat.dtype), varying_axes(flat))
-    matrix = jax.vmap(product)(identity).T  # row j before the transposition is A e_j
+    matrix = matrix_of(product, flat)
     scales = _scales(matrix)
     scaled, rhs = scales[:, None] * matrix * scales[None], scales * flat
     factors = jax.scipy.linalg.lu_factor(scaled)
     inverse = lambda c: jax.scipy.linalg.lu_solve(factors, c)
-    growth = _growth(inverse, rhs)
-    regular = jnp.isfinite(growth) & (_ROUNDING * flat.size * eps * growth < 1)
+    lengthening = growth(inverse, rhs)
+    regular = jnp.isfinite(lengthening) & (_ROUNDING * flat.size * eps * lengthening < 1)
     in_y = tree.size(b.y) if isinstance(b, WithMultipliers) else 0
     x = scales * jax.lax.cond(
         regular,
@@ -59,15 +55,6 @@ def _scales(matrix: Array) -> Array:
         return scales / jnp.sqrt(jnp.where(largest > 0, largest, 1))
 
     return jax.lax.fori_loop(0, _SWEEPS, sweep, jnp.ones_like(matrix[:, 0]))
-
-
-def _growth(inverse: Matvec, like: Array) -> Array:
-    """A lower bound of the 2-norm of the inverse."""
-    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    vector = vary(start, varying_axes(like))
-    for _ in range(_POWER_STEPS):
-        vector = inverse(vector / tree.norm(vector))
-    return tree.norm(vector)
 
 
 def _of_least_norm(matrix: Array, b: Array, eps: float, in_y: int) -> Array:

@@ -14,7 +14,8 @@ from toolkit.derive.composite import gradient_step
 from toolkit.leaves.promotion import standard_promotion
 from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.backtracking import Seen, sight, start
-from toolkit.solver.proximal_gradient import Prox, ProximalState, returned_like
+from toolkit.solver.proximal_gradient import Prox
+from toolkit.solver.proximal_steps import ProximalState, returned_like
 from toolkit.solver.requirements import PerStep, require_kind, require_schedule
 from toolkit.solver.schedules import at_step
 from toolkit.solver.searched import (

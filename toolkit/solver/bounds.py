@@ -86,9 +86,7 @@ def clip(y: Tree, limits: Limits) -> Tree:
 
     Differentiation: of an entry outside its limits it is that of the limit, else that of `y`.
     """
-    from toolkit.projection import box  # not above: a run without bounds loads no projections
-
-    return box(y, limits)
+    return _within(y, limits)
 
 
 def optimality(y: Tree, gradient: Tree, limits: Limits) -> Tree:
@@ -99,9 +97,13 @@ def optimality(y: Tree, gradient: Tree, limits: Limits) -> Tree:
     """
     back = jax.tree.map(jnp.subtract, y, limits.upper)
     ahead = jax.tree.map(jnp.subtract, y, limits.lower)
-    from toolkit.projection import box
+    return _within(gradient, Limits(back, ahead))
 
-    return box(gradient, (back, ahead))
+
+def _within(y: Tree, limits: Limits) -> Tree:
+    from toolkit.projection import box  # not above: a run without bounds loads no projections
+
+    return box(y, limits)
 
 
 def bounded(bounds: Any, problem: InnerProblem) -> Box:

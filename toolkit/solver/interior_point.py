@@ -35,7 +35,7 @@ class Program(NamedTuple):
     upper: np.ndarray  # [n]
 
 
-class Found(NamedTuple):
+class Optimum(NamedTuple):
     """A solution, or NaN and the reason for it."""
 
     x: np.ndarray  # [n]
@@ -53,7 +53,7 @@ class _Rows(NamedTuple):
     zero: int
 
 
-def solve(clarabel: Any, program: Program, max_steps: int, eps: float) -> Found:
+def solve(clarabel: Any, program: Program, max_steps: int, eps: float) -> Optimum:
     """The solution of `program`.
 
     Args:
@@ -83,12 +83,12 @@ def solve(clarabel: Any, program: Program, max_steps: int, eps: float) -> Found:
     point = _polished(program, rows, np.array(made.x), np.array(made.z), np.array(made.s))
     if not all(np.isfinite(one).all() for one in point):
         return _none(program, made.iterations, otherwise)
-    return Found(*point, made.iterations, int(otherwise))
+    return Optimum(*point, made.iterations, int(otherwise))
 
 
-def _none(program: Program, steps: int, why: Status) -> Found:
+def _none(program: Program, steps: int, why: Status) -> Optimum:
     x, nu, lam = (np.full(len(one), np.nan) for one in (program.q, program.e, program.g))
-    return Found(x, nu, lam, steps, int(why))
+    return Optimum(x, nu, lam, steps, int(why))
 
 
 def _rows(program: Program) -> _Rows:

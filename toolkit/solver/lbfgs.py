@@ -13,26 +13,26 @@ from toolkit import tree
 from toolkit.jaxprs.varying_axes import vary, varying_axes
 from toolkit.leaves.promotion import standard_promotion, wide_type
 from toolkit.settings import Count, Tolerance, settings
-from toolkit.solver.bounds import Bounds, bounded, clip, limits, optimality
+from toolkit.solver.bounds import Bounds, Limits, bounded, clip, limits, optimality
 from toolkit.solver.quasi_newton import Pairs, descend, no_pairs
 from toolkit.solver.requirements import require_kind, require_objective
-from toolkit.solver.wolfe import Box, Point
+from toolkit.solver.wolfe import Point
 from toolkit.types import Beside, Evaluation, InnerProblem, Method, Tree
 
 
-class Found(NamedTuple):
+class Known(NamedTuple):
     """What is known of the objective at the iterate: the last line search ended there."""
 
     value: Array  # []
     gradient: Array  # [N]
-    known: Array | None  # [] bool; None where it always is
+    is_known: Array | None  # [] bool; None where it always is
 
 
 class LBFGSState(NamedTuple):
     """The iterate, and what the next step needs."""
 
     y: Tree
-    found: Found
+    known: Known
     pairs: Pairs
     stalled: Array  # [] bool, whether the objective did not descend from here
 
@@ -80,10 +80,10 @@ class LBFGS:
         require_kind(self, problem.kind, ("argmin",), "tk.solver.Newton or Anderson")
         objective, is_bounded = require_objective(self, problem), self.bounds is not None
 
-        def box(y: Tree, theta: Tree) -> Box | None:
+        def box(y: Tree, theta: Tree) -> Limits | None:
             if not is_bounded:
                 return None
-            return Box(*map(_flat, limits(self.bounds, problem, y, theta)))
+            return Limits(*map(_flat, limits(self.bounds, problem, y, theta)))
 
         def point_at(like: Tree, theta: Tree, x: Tree) -> Callable[[Array], Point]:
             back, dtype = _typed_back(like), wide_type(*jax.tree.leaves(tree.as_real(like)))
@@ -98,21 +98,21 @@ class LBFGS:
         def init(y0: Tree, theta: Tree) -> LBFGSState:
             y = clip(y0, limits(self.bounds, problem, y0, theta)) if is_bounded else y0
             flat = _flat(y)
-            nothing = Found(jnp.zeros((), flat.dtype), jnp.zeros_like(flat), jnp.asarray(False))
+            nothing = Known(jnp.zeros((), flat.dtype), jnp.zeros_like(flat), jnp.asarray(False))
             memory = (nothing, no_pairs(self.history, flat), jnp.asarray(False))
             # Inside `jax.shard_map` bounds may make `y` differ between devices where the function does not.
             return LBFGSState(y, *vary(memory, varying_axes(y)))
 
         @standard_promotion  # the line search mixes types
         def evaluate(state: LBFGSState, theta: Tree, x: Tree) -> Evaluation:
-            at, flat, found = point_at(state.y, theta, x), _flat(state.y), state.found
-            last = Point(flat, found.value, found.gradient)
+            at, flat, known = point_at(state.y, theta, x), _flat(state.y), state.known
+            last = Point(flat, known.value, known.gradient)
             if x is not None:  # what is known belongs to the function of the step before
                 here = at(flat)
-            elif found.known is None:
+            elif known.is_known is None:
                 here = last
             else:
-                here = jax.lax.cond(found.known, lambda: last, lambda: at(flat))
+                here = jax.lax.cond(known.is_known, lambda: last, lambda: at(flat))
             # An infinite value says nothing about where it falls.
             slope = tree.nan_unless(jnp.isfinite(here.value), here.gradient)
             residual: Tree = slope
@@ -130,17 +130,19 @@ class LBFGS:
             here = Point(_flat(state.y), *needed)
             at = point_at(state.y, theta, x)
             new, pairs, stalled = descend(at, here, state.pairs, box(state.y, theta))
-            known = None if state.found.known is None else jnp.ones_like(state.found.known)
-            found = Found(new.value, new.gradient, known)
-            return LBFGSState(_typed_back(state.y)(new.y), found, pairs, stalled)
+            is_known = state.known.is_known
+            is_known = None if is_known is None else jnp.ones_like(is_known)
+            known = Known(new.value, new.gradient, is_known)
+            return LBFGSState(_typed_back(state.y)(new.y), known, pairs, stalled)
 
         def keep(state: LBFGSState, needed: tuple[Array, Array]) -> LBFGSState:
-            return state._replace(found=Found(*needed, None))
+            return state._replace(known=Known(*needed, None))
 
         def forget(state: LBFGSState, stale: Array) -> LBFGSState:
             # The bounds may have moved as well.
-            assert state.found.known is not None  # a loop by hand begins without an evaluation
-            return state._replace(found=state.found._replace(known=state.found.known & ~stale))
+            known = state.known
+            assert known.is_known is not None  # a loop by hand begins without an evaluation
+            return state._replace(known=known._replace(is_known=known.is_known & ~stale))
 
         return Method(
             init,

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
-from jax import Array
-
-from toolkit import tree
-from toolkit.derive.composite import gradient_step
 from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.projected_gradient import Projection
-from toolkit.solver.proximal_gradient import ProximalState, returned_like
-from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
-from toolkit.solver.schedules import at_step
-from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
+from toolkit.solver.proximal_steps import proximal_steps, returned_like
+from toolkit.solver.requirements import PerStep, require_kind, require_schedule
+from toolkit.types import InnerProblem, Method, Tree
 from toolkit.vocabulary.kinds import Given
 
 Mirror = Annotated[
@@ -78,35 +71,4 @@ class MirrorDescent:
             out = self.projection(problem.user_y(z, theta), problem.user_theta(theta))
             return returned_like("projection", z, out)
 
-        def init(y0: Tree, theta: Tree) -> ProximalState:
-            # No step has been made yet: the largest residual meets no tolerance.
-            norm = tree.norm(y0)
-            return ProximalState(y0, jnp.full_like(norm, jnp.finfo(norm.dtype).max))
-
-        def evaluate(state: ProximalState, theta: Tree, x: Tree) -> Evaluation:
-            gradient, beside = problem.look(state.y, theta, x)
-            return Evaluation(gradient, None, beside)
-
-        def step_size(theta: Tree, t: Array) -> Array:
-            return jnp.asarray(at_step("step_size", self.step_size, problem.user_theta(theta), t))
-
-        def update(
-            state: ProximalState, gradient: Tree, theta: Tree, t: Array, x: Tree
-        ) -> ProximalState:
-            s = step_size(theta, t)
-            require_broadcast("step_size", s, state.y)
-            y = projection(gradient_step(mirror(state.y, theta), gradient, s), theta, s)
-            move = tree.stop_gradient(jax.tree.map(lambda a, b: (a - b) / s, state.y, y))
-            return ProximalState(y, tree.norm(move).astype(state.residual.dtype))
-
-        last = jnp.asarray(max(self.max_steps - 1, 0), jnp.int32)
-        return Method(
-            init,
-            evaluate,
-            update,
-            lambda state: state.y,
-            self.max_steps,
-            self.tol,
-            proximal=Proximal(lambda theta: step_size(theta, last), projection, mirror=mirror),
-            residual_norm=lambda state: state.residual,
-        )
+        return proximal_steps(problem, projection, self.step_size, self.max_steps, self.tol, mirror)

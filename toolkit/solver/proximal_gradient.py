@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
-from toolkit import tree
-from toolkit.derive.composite import gradient_step
 from toolkit.settings import Count, NonNegative, Tolerance, settings
 from toolkit.solver.accelerated import accelerated_steps
-from toolkit.solver.requirements import PerStep, require_broadcast, require_kind, require_schedule
-from toolkit.solver.schedules import at_step
+from toolkit.solver.proximal_steps import proximal_steps, returned_like
+from toolkit.solver.requirements import PerStep, require_kind, require_schedule
 from toolkit.solver.searched import Splitting, searched_steps
-from toolkit.types import Evaluation, InnerProblem, Method, Proximal, Tree
+from toolkit.types import InnerProblem, Method, Tree
 from toolkit.vocabulary.kinds import Given
-
-
-class ProximalState(NamedTuple):
-    """The iterate, and how far from a solution the one before was."""
-
-    y: Tree
-    residual: Array  # [] ||y_before - y|| / step_size, without derivative
-
 
 Prox = Annotated[
     Any,
@@ -100,48 +88,4 @@ class ProximalGradient:
         if self.step_size is None:
             return searched_steps(self, split)
 
-        def init(y0: Tree, theta: Tree) -> ProximalState:
-            # No step has been made yet: the largest residual meets no tolerance.
-            norm = tree.norm(y0)
-            return ProximalState(y0, jnp.full_like(norm, jnp.finfo(norm.dtype).max))
-
-        def evaluate(state: ProximalState, theta: Tree, x: Tree) -> Evaluation:
-            gradient, beside = problem.look(state.y, theta, x)
-            return Evaluation(gradient, None, beside)
-
-        def step_size(theta: Tree, t: Array) -> Array:
-            return jnp.asarray(at_step("step_size", self.step_size, problem.user_theta(theta), t))
-
-        def update(
-            state: ProximalState, gradient: Tree, theta: Tree, t: Array, x: Tree
-        ) -> ProximalState:
-            s = step_size(theta, t)
-            require_broadcast("step_size", s, state.y)
-            y = prox(gradient_step(state.y, gradient, s), theta, s)
-            # How far the step moved is known only after it, so the residual is kept in the state.
-            move = tree.stop_gradient(jax.tree.map(lambda a, b: (a - b) / s, state.y, y))
-            return ProximalState(y, tree.norm(move).astype(state.residual.dtype))
-
-        last = max(self.max_steps - 1, 0)
-        return Method(
-            init,
-            evaluate,
-            update,
-            lambda s: s.y,
-            self.max_steps,
-            self.tol,
-            proximal=Proximal(lambda theta: step_size(theta, jnp.asarray(last, jnp.int32)), prox),
-            residual_norm=lambda s: s.residual,
-        )
-
-
-def returned_like(name: str, z: Tree, out: Tree) -> Tree:
-    """The floating leaves of what the function `name` returned, checked against its argument."""
-    got = tree.split(out).inexact
-    describe = lambda t: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), t)
-    if jax.tree.structure(got) != jax.tree.structure(z) or describe(got) != describe(z):
-        raise ValueError(
-            f"`{name}` must return a tree like its first argument: got {tree.describe(out)}, expected "
-            f"{tree.describe(z)}."
-        )
-    return got
+        return proximal_steps(problem, prox, self.step_size, self.max_steps, self.tol)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from toolkit import tree
-from toolkit.solver.wolfe import Box, Point, search
+from toolkit.solver.bounds import Limits
+from toolkit.solver.wolfe import Point, search
 
 # At most this part of the way between two bounds counts as near to one of them.
 _NEAR = 0.1
@@ -38,7 +39,7 @@ def no_pairs(count: int, like: Array) -> Pairs:
 
 
 def descend(
-    at: Callable[[Array], Point], here: Point, pairs: Pairs, box: Box | None
+    at: Callable[[Array], Point], here: Point, pairs: Pairs, box: Limits | None
 ) -> tuple[Point, Pairs, Array]:
     """One step: the next point, the pairs after it, and whether there is no descent.
 
@@ -90,7 +91,7 @@ def _free_direction(here: Point, pairs: Pairs) -> Array:
     return jnp.where(downhill, newton, steepest)
 
 
-def _direction_in(box: Box, here: Point, pairs: Pairs) -> Array:
+def _direction_in(box: Limits, here: Point, pairs: Pairs) -> Array:
     """The quasi-Newton direction of the free entries, and the scaled gradient's of the others.
 
     An entry near a bound with a gradient that pushes it there must not be coupled to the others: the path would

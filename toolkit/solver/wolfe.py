@@ -15,6 +15,7 @@ from jax import Array
 
 from toolkit import tree
 from toolkit.jaxprs.varying_axes import vary, varying_axes
+from toolkit.solver.bounds import Limits
 
 _DECREASE = 1e-4  # sufficient decrease: Nocedal & Wright 2006, section 3.1
 _FLATTER = 0.9  # how far the slope must have risen, there
@@ -31,13 +32,6 @@ class Point(NamedTuple):
     gradient: Array  # [N]
 
 
-class Box(NamedTuple):
-    """Bounds of every entry."""
-
-    lower: Array  # [N]
-    upper: Array  # [N]
-
-
 class Interval(NamedTuple):
     """`best` lies at the step `low`, and no step from `high` on is good."""
 
@@ -50,7 +44,7 @@ class Interval(NamedTuple):
 
 
 def search(
-    at: Callable[[Array], Point], here: Point, direction: Array, box: Box | None
+    at: Callable[[Array], Point], here: Point, direction: Array, box: Limits | None
 ) -> tuple[Point, Array]:
     """The best point on `clip(y + step * direction)`, and whether it is another one than `here`.
 
@@ -96,7 +90,7 @@ def search(
     return last.best, last.low > 0
 
 
-def left(point: Point, box: Box | None) -> Array:
+def left(point: Point, box: Limits | None) -> Array:
     """The squared norm of the gradient; with bounds that of `y - clip(y - gradient)`."""
     if box is None:
         return jnp.vdot(point.gradient, point.gradient)
