@@ -12,17 +12,13 @@ Peers are optional: benchmarks/peers-jax.txt, benchmarks/peers-torch.txt. One th
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import results
 from benchmarks.contest import Suite
 from benchmarks.moving import __main__ as moving
 from benchmarks.race import Row, race
@@ -30,7 +26,6 @@ from benchmarks.transforms import __main__ as transforms
 
 FOLDER = Path(__file__).parent
 OURS = {"hand", "limit", "toolkit"}  # the first word of contestants that are no peer
-PACKAGES = ("jax", "jaxopt", "optimistix", "torch", "higher", "torchopt", "betty-ml", "fabricpc")
 
 
 def main() -> None:
@@ -75,7 +70,7 @@ def main() -> None:
             text = module.tables(arguments)
         print(text, flush=True)
         if arguments.write:
-            _write(name, text)
+            results.write(name, text)
 
 
 def _named(word: str) -> Callable[[str], bool]:
@@ -93,7 +88,7 @@ def table(
         "bytes / reference | error |\n|---|---:|---:|---:|---:|---:|---:|---:|"
     )
     lines = "\n".join(map(_line, rows))
-    return f"## {suite.title}\n\n{suite.says}\n\n{machine()}\n\n{head}\n{lines}\n"
+    return f"## {suite.title}\n\n{suite.says}\n\n{results.machine()}\n\n{head}\n{lines}\n"
 
 
 def _chosen(suite: Suite, against: Sequence[str] | None) -> dict[str, object]:
@@ -128,34 +123,6 @@ def _line(row: Row) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def machine() -> str:
-    today = datetime.date.today().isoformat()
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    found = [f"{name} {version(name)}" for name in PACKAGES if find_spec(name.split("-")[0])]
-    return (
-        f"{today}, one core of {cpu}, Python {platform.python_version()}, {', '.join(found)}; CPU time, medians of "
-        "paired turns; reference: the contestant that the row's own is compared with, `hand` unless it says otherwise."
-    )
-
-
-def _write(name: str, text: str) -> None:
-    """Replaces the suite's section of RESULTS.md, between its marks, or appends one."""
-    path = FOLDER / "RESULTS.md"
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    section = f"{begin}\n{text}{end}\n"
-    old = path.read_text()
-    pattern = re.compile(f"{begin}.*?{end}\n", re.DOTALL)
-    new = pattern.sub(lambda _: section, old) if begin in old else f"{old.rstrip()}\n\n{section}"
-    path.write_text(new)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import results
 from benchmarks.moving.programs import OURS, PEERS, PROGRAMS, WHAT
 from benchmarks.race import Process, times_in_turn
 
@@ -25,6 +26,7 @@ def start(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the list is written")
     parser.add_argument("--rounds", type=int, default=8, help="two turns each (default: 8)")
     parser.add_argument("--programs", nargs="*", metavar="NAME", help="these alone; default: all")
+    parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     arguments = parser.parse_args(words)
     if arguments.rounds < 1:
@@ -40,7 +42,31 @@ def start(words: Sequence[str]) -> int:
             found += rows
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    if arguments.write:
+        results.write("moving", table(found))
     return 0
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of what was measured."""
+    head = (
+        "| program | | peer | time / peer | quartiles | ms | compile / peer | difference |\n"
+        "|---|---|---|---:|---:|---:|---:|---:|"
+    )
+    lines = "\n".join(map(_cells, rows))
+    says = "Programs of jaxopt's and optimistix's users, in float32: the solution, and the gradient of its squared norm"
+    reference = "the peer of the row"
+    return f"## Moving here\n\n{says}\n\n{results.machine(reference)}\n\n{head}\n{lines}\n"
+
+
+def _cells(row: dict[str, Any]) -> str:
+    head = f"| {row['program']} | {row['what']} | {row['peer']} |"
+    if row["reason"] is not None:
+        return f"{head} {row['reason']} | | | | |"
+    return (
+        f"{head} {row['ratio']:.2f} | {row['ratio_low']:.2f} to {row['ratio_high']:.2f} | "
+        f"{1e3 * row['seconds']:.3g} | {row['compile_ratio']:.2f} | {row['difference']:.0e} |"
+    )
 
 
 def compared(program: str, what: str, core: int, rounds: int) -> list[dict[str, Any]]:

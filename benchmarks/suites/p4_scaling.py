@@ -82,7 +82,7 @@ SUITE = scaling.Sweep(tuple(WAYS), {"steps": STEPS, "parameters": tuple(PARAMETE
 
 def tables(options: argparse.Namespace) -> str:
     """The section; with `--write` also the plot."""
-    from benchmarks.__main__ import machine
+    from benchmarks.results import machine
 
     rows = scaling.measure("p4_scaling", SUITE, options)
     if options.write:

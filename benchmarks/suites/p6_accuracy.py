@@ -103,7 +103,7 @@ def relative_error(found: Found, truth: np.ndarray) -> float:
 
 def tables(options: argparse.Namespace) -> str:
     """The section: a row a rule."""
-    from benchmarks.__main__ import machine
+    from benchmarks.results import machine
 
     with jax.default_device(jax.devices("cpu")[0]):
         true = truths()
